@@ -1,0 +1,41 @@
+# Every target makes .venv when it is needed; nothing else has to be prepared. Python 3.11 or later.
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: demo test check bench gpu clean
+
+demo: $(READY)          ## a real sweep of the toy model: eight trials, report, exported winner
+	@$(BIN)/lora-sweep run demo
+	@$(BIN)/lora-sweep report demo
+	@$(BIN)/lora-sweep export demo --team demo --title watercolor --out exports/demo
+	@$(BIN)/lora-sweep status demo
+	@echo "winner     exports/demo"
+	@echo
+	@echo "Try next:"
+	@echo "  $(BIN)/lora-sweep ui                      browse the runs in MLflow"
+	@echo "  $(BIN)/lora-sweep run demo --trials 12    go on with four more trials"
+	@echo "  $(BIN)/lora-sweep score exports/demo/story   score any folder of pictures"
+
+test: $(READY)          ## the test suite, on the toy model
+	$(BIN)/python -m pytest
+
+check: $(READY)         ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)         ## ratios against the naive way, in one run
+	$(BIN)/python -m tests.bench
+
+gpu: $(READY)           ## the CPU and CUDA paths against each other; needs a CUDA card
+	$(BIN)/python -m pytest --override-ini addopts=-q tests/gpu
+
+clean:                  ## remove .venv and everything that runs made
+	rm -rf .venv runs exports *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "lora-sweep needs Python 3.11 or later; set PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing packages into .venv (about 6 GB with the CUDA build of torch; a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@

@@ -1,0 +1,56 @@
+"""What was encoded once is never encoded again: by content, on disk, shared by all trials and studies.
+
+A key is made of everything a value depends on (pixels or words, size, weights, dtype), so nothing needs expiring.
+"""
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.files import content_key, write_json, write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Cache:
+    """Tensors and facts under `folder`, also kept in memory while the worker lives."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.encoded: Counter[str] = Counter()  # kind -> how many were made anew
+        self._memory: dict[str, Any] = {}
+
+    def tensors(self, key: tuple, make: Callable[[], "dict[str, Tensor]"]) -> "dict[str, Tensor]":
+        """Tensors under `key` = (kind, ...), on the CPU; `make` is called only if nobody made them before."""
+        import safetensors
+        from safetensors.torch import load_file, save_file
+
+        name = content_key(*key)
+        if name in self._memory:
+            return self._memory[name]
+        path = self.folder / key[0] / f"{name}.safetensors"
+        try:
+            value = load_file(path)
+        except (FileNotFoundError, safetensors.SafetensorError):  # missing, or cut short by a full disk
+            value = {part: tensor.detach().cpu().contiguous() for part, tensor in make().items()}
+            self.encoded[key[0]] += 1
+            write_whole(path, lambda temporary: save_file(value, temporary))
+        self._memory[name] = value
+        return value
+
+    def facts(self, key: tuple, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The same for a small JSON object."""
+        name = content_key(*key)
+        if name in self._memory:
+            return self._memory[name]
+        path = self.folder / key[0] / f"{name}.json"
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            value = make()
+            self.encoded[key[0]] += 1
+            write_json(path, value)
+        self._memory[name] = value
+        return value

@@ -1,0 +1,32 @@
+"""Data-Juicer's image filters on the audit table: same names, same bounds (inclusive), plus `max_images`."""
+import pandas as pd
+
+from core.settings import Filters
+
+
+def why_dropped(table: pd.DataFrame, filters: Filters) -> pd.Series:
+    """For each row of the audit table the first reason it goes, or an empty string for a picture that stays."""
+    reasons = table["problem"].fillna("").astype(str).copy()
+
+    def drop(mask: pd.Series, reason: str) -> None:
+        reasons[mask.fillna(False).astype(bool) & (reasons == "")] = reason
+
+    drop((table["width"] < filters.min_width) | (table["height"] < filters.min_height), "image_shape_filter")
+    drop(~table["ratio"].between(filters.min_ratio, filters.max_ratio), "image_aspect_ratio_filter")
+    drop(table["size"] < filters.min_size, "image_size_filter")
+    if filters.max_size is not None:
+        drop(table["size"] > filters.max_size, "image_size_filter")
+    drop(~(table["score"] / 10).clip(0, 1).between(filters.min_score, filters.max_score), "image_aesthetics_filter")
+    if filters.deduplicate != "none":
+        kept = table[reasons == ""]
+        twins = kept[kept[filters.deduplicate].duplicated()].index
+        drop(table.index.to_series().isin(twins), "image_deduplicator")
+    if filters.max_images is not None:
+        kept = table[reasons == ""].sort_values(["score", "file"], ascending=[False, True], kind="stable")
+        drop(table.index.to_series().isin(kept.index[filters.max_images:]), "max_images")
+    return reasons
+
+
+def select(table: pd.DataFrame, filters: Filters) -> pd.DataFrame:
+    """The rows that stay, in the table's order."""
+    return table[why_dropped(table, filters) == ""]

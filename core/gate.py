@@ -1,0 +1,13 @@
+"""What a score means to the sampler: a constraint that is feasible at 0 or below."""
+
+FAILED_BY_PARAMETERS = 20.0
+PARAMETER_FAILURES = frozenset({"nan_loss", "cuda_oom", "black_pictures", "no_images"})
+
+
+def passes(mean: float, gate: float) -> bool:
+    return mean >= gate
+
+
+def constraint(mean: float, gate: float) -> float:
+    """How far a complete story is from the gate; the further under it, the larger."""
+    return gate - mean

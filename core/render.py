@@ -1,0 +1,57 @@
+"""Draw the story: all pictures in one batch, each from its own seed, with classifier-free guidance.
+
+Shape legend: B scenes, C channels, H x W latent cells.
+"""
+from collections.abc import Iterator, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from core.backbone import Backbone
+from core.cache import Cache
+from core.encode import Words, encode_prompts
+from core.settings import Rendering, Scene
+
+RENDER_BATCH = 8  # pictures at a time; with guidance the UNet sees twice as many
+
+
+def render_scenes(backbone: Backbone, scenes: Sequence[Scene], rendering: Rendering, cache: Cache) -> Iterator[Image.Image]:
+    """Yield one picture per scene, with whatever adapters the UNet wears; equals DiffSynth's SDXLImagePipeline."""
+    positive = encode_prompts([scene.prompt for scene in scenes], backbone, cache)
+    negative = encode_prompts([scene.negative_prompt for scene in scenes], backbone, cache, positive=False)
+    noise = torch.cat([scene_noise(scene.seed, rendering.size_px, backbone) for scene in scenes])
+    for first in range(0, len(scenes), RENDER_BATCH):
+        part = slice(first, first + RENDER_BATCH)
+        latents = denoise(backbone, noise[part], _part(positive, part), _part(negative, part), rendering)
+        yield from backbone.decode(latents)
+
+
+def scene_noise(seed: int, size_px: int, backbone: Backbone) -> Tensor:
+    """(1, 4, H, W), drawn as stock DiffSynth draws it: a generator on the render device, in the render dtype."""
+    generator = torch.Generator(backbone.device).manual_seed(seed)
+    shape = (1, 4, size_px // 8, size_px // 8)
+    return torch.randn(shape, generator=generator, device=backbone.device, dtype=backbone.dtype)
+
+
+@torch.no_grad()
+def denoise(backbone: Backbone, latents_BCHW: Tensor, positive: Words, negative: Words, rendering: Rendering) -> Tensor:
+    """DDIM from pure noise to clean latents; both sides of the guidance in one forward."""
+    scheduler = backbone.new_scheduler()
+    scheduler.set_timesteps(rendering.steps)
+    guided = rendering.cfg_scale != 1.0
+    tokens = torch.cat([positive.tokens_NTD, negative.tokens_NTD]) if guided else positive.tokens_NTD
+    pooled = torch.cat([positive.pooled_ND, negative.pooled_ND]) if guided else positive.pooled_ND
+    for timestep in scheduler.timesteps:
+        moment = timestep[None].to(backbone.device)
+        inputs = torch.cat([latents_BCHW, latents_BCHW]) if guided else latents_BCHW
+        noise = backbone.predict_noise(inputs, moment, tokens, pooled)
+        if guided:
+            wanted, unwanted = noise.chunk(2)
+            noise = unwanted + rendering.cfg_scale * (wanted - unwanted)
+        latents_BCHW = scheduler.step(noise, moment, latents_BCHW)
+    return latents_BCHW
+
+
+def _part(words: Words, part: slice) -> Words:
+    return Words(words.tokens_NTD[part], words.pooled_ND[part])

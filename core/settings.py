@@ -1,0 +1,155 @@
+"""What one trial is told: plain values, no torch, the same words as in the study file, MLflow and the tables."""
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, Self
+
+SIZE_STEP_PX = 64  # DiffSynth 1.1.9 rounds other sizes up (pipelines/base.py)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """How the LoRA is trained; strength in training and use is `lora_alpha / lora_rank`."""
+    lora_rank: int = 16
+    lora_alpha: float = 4.0
+    epochs: int = 1
+    learning_rate: float = 1e-4
+    steps_per_epoch: int = 100
+    batch_size: int = 1
+    lora_dropout: float = 0.0
+    random_flip: bool = False
+    target_modules: str = "to_q,to_k,to_v,to_out"
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def scale(self) -> float:
+        """Strength of the adapters (Hu et al. 2021, section 4.1)."""
+        return self.lora_alpha / self.lora_rank
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendering:
+    """How the story is drawn; `size_px` is the square picture's side, in training as in rendering."""
+    steps: int = 50
+    cfg_scale: float = 4.0
+    size_px: int = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filters:
+    """Which pictures are trained on: Data-Juicer's image filters, same names and meaning, bounds inclusive.
+
+    Widths and heights in px, ratio = width / height, sizes in bytes on disk, scores from 0 to 1 (aesthetic / 10).
+    `deduplicate` keeps the first of pictures with an equal perceptual hash; `max_images` keeps the best scored.
+    """
+    min_width: int = 1
+    min_height: int = 1
+    min_ratio: float = 0.333
+    max_ratio: float = 3.0
+    min_size: int = 1
+    max_size: int | None = None
+    min_score: float = 0.0
+    max_score: float = 1.0
+    deduplicate: Literal["phash", "dhash", "whash", "ahash", "none"] = "phash"
+    max_images: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scene:
+    """One picture of the story: the words as the prompter gets them, and the seed of its noise."""
+    prompt: str
+    negative_prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Story:
+    title: str
+    scenes: tuple[Scene, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """Where the pictures are: a folder in the field's layout (`train/metadata.csv`) and the caption template."""
+    source: str
+    caption: str = "{prompt}"
+    min_images: int = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialSpec:
+    """Everything a worker needs for one trial; `train` is None for the base model's own story."""
+    study: str
+    number: int
+    seed: int
+    backbone: str
+    precision: str
+    data: Data
+    story: Story
+    train: Training | None
+    render: Rendering
+    filters: Filters
+    gate: float
+    keep_epochs: bool = True
+
+    def params(self) -> dict[str, Any]:
+        """Every setting under its study key, for MLflow and the tables."""
+        trained = asdict(self.train) if self.train else {}
+        return trained | asdict(self.render) | asdict(self.filters)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        story = values["story"]
+        return cls(**values | {
+            "data": Data(**values["data"]),
+            "story": Story(title=story["title"], scenes=tuple(Scene(**scene) for scene in story["scenes"])),
+            "train": Training(**values["train"]) if values["train"] else None,
+            "render": Rendering(**values["render"]),
+            "filters": Filters(**values["filters"]),
+        })
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What one trial came to; this is result.json, written last.
+
+    `state` is complete or failed; a failed trial has `reason` (a class such as nan_loss) and `message`, no scores.
+    `encoded` counts what this trial had to encode anew (pictures, texts, scores); the cache had the rest.
+    `aesthetic` holds one score per scene, 1 to 10; `coherence` the mean cosine between the pictures' CLIP embeddings.
+    """
+    state: Literal["complete", "failed"]
+    spec: TrialSpec
+    reason: str | None = None
+    message: str | None = None
+    aesthetic: tuple[float, ...] = ()
+    aesthetic_mean: float | None = None
+    aesthetic_min: float | None = None
+    aesthetic_std: float | None = None
+    coherence: float | None = None
+    passed_gate: bool = False
+    train_loss: float | None = None
+    images: int = 0
+    lora_sha256: str | None = None
+    duration_s: float = 0.0
+    scorer: str = ""
+    device: str = ""
+    dtype: str = ""
+    micro_batch: int = 1
+    versions: dict[str, str] = field(default_factory=dict)
+    timings_s: dict[str, float] = field(default_factory=dict)
+    encoded: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        return cls(**values | {"spec": TrialSpec.from_json(values["spec"]), "aesthetic": tuple(values["aesthetic"])})
+
+
+def setting_names(section: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(section))

@@ -1,0 +1,67 @@
+"""Write the demo's data set: `python -m core.tiny.demo_data DIR`.
+
+Thirty watercolours as a contestant might collect them: mixed sizes and shapes, a few that the filters should catch
+(small, narrow, spoiled), one picture twice and one broken file.
+"""
+import csv
+import io
+import random
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from core.files import write_text
+from core.tiny import scenes
+
+SEED = 77
+GOOD_SIZES_PX = (128, 128, 160, 192, 256)
+
+
+def main() -> None:
+    train = Path(sys.argv[1]) / "train"
+    train.mkdir(parents=True, exist_ok=True)
+    rows = [("file_name", "text"), *write_pictures(train, random.Random(SEED))]
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(rows)
+    write_text(train / "metadata.csv", "\N{ZERO WIDTH NO-BREAK SPACE}" + table.getvalue())  # utf-8-sig, as in the field
+
+
+def write_pictures(train: Path, rng: random.Random) -> list[tuple[str, str]]:
+    """Write 30 files, return their rows of metadata.csv."""
+    kinds = ["good"] * 20 + ["small"] * 3 + ["wide"] * 2 + ["spoiled"] * 3 + ["twin", "broken"]
+    rows: list[tuple[str, str]] = []
+    for number, kind in enumerate(kinds, start=1):
+        name = f"{number:02d}.png"
+        scene = _even_scene(rng, number)
+        image = Image.fromarray(scenes.draw(scene, rng.uniform(0.9, 1.0)))
+        if kind == "good":
+            size = rng.choice(GOOD_SIZES_PX)
+            image = image.resize((round(size * rng.choice([1.0, 1.0, 1.1])), size), Image.Resampling.LANCZOS)
+        elif kind == "small":
+            image = image.resize((80, 80), Image.Resampling.LANCZOS)
+        elif kind == "wide":
+            image = image.crop((0, 30, 128, 98)).resize((256, 136), Image.Resampling.LANCZOS)
+        elif kind == "spoiled":
+            image = Image.fromarray(scenes.degrade(scenes.draw(scene, 1.0), random.Random(number))[0])
+        image.save(train / name)
+        if kind == "twin":
+            (train / name).write_bytes((train / rows[2][0]).read_bytes())
+        if kind == "broken":
+            content = (train / name).read_bytes()
+            (train / name).write_bytes(content[:len(content) // 3])
+        caption = rows[2][1] if kind == "twin" else scenes.caption(scene, chinese=rng.random() < 0.5)
+        rows.append((name, caption))
+    return rows
+
+
+def _even_scene(rng: random.Random, number: int) -> scenes.Scene:
+    """Every place and thing in turn, so that a style learned from few pictures has seen day and night."""
+    scene = scenes.random_scene(rng)
+    places, things = list(scenes.PLACES), list(scenes.THINGS)
+    return scenes.Scene(place=places[number % 5], hair=scene.hair, dress=scene.dress, hat=scene.hat,
+                        thing=things[(number // 5 + number) % 5], left=scene.left, seed=scene.seed)
+
+
+if __name__ == "__main__":
+    main()

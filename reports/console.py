@@ -1,0 +1,63 @@
+"""The leaderboard in a terminal, 100 columns wide: words first, colour only beside them."""
+from typing import Any
+
+import pandas as pd
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from reports.table import BASE, SCORES
+
+ALWAYS = ("trial", "gate", "aesthetic_mean", "coherence", "images")
+LEFT_OUT = ("state", "reason", "aesthetic_min", "aesthetic_std", "duration_s")  # on the page, where there is room
+GATE_STYLES = {"pass": "green", "fail": "yellow"}
+
+
+def leaderboard_table(frame: pd.DataFrame) -> Table:
+    """`frame` as `reports.table.leaderboard` makes it; settings equal in all trials go into the caption."""
+    trials = frame[frame["trial"] != BASE]
+    settings = [name for name in frame.columns if name not in (*ALWAYS, *LEFT_OUT)]
+    varying = [name for name in settings if trials[name].nunique(dropna=False) > 1]
+    fixed = [f"{name} {cell(name, trials[name].iloc[0])}" for name in settings if len(trials) and name not in varying]
+    first = trials.index[(trials["gate"] == "pass").to_numpy()][:1]
+
+    caption = "\n".join(line for line in ("★ winner" if len(first) else "", _caption(fixed)) if line)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, caption=caption or None, caption_justify="left")
+    numbers = [*ALWAYS[2:], *varying]
+    for name in ("trial", "gate", *numbers):
+        table.add_column(name.replace("_", "\n"), justify="left" if name == "gate" else "right", vertical="bottom",
+                         overflow="fold")
+    for index, row in frame.iterrows():
+        cells = [_trial(row["trial"], index in first), _gate(row), *(cell(name, row[name]) for name in numbers)]
+        table.add_row(*cells, style="dim" if row["state"] == "failed" else "")
+    return table
+
+
+def cell(name: str, value: Any) -> str:
+    """A setting or a score as short as it reads well; a dash where there is none."""
+    if pd.isna(value):
+        return "–"
+    if name in SCORES:
+        return f"{value:.3f}"
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".") if 0.01 <= abs(value) < 1000 else f"{value:.3g}"
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+
+
+def _caption(fixed: list[str]) -> str:
+    return f"in every trial: {', '.join(fixed)}" if fixed else ""
+
+
+def _trial(trial: int | str, won: bool) -> Text:
+    return Text(f"★ {trial}", style="bold") if won else Text(str(trial))
+
+
+def _gate(row: pd.Series) -> Text:
+    if row["state"] == "failed":
+        return Text(row["reason"] or "failed", style="red")
+    return Text(row["gate"], style=GATE_STYLES[row["gate"]])

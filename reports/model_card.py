@@ -1,0 +1,77 @@
+"""The README.md of a submission: ModelScope's front matter, the story, and how to get the same pictures again."""
+import re
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from core.settings import Result
+
+TEMPLATES = Path(__file__).with_name("templates")
+MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]()#+!|~=$])")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Card:
+    """What a model card tells. `weight_name` is the LoRA's file name, `base_mean` the base model's own score."""
+    name: str
+    team: str
+    title: str
+    weight_name: str
+    result: Result
+    epoch: int | None = None
+    base_mean: float | None = None
+
+    @property
+    def is_toy(self) -> bool:
+        return self.result.spec.backbone == "tiny"
+
+
+def model_card(card: Card) -> str:
+    """Markdown with YAML front matter. Every value is escaped for Markdown unless the template marks it safe."""
+    return _environment().get_template("model_card.md.jinja").render(
+        card=card, result=card.result, spec=card.result.spec, train=card.result.spec.train,
+        front_matter=Markup(_front_matter(card)), code=_code,
+        pictures=list(zip(card.result.spec.story.scenes, card.result.aesthetic, strict=True)),
+    )
+
+
+def escape_markdown(text: object) -> str:
+    """`text` on one line, shown as written: neither Markdown nor HTML in it takes effect."""
+    return MARKDOWN_SYNTAX.sub(r"\\\1", escape(_one_line(text), quote=False))
+
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())
+
+
+def _front_matter(card: Card) -> str:
+    """No value holds a line break, so none ends the block; the toy model is no base model ModelScope could name."""
+    values = {
+        "license": "apache-2.0",
+        "tasks": ["text-to-image-synthesis"],
+        "frameworks": ["Pytorch"],
+        "base_model": ["Kwai-Kolors/Kolors"],
+        "tags": ["LoRA", "Kolors", "text-to-image"],
+        "model_name": _one_line(card.name),
+    }
+    if card.is_toy:
+        values |= {"tags": ["LoRA", "toy-model", "text-to-image"]}
+        del values["base_model"]
+    return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=1000).strip()
+
+
+def _code(value: object) -> Markup:
+    """A value as a Python literal; on one line, so that it can't close the fence around it."""
+    return Markup(repr(value))
+
+
+def _environment() -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=False,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(value),
+    )

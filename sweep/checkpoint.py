@@ -1,0 +1,40 @@
+"""Any epoch of a trial, made into a story of its own: the checkpoint that one picks must be the one that is judged."""
+from dataclasses import replace
+from pathlib import Path
+
+from core.files import write_json
+from core.folders import StudyFolder, TrialFolder
+from core.settings import Result
+
+
+def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, device: str) -> tuple[TrialFolder, Result]:
+    """Render and score epoch `epoch` of a complete trial, once; the last epoch is the trial itself.
+
+    Raises ValueError when the trial has no such epoch.
+    """
+    trial = study.trial(result.spec.number)
+    train = result.spec.train
+    if train is None or not 1 <= epoch <= train.epochs:
+        raise ValueError(f"trial {result.spec.number} has no epoch {epoch} (allowed: 1 to {train.epochs if train else 0})")
+    if epoch == train.epochs:
+        return trial, result
+    folder = TrialFolder(trial.epoch_lora(epoch).parent)
+    if stored := folder.read_result():
+        return folder, stored
+
+    from core.backbone import load_backbone
+    from core.cache import Cache
+    from core.lora import put_on_file
+    from core.score import score_pictures
+    from sweep.trial import draw_story, judge, recipe
+
+    # k epochs are a prefix of k+1: this is the trial that would have stopped here.
+    spec = replace(result.spec, train=replace(train, epochs=epoch))
+    backbone = load_backbone(spec.backbone, device, spec.precision)
+    put_on_file(backbone.unet, folder.lora)
+    pictures = draw_story(spec, backbone, Cache(cache), folder, lambda *_, **__: None)
+    judged = judge(spec, backbone, folder, score_pictures(backbone, pictures), losses=[], images=result.images,
+                   duration_s=0.0)
+    write_json(folder.recipe, recipe(judged, folder))
+    write_json(folder.result, judged.to_json())
+    return folder, judged

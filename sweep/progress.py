@@ -1,0 +1,99 @@
+"""What the user sees while a sweep runs: a live display on a terminal, plain lines elsewhere."""
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+from core.settings import Result, TrialSpec
+from sweep.store import describe
+
+
+class Progress(Protocol):
+    """Told of everything that happens, in the order it happens."""
+
+    def start(self, study: str, told: int, target: int) -> None: ...
+    def worker_ready(self, event: dict[str, Any]) -> None: ...
+    def base(self, result: Result) -> None: ...
+    def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None: ...
+    def picture(self, spec: TrialSpec, number: int) -> None: ...
+    def trial_finished(self, result: Result, params: dict[str, Any]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class PlainProgress:
+    """One line for each thing worth a line; for logs, pipes and batch systems."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.best: float | None = None
+        self.told, self.target = 0, 0
+
+    def start(self, study: str, told: int, target: int) -> None:
+        self.told, self.target = told, target
+        self.note(f"study {study}: {told} of {target} trials told")
+
+    def worker_ready(self, event: dict[str, Any]) -> None:
+        self.note(f"worker ready on {event['device']} ({event['seconds']:.1f} s to load the base model)")
+        if event["unknown_words"]:
+            self.note(f"note: this base model was never taught {', '.join(event['unknown_words'])}: they count as silence")
+
+    def base(self, result: Result) -> None:
+        self.note(f"base model's own story: {result.aesthetic_mean:.2f}")
+
+    def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None:
+        pass  # too many lines for a log
+
+    def picture(self, spec: TrialSpec, number: int) -> None:
+        pass
+
+    def trial_finished(self, result: Result, params: dict[str, Any]) -> None:
+        self.told += 1
+        self.note(f"trial {result.spec.number} ({self.told} of {self.target}): {self._verdict(result)}  {describe(params)}")
+
+    def note(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _verdict(self, result: Result) -> str:
+        if result.state == "failed":
+            return f"failed, {result.reason}: {result.message}"
+        mean = result.aesthetic_mean
+        assert mean is not None
+        best = result.passed_gate and (self.best is None or mean > self.best)
+        if best:
+            self.best = mean
+        return f"{mean:.2f} {'passes the gate' if result.passed_gate else 'under the gate'}{', best so far' if best else ''}"
+
+
+class LiveProgress(PlainProgress):
+    """The same lines above two bars: the sweep's trials, and the steps of the trial at work."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._bars = Bars(
+            TextColumn("{task.description}"), BarColumn(bar_width=32), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[word]}"), console=console)
+        self._sweep = self._bars.add_task("trials", total=1, word="")
+        self._trial = self._bars.add_task("trial", total=1, visible=False, word="")
+
+    def start(self, study: str, told: int, target: int) -> None:
+        super().start(study, told, target)
+        self._bars.update(self._sweep, completed=told, total=target)
+        self._bars.start()
+
+    def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None:
+        assert spec.train
+        self._bars.update(self._trial, visible=True, description=f"trial {spec.number}", completed=step,
+                          total=spec.train.total_steps, word=f"loss {sum(losses) / len(losses):.4f}")
+
+    def picture(self, spec: TrialSpec, number: int) -> None:
+        self._bars.update(self._trial, word=f"picture {number} of {len(spec.story.scenes)}")
+
+    def trial_finished(self, result: Result, params: dict[str, Any]) -> None:
+        super().trial_finished(result, params)
+        self._bars.reset(self._trial, visible=False, word="")
+        best = f"best {self.best:.2f}" if self.best is not None else "none passes yet"
+        self._bars.update(self._sweep, completed=self.told, word=best)
+
+    def stop(self) -> None:
+        self._bars.stop()

@@ -1,0 +1,164 @@
+"""What each value of a study file may be: one table, used for fixed values and for the ranges that are searched."""
+import math
+import re
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model, model_validator
+from pydantic_core import CoreSchema, core_schema
+
+from core.settings import SIZE_STEP_PX, Filters, Rendering, Training
+from sweep.study_errors import Key, Mistake, near
+
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+MAX_SEED = 2**32 - 1
+MAX_PX = 65_536
+MAX_BYTES = 2**40
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setting:
+    """One value: its kind, its meaning, its bounds. Pydantic checks by it and tells the schema."""
+    kind: type[Any]
+    meaning: str
+    low: float = 0
+    high: float = 0
+    above: bool = False  # `low` itself is too little
+    multiple_of: int = 1
+    words: tuple[str, ...] = ()
+    pattern: str = ""
+    optional: bool = False  # may be empty (YAML's null)
+
+    @property
+    def allowed(self) -> str:
+        none = ", or null" if self.optional else ""
+        if self.kind not in (int, float):
+            return (", ".join(self.words) or KINDS[self.kind]) + none
+        bounds = f"more than {self.low}, up to {self.high}" if self.above else f"{self.low} to {self.high}"
+        return bounds + (f" in steps of {self.multiple_of}" if self.multiple_of > 1 else "") + none
+
+    def check(self, value: Any, *at: Key) -> Any:
+        """The value, numbers in their own type; a Mistake otherwise. `at` is where it stands, for the error."""
+        if value is None and self.optional:
+            return None
+        if type(value) is not self.kind and not (self.kind is float and type(value) is int):
+            raise self._mistake(f"it must be {KINDS[self.kind]}", value, at)
+        if self.kind is str:
+            return self._check_text(value, at)
+        return value if self.kind is bool else self._check_number(value, at)
+
+    def _check_text(self, text: str, at: tuple[Key, ...]) -> str:
+        if self.words and text not in self.words:
+            raise self._mistake("there is no such choice", text, at, near(text, self.words))
+        if UNPRINTABLE.search(text):
+            raise self._mistake("it holds a control character", text, at)
+        if self.pattern and not re.fullmatch(self.pattern, text, re.DOTALL):
+            raise self._mistake("it is not of that form" if text.strip() else "it must not be blank", text, at)
+        return text
+
+    def _check_number(self, number: float, at: tuple[Key, ...]) -> float:
+        if isinstance(number, float) and not math.isfinite(number):
+            raise self._mistake("it must be finite", number, at)
+        if number < self.low or (self.above and number == self.low):
+            raise self._mistake("it is too small", number, at)
+        if number > self.high:
+            raise self._mistake("it is too large", number, at)
+        if self.multiple_of > 1 and (rest := number % self.multiple_of):
+            nearest = (number - rest, number - rest + self.multiple_of)
+            guess = " or ".join(str(n) for n in nearest if n and self.low <= n <= self.high)
+            raise self._mistake(f"it is no multiple of {self.multiple_of}", number, at, guess)
+        return float(number) if self.kind is float else number
+
+    def _mistake(self, why: str, value: Any, at: tuple[Key, ...], guess: str | None = None) -> Mistake:
+        return Mistake(why, self.allowed, guess, at, value)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.check)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        kind = JSON_TYPES[self.kind]
+        json: dict[str, Any] = {"description": self.meaning, "type": [kind, "null"] if self.optional else kind}
+        if self.kind in (int, float):
+            json |= {"exclusiveMinimum" if self.above else "minimum": self.low, "maximum": self.high}
+        if self.multiple_of > 1:
+            json["multipleOf"] = self.multiple_of
+        if self.words:
+            json["enum"] = list(self.words)
+        if self.pattern:
+            json["pattern"] = f"^(?:{self.pattern})$"
+        return json
+
+
+def text(meaning: str, *, optional: bool = False) -> Setting:
+    """Words that must not be blank."""
+    return Setting(kind=str, meaning=meaning, pattern=r".*\S.*", optional=optional)
+
+
+SETTINGS = {
+    "lora_rank": Setting(kind=int, low=1, high=256, meaning="Size of the LoRA's matrices"),
+    "lora_alpha": Setting(kind=float, low=0, above=True, high=1024,
+                          meaning="Strength: the LoRA counts lora_alpha / lora_rank"),
+    "epochs": Setting(kind=int, low=1, high=1000, meaning="Times steps_per_epoch; each epoch is a checkpoint"),
+    "learning_rate": Setting(kind=float, low=0, above=True, high=1, meaning="Step size of the optimiser"),
+    "steps_per_epoch": Setting(kind=int, low=1, high=100_000, meaning="Optimiser steps in one epoch"),
+    "batch_size": Setting(kind=int, low=1, high=1024, meaning="Pictures in one optimiser step"),
+    "lora_dropout": Setting(kind=float, low=0, high=0.9, meaning="Share of the LoRA's inputs dropped in training"),
+    "random_flip": Setting(kind=bool, meaning="Whether pictures are mirrored at random"),
+    "target_modules": Setting(kind=str, pattern=r"\w[\w.]*(,\w[\w.]*)*",
+                              meaning="UNet layers that get a LoRA: endings of their names, commas between, no spaces"),
+    "steps": Setting(kind=int, low=1, high=1000, meaning="Denoising steps for each picture"),
+    "cfg_scale": Setting(kind=float, low=1, high=30, meaning="Guidance by the prompt; 1 is without"),
+    "size_px": Setting(kind=int, low=64, high=2048, multiple_of=SIZE_STEP_PX,
+                       meaning="Side of the square pictures in px, in training as in rendering"),
+    "min_width": Setting(kind=int, low=1, high=MAX_PX, meaning="Narrowest picture that is kept, px"),
+    "min_height": Setting(kind=int, low=1, high=MAX_PX, meaning="Lowest picture that is kept, px"),
+    "min_ratio": Setting(kind=float, low=0, above=True, high=100, meaning="Smallest width / height that is kept"),
+    "max_ratio": Setting(kind=float, low=0, above=True, high=100, meaning="Largest width / height that is kept"),
+    "min_size": Setting(kind=int, low=1, high=MAX_BYTES, meaning="Smallest file that is kept, bytes"),
+    "max_size": Setting(kind=int, low=1, high=MAX_BYTES, optional=True,
+                        meaning="Largest file that is kept, bytes; null: any"),
+    "min_score": Setting(kind=float, low=0, high=1, meaning="Lowest aesthetic score / 10 that is kept"),
+    "max_score": Setting(kind=float, low=0, high=1, meaning="Highest aesthetic score / 10 that is kept"),
+    "deduplicate": Setting(kind=str, words=("phash", "dhash", "whash", "ahash", "none"),
+                           meaning="Perceptual hash by which only the first of equal pictures is kept"),
+    "max_images": Setting(kind=int, low=1, high=1_000_000, optional=True,
+                          meaning="How many pictures are kept, best scored first; null: all"),
+}
+SECTIONS = {"train": Training, "render": Rendering, "data.filters": Filters}
+HOMES = {field.name: home for home, section in SECTIONS.items() for field in fields(section)}
+
+
+class Section(BaseModel):
+    """A mapping in a study file: it knows its keys, and says so."""
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, values: Any) -> Any:
+        known = cls.model_fields
+        if isinstance(values, cls):
+            return values
+        if not isinstance(values, dict):
+            raise Mistake("it must be a mapping", f"the keys {', '.join(known)}", value=values)
+        for key in values:
+            if key not in known:
+                guess = near(key, known) or (f"{HOMES[key]}.{key}" if key in HOMES else None)
+                raise Mistake("there is no such key", ", ".join(known), guess, (key,), values[key])
+        return values
+
+
+class Checked:
+    """Pydantic annotation for a dataclass of core.settings: its names and defaults, the table's checks."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        keys: dict[str, Any] = {f.name: (Annotated[Any, SETTINGS[f.name]], f.default) for f in fields(source)}
+        model = create_model(source.__name__, __base__=Section, __doc__=source.__doc__, **keys)
+
+        def build(values: Any) -> Any:
+            return values if isinstance(values, source) else source(**dict(values))
+
+        return core_schema.no_info_after_validator_function(
+            build, handler.generate_schema(model),
+            serialization=core_schema.plain_serializer_function_ser_schema(asdict))

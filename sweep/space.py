@@ -1,0 +1,129 @@
+"""The search space: what Optuna may choose for each setting that the study searches."""
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any, Protocol
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import Discriminator, Field, Tag
+
+from sweep.setting import SETTINGS, Section, Setting
+from sweep.study_errors import Mistake, near, shown
+
+ON_STEP = 1e-8  # as exact as Optuna 5 is about a value being on a step (distributions.py)
+
+
+class Choices(Section):
+    """One of a few values, in no order."""
+    choices: tuple[Any, ...] = Field(description="The values to choose from, each once")
+
+    @property
+    def start(self) -> Any:
+        """The value that stands for the search where nothing is sampled."""
+        return self.choices[0]
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The values that bound the search."""
+        return self.choices
+
+    def allows(self, value: Any) -> bool:
+        return value in self.choices
+
+    def __str__(self) -> str:
+        return ", ".join("null" if choice is None else shown(choice).strip("'") for choice in self.choices)
+
+
+class Range(Section):
+    """A number from `low` to `high`, both included."""
+    low: Any = Field(description="The smallest number", json_schema_extra={"type": "number"})
+    high: Any = Field(description="The largest number", json_schema_extra={"type": "number"})
+    step: Any = Field(
+        None, json_schema_extra={"type": ["number", "null"]},
+        description="Distance between the numbers, from low on; by default 1, 64 for size_px, none for fractions")
+    log: Annotated[bool, Setting(kind=bool, meaning="Whether small numbers get as many trials as large ones")] = False
+
+    @property
+    def start(self) -> Any:
+        return self.low
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        return self.low, self.high
+
+    def allows(self, value: Any) -> bool:
+        if value is None or not self.low <= value <= self.high:
+            return False
+        steps = (value - self.low) / self.step if self.step else 0
+        return abs(steps - round(steps)) < ON_STEP
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step and self.step != 1 else "")
+
+
+def _has_choices(search: Any) -> bool:
+    return "choices" in search if isinstance(search, dict) else isinstance(search, Choices)
+
+
+Search = Annotated[
+    Annotated[Choices, Tag("<choices>")] | Annotated[Range, Tag("<range>")],
+    Discriminator(lambda search: "<choices>" if _has_choices(search) else "<range>"),
+]
+
+
+class Searched(Protocol):
+    """What of a study is needed here."""
+    @property
+    def space(self) -> Mapping[str, Choices | Range]: ...
+
+
+def distributions(study: Searched) -> dict[str, BaseDistribution]:
+    """The study's space as Optuna's distributions, by setting."""
+    return {name: _distribution(SETTINGS[name].kind, search) for name, search in study.space.items()}
+
+
+def _distribution(kind: type, search: Choices | Range) -> BaseDistribution:
+    if isinstance(search, Choices):
+        return CategoricalDistribution(search.choices)
+    if kind is int:
+        return IntDistribution(search.low, search.high, log=search.log, step=search.step or 1)
+    return FloatDistribution(search.low, search.high, log=search.log, step=search.step)
+
+
+def check_search(name: str, search: Choices | Range) -> Choices | Range:
+    """The search with its values in the setting's own type; a Mistake where it could never give a good value."""
+    if name not in SETTINGS:
+        raise Mistake("there is no such setting", ", ".join(SETTINGS), near(name, SETTINGS), (name,), search)
+    if isinstance(search, Choices):
+        return _check_choices(name, SETTINGS[name], search)
+    return _check_range(name, SETTINGS[name], search)
+
+
+def _check_choices(name: str, setting: Setting, search: Choices) -> Choices:
+    choices = tuple(setting.check(value, name, "choices", i) for i, value in enumerate(search.choices))
+    if not choices:
+        raise Mistake("there must be something to choose", setting.allowed, at=(name, "choices"), value=[])
+    for i, value in enumerate(choices):
+        if value in choices[:i]:
+            raise Mistake("it is there twice", "each value once", at=(name, "choices", i), value=value)
+    return Choices(choices=choices)
+
+
+def _check_range(name: str, setting: Setting, search: Range) -> Range:
+    if setting.kind not in (int, float):
+        raise Mistake("it has no order", setting.allowed, "choices: [...]", (name,), search)
+    number = replace(setting, optional=False)
+    low, high = number.check(search.low, name, "low"), number.check(search.high, name, "high")
+    distance = replace(setting, low=0, above=True, optional=True)
+    step = distance.check(search.step, name, "step") or (setting.multiple_of if setting.multiple_of > 1 else None)
+    if low > high:
+        raise Mistake(f"low is {low}", f"{low} to {setting.high}", at=(name, "high"), value=high)
+    if search.log and low <= 0:
+        raise Mistake("a logarithm needs more than 0", f"more than 0, up to {high}", at=(name, "low"), value=low)
+    if search.log and step not in (None, 1):
+        raise Mistake("a logarithmic range has no step", "log or step", at=(name, "log"), value=True)
+    found = Range(low=low, high=high, step=step, log=search.log)
+    if not found.allows(high):
+        last = low + (high - low) // step * step
+        allowed = f"{round(last, 10)} or {round(last + step, 10)}"
+        raise Mistake(f"steps of {step} from {low} miss it", allowed, at=(name, "high"), value=high)
+    return found

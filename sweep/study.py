@@ -1,0 +1,281 @@
+"""A study file: what is searched, what is fixed, what is tried first, the gate, the budget."""
+import argparse
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+
+from core.folders import Runs
+from core.settings import Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
+from sweep.plain_yaml import read_yaml
+from sweep.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, text
+from sweep.space import Search, check_search
+from sweep.story_file import StoryFile, load_story
+from sweep.study_errors import Mistake, StudyError, near, parse
+
+STUDIES = Path(__file__).resolve().parent.parent / "studies"
+FOLDER_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
+TAKEN_NAMES = tuple(path.name for path in (Runs(Path()).cache, Runs(Path()).tracking_db, Runs(Path()).artifacts))
+METADATA = Path("train", "metadata.csv")
+BOUND_PAIRS = (("min_ratio", "max_ratio"), ("min_size", "max_size"), ("min_score", "max_score"))
+
+
+def load_study(name_or_path: str) -> "Study":
+    """Read a study: a path, or the name of a file in studies/; a StudyError says in one line what is wrong."""
+    file = _find_study(name_or_path)
+    return parse(Study, read_yaml(file), file)
+
+
+def load_frozen(path: Path) -> "Study":
+    """Read a frozen copy; its data may have gone since."""
+    return parse(Study, read_yaml(path), path.absolute(), data_may_be_gone=True)
+
+
+def _find_study(name: str) -> Path:
+    for path in (STUDIES / f"{name}.yaml", Path(name), STUDIES / name):
+        if os.path.isfile(path):
+            return path.absolute()
+    if os.path.isdir(name):
+        raise StudyError(f"{name}: it is a folder, but a study is a YAML file (allowed: a path, or a name in studies/)")
+    names = sorted(path.stem for path in STUDIES.glob("*.yaml"))
+    guess = near(Path(name).stem, names)
+    raise StudyError(f"{name}: there is no such study (allowed: a path, or one of {', '.join(names)})"
+                     + (f"; did you mean {guess}?" if guess else ""))
+
+
+def _read_story(written: Any, info: ValidationInfo) -> Any:
+    """The story under `story`: a file's path, relative to the study file, or the story itself."""
+    if not isinstance(written, str):
+        return written
+    file = Path(os.path.abspath(_context(info)["file"].parent / written))
+    if not os.path.isfile(file):
+        stories = {path.name: path for path in file.parent.glob("*.yaml")} if os.path.isdir(file.parent) else {}
+        guess = near(file.name, stories)
+        raise Mistake("there is no such file", "a story file's path, relative to the study file",
+                      guess and str(Path(written).with_name(guess)))
+    return load_story(file)
+
+
+def _check_source(source: str, info: ValidationInfo) -> str:
+    context = _context(info)
+    folder = os.path.abspath(context["file"].parent / source)
+    if not context.get("data_may_be_gone") and not os.path.isfile(folder / METADATA):
+        missing = f"it holds no {METADATA}" if os.path.isdir(folder) else "there is no such folder"
+        raise Mistake(missing, f"a folder with {METADATA}, relative to the study file or absolute")
+    return folder
+
+
+def _context(info: ValidationInfo) -> dict[str, Any]:
+    assert info.context is not None, "a study is made by load_study"
+    return info.context
+
+
+def _check_caption(caption: str) -> str:
+    for written in re.findall(r"\{\s*\w*\s*\}", caption):
+        if written != "{prompt}":
+            raise Mistake(f"there is no {written} to fill in", "text with {prompt}, or plain text", "{prompt}")
+    return caption
+
+
+class DataKeys(Section):
+    """Which pictures are trained on, and the words they are trained with."""
+    source: Annotated[str, text("Folder with train/ and train/metadata.csv, relative to the study file or absolute"),
+                      AfterValidator(_check_source)]
+    caption: Annotated[str, text("Caption of a picture; {prompt} stands for its own words, plain text replaces them"),
+                       AfterValidator(_check_caption)] = "{prompt}"
+    min_images: Annotated[int, Setting(kind=int, low=1, high=1_000_000,
+                                       meaning="A trial whose filters keep fewer pictures fails as no_images")] = 4
+    filters: Annotated[Filters, Checked()] = Field(Filters(), description="Which pictures are kept, bounds included")
+
+
+class Objective(Section):
+    """What counts: the mean aesthetic score of the story."""
+    gate: Annotated[float, Setting(kind=float, low=1, high=10,
+                                   meaning="The mean aesthetic score that a story must reach, 1 to 10")] = 6.0
+
+
+class Budget(Section):
+    """When the sweep ends."""
+    trials: Annotated[int, Setting(kind=int, low=1, high=100_000, meaning="How many trials in all")] = 20
+
+
+class Sampler(Section):
+    """How Optuna's TPE samples."""
+    startup_trials: Annotated[int, Setting(kind=int, low=1, high=100_000,
+                                           meaning="Trials sampled at random before TPE learns from them")] = 10
+
+
+class Study(Section):
+    """A study: what is searched, what is fixed, what is tried first, the gate, the budget."""
+    name: Annotated[str, Setting(kind=str, pattern=FOLDER_NAME, meaning="Name of the study and its folder in runs/")]
+    backbone: Annotated[str, Setting(kind=str, words=("tiny",), meaning="The model that gets the LoRA")] = "tiny"
+    precision: Annotated[str, Setting(kind=str, words=("fp32",), meaning="Number format of the model")] = "fp32"
+    seed: Annotated[int, Setting(kind=int, low=0, high=MAX_SEED, meaning="Seed of sampling and training")] = 0
+    story: Annotated[StoryFile, BeforeValidator(_read_story, json_schema_input_type=str | StoryFile)] = Field(
+        description="The story: a file's path, relative to the study file, or the story itself")
+    data: DataKeys = Field(description="The pictures")
+    train: Annotated[Training, Checked()] = Field(Training(), description="How the LoRA is trained, where fixed")
+    render: Annotated[Rendering, Checked()] = Field(Rendering(), description="How the story is drawn, where fixed")
+    space: dict[str, Search] = Field(
+        description="What is searched: any setting of train, render or data.filters, as choices or as a range",
+        json_schema_extra={"minProperties": 1, "propertyNames": {"enum": list(SETTINGS)}})
+    first: tuple[dict[str, Any], ...] = Field((), description="Values from space to try before sampling")
+    objective: Objective = Field(Objective(), description="What counts")
+    budget: Budget = Field(Budget(), description="When the sweep ends")
+    sampler: Sampler = Field(Sampler(), description="How Optuna's TPE samples")
+    _file: Path
+
+    def model_post_init(self, context: Any, /) -> None:
+        self._file = context["file"]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_homes(cls, values: Any) -> Any:
+        for home in SECTIONS:
+            for name in sorted(_written(values, home).keys() & _written(values, "space").keys()):
+                raise Mistake(f"space.{name} searches it too", "fixed or searched, not both",
+                              at=(*home.split("."), name), value=_written(values, home)[name])
+        return values
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name.lower() in TAKEN_NAMES:
+            raise Mistake("runs/ has a file of that name", f"any name but {', '.join(TAKEN_NAMES)}")
+        return name
+
+    @field_validator("backbone", mode="before")
+    @classmethod
+    def _check_backbone(cls, backbone: Any) -> Any:
+        if backbone == "kolors":
+            raise Mistake("it is not built yet", "tiny")
+        return backbone
+
+    @field_validator("space")
+    @classmethod
+    def _check_space(cls, space: dict[str, Search]) -> dict[str, Search]:
+        if not space:
+            raise Mistake("a sweep needs a setting to search", ", ".join(SETTINGS), value=space)
+        return {name: check_search(name, search) for name, search in space.items()}
+
+    @field_validator("first")
+    @classmethod
+    def _check_first(cls, first: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict[str, Any], ...]:
+        if "space" not in info.data:  # its own mistake is told instead
+            return first
+        return tuple({name: _check_first_value(info.data["space"], value, i, name) for name, value in entry.items()}
+                     for i, entry in enumerate(first))
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        for low, high in BOUND_PAIRS:
+            least, most = min(self._values(low)), max(self._values(high))
+            if least > most:
+                raise self._never(low, least, f"{high} is {most}, so no picture is kept")
+        if (most := max(self._values("max_images"))) < self.data.min_images:
+            raise self._never("max_images", most, f"data.min_images is {self.data.min_images}, so every trial fails")
+        return self
+
+    def _values(self, name: str) -> list[float]:
+        """What a bound may be in this study; no bound is infinity."""
+        fixed = getattr(self._section(HOMES[name]), name)
+        values = self.space[name].values if name in self.space else (fixed,)
+        return [float("inf") if value is None else value for value in values]
+
+    def _section(self, home: str) -> Any:
+        return self.data.filters if home == "data.filters" else getattr(self, home)
+
+    def _never(self, name: str, value: float, why: str) -> Mistake:
+        home = "space" if name in self.space else HOMES[name]
+        return Mistake(why, at=(*home.split("."), name), value=value)
+
+    @property
+    def file(self) -> Path:
+        return self._file
+
+    @property
+    def story_value(self) -> Story:
+        return self.story.value
+
+    @property
+    def data_value(self) -> Data:
+        return Data(source=self.data.source, caption=self.data.caption, min_images=self.data.min_images)
+
+    def spec(self, number: int, sampled: dict[str, Any]) -> TrialSpec:
+        """Trial `number`: the fixed settings, and one sampled value for each setting of the space."""
+        assert sampled.keys() == self.space.keys(), (sampled, self.space)
+
+        def overlay(fixed: Any) -> Any:
+            return replace(fixed, **{name: sampled[name] for name in setting_names(type(fixed)) if name in sampled})
+
+        return TrialSpec(
+            study=self.name, number=number, seed=self.seed, backbone=self.backbone, precision=self.precision,
+            data=self.data_value, story=self.story_value, train=overlay(self.train), render=overlay(self.render),
+            filters=overlay(self.data.filters), gate=self.objective.gate)
+
+    def base_spec(self) -> TrialSpec:
+        """The base model's own story: no LoRA; a searched setting has its first choice or its low."""
+        starts = {name: search.start for name, search in self.space.items()}
+        return replace(self.spec(-1, starts), train=None)
+
+    def to_yaml(self) -> str:
+        """A frozen copy that needs no other file: story inside, data by its absolute path, every default written."""
+        return yaml.safe_dump(self._frozen(), allow_unicode=True, sort_keys=False, width=100)
+
+    def changes(self, frozen: Path) -> list[str]:
+        """What differs from a frozen copy, one `key: before -> now` each; the budget may differ."""
+        before, now = (dict(_leaves(study._frozen() | {"budget": None})) for study in (load_frozen(frozen), self))
+        return [f"{key}: {before.get(key, 'not there')} -> {now.get(key, 'not there')}"
+                for key in dict.fromkeys((*before, *now)) if before.get(key) != now.get(key)]
+
+    def _frozen(self) -> dict[str, Any]:
+        """As plain values; what is searched is not also fixed."""
+        values = self.model_dump()
+        for name in self.space:
+            del _written(values, HOMES[name])[name]
+        return values
+
+
+def _written(values: Any, path: str) -> dict[str, Any]:
+    """The mapping under a path such as data.filters; an empty one where there is none."""
+    for key in path.split("."):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
+
+
+def _check_first_value(space: dict[str, Search], value: Any, i: int, name: str) -> Any:
+    if name not in space:
+        raise Mistake("space does not search it", ", ".join(space), near(name, space), (i, name), value)
+    value = SETTINGS[name].check(value, i, name)
+    if not space[name].allows(value):
+        raise Mistake(f"space.{name} does not reach it", str(space[name]), at=(i, name), value=value)
+    return value
+
+
+def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every value, as text, under its key path; a list of plain values is one value."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            yield from _leaves(value, f"{path}.{key}" if path else key)
+    elif isinstance(values, (list, tuple)) and any(isinstance(value, dict) for value in values):
+        for number, value in enumerate(values, 1):
+            yield from _leaves(value, f"{path}[{number}]")
+    else:
+        yield path, repr(values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sweep.study", description="The study file's format.")
+    parser.add_argument("--schema", action="store_true", required=True, help="print its JSON schema, for editors")
+    parser.parse_args()
+    print(json.dumps(Study.model_json_schema(), indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+from html.parser import HTMLParser
+
+from reports.page import write_report
+
+
+class Page(HTMLParser):
+    """Every element of a page with its attributes, and its visible text."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def all(self, tag: str, attribute: str) -> list[str]:
+        return [attrs[attribute] for name, attrs in self.elements if name == tag and attribute in attrs]
+
+
+def test_every_link_leads_to_a_file_of_the_study(make_study):
+    path = write_report(make_study((6.2, 5.8)))
+    page = Page(path.read_text(encoding="utf-8"))
+    links = [link for link in page.all("img", "src") + page.all("a", "href") if not link.startswith("#")]
+    assert len(page.all("img", "src")) == 3 * 8
+    assert all(link.startswith("../") and (path.parent / link).is_file() for link in links)
+    assert "../trials/0000/lora.safetensors" in links
+
+
+def test_page_asks_for_nothing_from_outside(make_study):
+    html = write_report(make_study((6.2,))).read_text(encoding="utf-8")
+    tags = {tag for tag, _ in Page(html).elements}
+    assert not tags & {"link", "iframe", "object"}
+    assert "url(" not in html and "@import" not in html and "src=\"http" not in html
+
+
+def test_hostile_prompts_stay_words(make_study):
+    page = Page(write_report(make_study((6.2,), failed=1)).read_text(encoding="utf-8"))
+    assert [tag for tag, _ in page.elements].count("script") == 1
+    assert '<script>alert("x")</script>, a lake' in page.all("img", "alt")
+    assert 'quote " and \'single\' & ampersand' in page.all("img", "title")
+
+
+def test_base_model_comes_first_and_the_winner_is_marked(make_study):
+    page = Page(write_report(make_study((5.8, 6.2))).read_text(encoding="utf-8"))
+    assert page.all("section", "id") == ["base", "trial-0001", "trial-0000"]
+    assert page.all("section", "class") == ["board", "board winner", "board"]
+
+
+def test_failed_trials_are_shown_with_reason_and_message(make_study):
+    text = Page(write_report(make_study((6.2,), failed=1)).read_text(encoding="utf-8")).text
+    assert "failed: nan_loss" in text
+    assert "loss is NaN at step 3 <b>" in text
+
+
+def test_report_before_any_trial_has_finished(make_study):
+    study = make_study(base=False)
+    study.trial(0).path.mkdir(parents=True)
+    text = Page(write_report(study).read_text(encoding="utf-8")).text
+    assert "No trial has finished yet; 1 under way" in text
+
+
+def test_report_with_only_the_base_model(make_study):
+    text = Page(write_report(make_study()).read_text(encoding="utf-8")).text
+    assert "No trial has finished yet" in text and "5.500" in text
+
+
+def test_title_and_frozen_study_file_are_escaped(make_study):
+    study = make_study((6.2,))
+    study.frozen.write_text("name: <img src=x>\n", encoding="utf-8")
+    page = Page(write_report(study, title="<h1>mine</h1>").read_text(encoding="utf-8"))
+    assert "<h1>mine</h1>" in page.text
+    assert len(page.all("img", "src")) == 2 * 8
+
+
+def test_toy_pictures_are_called_toy_pictures(make_study):
+    assert "toy model, not of Kolors" in write_report(make_study((6.2,), backbone="tiny")).read_text(encoding="utf-8")

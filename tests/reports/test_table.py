@@ -1,0 +1,56 @@
+import math
+
+from rich.console import Console
+
+from reports.console import leaderboard_table
+from reports.table import leaderboard, winner
+
+
+def printed(study) -> str:
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))
+    console.print(leaderboard_table(leaderboard(study)))
+    return console.export_text()
+
+
+def test_base_first_then_passed_then_under_the_gate_then_failed(make_study):
+    frame = leaderboard(make_study((5.0, 6.2, 6.4, 5.9), failed=2))
+    assert frame["trial"].tolist() == ["base", 2, 1, 3, 0, 4, 5]
+    assert frame["gate"].tolist() == ["fail", "pass", "pass", "fail", "fail", "", ""]
+    assert frame["reason"].tolist()[-2:] == ["nan_loss", "nan_loss"]
+
+
+def test_a_failed_trial_has_no_score_rather_than_zero(make_study):
+    frame = leaderboard(make_study((6.1,), failed=1))
+    assert math.isnan(frame["aesthetic_mean"].iloc[-1])
+
+
+def test_only_settings_that_differ_get_a_column(make_study):
+    frame = leaderboard(make_study((6.1, 6.2)))
+    assert "min_width" in frame.columns
+    assert "max_ratio" not in frame.columns
+    assert frame["lora_rank"].tolist()[1:] == [4, 4]
+
+
+def test_winner_has_the_highest_mean_and_ties_go_to_the_earlier_trial(make_study):
+    assert winner(make_study((6.1, 6.4, 6.4, 5.0))).spec.number == 1
+
+
+def test_no_winner_under_the_gate(make_study):
+    assert winner(make_study((5.1, 5.9), failed=1)) is None
+
+
+def test_an_empty_study_has_an_empty_leaderboard(make_study):
+    frame = leaderboard(make_study(base=False))
+    assert len(frame) == 0
+    assert "aesthetic_mean" in frame.columns
+
+
+def test_console_table_says_winner_gate_and_reason_in_words_within_100_columns(make_study):
+    text = printed(make_study((5.9, 6.25), failed=1))
+    assert all(word in text for word in ("★ 1", "★ winner", "pass", "fail", "nan_loss", "6.25"))
+    assert "lora_rank 4" in " ".join(text.split())
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_console_table_of_an_empty_study(make_study):
+    assert "aesthetic" in printed(make_study(base=False))

@@ -1,0 +1,122 @@
+"""Every command does what its help says, and wrong words cost one clear line."""
+import hashlib
+import json
+import re
+import socket
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def passed(tmp_path_factory, write_study, cli):
+    """A study whose gate is so low that a barely trained story passes: the winner's way to the hand-in."""
+    folder = tmp_path_factory.mktemp("passed")
+    study = write_study(folder, name="easy", trials=1, gate=1.0, story="balloon_girl")
+    study.write_text(study.read_text().replace("{low: 1, high: 2}", "{choices: [2]}"))
+    done = cli("run", study, "--runs", folder / "runs")
+    assert done.returncode == 0, done.stderr
+    return folder, study
+
+
+def one_line(done: subprocess.CompletedProcess, code: int = 2) -> str:
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+def test_help_names_only_what_exists(cli):
+    help_text = cli("--help").stdout
+    assert set(re.findall(r"^  ([a-z]+)  ", help_text, re.M)) == {"run", "status", "report", "export", "score", "ui"}
+
+
+@pytest.mark.parametrize("words", [("run", "dmeo"), ("run", "demo", "--trials", "0"), ("run", "demo", "--trails", "3"),
+                                   ("run", "demo", "--trials", "x"), ("walk", "demo"), ("run",), ("score", "no/such/folder"),
+                                   ("report", "demo"), ("export", "demo", "--team", "t", "--title", "x"), ("ui",),
+                                   ("status", "demo")])
+def test_wrong_words_cost_one_line(cli, tmp_path, words):
+    one_line(cli(*words, LORA_SWEEP_RUNS=str(tmp_path / "runs")))
+
+
+def test_a_near_miss_is_suggested(cli):
+    assert "did you mean demo?" in one_line(cli("run", "dmeo"))
+
+
+def test_an_unwritable_runs_folder_is_one_line(cli, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in one_line(cli("run", "demo", "--runs", tmp_path / "file" / "runs"), code=1)
+
+
+def test_status_of_all_and_of_one(cli, passed):
+    folder, _ = passed
+    listed = cli("status", "--runs", folder / "runs").stdout
+    assert listed.startswith("easy: not running, 1 of 1 trials done, 1 passed the gate, 0 failed, best ")
+    assert "base" in cli("status", "easy", "--runs", folder / "runs").stdout
+
+
+def test_report_is_written(cli, passed):
+    folder, study = passed
+    assert cli("report", study, "--runs", folder / "runs").returncode == 0
+    page = (folder / "runs" / "easy" / "report" / "index.html").read_text()
+    assert "../trials/0000/story/8.png" in page
+
+
+def test_export_makes_a_whole_submission(cli, passed):
+    folder, study = passed
+    done = cli("export", study, "--team", "蓝队", "--title", "watercolor", "--out", folder / "hand-in", "--runs", folder / "runs")
+    assert done.returncode == 0, done.stderr
+    made = folder / "hand-in"
+    assert (made / "README.md").read_text().startswith("---\n")
+    assert len(pd.read_csv(made / "prompts.csv")) == 8
+    assert json.loads((made / "recipe.json").read_text())
+    for line in (made / "checksums.sha256").read_text().splitlines():
+        digest, name = line.split("  ", 1)
+        assert hashlib.sha256((made / name).read_bytes()).hexdigest() == digest
+    assert len(list(made.glob("*.safetensors"))) == 1
+
+
+def test_another_epoch_is_rendered_and_judged_anew(cli, passed):
+    folder, study = passed
+    done = cli("export", study, "--epoch", 1, "--team", "t", "--title", "x", "--out", folder / "epoch", "--runs", folder / "runs")
+    assert done.returncode == 0, done.stderr
+    trial = folder / "runs" / "easy" / "trials" / "0000"
+    stored = json.loads((trial / "epochs" / "01" / "result.json").read_text())
+    last = json.loads((trial / "result.json").read_text())
+    assert stored["aesthetic"] != last["aesthetic"]
+    assert stored["lora_sha256"] != last["lora_sha256"]
+    assert stored["spec"]["train"]["epochs"] == 1
+    assert "allowed: 1 to 2" in one_line(cli("export", study, "--epoch", 9, "--team", "t", "--title", "x",
+                                             "--out", folder / "none", "--runs", folder / "runs"))
+    assert not (folder / "none").exists()
+
+
+def test_score_equals_what_the_trial_was_told(cli, passed):
+    folder, _ = passed
+    trial = folder / "runs" / "easy" / "trials" / "0000"
+    printed = cli("score", trial / "story").stdout.splitlines()[-1]
+    assert float(printed.split()[0]) == pytest.approx(json.loads((trial / "result.json").read_text())["aesthetic_mean"], abs=1e-3)
+
+
+def test_score_names_what_it_leaves_out(cli, tmp_path):
+    assert "holds no picture" in one_line(cli("score", tmp_path))
+    Image.new("RGB", (200, 100), "teal").save(tmp_path / "good.png")
+    (tmp_path / "bad.png").write_text("no picture")
+    done = cli("score", tmp_path)
+    assert done.returncode == 0
+    assert "bad.png: left out" in done.stderr
+    assert "mean of 1" in done.stdout
+
+
+def test_a_port_in_use_is_one_line(cli, passed):
+    folder, _ = passed
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        line = one_line(cli("ui", "--port", taken.getsockname()[1], "--runs", folder / "runs"))
+    assert "cannot be used" in line

@@ -1,0 +1,225 @@
+"""A whole sweep through the command line, checked in Optuna, in MLflow and on the disk."""
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Run
+
+from core.folders import Runs, StudyFolder
+from core.gate import FAILED_BY_PARAMETERS
+from core.settings import Result
+from sweep.driver import SweepError, run_sweep
+from sweep.progress import PlainProgress
+from sweep.study import load_study
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, write_study, cli):
+    """A fresh two-trial sweep; the tests below look at what it left."""
+    folder = tmp_path_factory.mktemp("swept")
+    study = write_study(folder)
+    done = cli("run", study, "--runs", folder / "runs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, study, done
+
+
+def runs_of(folder: Path, name: str = "quick") -> dict[str, Run]:
+    client = MlflowClient(f"sqlite:///{folder / 'runs' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name(name)
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def trials_of(folder: Path, name: str = "quick") -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(storage=f"sqlite:///{folder}/runs/{name}/study.db", study_name=name).trials
+
+
+def constraint_of(trial: optuna.trial.FrozenTrial) -> float:
+    return next(value for key, value in trial.system_attrs.items() if key.endswith(":gate"))
+
+
+def study_folder(folder: Path, name: str = "quick") -> StudyFolder:
+    return Runs(folder / "runs").study(name)
+
+
+def fingerprints(results: list[Result]) -> list[tuple]:
+    """What must not differ between two runs of the same words."""
+    return [(r.spec.number, r.spec.params(), r.lora_sha256, r.aesthetic, r.coherence) for r in results]
+
+
+def test_every_trial_is_complete_on_the_disk(swept):
+    folder = study_folder(swept[0])
+    results = folder.results()
+    assert [r.state for r in results] == ["complete", "complete"]
+    for result in results:
+        trial = folder.trial(result.spec.number)
+        assert len(result.aesthetic) == 8
+        assert result.aesthetic_mean == pytest.approx(sum(result.aesthetic) / 8)
+        assert all(trial.picture(number).stat().st_size > 0 for number in range(1, 9))
+        assert trial.sheet.exists()
+        assert trial.lora.read_bytes() == trial.epoch_lora(result.spec.train.epochs).read_bytes()
+        assert [trial.epoch_lora(e).exists() for e in range(1, result.spec.train.epochs + 1)].count(False) == 0
+
+
+def test_optuna_was_told_the_mean_and_the_gate(swept):
+    results = study_folder(swept[0]).results()
+    trials = trials_of(swept[0])
+    assert [t.value for t in trials] == [pytest.approx(r.aesthetic_mean) for r in results]
+    assert [constraint_of(t) for t in trials] == [pytest.approx(6.0 - r.aesthetic_mean) for r in results]
+    assert [t.user_attrs["gate_constraint"] for t in trials] == [constraint_of(t) for t in trials]
+
+
+def test_mlflow_has_a_parent_and_a_child_for_each_trial(swept):
+    runs = runs_of(swept[0])
+    assert runs.keys() == {"quick", "trial-0000", "trial-0001"}
+    parent = runs["quick"]
+    assert parent.info.status == "FINISHED"
+    assert "base_aesthetic_mean" in parent.data.metrics
+    for number, result in enumerate(study_folder(swept[0]).results()):
+        child = runs[f"trial-{number:04d}"]
+        assert child.info.status == "FINISHED"
+        assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert child.data.params.keys() == result.spec.params().keys()
+        assert child.data.tags["gate"] == ("pass" if result.passed_gate else "fail")
+        assert {"aesthetic_mean", "aesthetic_min", "aesthetic_std", "coherence", "duration_s", "train_loss",
+                *(f"aesthetic_{n}" for n in range(1, 9))} <= child.data.metrics.keys()
+
+
+def test_mlflow_has_losses_pictures_lora_and_recipe(swept):
+    client = MlflowClient(f"sqlite:///{swept[0] / 'runs' / 'mlflow.db'}")
+    child = runs_of(swept[0])["trial-0000"]
+    result = study_folder(swept[0]).results()[0]
+    losses = client.get_metric_history(child.info.run_id, "train_loss")
+    assert [m.step for m in sorted(losses, key=lambda m: m.step)] == list(range(1, result.spec.train.total_steps + 1))
+    assert {a.path for a in client.list_artifacts(child.info.run_id)} == {"story.png", "story", "lora", "recipe.json"}
+    assert len(client.list_artifacts(child.info.run_id, "story")) == 8
+    assert [a.path for a in client.list_artifacts(child.info.run_id, "lora")] == ["lora/lora.safetensors"]
+
+
+def test_the_second_trial_encodes_nothing(swept):
+    assert study_folder(swept[0]).results()[1].encoded == {}
+
+
+def test_the_driver_says_what_it_cost(swept):
+    assert re.search(r"2 trials in \d+ s; the driver took [\d.]+ s of CPU per trial, the worker waited [\d.]+ s", swept[2].stdout)
+
+
+def test_a_complete_study_says_so_and_changes_nothing(swept, cli):
+    folder, study, _ = swept
+    before = {path: path.read_bytes() for path in (folder / "runs" / "quick").rglob("result.json")}
+    done = cli("run", study, "--runs", folder / "runs")
+    assert done.returncode == 0
+    assert "is complete: 2 trials told, nothing left to do" in done.stdout
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_going_on_equals_a_study_that_was_never_stopped(swept, tmp_path, write_study, cli):
+    shutil.copytree(swept[0] / "runs", tmp_path / "stopped" / "runs", ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    study = write_study(tmp_path)
+    assert cli("run", study, "--runs", tmp_path / "stopped" / "runs", "--trials", 3).returncode == 0
+    assert cli("run", study, "--runs", tmp_path / "fresh" / "runs", "--trials", 3).returncode == 0
+    stopped, fresh = (study_folder(tmp_path / name).results() for name in ("stopped", "fresh"))
+    assert len(stopped) == 3
+    assert fingerprints(stopped) == fingerprints(fresh)
+    # The store was left behind: what Optuna was told long ago is logged again.
+    assert runs_of(tmp_path / "stopped").keys() == {"quick", "trial-0000", "trial-0001", "trial-0002"}
+
+
+def test_changed_words_are_refused_by_name(swept, tmp_path, write_study, cli):
+    study = write_study(tmp_path, gate=5.0)
+    done = cli("run", study, "--runs", swept[0] / "runs")
+    assert done.returncode == 1
+    assert "objective.gate" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_second_driver_is_refused(swept, cli):
+    import filelock
+
+    folder, study, _ = swept
+    with filelock.FileLock(study_folder(folder).lock):
+        done = cli("run", study, "--runs", folder / "runs")
+    assert done.returncode == 2
+    assert "another lora-sweep" in done.stderr
+
+
+def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_path, write_study, cli):
+    study = write_study(tmp_path, trials=1, filters="{min_width: 4000}")
+    done = cli("run", study, "--runs", tmp_path / "runs")
+    assert done.returncode == 0
+    assert "no_images: the filters keep 0 of 30 pictures" in done.stdout
+    trial, = trials_of(tmp_path)
+    assert (trial.state.name, constraint_of(trial)) == ("PRUNED", FAILED_BY_PARAMETERS)
+    child = runs_of(tmp_path)["trial-0000"]
+    assert child.info.status == "FAILED"
+    assert (child.data.tags["state"], child.data.tags["reason"]) == ("failed", "no_images")
+
+
+class WorkerKiller(PlainProgress):
+    """Kills the worker once, in the middle of trial 0."""
+    killed = False
+
+    def epoch(self, spec, epoch, step, losses):
+        import psutil
+
+        if not self.killed:
+            self.killed = True
+            worker, = (p for p in psutil.Process().children() if "sweep.worker" in " ".join(p.cmdline()))
+            worker.send_signal(signal.SIGKILL)
+
+
+def test_a_dead_worker_costs_one_trial(tmp_path, write_study, monkeypatch):
+    from rich.console import Console
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    study = load_study(str(write_study(tmp_path)))
+    summary = run_sweep(study, Runs(tmp_path / "runs"), 2, "cpu", WorkerKiller(Console(quiet=True)))
+    assert summary.told == 2
+    first, second = trials_of(tmp_path)
+    assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
+    assert first.user_attrs["reason"] == "killed"
+    child = runs_of(tmp_path)["trial-0000"]
+    assert child.info.status == "FAILED"
+    assert child.data.tags["message"] == "the worker was killed by SIGKILL"
+
+
+def test_a_killed_driver_goes_on_in_the_same_trial_and_run(tmp_path, write_study, swept):
+    study = write_study(tmp_path)
+    command = [sys.executable, "-m", "sweep.cli", "run", str(study), "--runs", str(tmp_path / "runs")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        for line in driver.stdout:
+            if line.startswith("base model's own story"):  # trial 0 is about to be asked for
+                break
+        events = study_folder(tmp_path).trial(0).events
+        while not events.exists():
+            assert driver.poll() is None
+        driver.kill()
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "trial 0: left unfinished by an earlier run, starts again" in again.stdout
+    assert [t.state.name for t in trials_of(tmp_path)] == ["COMPLETE", "COMPLETE"]
+    assert runs_of(tmp_path).keys() == {"quick", "trial-0000", "trial-0001"}
+    assert {run.info.status for run in runs_of(tmp_path).values()} == {"FINISHED"}
+    # Same words, same result: in another folder, interrupted, with a cache of its own.
+    assert fingerprints(study_folder(tmp_path).results()) == fingerprints(study_folder(swept[0]).results())
+
+
+def test_a_worker_that_cannot_start_ends_the_sweep_with_one_line(tmp_path, write_study, monkeypatch):
+    from rich.console import Console
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    study = load_study(str(write_study(tmp_path)))
+    with pytest.raises(SweepError, match="base model's own story could not be made"):
+        run_sweep(study, Runs(tmp_path / "runs"), 1, "no-such-device", PlainProgress(Console(quiet=True)))
+
+
+def test_result_json_reads_back_as_it_was(swept):
+    folder = study_folder(swept[0])
+    for result in folder.results():
+        assert json.loads(folder.trial(result.spec.number).result.read_text()) == json.loads(json.dumps(result.to_json()))
