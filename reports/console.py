@@ -22,14 +22,15 @@ def leaderboard_table(frame: pd.DataFrame) -> Table:
     first = trials.index[(trials["gate"] == "pass").to_numpy()][:1]
 
     caption = "\n".join(line for line in ("★ winner" if len(first) else "", _caption(fixed)) if line)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False, caption=caption or None, caption_justify="left")
     numbers = [*ALWAYS[2:], *varying]
+    gap = 2 if len(varying) <= 5 else 1  # six settings still fit into 100 columns
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, caption=caption or None, caption_justify="left")
     for name in ("trial", "gate", *numbers):
         table.add_column(name.replace("_", "\n"), justify="left" if name == "gate" else "right", vertical="bottom",
                          overflow="fold")
     for index, row in frame.iterrows():
-        cells = [_trial(row["trial"], index in first), _gate(row), *(cell(name, row[name]) for name in numbers)]
-        table.add_row(*cells, style="dim" if row["state"] == "failed" else "")
+        cells = [cell(name, row[name]) for name in numbers]
+        table.add_row(_trial(row["trial"], index in first), _gate(row), *cells, style="dim" if row["state"] == "failed" else "")
     return table
 
 

@@ -1,4 +1,5 @@
 """The leaderboard of a study: one row for each finished trial, under the base model's own row."""
+from dataclasses import asdict
 from typing import Any
 
 import pandas as pd
@@ -57,10 +58,11 @@ def rank(result: Result) -> tuple[int, float, int]:
 
 
 def _row(trial: int | str, result: Result, searched: list[str]) -> dict[str, Any]:
-    params = result.spec.params()
+    params = result.spec.params() if result.spec.train else asdict(result.spec.render)  # no pictures, no filters
+    trained = result.spec.train and result.state == "complete"
     return {
         "trial": trial, "state": result.state, "gate": gate_word(result),
         **{name: getattr(result, name) for name in SCORES},
         **{name: params.get(name) for name in (*TRAINED, *searched)},
-        "images": result.images if result.spec.train else None, "duration_s": result.duration_s, "reason": result.reason,
+        "images": result.images if trained else None, "duration_s": result.duration_s, "reason": result.reason,
     }

@@ -103,7 +103,7 @@ def degrade(pixels: np.ndarray, rng: random.Random) -> tuple[np.ndarray, float]:
     """Spoil a picture -> (uint8 picture, severity from 0 to 1)."""
     severity = rng.uniform(0.2, 1)
     kind = rng.choice(["blur", "noise", "pale", "dark", "mixed"])
-    image = pixels.astype(np.float32)
+    image: np.ndarray = pixels.astype(np.float32)
     if kind in ("blur", "mixed"):
         blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(0.8 + 5 * severity))
         image = np.asarray(blurred, np.float32)

@@ -15,15 +15,17 @@ HOSTILE = ('<script>alert("x")</script>, a lake', "](javascript:alert(1)) | a | 
            "```\n# heading", 'quote " and \'single\' & ampersand', "*bold* _it_ [link](http://x)", "水彩画，一只小船",
            "$x$ {a|b} ~~no~~ \\")
 STUDY = "lake_painter"
+ANY, TRAINING = Filters(), Training(lora_rank=4, epochs=2)
 ADDED = {"lora_sweep_training_alpha": "4.0", "ss_network_dim": "4", "modelspec.architecture": "kolors/lora"}
 
 
-def make_spec(number: int, *, filters: Filters = Filters(), train: Training | None = Training(lora_rank=4, epochs=2),
-              backbone: str = "kolors", prompts: tuple[str, ...] = HOSTILE) -> TrialSpec:
+def make_spec(number: int, *, filters: Filters = ANY, train: Training | None = TRAINING, backbone: str = "kolors",
+              prompts: tuple[str, ...] = HOSTILE) -> TrialSpec:
     scenes = tuple(Scene(prompt=prompt, negative_prompt="blurry", seed=100 + index) for index, prompt in enumerate(prompts))
     return TrialSpec(study=STUDY, number=number, seed=7, backbone=backbone, precision="fp32",
-                     data=Data(source="pictures", caption="{prompt}, watercolor <style>"), story=Story(title="The *lake*", scenes=scenes),
-                     train=train, render=Rendering(steps=4, cfg_scale=3, size_px=64), filters=filters, gate=6.0)
+                     data=Data(source="pictures", caption="{prompt}, watercolor <style>"),
+                     story=Story(title="The *lake*", scenes=scenes), train=train,
+                     render=Rendering(steps=4, cfg_scale=3, size_px=64), filters=filters, gate=6.0)
 
 
 def make_result(spec: TrialSpec, mean: float, *, lora_sha256: str | None = None) -> Result:

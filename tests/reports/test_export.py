@@ -25,7 +25,7 @@ def hand_in(study, out, number=0, *, team="湖边队", title="湖上", force=Fal
 
 def tensors(path) -> dict:
     with safe_open(path, framework="numpy") as file:
-        return {name: (file.get_tensor(name).dtype, file.get_tensor(name).tobytes()) for name in file.keys()}
+        return {name: (file.get_tensor(name).dtype, file.get_tensor(name).tobytes()) for name in file.keys()}  # noqa: SIM118
 
 
 def metadata(path) -> dict:
@@ -130,7 +130,7 @@ def test_a_foreign_folder_is_left_as_it_is(study, tmp_path):
 def test_a_file_put_into_an_export_is_not_lost(study, tmp_path):
     out = hand_in(study, tmp_path / "out")
     (out / "notes.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(ExportError, match="notes.txt"):
+    with pytest.raises(ExportError, match=r"notes\.txt"):
         hand_in(study, out)
     assert (out / "notes.txt").exists()
 
@@ -151,7 +151,7 @@ def test_a_lora_other_than_the_scored_one_is_refused(study, tmp_path):
 
 def test_a_missing_picture_is_refused(study, tmp_path):
     study.trial(0).picture(3).unlink()
-    with pytest.raises(ExportError, match="3.png is missing"):
+    with pytest.raises(ExportError, match=r"3\.png is missing"):
         hand_in(study, tmp_path / "out")
 
 

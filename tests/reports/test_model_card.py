@@ -42,7 +42,7 @@ def test_hostile_names_do_not_leave_the_front_matter():
 
 def test_hostile_prompts_are_shown_as_written():
     html = rendered(split(model_card(make_card(team="<b>[x](javascript:alert(1))")))[1])
-    assert "<script" not in html and 'href="javascript' not in html and "<b>" not in html and "<em>" not in html
+    assert not [mark for mark in ("<script", 'href="javascript', "<b>", "<em>") if mark in html]
     assert html.count("<tr>") == 1 + 8 + 2 + 11 + 6  # prompts, means, settings, files: no row more
     assert "*bold* _it_ [link](http://x)" in html
 

@@ -1,4 +1,5 @@
 import math
+from io import StringIO
 
 from rich.console import Console
 
@@ -7,7 +8,7 @@ from reports.table import leaderboard, winner
 
 
 def printed(study) -> str:
-    console = Console(width=100, record=True, file=open("/dev/null", "w"))
+    console = Console(width=100, record=True, file=StringIO())
     console.print(leaderboard_table(leaderboard(study)))
     return console.export_text()
 
@@ -29,6 +30,11 @@ def test_only_settings_that_differ_get_a_column(make_study):
     assert "min_width" in frame.columns
     assert "max_ratio" not in frame.columns
     assert frame["lora_rank"].tolist()[1:] == [4, 4]
+
+
+def test_the_base_model_has_no_settings_it_was_never_trained_with(make_study):
+    base = leaderboard(make_study((6.1, 6.2))).iloc[0]
+    assert base[["lora_rank", "images", "min_width"]].isna().all()
 
 
 def test_winner_has_the_highest_mean_and_ties_go_to_the_earlier_trial(make_study):
