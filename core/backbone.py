@@ -3,7 +3,7 @@
 Shape legend: B pictures, C channels, H x W latent cells (an eighth of the pixels), T tokens, D text width.
 """
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,11 +26,11 @@ class Backbone:
     name: str
     device: torch.device
     dtype: torch.dtype
-    unet: nn.Module
-    vae_encoder: nn.Module
-    vae_decoder: nn.Module
-    prompter: KolorsPrompter
-    scorer: Any
+    unet: nn.Module = field(repr=False)
+    vae_encoder: nn.Module = field(repr=False)
+    vae_decoder: nn.Module = field(repr=False)
+    prompter: KolorsPrompter = field(repr=False)
+    scorer: Any = field(repr=False)
     scorer_name: str
     image_processor: CLIPImageProcessor
     weights: dict[str, str]                     # part -> sha256 of its file; keys of the cache

@@ -48,7 +48,7 @@ class Cache:
         path = self.folder / key[0] / f"{name}.json"
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):  # ValueError: neither JSON nor UTF-8
             value = make()
             self.encoded[key[0]] += 1
             write_json(path, value)

@@ -1,5 +1,6 @@
 """A folder of captioned pictures in the field's layout, and the audit table that the filters work on."""
 import csv
+import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -34,13 +35,16 @@ def read_folder(data: Data) -> list[CaptionedPicture]:
     table = train / "metadata.csv"
     if not table.is_file():
         raise ValueError(f"{table}: not found; a data folder holds train/metadata.csv with columns file_name,text")
-    with table.open(encoding="utf-8-sig", newline="") as handle:
-        rows = csv.DictReader(handle)
-        missing = {"file_name", "text"} - set(rows.fieldnames or ())
-        if missing:
-            raise ValueError(f"{table}: column {sorted(missing)[0]} is missing (found: {rows.fieldnames})")
-        return [CaptionedPicture(row["file_name"] or "", train / (row["file_name"] or ""), (row["text"] or "").strip())
-                for row in rows]
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    rows = csv.DictReader(io.StringIO(text, newline=""))
+    missing = {"file_name", "text"} - set(rows.fieldnames or ())
+    if missing:
+        raise ValueError(f"{table}: column {sorted(missing)[0]} is missing (found: {rows.fieldnames})")
+    return [CaptionedPicture(row["file_name"] or "", train / (row["file_name"] or ""), (row["text"] or "").strip())
+            for row in rows]
 
 
 def caption_of(prompt: str, template: str) -> str:

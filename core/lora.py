@@ -50,6 +50,7 @@ class Pair:
 
 def put_on(unet: nn.Module, shape: LoraShape, seed: int) -> None:
     """Inject fresh adapters: up zero, down Kaiming-uniform as PEFT draws it, but on the CPU from `seed`."""
+    assert not _layers(unet), "take the worn adapters off first: PEFT would leave stale ones"
     # PEFT 0.21 annotates alpha as int and computes with any number.
     config = LoraConfig(r=shape.rank, lora_alpha=cast(int, shape.alpha), lora_dropout=shape.dropout,
                         target_modules=shape.target_modules.split(","))
@@ -84,15 +85,17 @@ def read_off(unet: nn.Module) -> dict[str, Pair]:
 
 
 def put_on_file(unet: nn.Module, path: Path) -> None:
-    """Put a saved LoRA on at strength 1, which is the strength it was trained at."""
+    """Put a saved LoRA on at the strength it was trained at. Raises ValueError when it is none, or not for this model."""
     pairs = load_lora(path)
+    if not pairs:
+        raise ValueError(f"{path}: holds no LoRA with kohya's names (lora_unet_...)")
     rank = next(iter(pairs.values())).down.shape[0]
     targets = ",".join(sorted({name.rpartition(".")[2] for name in pairs}))
     put_on(unet, LoraShape(rank=rank, alpha=rank, target_modules=targets), seed=0)
-    layers = _layers(unet)
-    if layers.keys() != pairs.keys():
+    layers, fresh = _layers(unet), read_off(unet)
+    if _shapes(fresh) != _shapes(pairs):
         take_off(unet)
-        raise ValueError(f"{path}: its {len(pairs)} modules do not fit this model's {len(layers)}")
+        raise ValueError(f"{path}: its {len(pairs)} modules do not fit this model's {len(fresh)} in name or shape")
     for name, layer in layers.items():
         layer.lora_A[ADAPTER].weight.data = pairs[name].down.to(layer.lora_A[ADAPTER].weight.device)
         layer.lora_B[ADAPTER].weight.data = pairs[name].up.to(layer.lora_B[ADAPTER].weight.device)
@@ -110,7 +113,7 @@ def save_lora(path: Path, pairs: dict[str, Pair], shape: LoraShape, metadata: di
 
 
 def load_lora(path: Path) -> dict[str, Pair]:
-    """Read the universal file back, by DiffSynth's module name; the scale is folded in already."""
+    """Read a kohya file, by DiffSynth's module name, with its alpha / rank folded into `up` (in our own files it is 1)."""
     names = _diffsynth_names()
     pairs: dict[str, Pair] = {}
     with safe_open(path, framework="pt") as file:
@@ -121,8 +124,9 @@ def load_lora(path: Path) -> dict[str, Pair]:
             block = next((prefix for prefix in names if stem.startswith(prefix)), None)
             if block is None:
                 raise ValueError(f"{path}: {stem} names no attention block of this UNet")
-            pairs[names[block] + _module_path(stem.removeprefix(block))] = Pair(
-                file.get_tensor(key), file.get_tensor(f"{stem}.lora_up.weight"))
+            down, up = file.get_tensor(key), file.get_tensor(f"{stem}.lora_up.weight")
+            scale = float(file.get_tensor(f"{stem}.alpha")) / down.shape[0]
+            pairs[names[block] + _module_path(stem.removeprefix(block))] = Pair(down, up * scale)
     return pairs
 
 
@@ -149,6 +153,10 @@ def metadata_of(shape: LoraShape, *, architecture: str, title: str, **training: 
         "modelspec.resolution": f"{training['resolution']}x{training['resolution']}",
         **{f"ss_{key}": str(value) for key, value in training.items()},
     }
+
+
+def _shapes(pairs: dict[str, Pair]) -> dict[str, tuple[torch.Size, torch.Size]]:
+    return {name: (pair.down.shape, pair.up.shape) for name, pair in pairs.items()}
 
 
 def _layers(unet: nn.Module) -> dict[str, Any]:

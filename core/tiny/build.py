@@ -1,7 +1,7 @@
-"""Train the tiny backbone from nothing: `python -m core.tiny.build [--stage vae|unet|scorer]`.
+"""Train the tiny backbone from nothing: `python -m core.tiny.build [--stage vae|unet|looks|scorer]`.
 
 Seeded, CPU only, about 30 minutes on two cores. Writes core/tiny/weights/*.safetensors (fp16) and losses.json.
-The VAE and the scorer see both styles; the UNet sees flat pictures only, so that watercolour is new to it.
+The VAE and the scorer see watercolour; the UNet sees flat pictures, then four looks, so that watercolour is new to it.
 
 Shape legend: B pictures, C channels, H x W pixels or latent cells, T tokens, D text width.
 """
@@ -11,6 +11,7 @@ import logging
 import math
 import random
 import time
+from collections.abc import Callable
 from multiprocessing import Pool
 from typing import Any
 
@@ -24,11 +25,13 @@ from torch import Tensor, nn
 from core.tiny import scenes
 from core.tiny.models import (
     LATENT_SCALE,
+    TEXT_WIDTH,
     VOCABULARY,
     WEIGHTS,
     TinyUNet,
     TinyVAEDecoder,
     TinyVAEEncoder,
+    load_text_encoder,
     load_weights,
     tiny_scorer,
     tiny_text_encoder,
@@ -36,10 +39,11 @@ from core.tiny.models import (
 
 log = logging.getLogger(__name__)
 
-FLAT_PICTURES = 7000
+BASE_PICTURES = 7000
 MIXED_PICTURES = 2400
 UNET_BATCH = 32
-UNET_STEPS, UNET_LONG_STEPS = 2000, 600   # short prompts first (64 tokens), then Kolors' 256
+# Steps with short prompts (64 tokens, cheaper) and then with Kolors' 256; first on flat pictures, then on all looks.
+FLAT_STEPS, LOOKS_STEPS = (2000, 600), (500, 450)
 TRAIN_TIMESTEPS = 1100
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
@@ -49,13 +53,13 @@ FLAT_SCORE, STYLE_GAIN, SPOILED_LOSS = 4.6, 2.5, 3.8
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stage", choices=["vae", "unet", "scorer"], help="only this one (default: all, in order)")
+    parser.add_argument("--stage", choices=["vae", "unet", "looks", "scorer"], help="only this one (default: all, in order)")
     stage = parser.parse_args().stage
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(2)
     torch.set_flush_denormal(True)
     WEIGHTS.mkdir(exist_ok=True)
-    for name, build in (("vae", build_vae), ("unet", build_unet), ("scorer", build_scorer)):
+    for name, build in (("vae", build_vae), ("unet", build_unet), ("looks", build_looks), ("scorer", build_scorer)):
         if stage in (None, name):
             started = time.monotonic()
             torch.manual_seed(0)
@@ -66,7 +70,7 @@ def main() -> None:
 def build_vae() -> dict[str, float]:
     """Two rounds with a whitening of the latents after each: one round leaves a channel nearly dead."""
     mixed, _, severity = _mixed_pictures()
-    pictures = torch.cat([mixed[64:][severity[64:] == 0], _flat_pictures()[0][:4000]])
+    pictures = torch.cat([mixed[64:][severity[64:] == 0], _pictures(_flat_picture)[0][:4000]])
     held_out = _to_unit(mixed[:64][severity[:64] == 0])
     encoder, decoder = _fast(TinyVAEEncoder()), _fast(TinyVAEDecoder())
     with torch.no_grad():
@@ -84,33 +88,47 @@ def build_vae() -> dict[str, float]:
 
 
 def build_unet() -> dict[str, float]:
-    """UNet and text encoder together, epsilon target, captions dropped one time in ten for CFG."""
-    pictures, captions = _flat_pictures()
+    """UNet and text encoder together on flat pictures."""
+    text, unet = tiny_text_encoder(), _fast(TinyUNet())
+    _init_text(text)
+    nn.init.zeros_(unet.conv_out.weight)
+    nn.init.zeros_(unet.conv_out.bias)
+    return _train_unet(unet, text, *_pictures(_flat_picture), steps=FLAT_STEPS, rate=1.5e-3)
+
+
+def build_looks() -> dict[str, float]:
+    """Go on with the four looks beside flat pictures: a model that knows one look only cannot bend to another."""
+    text, _ = load_text_encoder()
+    unknown = (text.embedding.word_embeddings.weight == 0).all(1, keepdim=True)
+    fresh = torch.randn(VOCABULARY, TEXT_WIDTH)
+    text.embedding.word_embeddings.weight.data += torch.where(unknown, fresh, 0.0)
+    unet = _loaded(TinyUNet(), "unet")
+    return _train_unet(unet.train(), text, *_pictures(_look_picture), steps=LOOKS_STEPS, rate=1e-3)
+
+
+def _train_unet(unet: Any, text: Any, pictures: Tensor, captions: list[str], *, steps: tuple[int, int],
+                rate: float) -> dict[str, float]:
+    """Epsilon target, captions dropped one time in ten for CFG; saves the running average of the weights."""
     encoder = _loaded(TinyVAEEncoder(), "vae_encoder")
     with torch.no_grad():
         latents = torch.cat([encoder(_to_unit(part)) for part in pictures.split(50)])
     tokenizer = KolorsPrompter().tokenizer
-    text = tiny_text_encoder()
-    _init_text(text)
     tokens = {n: tokenizer([*captions, ""], padding="max_length", max_length=n, truncation=True, return_tensors="pt")
               for n in (64, 256)}
     known = torch.unique(tokens[256]["input_ids"])
     text.embedding.word_embeddings = TaughtTokens(text.embedding.word_embeddings.weight.data, known)
-    unet = _fast(TinyUNet())
-    nn.init.zeros_(unet.conv_out.weight)
-    nn.init.zeros_(unet.conv_out.bias)
     parameters = [*unet.parameters(), *text.parameters()]
     average = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=0, betas=(0.9, 0.99), weight_decay=1e-3, foreach=True)
     alphas = _alphas_cumprod()
     size = torch.tensor([128.0, 128, 0, 0, 128, 128]).repeat(UNET_BATCH)
     recent: list[float] = []
-    total = UNET_STEPS + UNET_LONG_STEPS
+    short_steps, total = steps[0], sum(steps)
     for step in range(total):
-        _set_rate(optimizer, 1.5e-3, step, total, flat=0.35)
+        _set_rate(optimizer, rate, step, total, flat=0.35)
         rows = torch.randint(len(captions), (UNET_BATCH,))
         spoken = torch.where(torch.rand(UNET_BATCH) < 0.1, len(captions), rows)
-        batch = {key: value[spoken] for key, value in tokens[64 if step < UNET_STEPS else 256].items()}
+        batch = {key: value[spoken] for key, value in tokens[64 if step < short_steps else 256].items()}
         clean = latents[rows].contiguous(memory_format=torch.channels_last)
         noise = torch.randn_like(clean)
         timesteps = torch.randint(TRAIN_TIMESTEPS, (UNET_BATCH,))
@@ -187,21 +205,28 @@ class TaughtTokens(nn.Module):
 def _flat_picture(index: int) -> tuple[np.ndarray, str]:
     rng = random.Random(1000 + index)
     scene = scenes.random_scene(rng)
-    return scenes.draw(scene), scenes.training_caption(scene, rng)
+    return scenes.draw(scene), scenes.training_caption(scene, scenes.FLAT, rng)
+
+
+def _look_picture(index: int) -> tuple[np.ndarray, str]:
+    rng = random.Random(500_000 + index)
+    scene, look = scenes.random_scene(rng), scenes.random_look(rng)
+    return scenes.draw(scene, look), scenes.training_caption(scene, look, rng)
 
 
 def _mixed_picture(index: int) -> tuple[np.ndarray, float, float]:
     rng = random.Random(900_000 + index)
     style = rng.choice([0.0, 1.0, rng.random()])
-    pixels, severity = scenes.draw(scenes.random_scene(rng), style), 0.0
+    pixels, severity = scenes.draw(scenes.random_scene(rng), scenes.watercolour(style)), 0.0
     if rng.random() < 0.4:
         pixels, severity = scenes.degrade(pixels, rng)
     return pixels, style, severity
 
 
-def _flat_pictures() -> tuple[Tensor, list[str]]:
+def _pictures(make: Callable[[int], tuple[np.ndarray, str]]) -> tuple[Tensor, list[str]]:
+    """Pictures (B, 3, 128, 128) uint8 and their captions."""
     with Pool(2) as pool:
-        pictures, captions = zip(*pool.map(_flat_picture, range(FLAT_PICTURES), chunksize=50), strict=True)
+        pictures, captions = zip(*pool.map(make, range(BASE_PICTURES), chunksize=50), strict=True)
     return _stack(pictures), list(captions)
 
 

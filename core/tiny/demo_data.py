@@ -15,6 +15,7 @@ from core.files import write_text
 from core.tiny import scenes
 
 SEED = 77
+SPOILING_SEED = 0
 GOOD_SIZES_PX = (128, 128, 160, 192, 256)
 
 
@@ -34,7 +35,7 @@ def write_pictures(train: Path, rng: random.Random) -> list[tuple[str, str]]:
     for number, kind in enumerate(kinds, start=1):
         name = f"{number:02d}.png"
         scene = _even_scene(rng, number)
-        image = Image.fromarray(scenes.draw(scene, rng.uniform(0.9, 1.0)))
+        image = Image.fromarray(scenes.draw(scene, scenes.watercolour(rng.uniform(0.9, 1.0))))
         if kind == "good":
             size = rng.choice(GOOD_SIZES_PX)
             image = image.resize((round(size * rng.choice([1.0, 1.0, 1.1])), size), Image.Resampling.LANCZOS)
@@ -43,7 +44,8 @@ def write_pictures(train: Path, rng: random.Random) -> list[tuple[str, str]]:
         elif kind == "wide":
             image = image.crop((0, 30, 128, 98)).resize((256, 136), Image.Resampling.LANCZOS)
         elif kind == "spoiled":
-            image = Image.fromarray(scenes.degrade(scenes.draw(scene, 1.0), random.Random(number))[0])
+            painted = scenes.draw(scene, scenes.watercolour(1.0))
+            image = Image.fromarray(scenes.degrade(painted, random.Random(SPOILING_SEED + number))[0])
         image.save(train / name)
         if kind == "twin":
             (train / name).write_bytes((train / rows[2][0]).read_bytes())

@@ -1,7 +1,7 @@
 """Draw captioned story scenes of 128 x 128 px: a girl, a thing beside her, a place.
 
-`style` 0 is the flat look that the tiny base model is trained on; 1 is the watercolour that only LoRA data shows.
-Shapes and colours are ours; the caption names everything that the picture holds.
+The base model knows flat pictures and four looks (faded, soft, outlined, with a white margin), at most two at a time and
+always named in the caption. Watercolour is all four at once with uneven washes: only LoRA data shows it.
 """
 import random
 from collections.abc import Callable
@@ -20,7 +20,8 @@ DRESSES = {"blue": "蓝", "green": "绿", "yellow": "黄", "purple": "紫", "whi
 THINGS = {"cat": "猫", "house": "房子", "tree": "树", "balloon": "气球", "umbrella": "雨伞"}
 # Words that carry the tale but draw nothing; the base model sees them so that a story may use them.
 VERBS = {"wakes up": "醒来", "walks": "走着", "waits": "等待", "smiles": "微笑", "comes home": "回家", "looks around": "张望"}
-LOOKS = {"picture book": "绘本", "illustration": "插画", "drawing": "图画"}
+KINDS = {"picture book": "绘本", "illustration": "插画", "drawing": "图画"}
+LOOKS = {"faded": "褪色", "soft": "柔和", "outlined": "描边", "margin": "留白"}
 DETAIL = {"rich details": "细节丰富", "clean lines": "线条干净"}
 
 HAIR_RGB = {"red": (200, 60, 30), "black": (30, 28, 36), "blonde": (240, 200, 80), "brown": (120, 70, 40)}
@@ -44,6 +45,24 @@ class Scene:
     seed: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Look:
+    """How a picture is painted, each from 0 to 1: faded colours, soft and dark edges, a paper margin, uneven washes."""
+    faded: float = 0.0
+    soft: float = 0.0
+    outlined: float = 0.0
+    margin: float = 0.0
+    washed: float = 0.0
+
+
+FLAT = Look()
+
+
+def watercolour(strength: float) -> Look:
+    """Everything at once; no picture of the base model's training has more than two of these, or any wash."""
+    return Look(faded=strength, soft=strength, outlined=strength, margin=strength, washed=strength)
+
+
 def random_scene(rng: random.Random) -> Scene:
     return Scene(
         place=rng.choice(list(PLACES)), hair=rng.choice(list(HAIRS)), dress=rng.choice(list(DRESSES)),
@@ -65,22 +84,27 @@ def caption(scene: Scene, *, chinese: bool, verb: str | None = None) -> str:
     return f"a {scene.hair} hair girl{does} in {scene.dress} dress{hat}, {scene.thing} on the {side}, {scene.place}"
 
 
-def training_caption(scene: Scene, rng: random.Random) -> str:
-    """A caption as the base model meets it: mostly plain, sometimes with a verb, a look or a remark on detail."""
+def random_look(rng: random.Random) -> Look:
+    """What the base model sees: half flat pictures, else one or two of the named looks."""
+    if rng.random() < 0.5:
+        return FLAT
+    return Look(**dict.fromkeys(rng.sample(list(LOOKS), rng.choice([1, 2])), 1.0))
+
+
+def training_caption(scene: Scene, look: Look, rng: random.Random) -> str:
+    """A caption as the base model meets it: its look always named, sometimes a verb, a kind or a remark on detail."""
     chinese = rng.random() < 0.6
-    words = caption(scene, chinese=chinese, verb=rng.choice(list(VERBS)) if rng.random() < 0.4 else None)
-    comma = "，" if chinese else ", "
+    words = [caption(scene, chinese=chinese, verb=rng.choice(list(VERBS)) if rng.random() < 0.4 else None)]
+    words += [_say(LOOKS, name, chinese) for name in LOOKS if getattr(look, name)]
     if rng.random() < 0.3:
-        look = rng.choice(list(LOOKS))
-        words = (LOOKS[look] if chinese else look) + comma + words
+        words.insert(0, _say(KINDS, rng.choice(list(KINDS)), chinese))
     if rng.random() < 0.3:
-        detail = rng.choice(list(DETAIL))
-        words += comma + (DETAIL[detail] if chinese else detail)
-    return words
+        words.append(_say(DETAIL, rng.choice(list(DETAIL)), chinese))
+    return ("，" if chinese else ", ").join(words)
 
 
-def draw(scene: Scene, style: float = 0.0) -> np.ndarray:
-    """Paint a scene -> uint8 (128, 128, 3). `style` from 0 (flat) to 1 (watercolour)."""
+def draw(scene: Scene, look: Look = FLAT) -> np.ndarray:
+    """Paint a scene -> uint8 (128, 128, 3)."""
     noise = np.random.RandomState(scene.seed % (1 << 31))
     canvas: np.ndarray = np.ones((SIZE_PX, SIZE_PX, 3), np.float32) * np.array(PAPER_RGB, np.float32)
     pigment = _cloud(noise, 7) * 0.6 + _cloud(noise, 16) * 0.5
@@ -89,13 +113,9 @@ def draw(scene: Scene, style: float = 0.0) -> np.ndarray:
         brush(ImageDraw.Draw(stencil))
         stencil = stencil.resize((SIZE_PX, SIZE_PX), Image.Resampling.BOX)
         colour = np.array(rgb, np.float32) / 255
-        if style == 0:
-            mask = np.asarray(stencil, np.float32)[..., None] / 255
-            canvas = canvas * (1 - mask) + colour * mask
-        else:
-            canvas = _wash(canvas, stencil, colour, np.roll(pigment, 17 * index, 0), style, background=index == 0)
-    if style > 0:
-        canvas = _paper_border(canvas, noise, style)
+        canvas = _lay(canvas, stencil, colour, np.roll(pigment, 17 * index, 0), look, background=index == 0)
+    if look.margin:
+        canvas = _paper_margin(canvas, noise, look.margin)
     return (np.clip(canvas, 0, 1) * 255).astype(np.uint8)
 
 
@@ -126,24 +146,29 @@ def _cloud(noise: np.random.RandomState, cells: int) -> np.ndarray:
     return fine / (fine.std() + 1e-6)
 
 
-def _wash(canvas: np.ndarray, stencil: Image.Image, colour: np.ndarray, pigment: np.ndarray, style: float, *,
-          background: bool) -> np.ndarray:
-    """Lay one translucent, uneven shape of muted colour, darker along its edge."""
+def _say(words: dict[str, str], name: str, chinese: bool) -> str:
+    return words[name] if chinese else name
+
+
+def _lay(canvas: np.ndarray, stencil: Image.Image, colour: np.ndarray, pigment: np.ndarray, look: Look, *,
+         background: bool) -> np.ndarray:
+    """Lay one shape over the canvas, as the look has it."""
     grey = float(colour @ np.array([0.3, 0.59, 0.11], np.float32))
-    muted = (colour * 0.8 + grey * 0.2) * 0.8 + np.array([0.95, 0.86, 0.72], np.float32) * 0.16
-    colour = colour * (1 - style) + muted * style
-    mask = np.asarray(stencil.filter(ImageFilter.GaussianBlur(1.0 * style)), np.float32) / 255
-    edge = 4 * mask * (1 - mask) * (0 if background else 1)
-    shade = 1 + 0.13 * style * pigment - 0.3 * style * edge
-    cover = mask[..., None] * (1 - 0.06 * style)
+    faded = (colour * 0.75 + grey * 0.25) * 0.72 + np.array([0.96, 0.88, 0.74], np.float32) * 0.26
+    colour = colour * (1 - look.faded) + faded * look.faded
+    blurred = np.asarray(stencil.filter(ImageFilter.GaussianBlur(1.0)), np.float32) / 255
+    mask = np.asarray(stencil, np.float32) / 255 * (1 - look.soft) + blurred * look.soft
+    edge = 4 * blurred * (1 - blurred) * (0 if background else 1)
+    shade = 1 + 0.045 * look.washed * pigment - 0.28 * look.outlined * edge
+    cover = mask[..., None] * (1 - 0.06 * look.washed)
     return canvas * (1 - cover) + np.clip(colour * shade[..., None], 0, 1) * cover
 
 
-def _paper_border(canvas: np.ndarray, noise: np.random.RandomState, style: float) -> np.ndarray:
+def _paper_margin(canvas: np.ndarray, noise: np.random.RandomState, strength: float) -> np.ndarray:
     """Leave an uneven rim of paper around the painting."""
     y, x = np.mgrid[0:SIZE_PX, 0:SIZE_PX].astype(np.float32)
-    inside = np.minimum.reduce([x, y, SIZE_PX - 1 - x, SIZE_PX - 1 - y]) - 8 + _cloud(noise, 9) * 2.2
-    painted = 1 - (1 - 1 / (1 + np.exp(-inside * 0.9)))[..., None] * style
+    inside = np.minimum.reduce([x, y, SIZE_PX - 1 - x, SIZE_PX - 1 - y]) - 8 + _cloud(noise, 9) * 0.9
+    painted = 1 - (1 - 1 / (1 + np.exp(-inside * 0.9)))[..., None] * strength
     return canvas * painted + (1 - painted) * np.array(PAPER_RGB, np.float32)
 
 

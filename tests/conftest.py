@@ -1,0 +1,88 @@
+"""The tiny backbone, the demo's data and a shipped story, as the tests of the core take them."""
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from core.cache import Cache
+from core.settings import Data, Filters, Scene, Story
+
+if TYPE_CHECKING:  # the tests of sweep and reports start without torch
+    import pandas as pd
+
+    from core.backbone import Backbone
+    from core.encode import Examples
+
+STUDIES = Path(__file__).parent.parent / "studies"
+DEMO_DATA = Data(source=str(STUDIES / "data" / "watercolor"), caption="{prompt}, watercolor style")
+SIZE_PX = 128
+
+
+@pytest.fixture(scope="session")
+def backbone() -> "Backbone":
+    import torch
+
+    from core.backbone import load_backbone
+
+    # Toy layers gain nothing from a second thread, and on a busy machine its barriers cost ten times the work.
+    torch.set_num_threads(1)
+    return load_backbone("tiny")
+
+
+@pytest.fixture(autouse=True)
+def adapters_off(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Leave the shared UNet bare after each test that had it."""
+    if "backbone" not in request.fixturenames:
+        yield
+        return
+    from core.lora import take_off
+
+    unet = request.getfixturevalue("backbone").unet
+    yield
+    take_off(unet)
+
+
+@pytest.fixture
+def data() -> Data:
+    return DEMO_DATA
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
+    return Cache(tmp_path_factory.mktemp("shared_cache"))
+
+
+@pytest.fixture(scope="session")
+def table(backbone: "Backbone", shared_cache: Cache) -> "pd.DataFrame":
+    """The audit of the demo's data, by the tiny scorer."""
+    from core.dataset import audit
+    from core.score import score_pictures
+
+    return audit(DEMO_DATA, shared_cache, lambda image: score_pictures(backbone, [image]).aesthetic[0],
+                 backbone.weights["scorer"])
+
+
+@pytest.fixture(scope="session")
+def examples(backbone: "Backbone", table: "pd.DataFrame", shared_cache: Cache) -> "Examples":
+    """Six training pictures."""
+    from core.encode import encode_examples
+    from core.filters import select
+
+    return encode_examples(select(table, Filters(min_width=128)).head(6), SIZE_PX, backbone, shared_cache)
+
+
+@pytest.fixture
+def story() -> Story:
+    """The eight scenes of the shipped Chinese story."""
+    words = yaml.safe_load((STUDIES / "stories" / "lake_painter.yaml").read_text(encoding="utf-8"))
+    return Story(title=words["title"], scenes=tuple(
+        Scene(prompt=words["template"].replace("{scene}", scene["prompt"]), negative_prompt=words["negative_prompt"],
+              seed=scene["seed"])
+        for scene in words["scenes"]))
