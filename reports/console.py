@@ -1,4 +1,4 @@
-"""The leaderboard in a terminal, 100 columns wide: words first, colour only beside them."""
+"""The leaderboard in a terminal: words first, colour only beside them."""
 from typing import Any
 
 import pandas as pd
@@ -6,24 +6,31 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from reports.table import BASE, SCORES
+from reports.table import BASE, SCORES, TRAINED
 
 ALWAYS = ("trial", "gate", "aesthetic_mean", "coherence", "images")
 LEFT_OUT = ("state", "reason", "aesthetic_min", "aesthetic_std", "duration_s")  # on the page, where there is room
+WIDE = 104  # columns: the LoRA's settings and four filters
 GATE_STYLES = {"pass": "green", "fail": "yellow"}
 
 
-def leaderboard_table(frame: pd.DataFrame) -> Table:
-    """`frame` as `reports.table.leaderboard` makes it; settings equal in all trials go into the caption."""
+def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
+    """`frame` as `reports.table.leaderboard` makes it; settings equal in all trials go into the caption.
+
+    A terminal of fewer than `WIDE` columns gets the LoRA's own settings only, and is told so.
+    """
     trials = frame[frame["trial"] != BASE]
     settings = [name for name in frame.columns if name not in (*ALWAYS, *LEFT_OUT)]
     varying = [name for name in settings if trials[name].nunique(dropna=False) > 1]
+    narrow = [name for name in varying if name in TRAINED] if width < WIDE else varying
     fixed = [f"{name} {cell(name, trials[name].iloc[0])}" for name in settings if len(trials) and name not in varying]
     first = trials.index[(trials["gate"] == "pass").to_numpy()][:1]
 
-    caption = "\n".join(line for line in ("★ winner" if len(first) else "", _caption(fixed)) if line)
-    numbers = [*ALWAYS[2:], *varying]
-    gap = 2 if len(varying) <= 5 else 1  # six settings still fit into 100 columns
+    hidden = ", ".join(name for name in varying if name not in narrow)
+    hidden = f"in the report and in a terminal of {WIDE} columns also: {hidden}" if hidden else ""
+    caption = "\n".join(line for line in ("★ winner" if len(first) else "", _caption(fixed), hidden) if line)
+    numbers = [*ALWAYS[2:], *narrow]
+    gap = 2 if len(narrow) <= 5 else 1  # six settings still fit into 100 columns
     table = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, caption=caption or None, caption_justify="left")
     for name in ("trial", "gate", *numbers):
         table.add_column(name.replace("_", "\n"), justify="left" if name == "gate" else "right", vertical="bottom",

@@ -6,18 +6,20 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
+import typer.exceptions
 from rich.console import Console
 
 from core.folders import Runs, StudyFolder
 
 app = typer.Typer(
-    name="lora-sweep", add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="lora-sweep", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
     help="Find the LoRA worth handing in: sweep its settings overnight, compare the stories, export the winner.\n\n"
          "STUDY is a study file, or the name of one in studies/ (try: lora-sweep run demo).",
 )
 out, err = Console(highlight=False), Console(stderr=True, highlight=False)
+if not out.is_terminal and "COLUMNS" not in os.environ:
+    out.width = 104  # a log or a pipe has no edge to fold at
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar="LORA_SWEEP_RUNS",
@@ -29,13 +31,13 @@ HERE = Path("runs")
 def main() -> None:
     """Exit 0 done, 1 it failed, 2 the words were wrong (one line on stderr), 130 interrupted and resumable."""
     try:
-        sys.exit(app(standalone_mode=False) or 0)
-    except click.exceptions.Exit as exit_:
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
+    except typer.Exit as exit_:
         sys.exit(exit_.exit_code)
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted; the same command goes on from here", 130)
-    except click.ClickException as error:
-        _fail(error.format_message().replace("\n", " "), 2)
+    except typer.exceptions.TyperException as error:
+        _fail(" ".join(error.format_message().split()), 2)
     except ValueError as error:  # StudyError, ExportError: the user's words
         if type(error).__module__.split(".")[0] not in ("sweep", "reports", "builtins"):
             raise
@@ -93,7 +95,7 @@ def status(
         out.print(f"{now.name}: {'running' if now.running else 'not running'}, {now.done} of {now.target} trials done, "
                   f"{now.passed} passed the gate, {now.failed} failed, {best}{left}", markup=False, soft_wrap=True)
         if study:
-            out.print(leaderboard_table(leaderboard(folder)))
+            out.print(leaderboard_table(leaderboard(folder), out.width))
             _say_where(folder, runs)
 
 
