@@ -12,9 +12,10 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
+from core import safetensors_header
 from core.files import write_whole
 
 # DiffSynth's position in SDXLUNet.blocks -> diffusers' name of the same attention block.
@@ -109,7 +110,9 @@ def save_lora(path: Path, pairs: dict[str, Pair], shape: LoraShape, metadata: di
         tensors[f"{key}.lora_down.weight"] = pair.down.contiguous()
         tensors[f"{key}.lora_up.weight"] = (pair.up * shape.scale).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(float(shape.rank))
-    return write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
+    header, data = safetensors_header.split(save(tensors))
+    content = safetensors_header.join(header, metadata, data)  # equal LoRAs are equal files, byte for byte
+    return write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_lora(path: Path) -> dict[str, Pair]:

@@ -1,6 +1,5 @@
 """The submission folder: the LoRA, its story, and everything needed to make both again."""
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from core import safetensors_header
 from core.files import sha256, write_json, write_text
 from core.folders import StudyFolder, TrialFolder
 from core.settings import Result
@@ -60,17 +60,12 @@ def weight_stem(study: str, number: int, epoch: int | None) -> str:
 def write_lora(source: Path, target: Path, metadata: dict[str, str]) -> str:
     """Copy a safetensors file bit by bit with `metadata` added; returns the sha256 of its tensor data.
 
-    Layout: header length (8 bytes, little endian), JSON header, tensor data (safetensors 0.8, README "Format").
     `modelspec.hash_sha256` is over the tensor data alone (ModelSpec 1.0.1), so it can stand in the header.
     """
-    content = source.read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")
-    header, tensors = json.loads(content[8:start]), content[start:]
+    header, tensors = safetensors_header.split(source.read_bytes())
     digest = hashlib.sha256(tensors).hexdigest()
-    kept = header.pop("__metadata__", {})
-    text = json.dumps({"__metadata__": kept | metadata | {"modelspec.hash_sha256": f"0x{digest}"}} | header).encode()
-    text += b" " * (-len(text) % 8)  # the format wants tensor data aligned to 8 bytes
-    target.write_bytes(len(text).to_bytes(8, "little") + text + tensors)
+    kept = header.get("__metadata__", {})
+    target.write_bytes(safetensors_header.join(header, kept | metadata | {"modelspec.hash_sha256": f"0x{digest}"}, tensors))
     return digest
 
 
