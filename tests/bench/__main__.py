@@ -55,7 +55,7 @@ def _print(help_s: float, sweep_s: float, printed: str, peak_gb: float, results:
     assert found, printed
     table = Table("figure", "here", "aim")
     for row in (
-        ("a trial against the naive way, whole", _ratio(trial_s, naive["total"]), ">= 3x"),
+        ("a trial against the naive way", _ratio(trial_s, naive["total"]), ">= 3x"),
         ("  its training alone", _ratio(train_s, naive["train"]), ""),
         ("  its eight pictures alone", _ratio(render_s, naive["render"]), ""),
         ("driver's own CPU per trial", f"{found[1]} s", "< 0.4 s"),
