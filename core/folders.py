@@ -3,7 +3,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.files import read_json
-from core.settings import Result, TrialSpec
+from core.settings import Result
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,6 @@ class TrialFolder:
     @property
     def result(self) -> Path:
         return self.path / "result.json"
-
-    def read_spec(self) -> TrialSpec:
-        return TrialSpec.from_json(read_json(self.spec))
 
     def read_result(self) -> Result | None:
         return Result.from_json(read_json(self.result)) if self.result.exists() else None

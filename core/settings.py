@@ -91,7 +91,6 @@ class TrialSpec:
     render: Rendering
     filters: Filters
     gate: float
-    keep_epochs: bool = True
 
     def params(self) -> dict[str, Any]:
         """Every setting under its study key, for MLflow and the tables."""

@@ -1,7 +1,6 @@
 """The command line. Every command imports what it needs when it runs: `--help` starts without torch."""
 import os
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -194,8 +193,8 @@ def ui(
     out.print(f"MLflow on http://{host}:{port} (Ctrl-C ends it)", markup=False)
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--artifacts-destination",
                str(Runs(runs).artifacts.resolve()), "--host", host, "--port", str(port), "--workers", "1"]
-    with subprocess.Popen(command) as server:
-        raise typer.Exit(server.wait())
+    sys.stdout.flush()
+    os.execv(sys.executable, command)  # the server takes this process over, and its signals with it
 
 
 def _started(study: str, runs: Path) -> StudyFolder:
