@@ -30,7 +30,10 @@ HERE = Path("runs")
 def main() -> None:
     """Exit 0 done, 1 it failed, 2 the words were wrong (one line on stderr), 130 interrupted and resumable."""
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0)
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
+        if code == 130:  # typer 0.29 answers Ctrl-C with this number and no word
+            raise KeyboardInterrupt
+        sys.exit(code)
     except typer.Exit as exit_:
         sys.exit(exit_.exit_code)
     except (KeyboardInterrupt, typer.Abort):
