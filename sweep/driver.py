@@ -14,7 +14,7 @@ from typing import Any
 import filelock
 from optuna.trial import FrozenTrial, Trial
 
-from core.files import write_text
+from core.files import write_json, write_text
 from core.folders import Runs, StudyFolder
 from core.gate import PARAMETER_FAILURES
 from core.settings import Result, TrialSpec
@@ -140,7 +140,9 @@ class Sweep:
         except WorkerDied as death:
             log.warning("trial %d: %s", trial.number, death)
             self._start_worker(device)
-            return Result(state="failed", spec=spec, reason="killed", message=str(death))
+            lost = Result(state="failed", spec=spec, reason="killed", message=str(death))
+            write_json(self.folder.trial(trial.number).result, lost.to_json())  # in the worker's place: tables read the disk
+            return lost
         result = self.folder.trial(trial.number).read_result()
         assert result is not None, "a worker reports a trial finished only after writing its result"
         return result

@@ -1,4 +1,4 @@
-"""MLflow: one parent run for the study, a child run for each trial; names as in the table of docs and reports.
+"""MLflow: one parent run for the study, a child run for each trial; names as in study files and tables.
 
 Only `MlflowClient` with explicit run ids: no global active run that a death would leave behind.
 """

@@ -184,6 +184,7 @@ def test_a_dead_worker_costs_one_trial(tmp_path, write_study, monkeypatch):
     first, second = trials_of(tmp_path)
     assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
     assert first.user_attrs["reason"] == "killed"
+    assert [r.reason for r in study_folder(tmp_path).results()] == ["killed", None]  # what status and report read
     child = runs_of(tmp_path)["trial-0000"]
     assert child.info.status == "FAILED"
     assert child.data.tags["message"] == "the worker was killed by SIGKILL"
