@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from core.fail_point import fail_point
+
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
     """Call `write` with a temporary path beside `path`, flush what it wrote, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        fail_point(f"write {path.name}")
         write(temporary)
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())

@@ -20,6 +20,20 @@ class TrialFolder:
         return self.path / "events.jsonl"
 
     @property
+    def attempt(self) -> Path:
+        """The driver's note on earlier attempts, if one failed."""
+        return self.path / "attempt.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """How far training has come; gone once the trial is finished."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def traceback(self) -> Path:
+        return self.path / "traceback.txt"
+
+    @property
     def lora(self) -> Path:
         return self.path / "lora.safetensors"
 
@@ -48,7 +62,11 @@ class TrialFolder:
         return self.path / "result.json"
 
     def read_result(self) -> Result | None:
-        return Result.from_json(read_json(self.result)) if self.result.exists() else None
+        """None where there is none, or only a torn one."""
+        try:
+            return Result.from_json(read_json(self.result))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +107,16 @@ class StudyFolder:
         return self.path / "driver.lock"
 
     @property
+    def driver(self) -> Path:
+        """Who holds the lock."""
+        return self.path / "driver.json"
+
+    @property
+    def recovered(self) -> Path:
+        """What the last start found and did about it."""
+        return self.path / "recovered.json"
+
+    @property
     def worker_log(self) -> Path:
         return self.path / "worker.log"
 
@@ -101,10 +129,18 @@ class StudyFolder:
     def report(self) -> Path:
         return self.path / "report" / "index.html"
 
+    def numbers(self) -> set[int]:
+        """Trials that have a folder."""
+        return {int(path.name) for path in (self.path / "trials").glob("*") if path.is_dir() and path.name.isdigit()}
+
     def trial(self, number: int) -> TrialFolder:
         return TrialFolder(self.path / "trials" / f"{number:04d}")
 
     def results(self) -> list[Result]:
         """Every finished trial, by number."""
-        found = sorted((self.path / "trials").glob("[0-9]*/result.json"))
-        return [Result.from_json(read_json(path)) for path in found]
+        found = (TrialFolder(path.parent).read_result() for path in sorted((self.path / "trials").glob("[0-9]*/result.json")))
+        return [result for result in found if result]
+
+    def made(self, result: Result) -> TrialFolder:
+        """Where a result's LoRA and pictures lie: an exact repeat has those of its twin."""
+        return self.trial(result.spec.number if result.same_as is None else result.same_as)

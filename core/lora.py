@@ -74,8 +74,9 @@ def take_off(unet: nn.Module) -> None:
         del unet.peft_config
 
 
-def trained_parameters(unet: nn.Module) -> list[nn.Parameter]:
-    return [parameter for parameter in unet.parameters() if parameter.requires_grad]
+def trained_parameters(unet: nn.Module) -> dict[str, nn.Parameter]:
+    """The adapters' matrices by PEFT's name."""
+    return {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
 
 
 def read_off(unet: nn.Module) -> dict[str, Pair]:

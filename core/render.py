@@ -9,6 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from core.backbone import Backbone
+from core.beat import Beat, no_beat
 from core.cache import Cache
 from core.encode import Words, encode_prompts
 from core.settings import Rendering, Scene
@@ -16,14 +17,15 @@ from core.settings import Rendering, Scene
 RENDER_BATCH = 8  # pictures at a time; with guidance the UNet sees twice as many
 
 
-def render_scenes(backbone: Backbone, scenes: Sequence[Scene], rendering: Rendering, cache: Cache) -> Iterator[Image.Image]:
+def render_scenes(backbone: Backbone, scenes: Sequence[Scene], rendering: Rendering, cache: Cache,
+                  beat: Beat = no_beat) -> Iterator[Image.Image]:
     """Yield one picture per scene, with whatever adapters the UNet wears; equals DiffSynth's SDXLImagePipeline."""
     positive = encode_prompts([scene.prompt for scene in scenes], backbone, cache)
     negative = encode_prompts([scene.negative_prompt for scene in scenes], backbone, cache, positive=False)
     noise = torch.cat([scene_noise(scene.seed, rendering.size_px, backbone) for scene in scenes])
     for first in range(0, len(scenes), RENDER_BATCH):
         part = slice(first, first + RENDER_BATCH)
-        latents = denoise(backbone, noise[part], _part(positive, part), _part(negative, part), rendering)
+        latents = denoise(backbone, noise[part], _part(positive, part), _part(negative, part), rendering, beat)
         yield from backbone.decode(latents)
 
 
@@ -35,7 +37,8 @@ def scene_noise(seed: int, size_px: int, backbone: Backbone) -> Tensor:
 
 
 @torch.no_grad()
-def denoise(backbone: Backbone, latents_BCHW: Tensor, positive: Words, negative: Words, rendering: Rendering) -> Tensor:
+def denoise(backbone: Backbone, latents_BCHW: Tensor, positive: Words, negative: Words, rendering: Rendering,
+            beat: Beat = no_beat) -> Tensor:
     """DDIM from pure noise to clean latents; both sides of the guidance in one forward."""
     scheduler = backbone.new_scheduler()
     scheduler.set_timesteps(rendering.steps)
@@ -50,6 +53,7 @@ def denoise(backbone: Backbone, latents_BCHW: Tensor, positive: Words, negative:
             wanted, unwanted = noise.chunk(2)
             noise = unwanted + rendering.cfg_scale * (wanted - unwanted)
         latents_BCHW = scheduler.step(noise, moment, latents_BCHW)
+        beat()
     return latents_BCHW
 
 

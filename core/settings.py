@@ -118,6 +118,7 @@ class Result:
 
     `state` is complete or failed; a failed trial has `reason` (a class such as nan_loss) and `message`, no scores.
     `encoded` counts what this trial had to encode anew (pictures, texts, scores); the cache had the rest.
+    `retried` names how earlier attempts ended; `same_as` is the trial with exactly these parameters that was run.
     `aesthetic` holds one score per scene, 1 to 10; `coherence` the mean cosine between the pictures' CLIP embeddings.
     """
     state: Literal["complete", "failed"]
@@ -138,6 +139,8 @@ class Result:
     device: str = ""
     dtype: str = ""
     micro_batch: int = 1
+    retried: tuple[str, ...] = ()
+    same_as: int | None = None
     versions: dict[str, str] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
     encoded: dict[str, int] = field(default_factory=dict)
@@ -147,7 +150,8 @@ class Result:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        return cls(**values | {"spec": TrialSpec.from_json(values["spec"]), "aesthetic": tuple(values["aesthetic"])})
+        return cls(**values | {"spec": TrialSpec.from_json(values["spec"]), "aesthetic": tuple(values["aesthetic"]),
+                               "retried": tuple(values.get("retried", ()))})
 
 
 def setting_names(section: type) -> tuple[str, ...]:

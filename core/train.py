@@ -4,8 +4,12 @@ Shape legend: B rows of a batch, N examples, C channels, H x W latent cells.
 """
 import logging
 import math
+import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, cast
 
 import lightning
 import torch
@@ -14,8 +18,11 @@ from torch import Tensor
 
 from core import lora
 from core.backbone import TRAIN_TIMESTEPS, Backbone
+from core.beat import Beat, Interrupted, no_beat
 from core.encode import Examples
+from core.fail_point import fail_point
 from core.settings import Training
+from core.train_state import TrainState, save_state
 
 LOSS_CHECK_STEPS = 20  # how often losses are fetched from the device and looked at
 INIT_SEED, ORDER_SEED, STEP_SEED = 1, 2, 3
@@ -26,43 +33,71 @@ class NanLossError(RuntimeError):
     """The loss is no longer a number: these settings diverge."""
 
 
-def train_lora(backbone: Backbone, examples: Examples, training: Training, seed: int, epoch_done: EpochDone) -> list[float]:
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where a training keeps its state, for which words, and how old the last one may get."""
+    path: Path
+    words: str
+    every_s: float = 120.0
+
+
+def train_lora(backbone: Backbone, examples: Examples, training: Training, seed: int, epoch_done: EpochDone, *,
+               micro_batch: int | None = None, state: TrainState | None = None, checkpoint: Checkpoint | None = None,
+               beat: Beat = no_beat) -> list[float]:
     """Train adapters into `backbone.unet`, which keeps them on; the caller takes them off.
 
     `epoch_done(epoch, losses)` is called after each epoch, counted from 1, with that epoch's losses by step.
-    Returns all losses. Raises NanLossError.
+    `micro_batch` rows at a time go through the UNet (default: all); it divides `training.batch_size`.
+    Goes on from `state` if there is one, and keeps `checkpoint` up to date.
+    Returns all losses. Raises NanLossError, and Interrupted when `beat` does, after saving.
     """
     shape = lora.LoraShape(rank=training.lora_rank, alpha=training.lora_alpha, dropout=training.lora_dropout,
                            target_modules=training.target_modules)
     lora.put_on(backbone.unet, shape, _mix(seed, INIT_SEED, 0))
-    module = LoraTraining(backbone, examples, training, seed, epoch_done)
+    if state:
+        with torch.no_grad():
+            for name, parameter in lora.trained_parameters(backbone.unet).items():
+                parameter.copy_(state.tensors[name])
+    module = LoraTraining(backbone, examples, training, seed, epoch_done, micro_batch or training.batch_size, state, checkpoint,
+                          beat)
     backbone.unet.train()
     try:
-        _trainer(backbone, training).fit(module, train_dataloaders=range(training.steps_per_epoch))
+        micro_steps = range(len(module.losses) * module.parts, training.total_steps * module.parts)
+        if micro_steps:
+            _trainer(backbone, module.parts).fit(module, train_dataloaders=micro_steps)
     finally:
         backbone.unet.eval()
     return module.losses
 
 
 class LoraTraining(lightning.LightningModule):
-    """DiffSynth's training step (epsilon target, plain MSE) on latents and words that are encoded already."""
+    """DiffSynth's training step (epsilon target, plain MSE) on latents and words that are encoded already.
 
-    def __init__(self, backbone: Backbone, examples: Examples, training: Training, seed: int, epoch_done: EpochDone):
+    Lightning sees one long epoch of micro-batches, numbered from the first; our epochs are counted in steps, so that a
+    training can begin at any of them.
+    """
+
+    def __init__(self, backbone: Backbone, examples: Examples, training: Training, seed: int, epoch_done: EpochDone,
+                 micro_batch: int, state: TrainState | None, checkpoint: Checkpoint | None, beat: Beat) -> None:
         super().__init__()
+        assert training.batch_size % micro_batch == 0, (training.batch_size, micro_batch)
         # In a tuple, so that Lightning neither moves nor counts the frozen model.
-        self._parts = (backbone, examples, training)
-        self._seed = seed
-        self._epoch_done = epoch_done
+        self._given = (backbone, examples, training)
+        self._seed, self._epoch_done, self._micro_batch = seed, epoch_done, micro_batch
+        self._state, self._checkpoint, self._beat = state, checkpoint, beat
+        self._saved_at = time.monotonic()
         self._pending: list[Tensor] = []
-        self.losses: list[float] = []
+        self.parts = training.batch_size // micro_batch
+        self.losses = list(state.losses) if state else []
         alphas = torch.tensor(backbone.new_scheduler().alphas_cumprod, device=backbone.device)
         self.signal_rates, self.noise_rates = alphas.sqrt(), (1 - alphas).sqrt()
 
     def training_step(self, batch: int, batch_idx: int) -> Tensor:
-        backbone, examples, training = self._parts
+        backbone, examples, training = self._given
+        step, part = divmod(batch, self.parts)
+        fail_point("step")
         count, *shape_CHW = examples.latents_NCHW.shape
-        draw = StepDraw(self._seed, self.current_epoch * training.steps_per_epoch + batch_idx,
-                        count, tuple(shape_CHW), training.batch_size)
+        draw = StepDraw(self._seed, step, count, tuple(shape_CHW), training.batch_size).keep_part(part, self._micro_batch)
         rows, timesteps = draw.rows.to(backbone.device), draw.timesteps.to(backbone.device)
         latents = examples.latents_NCHW[rows]
         if training.random_flip:
@@ -75,25 +110,69 @@ class LoraTraining(lightning.LightningModule):
         predicted = backbone.predict_noise(noisy.to(backbone.dtype), timesteps,
                                            examples.words.tokens_NTD[rows], examples.words.pooled_ND[rows])
         loss = F.mse_loss(predicted.float(), noise.float())
+        if fail_point("loss") == "nan":
+            loss = loss * math.nan
         self._pending.append(loss.detach())
-        if len(self._pending) == LOSS_CHECK_STEPS:
-            self._fetch_losses()
         return loss
 
-    def on_train_epoch_end(self) -> None:
-        self._fetch_losses()
-        steps = self._parts[2].steps_per_epoch
-        self._epoch_done(self.current_epoch + 1, self.losses[-steps:])
+    def on_train_batch_end(self, outputs: Any, batch: int, batch_idx: int) -> None:
+        training = self._given[2]
+        steps, part = divmod(batch + 1, self.parts)
+        if part:
+            return
+        at_epoch_end = steps % training.steps_per_epoch == 0
+        if at_epoch_end or len(self._pending) >= LOSS_CHECK_STEPS * self.parts:
+            self._fetch_losses()
+        if at_epoch_end:
+            self._epoch_done(steps // training.steps_per_epoch, self.losses[-training.steps_per_epoch:])
+        if self._checkpoint and (at_epoch_end or time.monotonic() - self._saved_at >= self._checkpoint.every_s):
+            self._save()
+        try:
+            self._beat()
+        except Interrupted:
+            if not at_epoch_end:
+                self._save()
+            raise
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        backbone, _, training = self._parts
-        return torch.optim.AdamW(lora.trained_parameters(backbone.unet), lr=training.learning_rate,
-                                 fused=backbone.device.type == "cuda")
+        backbone, _, training = self._given
+        parameters = lora.trained_parameters(backbone.unet)
+        optimizer = torch.optim.AdamW(parameters.values(), lr=training.learning_rate, fused=backbone.device.type == "cuda")
+        if self._state:
+            saved = {index: {key: self._state.tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                     for index, name in enumerate(parameters)}
+            optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
+        return optimizer
+
+    def on_train_start(self) -> None:
+        if self._state and self._state.scaler:
+            self._scaler().load_state_dict(self._state.scaler)
+
+    def _save(self) -> None:
+        """Adapters and optimizer as they are after the last whole step."""
+        if not self._checkpoint:
+            return
+        self._fetch_losses()
+        parameters = lora.trained_parameters(self._given[0].unet)
+        state = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False)).state
+        tensors = {name: parameter.detach() for name, parameter in parameters.items()}
+        tensors |= {f"{key}.{name}": state[parameter][key] for key in ("step", "exp_avg", "exp_avg_sq")
+                    for name, parameter in parameters.items()}
+        scaler = self._scaler()
+        save_state(self._checkpoint.path, TrainState(
+            self.losses, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+            scaler.state_dict() if scaler else {}), self._checkpoint.words)
+        self._saved_at = time.monotonic()
+
+    def _scaler(self) -> Any:
+        """fp16's loss scaling; None without."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _fetch_losses(self) -> None:
+        """Losses of whole steps, each the mean over its parts."""
         if not self._pending:
             return
-        fetched = torch.stack(self._pending).tolist()
+        fetched = torch.stack(self._pending).view(-1, self.parts).mean(1).tolist()
         self._pending.clear()
         self.losses += fetched
         if not all(math.isfinite(loss) for loss in fetched):
@@ -110,6 +189,13 @@ class StepDraw:
         self.mirror = torch.rand(batch_size, generator=generator) < 0.5
         self.noise_BCHW = torch.randn(batch_size, *shape_CHW, generator=generator)
         self.dropout_seed = int(torch.randint(2**31, (1,), generator=generator))
+
+    def keep_part(self, part: int, micro_batch: int) -> Self:
+        """Only the rows of one micro-batch, with a dropout of their own."""
+        kept = slice(part * micro_batch, (part + 1) * micro_batch)
+        self.rows, self.timesteps, self.mirror = self.rows[kept], self.timesteps[kept], self.mirror[kept]
+        self.noise_BCHW, self.dropout_seed = self.noise_BCHW[kept], self.dropout_seed + part
+        return self
 
 
 def _rows(seed: int, step: int, examples: int, batch_size: int) -> Tensor:
@@ -130,13 +216,13 @@ def _mix(seed: int, purpose: int, step: int) -> int:
     return (mixed ^ mixed >> 31) >> 1
 
 
-def _trainer(backbone: Backbone, training: Training) -> lightning.Trainer:
+def _trainer(backbone: Backbone, parts: int) -> lightning.Trainer:
     # Lightning advises on data loaders and GPUs in ways that do not fit a step counter as data.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     return lightning.Trainer(
         accelerator="gpu" if backbone.device.type == "cuda" else "cpu",
         devices=[backbone.device.index or 0] if backbone.device.type == "cuda" else 1,
-        max_epochs=training.epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_epochs=1, accumulate_grad_batches=parts, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0,
     )

@@ -59,7 +59,7 @@ def write_report(study: StudyFolder, title: str = "") -> Path:
     boards = [_board(study, BASE, study.base, base, False)] if base else []
     for result in sorted(results, key=rank):
         number = result.spec.number
-        boards.append(_board(study, number, study.trial(number), result, best is not None and number == best.spec.number))
+        boards.append(_board(study, number, study.made(result), result, best is not None and number == best.spec.number))
 
     frame = leaderboard(study)
     columns = [name for name in frame.columns if name not in UNSHOWN]

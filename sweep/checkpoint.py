@@ -12,7 +12,7 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
 
     Raises ValueError when the trial has no such epoch.
     """
-    trial = study.trial(result.spec.number)
+    trial = study.made(result)
     train = result.spec.train
     if train is None or not 1 <= epoch <= train.epochs:
         raise ValueError(f"trial {result.spec.number} has no epoch {epoch} (allowed: 1 to {train.epochs if train else 0})")

@@ -45,9 +45,9 @@ def main() -> None:
             raise
         _fail(str(error), 2)
     except RuntimeError as error:
-        if type(error).__module__ != "sweep.driver":
+        if type(error).__module__ not in ("sweep.driver", "sweep.lock", "sweep.storage"):
             raise
-        _fail(str(error), 2 if type(error).__name__ == "SweepBusy" else 1)
+        _fail(str(error), 2 if type(error).__name__ == "StudyBusy" else 1)
 
 
 @app.command()
@@ -69,6 +69,8 @@ def run(
     finally:
         if isinstance(progress, LiveProgress):
             progress.stop()
+    if summary.stopped:
+        _fail(f"stopped by {summary.stopped} after {summary.told} trials; everything is kept, the same command goes on", 130)
     if not summary.new:
         out.print(f"study {loaded.name} is complete: {summary.told} trials told, nothing left to do")
         return
@@ -97,6 +99,8 @@ def status(
         out.print(f"{now.name}: {'running' if now.running else 'not running'}, {now.done} of {now.target} trials done, "
                   f"{now.passed} passed the gate, {now.failed} failed, {best}{left}", markup=False, soft_wrap=True)
         if study:
+            for note in now.recovered:
+                out.print(f"at its last start, {note}", markup=False, soft_wrap=True)
             out.print(leaderboard_table(leaderboard(folder), out.width))
             _say_where(folder, runs)
 
@@ -132,11 +136,11 @@ def export(
         numbers = ", ".join(str(r.spec.number) for r in folder.results())
         raise ValueError(f"{folder.path.name}: no story passes the gate yet; name one with --trial and --force" if trial is None
                          else f"--trial is {trial}, but there is no such finished trial (allowed: {numbers})")
-    source = folder.trial(result.spec.number)
+    source = folder.made(result)
     if epoch is not None and result.state == "complete":
         source, result = epoch_story(folder, result, epoch, Runs(runs).cache, device)
     target = out_dir or Path("exports") / f"{folder.path.name}-{result.spec.number:04d}"
-    last = folder.trial(result.spec.number)
+    last = folder.made(result)
     made = write_export(folder, result, source, team=team, title=title, out=target, force=force,
                         epoch=epoch if source.path != last.path else None)
     out.print(f"exported trial {result.spec.number} (mean {result.aesthetic_mean:.2f}) to {made}", soft_wrap=True, markup=False)

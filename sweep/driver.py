@@ -1,240 +1,271 @@
-"""The sweep: asks Optuna, hands trials to the worker, tells outcomes, writes MLflow. Imports no torch.
+"""The sweep: asks Optuna, has trials carried out, tells outcomes, writes MLflow. Imports no torch.
 
 While the worker trains one trial, the driver logs the one before: the device never waits for bookkeeping.
 """
 import logging
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import filelock
 from optuna.trial import FrozenTrial, Trial
 
+from core.fail_point import fail_point
 from core.files import write_json, write_text
 from core.folders import Runs, StudyFolder
 from core.gate import PARAMETER_FAILURES
 from core.settings import Result, TrialSpec
 from reports.table import winner
-from sweep.local_worker import LocalWorker, WorkerDied
+from sweep.lock import study_lock
 from sweep.progress import Progress
-from sweep.recovery import Step, reconcile
+from sweep.recovery import Found, Step, reconcile
 from sweep.space import distributions
+from sweep.stop import Stopped, asked_by_signal
+from sweep.storage import ensure_room
 from sweep.store import Store
 from sweep.study import Study
+from sweep.supervisor import Supervisor
 from sweep.tracking import Tracking
 
 log = logging.getLogger(__name__)
 MAX_FAILURES_IN_A_ROW = 3
+ADVICE = {
+    "device_lost": "the card or its driver is in trouble: look at `nvidia-smi` and the system's log, or start the machine again",
+    "host_oom": "the machine's memory is too small for this: close other programs, or lower batch_size or size_px",
+    "hung": "look for a stuck disk, network folder or card",
+    "killed": "something kills the worker: look at the system's log",
+    "disk_full": "free some disk, or set storage.limit_gb in the study",
+    "bad_image": "lora-sweep data shows what is wrong with the pictures",
+    "bug": "trials/*/traceback.txt says where",
+}
 
 
 class SweepError(RuntimeError):
     """The sweep cannot go on; the message is one line for the user."""
 
 
-class SweepBusy(SweepError):
-    """Another driver works on this study."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What one call of `run` came to."""
+    """What one call of `run` came to; `stopped` says who ended it early."""
     told: int
     new: int
     wall_s: float
     driver_cpu_s: float
     idle_s: list[float] = field(default_factory=list)  # the worker's waits between trials
+    stopped: str | None = None
 
 
 def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Progress) -> Summary:
-    """Work until `trials` trials are told in all, or go on where a killed run left off. Raises SweepError.
+    """Work until `trials` trials are told in all, or go on where a killed run left off.
 
-    KeyboardInterrupt passes through after everything is left resumable.
+    Raises SweepError, StudyBusy, CannotWrite. Asked to stop, it leaves everything resumable and says so in the summary.
     """
     folder = runs.study(study.name)
-    with _locked(folder):
+    with study_lock(folder):
+        fail_point("locked")
         _freeze(study, folder)
+        fail_point("frozen")
         store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials)
         store.enqueue(study.first)
-        sweep = Sweep(study, runs, folder, store, progress)
-        return sweep.run(trials, device)
+        fail_point("enqueued")
+        return Sweep(study, runs, folder, store, progress, device).run(trials)
 
 
 class Sweep:
     """One driver at work on one study."""
 
-    def __init__(self, study: Study, runs: Runs, folder: StudyFolder, store: Store, progress: Progress) -> None:
+    def __init__(self, study: Study, runs: Runs, folder: StudyFolder, store: Store, progress: Progress, device: str) -> None:
         self.study, self.runs, self.folder, self.store, self.progress = study, runs, folder, store, progress
+        self.supervisor = Supervisor(folder.worker_log, runs.cache, device, study.storage.checkpoint_every_s)
         self._again: list[Trial] = []
         self._failures_in_a_row = 0
         self._finished_at: float | None = None
         self._idle_s: list[float] = []
-        self._worker: LocalWorker | None = None
+        self._steps = 0
 
-    def run(self, target: int, device: str) -> Summary:
-        started = time.monotonic()
+    def run(self, target: int) -> Summary:
+        started, cpu_before = time.monotonic(), 0.0
         told_before = len(self.store.told())
         status = "FAILED"
         if told_before < target or self.store.running():
-            self._start_worker(device)  # its imports run while MLflow's do
+            self.supervisor.start()  # its imports run while MLflow's do
         self.tracking = Tracking(self.runs, self.study.name)
         try:
-            self.tracking.start_study(self._study_params(), self.folder.frozen)
-            self._reconcile()
-            cpu_before = time.process_time()  # opening the stores (imports, schema) is paid once, not per trial
-            self._work(target, device)
-            driver_cpu_s = time.process_time() - cpu_before
-            status = "FINISHED"
-        except KeyboardInterrupt:
+            with asked_by_signal(self.supervisor.ask_to_stop):
+                self.tracking.start_study(self._study_params(), self.folder.frozen)
+                fail_point("tracked")
+                self._recover()
+                cpu_before = time.process_time()  # opening the stores (imports, schema) is paid once, not per trial
+                self._work(target)
+            status = "KILLED" if self.supervisor.stop_asked else "FINISHED"
+        except (Stopped, KeyboardInterrupt):
             status = "KILLED"
-            raise
         finally:
-            if self._worker:
-                self._worker.close()
+            self.supervisor.close()
             best = winner(self.folder)
+            fail_point("finish_study")
             self.tracking.finish_study(status, best.spec.number if best else None)
         told = len(self.store.told())
-        return Summary(told=told, new=told - told_before, wall_s=time.monotonic() - started,
-                       driver_cpu_s=driver_cpu_s, idle_s=self._idle_s)
+        return Summary(told=told, new=told - told_before, wall_s=time.monotonic() - started, idle_s=self._idle_s,
+                       driver_cpu_s=time.process_time() - cpu_before, stopped=self.supervisor.stop_asked)
 
-    def _work(self, target: int, device: str) -> None:
+    def _work(self, target: int) -> None:
         self.progress.start(self.study.name, len(self.store.told()), target)
-        if self._worker:
+        if len(self.store.told()) < target or self._again:
             self._tell_base_story()
         trial = self._next(target)
         while trial:
-            result = self._carry_out(trial, device)
+            result = self._carry_out(trial)
+            fail_point("tell")
             self.store.tell(trial, result)
+            fail_point("told")
             following = self._next(target)
-            if following and self._worker:
-                self._send(following)
+            if following:
+                self.supervisor.send(self._spec(following), self.folder.trial(following.number))
             self.tracking.finish_trial(result, self.folder.trial(trial.number))
+            fail_point("logged")
             self.progress.trial_finished(result, trial.params)
             self._count_failure(result)
             trial = following
 
     def _next(self, target: int) -> Trial | None:
-        """A trial to go on with, or a new one; exact repeats are answered here and cost nothing."""
+        """A trial to go on with, or a new one; exact repeats are answered here and cost nothing. Raises Stopped."""
+        if self.supervisor.stop_asked:
+            return None
         if self._again:
             return self._again.pop(0)
+        if len(self.store.told()) < target:
+            self._make_room()
         while len(self.store.told()) < target:
             trial = self.store.ask()
+            fail_point("asked")
             twin = self.store.twin(trial)
-            if twin is None:
+            stored = twin and self.folder.trial(twin.number).read_result()
+            if not stored:
                 return trial
-            self.store.tell_twin(trial, twin)
-            self._log_twin(trial, twin.number)
+            self._repeat(trial, stored)
         return None
 
-    def _carry_out(self, trial: Trial, device: str) -> Result:
-        """Have the worker do one trial; its death becomes the trial's failed result and a new worker starts."""
-        spec = self.study.spec(trial.number, trial.params)
-        try:
-            if trial.number not in self._sent:
-                self._send(trial)
-            self.tracking.start_trial(spec, trial.params)
-            self._follow(spec)
-        except WorkerDied as death:
-            log.warning("trial %d: %s", trial.number, death)
-            self._start_worker(device)
-            lost = Result(state="failed", spec=spec, reason="killed", message=str(death))
-            write_json(self.folder.trial(trial.number).result, lost.to_json())  # in the worker's place: tables read the disk
-            return lost
-        result = self.folder.trial(trial.number).read_result()
-        assert result is not None, "a worker reports a trial finished only after writing its result"
-        return result
+    def _make_room(self) -> None:
+        removed = ensure_room(self.folder, self.study.storage.keep, self.study.storage.limit_gb, self.store.enqueued())
+        if removed:
+            self.progress.note(f"room was short: trials {', '.join(map(str, removed))} keep their pictures, not their LoRAs")
 
-    def _follow(self, spec: TrialSpec) -> None:
-        """Pass the worker's events on until this trial is finished."""
-        assert self._worker
-        step = 0
-        for event in self._worker.events():
-            kind = event["event"]
-            if kind == "ready":
-                self.progress.worker_ready(event)
-            elif kind == "started" and self._finished_at is not None:
-                self._idle_s.append(event["time"] - self._finished_at)
-            elif kind == "epoch":
-                step += len(event["losses"])
-                self.progress.epoch(spec, event["epoch"], step, event["losses"])
-                self.tracking.log_losses(spec.number, step, event["losses"])
-            elif kind == "picture":
-                self.progress.picture(spec, event["picture"])
-            elif kind == "finished":
-                self._finished_at = event["time"]
-                return
+    def _carry_out(self, trial: Trial) -> Result:
+        spec, folder = self._spec(trial), self.folder.trial(trial.number)
+        self._steps = 0
+        # Before the run is opened: the worker is at work while MLflow writes.
+        self.supervisor.send(spec, folder)
+        fail_point("sent")
+        self.tracking.start_trial(spec, trial.params)
+        fail_point("opened")
+        return self.supervisor.carry_out(spec, folder, partial(self._hear, spec))
 
-    def _send(self, trial: Trial) -> None:
-        assert self._worker
-        spec = self.study.spec(trial.number, trial.params)
-        folder = self.folder.trial(trial.number)
-        shutil.rmtree(folder.path, ignore_errors=True)  # what an unfinished attempt left
-        with suppress(WorkerDied):  # noticed, classified and answered when its events are read
-            self._worker.send([spec], [folder.path])
-        self._sent.add(trial.number)
+    def _hear(self, spec: TrialSpec, event: dict[str, Any]) -> None:
+        """Pass one event of a trial on."""
+        kind = event["event"]
+        if kind == "ready":
+            self.progress.worker_ready(event)
+        elif kind == "started" and self._finished_at is not None:
+            self._idle_s.append(event["monotonic"] - self._finished_at)
+            self._finished_at = None
+        elif kind == "resumed":
+            self.progress.note(f"trial {spec.number}: goes on from step {event['step']}")
+        elif kind == "again":
+            self._steps = 0
+            self.progress.note(f"trial {spec.number}: {event['reason']} ({event['message']}); tried once more")
+        elif kind == "epoch":
+            self._steps += len(event["losses"])
+            fail_point("heard_epoch")
+            self.progress.epoch(spec, event["epoch"], self._steps, event["losses"])
+            self.tracking.log_losses(spec.number, self._steps, event["losses"])
+        elif kind == "picture":
+            self.progress.picture(spec, event["picture"])
+        elif kind == "finished":
+            self._finished_at = event["monotonic"]
 
     def _tell_base_story(self) -> None:
         """The base model's own story, once per study: the row that every trial is compared with."""
-        assert self._worker
-        if not self.folder.base.result.exists():
-            spec = self.study.base_spec()
-            try:
-                self._worker.send([spec], [self.folder.base.path])
-                self._follow(spec)
-            except WorkerDied as death:
-                raise SweepError(f"the base model's own story could not be made: {death}; see {self.folder.worker_log}") from None
         result = self.folder.base.read_result()
-        assert result is not None
+        if result is None or result.state == "failed":
+            spec = self.study.base_spec()
+            result = self.supervisor.carry_out(spec, self.folder.base, partial(self._hear, spec))
         if result.state == "failed":
-            self.folder.base.result.unlink()
-            raise SweepError(f"the base model's own story failed ({result.reason}): {result.message}; "
+            raise SweepError(f"the base model's own story could not be made ({result.reason}): {result.message}; "
                              f"see {self.folder.worker_log}")
         self.tracking.log_base(result, self.folder.base)
         self.progress.base(result)
 
-    def _reconcile(self) -> None:
-        """Adopt or restart what a killed run left, before anything new is asked for."""
-        for trial in self.store.running():
-            folder = self.folder.trial(trial.number)
-            result = folder.read_result()
-            if reconcile(told=False, result=result, run_open=True) is Step.ADOPT:
-                assert result is not None
-                self.store.tell(trial, result)
-                self.tracking.start_trial(result.spec, trial.params)
-                self.tracking.finish_trial(result, folder)
-                self.progress.note(f"trial {trial.number}: adopted the finished result of an earlier run")
-            else:
-                self._again.append(trial)
-                self.progress.note(f"trial {trial.number}: left unfinished by an earlier run, starts again")
+    def _recover(self) -> None:
+        """Make Optuna, the disk and MLflow tell the same story before anything new is asked for."""
+        notes: list[str] = []
+        asked = {trial.number: trial for trial in self.store.running()}
+        frozen = {trial.number: trial for trial in self.store.trials()}
+        told = {trial.number for trial in self.store.told()}
+        for number in sorted(told | asked.keys() | self.folder.numbers()):
+            folder = self.folder.trial(number)
+            found = Found(known=number in frozen, told=number in told, result=folder.read_result() is not None,
+                          fits=number in frozen and frozen[number].params.keys() == self.study.space.keys(),
+                          stored=number in frozen and "result" in frozen[number].user_attrs,
+                          checkpoint=folder.checkpoint.exists())
+            step = reconcile(found)
+            if step is not Step.NOTHING:
+                self._take(step, number, asked.get(number) or frozen.get(number))
+                notes.append(f"trial {number}: {step.value}")
+        for note in notes:
+            self.progress.note(note)
+        if notes:
+            write_json(self.folder.recovered, {"at": time.strftime("%Y-%m-%d %H:%M:%S"), "notes": notes})
+        else:
+            self.folder.recovered.unlink(missing_ok=True)
         logged = self.tracking.known() - set(self.tracking.unfinished())
-        for frozen in self.store.told():
-            result = self.folder.trial(frozen.number).read_result()
-            if reconcile(told=True, result=result, run_open=frozen.number not in logged) is Step.LOG:
-                self._log_told(frozen, result)
+        for number in sorted(told - logged):
+            self._log_told(frozen[number])
 
-    def _log_told(self, frozen: FrozenTrial, result: Result | None) -> None:
+    def _take(self, step: Step, number: int, trial: Trial | FrozenTrial | None) -> None:
+        folder = self.folder.trial(number)
+        if step is Step.SET_ASIDE:
+            shutil.move(folder.path, folder.path.with_name(f"{folder.path.name}.aside-{int(time.time())}"))
+            return
+        assert trial is not None
+        if step is Step.RESTORE:
+            assert isinstance(trial, FrozenTrial)
+            stored = self.store.stored(trial, self._spec(trial))
+            assert stored is not None
+            write_json(folder.result, stored.to_json())
+        elif step in (Step.GO_ON, Step.AGAIN):
+            assert isinstance(trial, Trial)
+            self._again.append(trial)
+        elif step in (Step.ADOPT, Step.FAIL):
+            assert isinstance(trial, Trial)
+            result = folder.read_result() if step is Step.ADOPT else Result(
+                state="failed", spec=replace(self.study.base_spec(), number=number), reason="bug", message=step.value)
+            assert result is not None
+            self.store.tell(trial, result)
+            folder.checkpoint.unlink(missing_ok=True)
+            self.tracking.start_trial(result.spec, trial.params)
+            self.tracking.finish_trial(result, folder)
+
+    def _log_told(self, frozen: FrozenTrial) -> None:
         """Write to MLflow what Optuna was told before an earlier run was killed."""
-        if "same_as" in frozen.user_attrs:
-            self._log_twin(frozen, frozen.user_attrs["same_as"])
-            return
-        result = result or Result(
-            state="failed", spec=self.study.spec(frozen.number, frozen.params),
-            reason=frozen.user_attrs.get("reason", "killed"), message=frozen.user_attrs.get("message", "its result is gone"))
+        folder = self.folder.trial(frozen.number)
+        result = folder.read_result() or Result(
+            state="failed", spec=self._spec(frozen), reason=frozen.user_attrs.get("reason", "killed"),
+            message=frozen.user_attrs.get("message", "its result is gone"))
         self.tracking.start_trial(result.spec, frozen.params)
-        self.tracking.finish_trial(result, self.folder.trial(frozen.number))
+        self.tracking.finish_trial(result, folder)
 
-    def _log_twin(self, trial: Trial | FrozenTrial, twin: int) -> None:
-        """An exact repeat gets a run of its own with the stored result, tagged same_as."""
-        stored = self.folder.trial(twin).read_result()
-        if stored is None:
-            return
-        result = replace(stored, spec=replace(stored.spec, number=trial.number))
+    def _repeat(self, trial: Trial, stored: Result) -> None:
+        """An exact repeat is told the stored result, and has a result and a run of its own, marked same_as."""
+        result = replace(stored, spec=replace(stored.spec, number=trial.number), duration_s=0.0, timings_s={}, encoded={},
+                         same_as=stored.spec.number if stored.same_as is None else stored.same_as)
+        write_json(self.folder.trial(trial.number).result, result.to_json())
+        self.store.tell(trial, result)
         self.tracking.start_trial(result.spec, trial.params)
-        self.tracking.finish_trial(result, self.folder.trial(twin), {"same_as": str(twin)})
-        self.progress.note(f"trial {trial.number}: an exact repeat of trial {twin}, told its result")
+        self.tracking.finish_trial(result, self.folder.trial(trial.number))
+        self.progress.trial_finished(result, trial.params)
 
     def _count_failure(self, result: Result) -> None:
         if result.state == "complete" or result.reason in PARAMETER_FAILURES:
@@ -242,36 +273,17 @@ class Sweep:
             return
         self._failures_in_a_row += 1
         if self._failures_in_a_row == MAX_FAILURES_IN_A_ROW:
-            raise SweepError(f"{MAX_FAILURES_IN_A_ROW} trials in a row failed, the last as {result.reason}: "
-                             f"{result.message}; see {self.folder.worker_log}")
+            advice = ADVICE.get(result.reason or "", f"see {self.folder.worker_log}")
+            raise SweepError(f"{MAX_FAILURES_IN_A_ROW} trials in a row failed, the last as {result.reason}: {result.message}; "
+                             f"{advice}; the same command goes on")
 
-    def _start_worker(self, device: str) -> None:
-        if self._worker:
-            self._worker.close()
-        self._sent: set[int] = set()
-        self._worker = LocalWorker(self.folder.worker_log, self.runs.cache, device)
+    def _spec(self, trial: Trial | FrozenTrial) -> TrialSpec:
+        return self.study.spec(trial.number, trial.params)
 
     def _study_params(self) -> dict[str, Any]:
         return {"backbone": self.study.backbone, "precision": self.study.precision, "seed": self.study.seed,
                 "story": self.study.story_value.title, "gate": self.study.objective.gate,
                 "data": Path(self.study.data_value.source).name}
-
-
-@contextmanager
-def _locked(folder: StudyFolder) -> Iterator[None]:
-    """One driver per study. Raises SweepBusy, or SweepError if the folder cannot be written."""
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder.lock)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise SweepBusy(f"another lora-sweep works on {folder.path} right now; wait for it or stop it first") from None
-    except OSError as error:
-        raise SweepError(f"{folder.path}: cannot be written ({error.strerror}); choose another folder with --runs") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _freeze(study: Study, folder: StudyFolder) -> None:

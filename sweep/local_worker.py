@@ -1,52 +1,70 @@
 """The driver's end of a worker on this machine: a child process in a session of its own."""
 import json
 import os
+import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from core.settings import TrialSpec
+from sweep.attempt import Attempt
 
 
 class WorkerDied(RuntimeError):
-    """The worker is gone; the message says how."""
+    """The worker is gone; `reason` is the class of failure, the message says how it ended."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class LocalWorker:
-    """Starts at once, so that its imports run while the driver does other things. Use as a context manager.
+    """Starts at once, so that its imports run while the driver does other things.
 
     In a process session of its own: Ctrl-C reaches only the driver, which then decides.
     """
 
     def __init__(self, log: Path, cache: Path, device: str) -> None:
         self._cache, self._device = cache, device
+        self._oom_kills = _oom_kills()
         with log.open("ab") as handle:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "sweep.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=handle,
                 text=True, encoding="utf-8", start_new_session=True, env=_environment(),
             )
+        # Its own thread reads, so that the driver can wait for an event, a deadline and a signal at once.
+        self._inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
 
-    def send(self, pack: list[TrialSpec], folders: list[Path]) -> None:
+    def send(self, pack: list[TrialSpec], folders: list[Path], attempts: list[Attempt], checkpoint_every_s: float) -> None:
         """Hand over a pack of trials. Raises WorkerDied."""
-        order = {"specs": [spec.to_json() for spec in pack], "folders": [str(folder) for folder in folders],
-                 "cache": str(self._cache), "device": self._device}
-        assert self._process.stdin
-        try:
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise WorkerDied(self._obituary()) from None
+        self._write({"specs": [spec.to_json() for spec in pack], "folders": [str(folder) for folder in folders],
+                     "attempts": [attempt.to_json() for attempt in attempts], "checkpoint_every_s": checkpoint_every_s,
+                     "cache": str(self._cache), "device": self._device})
 
-    def events(self) -> Iterator[dict[str, Any]]:
-        """Events as they come. Raises WorkerDied when there will be no more."""
-        assert self._process.stdout
-        for line in self._process.stdout:
-            yield json.loads(line)
-        raise WorkerDied(self._obituary())
+    def ask_to_stop(self) -> None:
+        """Finish the step, save, end. Its last event is `stopped`."""
+        with suppress(WorkerDied):
+            self._write({"stop": True})
+
+    def wake(self) -> None:
+        """Have a waiting `next_event` return None now; may be called from a signal handler."""
+        self._inbox.put({})
+
+    def next_event(self, timeout_s: float) -> dict[str, Any] | None:
+        """The next event; None after `timeout_s` or `wake`. Raises WorkerDied when there will be no more."""
+        try:
+            event = self._inbox.get(timeout=max(0.0, timeout_s))
+        except queue.Empty:
+            return None
+        if event is None:
+            self._inbox.put(None)  # whoever asks again gets the same answer
+            raise self._obituary()
+        return event or None
 
     def close(self) -> None:
         """End the worker's whole process group."""
@@ -59,17 +77,37 @@ class LocalWorker:
             with suppress(BrokenPipeError):  # an order that the dead worker never read
                 pipe.close()
 
-    def __enter__(self) -> Self:
-        return self
+    def _read(self) -> None:
+        assert self._process.stdout
+        with suppress(ValueError):  # closed under our hands; or a last line cut short by its death
+            for line in self._process.stdout:
+                self._inbox.put(json.loads(line))
+        self._inbox.put(None)
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def _write(self, order: dict[str, Any]) -> None:
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):  # ValueError: closed
+            raise self._obituary() from None
 
-    def _obituary(self) -> str:
+    def _obituary(self) -> WorkerDied:
         code = self._process.wait()
+        if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
+            return WorkerDied("host_oom", "the machine ran out of memory and killed the worker")
         if code < 0:
-            return f"the worker was killed by {signal.Signals(-code).name}"
-        return f"the worker ended with exit code {code}"
+            return WorkerDied("killed", f"the worker was killed by {signal.Signals(-code).name}")
+        return WorkerDied("killed", f"the worker ended with exit code {code}")
+
+
+def _oom_kills() -> int:
+    """How many processes of this control group the kernel has killed for memory; 0 where it does not tell."""
+    try:
+        facts = Path("/sys/fs/cgroup/memory.events").read_text().split()
+    except OSError:
+        return 0
+    return int(facts[facts.index("oom_kill") + 1]) if "oom_kill" in facts else 0
 
 
 def _environment() -> dict[str, str]:

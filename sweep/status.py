@@ -1,18 +1,20 @@
 """Where a study stands, read from its folder alone: no torch, no Optuna, no MLflow."""
 from dataclasses import dataclass
-from pathlib import Path
 
-import filelock
-
+from core.files import read_json
 from core.folders import Runs, StudyFolder
 from core.settings import Result
 from reports.table import winner
+from sweep.lock import is_locked
 from sweep.study import load_frozen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """`left_s` is an estimate from the mean duration of the trials so far; None before the first."""
+    """`left_s` is an estimate from the mean duration of the trials so far; None before the first.
+
+    `recovered` is what the last start found unfinished, and did about it.
+    """
     name: str
     running: bool
     target: int
@@ -21,6 +23,7 @@ class Status:
     failed: int
     best: Result | None
     left_s: float | None
+    recovered: tuple[str, ...] = ()
 
 
 def study_status(folder: StudyFolder) -> Status:
@@ -29,22 +32,13 @@ def study_status(folder: StudyFolder) -> Status:
     complete = [result for result in results if result.state == "complete"]
     mean_s = sum(result.duration_s for result in complete) / len(complete) if complete else None
     return Status(
-        name=folder.path.name, running=_locked(folder.lock), target=target, done=len(results),
+        name=folder.path.name, running=is_locked(folder), target=target, done=len(results),
         passed=sum(result.passed_gate for result in results), failed=len(results) - len(complete),
         best=winner(folder), left_s=None if mean_s is None else mean_s * max(0, target - len(results)),
+        recovered=tuple(read_json(folder.recovered)["notes"]) if folder.recovered.exists() else (),
     )
 
 
 def study_folders(runs: Runs) -> list[StudyFolder]:
     """Every study under `runs`, by name."""
     return [StudyFolder(path.parent) for path in sorted(runs.path.glob("*/study.yaml"))]
-
-
-def _locked(path: Path) -> bool:
-    if not path.exists():
-        return False
-    try:
-        with filelock.FileLock(path, timeout=0):
-            return False
-    except (filelock.Timeout, OSError):
-        return True

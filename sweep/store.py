@@ -8,9 +8,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from core.fail_point import fail_point
 from core.gate import FAILED_BY_PARAMETERS, PARAMETER_FAILURES, constraint
-from core.settings import Result
+from core.settings import Result, TrialSpec
 
+BUSY_S = 300
 Distributions = dict[str, optuna.distributions.BaseDistribution]
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -22,8 +24,9 @@ class Store:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._space, self._seed, self._startup_trials = space, seed, startup_trials
-        self._study = optuna.create_study(storage=f"sqlite:///{path}", study_name=name, direction="maximize",
-                                          load_if_exists=True)
+        # A backup or a dashboard may hold the file for a while: wait for it rather than lose a night.
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_S}})
+        self._study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
     def enqueue(self, first: Iterable[dict[str, Any]]) -> None:
         """Queue hand-made settings to be tried before sampling; repeated calls add nothing."""
@@ -36,13 +39,40 @@ class Store:
         Optuna does not store the sampler's state: a fresh sampler seeded by the number of trials so far samples
         after a restart what an uninterrupted study would have sampled.
         """
-        self._study.sampler = optuna.samplers.TPESampler(
-            seed=self._seed + len(self._study.get_trials(deepcopy=False)), n_startup_trials=self._startup_trials)
+        self._study.sampler = self._sampler(len(self.trials()))
         return self._study.ask(self._space)
 
+    def _sampler(self, trials: int) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.TPESampler(seed=self._seed + trials, n_startup_trials=self._startup_trials)
+
     def running(self) -> list[Trial]:
-        """Trials that were asked for and never told, by number."""
-        return [Trial(self._study, frozen._trial_id) for frozen in self._trials(TrialState.RUNNING)]
+        """Trials that were asked for and never told, by number; an ask that was cut short is finished first."""
+        found = self._trials(TrialState.RUNNING)
+        for frozen in found:
+            if not self._space.keys() <= frozen.params.keys():
+                self._finish_asking(frozen)
+        return [Trial(self._study, frozen._trial_id) for frozen in found]
+
+    def enqueued(self) -> set[int]:
+        """Hand-made settings: the baselines that samples are compared with."""
+        return {trial.number for trial in self.trials() if "fixed_params" in trial.system_attrs}
+
+    def trials(self) -> list[FrozenTrial]:
+        """All of them, by number, in whatever state."""
+        return self._study.get_trials(deepcopy=False)
+
+    def _finish_asking(self, frozen: FrozenTrial) -> None:
+        """Sample what is missing as the undisturbed study would have: same trials before it, same seed."""
+        trials = self.trials()
+        enqueued = frozen.system_attrs.get("fixed_params")
+        before = optuna.create_study(direction="maximize", sampler=self._sampler(len(trials) - (enqueued is None)))
+        before.add_trials(trials[:frozen.number])
+        if enqueued is not None:
+            before.enqueue_trial(enqueued)
+        for name, value in before.ask(self._space).params.items():
+            if name not in frozen.params:
+                internal = self._space[name].to_internal_repr(value)
+                self._study._storage.set_trial_param(frozen._trial_id, name, internal, self._space[name])
 
     def told(self) -> list[FrozenTrial]:
         return self._trials(*TOLD)
@@ -53,6 +83,11 @@ class Store:
 
     def tell(self, trial: Trial, result: Result) -> None:
         """Turn an outcome into a state; the gate's constraint always first, for a trial without it counts as feasible."""
+        stored = {name: value for name, value in result.to_json().items() if name != "spec"}
+        trial.set_user_attr("result", stored)  # should result.json ever be lost
+        fail_point("constrain")
+        if result.same_as is not None:
+            trial.set_user_attr("same_as", result.same_as)
         if result.state == "complete":
             assert result.aesthetic_mean is not None
             self._constrain(trial, constraint(result.aesthetic_mean, result.spec.gate))
@@ -65,11 +100,10 @@ class Store:
         by_parameters = result.reason in PARAMETER_FAILURES
         self._study.tell(trial, state=TrialState.PRUNED if by_parameters else TrialState.FAIL)
 
-    def tell_twin(self, trial: Trial, twin: FrozenTrial) -> None:
-        """Answer an exact repeat with the stored result."""
-        trial.set_user_attr("same_as", twin.number)
-        self._constrain(trial, twin.user_attrs["gate_constraint"])
-        self._study.tell(trial, twin.value)
+    def stored(self, frozen: FrozenTrial, spec: TrialSpec) -> Result | None:
+        """The copy of a told result."""
+        values = frozen.user_attrs.get("result")
+        return Result.from_json(values | {"spec": spec.to_json()}) if values else None
 
     def _constrain(self, trial: Trial, value: float) -> None:
         if "gate_constraint" not in trial.user_attrs:  # an adopted trial may have got this far before

@@ -111,6 +111,16 @@ class Sampler(Section):
                                            meaning="Trials sampled at random before TPE learns from them")] = 10
 
 
+class Storage(Section):
+    """What is kept on the disk, and how often a training is saved; no score depends on it."""
+    keep: Annotated[int, Setting(kind=int, low=1, high=100_000,
+                                 meaning="The best so many trials keep their LoRAs when the disk gets tight")] = 5
+    limit_gb: Annotated[float | None, Setting(kind=float, low=0, above=True, high=1_000_000, optional=True,
+                                              meaning="How much the study's trials may take; empty: what the disk has")] = None
+    checkpoint_every_s: Annotated[float, Setting(kind=float, low=0, high=86_400,
+                                                 meaning="The most seconds of training that a kill can cost")] = 120.0
+
+
 class Study(Section):
     """A study: what is searched, what is fixed, what is tried first, the gate, the budget."""
     name: Annotated[str, Setting(kind=str, pattern=FOLDER_NAME, meaning="Name of the study and its folder in runs/")]
@@ -129,6 +139,7 @@ class Study(Section):
     objective: Objective = Field(Objective(), description="What counts")
     budget: Budget = Field(Budget(), description="When the sweep ends")
     sampler: Sampler = Field(Sampler(), description="How Optuna's TPE samples")
+    storage: Storage = Field(Storage(), description="What is kept on the disk")
     _file: Path
 
     def model_post_init(self, context: Any, /) -> None:
@@ -229,8 +240,9 @@ class Study(Section):
         return yaml.safe_dump(self._frozen(), allow_unicode=True, sort_keys=False, width=100)
 
     def changes(self, frozen: Path) -> list[str]:
-        """What differs from a frozen copy, one `key: before -> now` each; the budget may differ."""
-        before, now = (dict(_leaves(study._frozen() | {"budget": None})) for study in (load_frozen(frozen), self))
+        """What differs from a frozen copy, one `key: before -> now` each; budget and storage may differ."""
+        free = {"budget": None, "storage": None}
+        before, now = (dict(_leaves(study._frozen() | free)) for study in (load_frozen(frozen), self))
         return [f"{key}: {before.get(key, 'not there')} -> {now.get(key, 'not there')}"
                 for key in dict.fromkeys((*before, *now)) if before.get(key) != now.get(key)]
 

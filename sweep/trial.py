@@ -11,18 +11,22 @@ from PIL import Image
 
 from core import lora
 from core.backbone import Backbone
+from core.beat import Beat, no_beat
 from core.cache import Cache
 from core.dataset import audit
-from core.encode import encode_examples
-from core.files import sha256, write_json, write_whole
+from core.encode import Examples, encode_examples
+from core.fail_point import fail_point
+from core.files import content_key, sha256, write_json, write_whole
 from core.filters import select
 from core.folders import TrialFolder
 from core.gate import passes
 from core.render import render_scenes
 from core.score import Score, score_pictures
-from core.settings import Result, TrialSpec
+from core.settings import Result, Training, TrialSpec
 from core.sheet import story_sheet
-from core.train import train_lora
+from core.train import Checkpoint, EpochDone, train_lora
+from core.train_state import load_state
+from sweep.attempt import Attempt
 
 Report = Callable[..., None]
 PACKAGES = ("torch", "diffsynth", "peft", "lightning", "transformers", "simple-aesthetics-predictor")
@@ -36,37 +40,67 @@ class BlackPicturesError(RuntimeError):
     """A picture came out in one single colour: these settings broke the model."""
 
 
-def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report) -> Result:
-    """Take one trial from its parameters to its verdict; every output lies under `folder`, result.json last."""
+def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report, *, attempt: Attempt,
+              beat: Beat = no_beat, checkpoint_every_s: float = 120.0) -> Result:
+    """Take one trial from its parameters to its verdict; every output lies under `folder`, result.json last.
+
+    Goes on from the folder's checkpoint if an earlier attempt at the same words left one.
+    """
     started, encoded_before = time.monotonic(), cache.encoded.copy()
+    fail_point("spec")
     write_json(folder.spec, spec.to_json())
+    fail_point("spec_written")
     losses: list[float] = []
     images = 0
     if spec.train:
         table = select_images(spec, backbone, cache)
         images = len(table)
-        report("training", images=images, steps=spec.train.total_steps)
         examples = encode_examples(table, spec.render.size_px, backbone, cache)
+        fail_point("encoded")
+        report("training", images=images, steps=spec.train.total_steps)
     trained_from = time.monotonic()
     try:
         if spec.train:
-            losses = train_lora(backbone, examples, spec.train, spec.seed, _epoch_saver(spec, backbone, folder, images, report))
+            save_epoch = _epoch_saver(spec, backbone, folder, images, report)
+            losses = _train(spec.train, examples, spec, backbone, folder, save_epoch, report, attempt, beat, checkpoint_every_s)
             last = folder.epoch_lora(spec.train.epochs)
             write_whole(folder.lora, lambda to: to.write_bytes(last.read_bytes()))
         rendered_from = time.monotonic()
-        pictures = draw_story(spec, backbone, cache, folder, report)
+        report("drawing", pictures=len(spec.story.scenes))
+        pictures = draw_story(spec, backbone, cache, folder, report, beat)
     finally:
         lora.take_off(backbone.unet)
     scored_from = time.monotonic()
+    fail_point("score")
     score = score_pictures(backbone, pictures)
     finished = time.monotonic()
     result = judge(spec, backbone, folder, score, images=images, losses=losses, duration_s=finished - started,
-                   encoded=dict(cache.encoded - encoded_before),
+                   micro_batch=attempt.micro_batch, retried=attempt.retried, encoded=dict(cache.encoded - encoded_before),
                    timings_s={"prepare": trained_from - started, "train": rendered_from - trained_from,
                               "render": scored_from - rendered_from, "score": finished - scored_from})
+    fail_point("recipe")
     write_json(folder.recipe, recipe(result, folder))
+    fail_point("result")
     write_json(folder.result, result.to_json())
+    fail_point("result_written")
+    folder.checkpoint.unlink(missing_ok=True)
     return result
+
+
+def _train(train: Training, examples: Examples, spec: TrialSpec, backbone: Backbone, folder: TrialFolder, save_epoch: EpochDone,
+           report: Report, attempt: Attempt, beat: Beat, checkpoint_every_s: float) -> list[float]:
+    """Train, from the checkpoint on if it and every epoch before it are there."""
+    words = content_key(spec.to_json())
+    state = load_state(folder.checkpoint, words)
+    epochs = range(1, (state.step if state else 0) // train.steps_per_epoch + 1)
+    if not all(folder.epoch_lora(epoch).exists() for epoch in epochs):
+        state, epochs = None, range(0)
+    if state:
+        report("resumed", step=state.step)
+        for epoch in epochs:  # the journal and the driver began anew
+            report("epoch", epoch=epoch, losses=state.losses[(epoch - 1) * train.steps_per_epoch:epoch * train.steps_per_epoch])
+    return train_lora(backbone, examples, train, spec.seed, save_epoch, micro_batch=attempt.micro_batch, state=state,
+                      checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s), beat=beat)
 
 
 def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache) -> pd.DataFrame:
@@ -81,14 +115,16 @@ def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache) -> pd.DataF
     return kept
 
 
-def draw_story(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report) -> list[Image.Image]:
+def draw_story(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report,
+               beat: Beat = no_beat) -> list[Image.Image]:
     """Render, check and save the story's pictures and their sheet. Raises BlackPicturesError."""
     pictures = []
-    for number, picture in enumerate(render_scenes(backbone, spec.story.scenes, spec.render, cache), start=1):
+    for number, picture in enumerate(render_scenes(backbone, spec.story.scenes, spec.render, cache, beat), start=1):
         if all(low == high for low, high in cast(list[tuple[int, int]], picture.getextrema())):  # one pair a channel
             raise BlackPicturesError(f"picture {number} is one single colour")
         write_whole(folder.picture(number), partial(picture.save, format="PNG"))
         pictures.append(picture)
+        fail_point("picture")
         report("picture", picture=number)
     write_whole(folder.sheet, lambda to: story_sheet(pictures).save(to, "PNG"))
     return pictures
@@ -104,7 +140,7 @@ def judge(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, score: Score
         train_loss=_mean(losses[-spec.train.steps_per_epoch:]) if spec.train and losses else None,
         lora_sha256=sha256(folder.lora) if spec.train else None, scorer=backbone.scorer_name,
         device=str(backbone.device), dtype=str(backbone.dtype).removeprefix("torch."),
-        micro_batch=spec.train.batch_size if spec.train else 1, versions={name: version(name) for name in PACKAGES},
+        versions={name: version(name) for name in PACKAGES},
         **measured,
     )
 
@@ -123,7 +159,7 @@ def recipe(result: Result, folder: TrialFolder) -> dict[str, Any]:
 
 
 def _epoch_saver(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, images: int,
-                 report: Report) -> Callable[[int, list[float]], None]:
+                 report: Report) -> EpochDone:
     train = spec.train
     assert train is not None
     shape = lora.LoraShape(rank=train.lora_rank, alpha=train.lora_alpha)
@@ -136,7 +172,9 @@ def _epoch_saver(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, image
             steps=epoch * train.steps_per_epoch, max_train_steps=train.total_steps, seed=spec.seed,
             optimizer="torch.optim.AdamW", mixed_precision="no", output_name=f"{spec.study}-{spec.number:04d}",
         )
+        fail_point("epoch")
         lora.save_lora(folder.epoch_lora(epoch), lora.read_off(backbone.unet), shape, metadata)
+        fail_point("epoch_saved")
         report("epoch", epoch=epoch, losses=losses)
 
     return save

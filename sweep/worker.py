@@ -3,23 +3,30 @@
 One JSON object a line: packs come in on stdin, events go out on what was stdout; anything that libraries print goes
 to stderr, which the driver keeps in worker.log. Run by the driver as `python -m sweep.worker`.
 """
+import errno
 import json
 import logging
 import os
 import queue
+import re
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from core.fail_point import at_trial, fail_point
 from core.files import write_json, write_text
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
+from sweep.attempt import Attempt
 
 log = logging.getLogger(__name__)
+BEAT_S = 1.0
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
@@ -27,20 +34,20 @@ def main() -> None:
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     _quiet_libraries()
-    serve(_packs(sys.stdin), events)
+    serve(Orders(sys.stdin), events)
 
 
-def serve(packs: Iterator[str], events: TextIO) -> None:
-    """Take packs for ever: {"specs": [...], "folders": [...], "cache": path, "device": name}."""
+def serve(orders: "Orders", events: TextIO) -> None:
+    """Take packs until told to stop: {"specs", "folders", "attempts", "checkpoint_every_s", "cache", "device"}."""
     import torch  # here, not at the first pack: these imports run while the driver opens its stores
 
     from core.backbone import load_backbone, unknown_story_words
+    from core.beat import Interrupted
     from core.cache import Cache
 
     torch.set_flush_denormal(True)
     backbone, cache = None, None
-    for line in packs:
-        order = json.loads(line)
+    for order in orders:
         specs = [TrialSpec.from_json(values) for values in order["specs"]]
         if backbone is None:
             started = time.monotonic()
@@ -49,53 +56,103 @@ def serve(packs: Iterator[str], events: TextIO) -> None:
             unknown = unknown_story_words(backbone, [scene.prompt for scene in specs[0].story.scenes])
             _send(events, None, "ready", device=order["device"], seconds=time.monotonic() - started,
                   threads=torch.get_num_threads(), unknown_words=unknown)
-        for spec, path in zip(specs, order["folders"], strict=True):
+        for spec, path, values in zip(specs, order["folders"], order["attempts"], strict=True):
             folder = TrialFolder(Path(path))
-            folder.path.mkdir(parents=True, exist_ok=True)
-            folder.events.unlink(missing_ok=True)
+            at_trial(spec.number)
+            try:
+                result = _attempt(Attempt.from_json(values), spec, backbone, cache, folder,
+                                  Voice(events, folder, spec.number, orders.stop), order["checkpoint_every_s"])
+            except Interrupted:
+                _send(events, None, "stopped", number=spec.number)
+                return
+            fail_point("result_unsaid")
+            _send(events, folder.events, "finished", number=spec.number, state=result.state, reason=result.reason,
+                  message=result.message)
 
-            def report(event: str, number: int = spec.number, folder: TrialFolder = folder, **facts: Any) -> None:
-                _send(events, folder.events, event, number=number, **facts)
 
-            report("started")
-            result = _attempt(spec, backbone, cache, folder, report)
-            report("finished", state=result.state, reason=result.reason)
+class Orders:
+    """Packs as they come on stdin; `stop` is set as soon as the driver asks for it.
 
+    Once the driver is gone nobody waits for this trial: the process ends in the middle of it, so that it never writes
+    into a folder that the next driver's worker has taken over.
+    """
 
-def _packs(stdin: TextIO) -> Iterator[str]:
-    """Lines as they come. Once the driver is gone nobody waits for this trial: the process ends in the middle of it,
-    so that it never writes into a folder that the next driver's worker has taken over."""
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+    def __init__(self, stdin: TextIO) -> None:
+        self.stop = threading.Event()
+        self._waiting: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, args=(stdin,), daemon=True).start()
 
-    def read() -> None:
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        while order := self._waiting.get():
+            yield order
+
+    def _read(self, stdin: TextIO) -> None:
         for line in stdin:
-            lines.put(line)
+            order = json.loads(line)
+            if "stop" in order:
+                self.stop.set()
+                self._waiting.put(None)
+            else:
+                self._waiting.put(order)
         os._exit(0)
 
-    threading.Thread(target=read, daemon=True).start()
-    while True:
-        yield lines.get()
+
+class Voice:
+    """What the worker says about one trial: events for the driver, kept in the trial's journal too."""
+
+    def __init__(self, events: TextIO, folder: TrialFolder, number: int, stop: threading.Event) -> None:
+        self._events, self._folder, self._number, self._stop = events, folder, number, stop
+        self._spoke_at = 0.0
+
+    def report(self, event: str, **facts: Any) -> None:
+        _send(self._events, self._folder.events, event, number=self._number, **facts)
+        self._spoke_at = time.monotonic()
+
+    def beat(self) -> None:
+        """A sign of life, at most once a second. Raises Interrupted when the driver wants to stop."""
+        from core.beat import Interrupted
+
+        if self._stop.is_set():
+            raise Interrupted
+        if time.monotonic() - self._spoke_at >= BEAT_S:
+            _send(self._events, None, "alive", number=self._number)
+            self._spoke_at = time.monotonic()
 
 
-def _attempt(spec: TrialSpec, backbone: Any, cache: Any, folder: TrialFolder, report: Any) -> Result:
+def _attempt(attempt: Attempt, spec: TrialSpec, backbone: Any, cache: Any, folder: TrialFolder, voice: Voice,
+             checkpoint_every_s: float) -> Result:
     """Run a trial; whatever goes wrong in it becomes its failed result."""
+    from core.beat import Interrupted
     from sweep.trial import run_trial
 
     started = time.monotonic()
     try:
-        return run_trial(spec, backbone, cache, folder, report)
+        _clear(folder)
+        voice.report("started")
+        return run_trial(spec, backbone, cache, folder, voice.report, attempt=attempt, beat=voice.beat,
+                         checkpoint_every_s=checkpoint_every_s)
+    except Interrupted:
+        raise
     except Exception as error:
-        reason = _reason(error)
-        result = Result(state="failed", spec=spec, reason=reason, message=_first_line(error),
-                        duration_s=time.monotonic() - started)
-        if reason == "bug":  # the others are explained by their message
-            log.exception("trial %d failed", spec.number)
-            write_text(folder.path / "traceback.txt", traceback.format_exc())
-        write_json(folder.result, result.to_json())
+        reason = failure_class(error)
+        result = Result(state="failed", spec=spec, reason=reason, message=_first_line(error), micro_batch=attempt.micro_batch,
+                        retried=attempt.retried, duration_s=time.monotonic() - started)
+        log.error("trial %d failed as %s", spec.number, reason, exc_info=error)
+        with suppress(OSError):  # on a full disk; the driver hears of it all the same
+            if reason == "bug":  # the others are explained by their message
+                write_text(folder.traceback, "".join(traceback.format_exception(error)))
+            write_json(folder.result, result.to_json())
         return result
 
 
-def _reason(error: Exception) -> str:
+def _clear(folder: TrialFolder) -> None:
+    """Room for a new attempt: half-written files and the old journal go, a checkpoint and finished epochs stay."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    for path in (folder.events, folder.result, folder.traceback, *folder.path.rglob(".*.tmp")):
+        path.unlink(missing_ok=True)
+
+
+def failure_class(error: Exception) -> str:
     """The class of a failure, by what was raised."""
     import torch
 
@@ -104,8 +161,21 @@ def _reason(error: Exception) -> str:
     from sweep.trial import BlackPicturesError, NoImagesError
 
     classes = {NanLossError: "nan_loss", NoImagesError: "no_images", BlackPicturesError: "black_pictures",
-               NoScoreError: "black_pictures", torch.cuda.OutOfMemoryError: "cuda_oom", MemoryError: "host_oom"}
-    return next((reason for kind, reason in classes.items() if isinstance(error, kind)), "bug")
+               NoScoreError: "black_pictures", torch.OutOfMemoryError: "cuda_oom", MemoryError: "host_oom"}
+    for kind, reason in classes.items():
+        if isinstance(error, kind):
+            return reason
+    # safetensors and CUDA's libraries say in words what others say by their type.
+    text = str(error)
+    if getattr(error, "errno", None) in DISK_FULL or re.search(r"os error (28|27|122)\b", text):
+        return "disk_full"
+    if "CUBLAS_STATUS_ALLOC_FAILED" in text or "CUDA out of memory" in text:
+        return "cuda_oom"
+    if isinstance(error, RuntimeError) and re.search(r"CUDA error|cudaError|CUBLAS_STATUS|CUDNN_STATUS|Xid", text):
+        return "device_lost"
+    if "can't allocate memory" in text:  # torch's allocator on the CPU
+        return "host_oom"
+    return "bug"
 
 
 def _first_line(error: Exception) -> str:
@@ -113,7 +183,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _send(events: TextIO, journal: Path | None, event: str, **facts: Any) -> None:
-    line = json.dumps({"event": event, "time": time.time(), **facts}) + "\n"
+    line = json.dumps({"event": event, "time": time.time(), "monotonic": time.monotonic(), **facts}) + "\n"
     if journal:
         with journal.open("a", encoding="utf-8") as handle:
             handle.write(line)

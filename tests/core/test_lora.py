@@ -20,7 +20,7 @@ def put_on_trained(unet: torch.nn.Module, shape: LoraShape = SHAPE) -> dict[str,
     """Adapters as if trained: no matrix is zero."""
     lora.put_on(unet, shape, seed=1)
     generator = torch.Generator().manual_seed(2)
-    for parameter in lora.trained_parameters(unet):
+    for parameter in lora.trained_parameters(unet).values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
     return lora.read_off(unet)
 
@@ -44,7 +44,7 @@ def deltas(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
 def test_tiny_has_88_modules(backbone: Backbone) -> None:
     lora.put_on(backbone.unet, SHAPE, seed=1)
     assert len(lora.read_off(backbone.unet)) == 88
-    assert sum(p.numel() for p in lora.trained_parameters(backbone.unet)) == 88 * 4 * 2 * 64
+    assert sum(p.numel() for p in lora.trained_parameters(backbone.unet).values()) == 88 * 4 * 2 * 64
 
 
 def test_only_adapters_are_trained(backbone: Backbone) -> None:
@@ -109,7 +109,7 @@ def test_taking_off_gives_the_base_model_back(backbone: Backbone) -> None:
     lora.take_off(backbone.unet)
     assert torch.equal(noise_of(backbone), before)
     assert [name for name, _ in backbone.unet.named_modules()] == names
-    assert lora.trained_parameters(backbone.unet) == []
+    assert lora.trained_parameters(backbone.unet) == {}
 
 
 def test_fewer_targets_afterwards_leave_no_stale_adapter(backbone: Backbone) -> None:

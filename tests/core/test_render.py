@@ -44,7 +44,7 @@ def test_a_batch_equals_diffsynth_s_pipeline_picture_by_picture(backbone: Backbo
 
 def test_with_a_lora_on_it_equals_diffsynth_s_pipeline(backbone: Backbone, story: Story, cache: Cache) -> None:
     lora.put_on(backbone.unet, lora.LoraShape(rank=4, alpha=8), seed=1)
-    for index, parameter in enumerate(lora.trained_parameters(backbone.unet)):
+    for index, parameter in enumerate(lora.trained_parameters(backbone.unet).values()):
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
     check_against_stock(backbone, story, RENDERING, cache)
 

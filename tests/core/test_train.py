@@ -1,6 +1,7 @@
 """Training is DiffSynth's step on encoded examples, and a function of its seed alone."""
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,12 +10,14 @@ from diffsynth.trainers.text_to_image import LightningModelForT2ILoRA
 
 from core import lora, train
 from core.backbone import TRAIN_TIMESTEPS, Backbone
+from core.beat import Interrupted
 from core.cache import Cache
 from core.encode import Examples
 from core.render import render_scenes
 from core.score import score_pictures
 from core.settings import Rendering, Story, Training
-from core.train import NanLossError, StepDraw, train_lora
+from core.train import Checkpoint, NanLossError, StepDraw, train_lora
+from core.train_state import load_state
 
 TRAINING = Training(lora_rank=4, lora_alpha=8, epochs=2, steps_per_epoch=3, batch_size=2, learning_rate=2e-3)
 Trained = tuple[list[float], dict[str, lora.Pair]]
@@ -70,6 +73,66 @@ def test_an_epoch_reports_its_number_and_its_own_losses(backbone: Backbone, exam
     reported: list[tuple[int, list[float]]] = []
     losses, _ = trained(backbone, examples, epoch_done=lambda epoch, part: reported.append((epoch, part)))
     assert reported == [(1, losses[:3]), (2, losses[3:])]
+
+
+class StopAt:
+    """A beat that asks for a stop after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.left = steps
+
+    def __call__(self) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Interrupted
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_a_resumed_training_equals_one_that_was_never_stopped(
+        backbone: Backbone, examples: Examples, tmp_path: Path, stop: int, dropout: float) -> None:
+    training = replace(TRAINING, lora_dropout=dropout, random_flip=True)
+    whole_losses, whole = trained(backbone, examples, training)
+    checkpoint = Checkpoint(tmp_path / "checkpoint.safetensors", "words")
+    told: list[int] = []
+    with pytest.raises(Interrupted):
+        train_lora(backbone, examples, training, 7, lambda epoch, _: told.append(epoch), checkpoint=checkpoint, beat=StopAt(stop))
+    lora.take_off(backbone.unet)
+    state = load_state(checkpoint.path, "words")
+    assert state is not None
+    assert state.losses == whole_losses[:stop]
+    losses = train_lora(backbone, examples, training, 7, lambda epoch, _: told.append(epoch), state=state, checkpoint=checkpoint)
+    assert losses == whole_losses
+    assert same(lora.read_off(backbone.unet), whole)
+    assert told == [1, 2]
+
+
+def test_a_checkpoint_is_written_at_each_epoch_s_end_and_when_it_is_due(
+        backbone: Backbone, examples: Examples, tmp_path: Path) -> None:
+    def steps_saved(every_s: float) -> list[int]:
+        checkpoint, seen = Checkpoint(tmp_path / f"{every_s}.safetensors", "words", every_s), []
+
+        def look() -> None:
+            state = load_state(checkpoint.path, "words")
+            seen.append(state.step if state else 0)
+
+        train_lora(backbone, examples, TRAINING, 7, silent, checkpoint=checkpoint, beat=look)
+        lora.take_off(backbone.unet)
+        return seen
+
+    assert steps_saved(1e9) == [0, 0, 3, 3, 3, 6]
+    assert steps_saved(0) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2])
+def test_micro_batches_of_one_batch_train_the_same_lora(
+        backbone: Backbone, examples: Examples, micro_batch: int) -> None:
+    training = replace(TRAINING, batch_size=4)
+    losses, pairs = trained(backbone, examples, training)
+    micro_losses = train_lora(backbone, examples, training, 7, silent, micro_batch=micro_batch)
+    assert micro_losses == pytest.approx(losses, rel=1e-4)
+    for name, pair in lora.read_off(backbone.unet).items():
+        torch.testing.assert_close(pairs[name].up, pair.up, rtol=0, atol=training.learning_rate / 20)
 
 
 def test_every_matrix_learns(backbone: Backbone, reference: Trained) -> None:

@@ -1,3 +1,6 @@
+import sqlite3
+from dataclasses import replace
+
 import optuna
 import pytest
 
@@ -93,7 +96,7 @@ def test_an_exact_repeat_gets_the_stored_result(tmp_path):
     again = store.ask()
     twin = store.twin(again)
     assert twin is not None
-    store.tell_twin(again, twin)
+    store.tell(again, replace(complete(1, 6.5), same_as=twin.number))
     told = frozen(tmp_path)[1]
     assert (told.value, gate(told), told.user_attrs["same_as"]) == (6.5, -0.5, 0)
 
@@ -107,3 +110,33 @@ def test_an_adopted_trial_is_not_constrained_twice(tmp_path, recwarn):
     store.tell(adopted, complete(0, 6.5))
     assert gate(frozen(tmp_path)[0]) == -0.5
     assert not [w for w in recwarn if "already set" in str(w.message)]
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+@pytest.mark.parametrize("asks", [1, 2, 6])
+def test_an_ask_that_was_cut_short_is_finished_as_it_would_have_been(tmp_path, asks, kept):
+    """Killed between one parameter and the next: among hand-made settings, at random, by TPE."""
+    def work(folder):
+        folder.mkdir()
+        store = open_store(folder)
+        store.enqueue([{"lora_rank": 8}])
+        for number in range(asks - 1):
+            trial = store.ask()
+            store.tell(trial, complete(number, fake_score(trial.params)))
+        return store, store.ask()
+
+    whole = work(tmp_path / "whole")[1].params
+    _, trial = work(tmp_path / "cut")
+    with sqlite3.connect(tmp_path / "cut" / "study.db") as db:  # as if the process had died before it wrote them
+        for name in list(SPACE)[kept:]:
+            db.execute("DELETE FROM trial_params WHERE trial_id = ? AND param_name = ?", (trial._trial_id, name))
+    adopted, = open_store(tmp_path / "cut").running()
+    assert (adopted.number, adopted.params) == (asks - 1, whole)
+
+
+def test_a_told_result_can_be_read_again(tmp_path):
+    store = open_store(tmp_path)
+    trial = store.ask()
+    result = replace(complete(0, 6.5), retried=("hung",), lora_sha256="ab", timings_s={"train": 1.5})
+    store.tell(trial, result)
+    assert open_store(tmp_path).stored(frozen(tmp_path)[0], spec(0)) == result

@@ -1,0 +1,12 @@
+"""The sign of life that long work gives between its steps, and where it is told to stop."""
+from collections.abc import Callable
+
+Beat = Callable[[], None]  # called after each step of training or drawing; raises Interrupted when it is time to stop
+
+
+class Interrupted(Exception):
+    """Asked to stop: what was reached is saved, and the same words go on from there."""
+
+
+def no_beat() -> None:
+    """For work that nobody watches."""

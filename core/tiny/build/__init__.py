@@ -1,0 +1,1 @@
+"""Trains the tiny backbone from nothing: `python -m core.tiny.build`."""

@@ -1,0 +1,59 @@
+"""The pictures that the tiny backbone learns from, drawn anew at each build, and as tensors.
+
+Shape legend: B pictures, H x W pixels.
+"""
+import random
+from collections.abc import Callable
+from multiprocessing import Pool
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from core.tiny import scenes
+
+BASE_PICTURES = 7000
+MIXED_PICTURES = 2400
+
+
+def flat_picture(index: int) -> tuple[np.ndarray, str]:
+    rng = random.Random(1000 + index)
+    scene = scenes.random_scene(rng)
+    return scenes.draw(scene), scenes.training_caption(scene, scenes.FLAT, rng)
+
+
+def look_picture(index: int) -> tuple[np.ndarray, str]:
+    rng = random.Random(500_000 + index)
+    scene, look = scenes.random_scene(rng), scenes.random_look(rng)
+    return scenes.draw(scene, look), scenes.training_caption(scene, look, rng)
+
+
+def _mixed_picture(index: int) -> tuple[np.ndarray, float, float]:
+    rng = random.Random(900_000 + index)
+    style = rng.choice([0.0, 1.0, rng.random()])
+    pixels, severity = scenes.draw(scenes.random_scene(rng), scenes.watercolour(style)), 0.0
+    if rng.random() < 0.4:
+        pixels, severity = scenes.degrade(pixels, rng)
+    return pixels, style, severity
+
+
+def drawn_pictures(make: Callable[[int], tuple[np.ndarray, str]]) -> tuple[Tensor, list[str]]:
+    """Pictures (B, 3, 128, 128) uint8 and their captions."""
+    with Pool(2) as pool:
+        pictures, captions = zip(*pool.map(make, range(BASE_PICTURES), chunksize=50), strict=True)
+    return _stack(pictures), list(captions)
+
+
+def mixed_pictures() -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures (B, 3, 128, 128) uint8 with their style and the severity of their spoiling, both 0 to 1."""
+    with Pool(2) as pool:
+        pictures, styles, severities = zip(*pool.map(_mixed_picture, range(MIXED_PICTURES), chunksize=50), strict=True)
+    return _stack(pictures), torch.tensor(styles), torch.tensor(severities)
+
+
+def _stack(pictures: tuple[np.ndarray, ...]) -> Tensor:
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+
+
+def to_unit(pictures_u8: Tensor) -> Tensor:
+    return (pictures_u8.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)

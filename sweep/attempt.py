@@ -1,0 +1,44 @@
+"""One try at a trial: why earlier ones ended, and how many rows at a time go through the UNet."""
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from core.files import read_json, write_json
+
+# What may be an accident: tried once more, from the checkpoint, in a fresh worker.
+RETRIED = frozenset({"cuda_oom", "hung", "killed", "device_lost"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """`retried` holds the class of each earlier end, `micro_batch` divides the batch size."""
+    micro_batch: int
+    retried: tuple[str, ...] = ()
+
+    def after(self, reason: str | None) -> Self | None:
+        """The next attempt after one that ended so; None when another would not help."""
+        if reason not in RETRIED or reason in self.retried:
+            return None
+        again = replace(self, retried=(*self.retried, reason))
+        if reason != "cuda_oom":
+            return again
+        smaller = [size for size in range(1, self.micro_batch) if self.micro_batch % size == 0]
+        return replace(again, micro_batch=smaller[-1]) if smaller else None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        return cls(micro_batch=values["micro_batch"], retried=tuple(values["retried"]))
+
+    def save(self, path: Path) -> None:
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path, batch_size: int) -> Self:
+        """What an earlier driver wrote down, if it did."""
+        try:
+            return cls.from_json(read_json(path))
+        except (OSError, ValueError, KeyError, TypeError):
+            return cls(micro_batch=batch_size)

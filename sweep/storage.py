@@ -1,0 +1,63 @@
+"""Room on the disk: what the next trial needs, and whose weights may go for it."""
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from core.folders import StudyFolder, TrialFolder
+from core.settings import Result
+from reports.table import rank
+
+GB = 10**9
+MARGIN = 1.5             # a trial may be larger than all before it
+LEAST_BYTES = 200 * 10**6  # before the first trial is done, and for databases and logs
+
+
+class NoRoom(RuntimeError):
+    """The disk is too full for another trial; the message is one line for the user."""
+
+
+def ensure_room(study: StudyFolder, keep: int, limit_gb: float | None, baselines: set[int]) -> list[int]:
+    """Remove weights if the next trial needs their room -> the trials that lost theirs. Raises NoRoom.
+
+    The best `keep` trials and the `baselines` never lose theirs; pictures, scores and recipes stay in any case.
+    """
+    sizes = [_size(study.trial(number).path) for number in study.numbers()]
+    need = LEAST_BYTES + int(MARGIN * max(sizes, default=0))
+    removed: list[int] = []
+    for result in _expendable(study, keep, baselines):
+        if _lacking(study, need, limit_gb) <= 0:
+            break
+        for path in _weights(study.trial(result.spec.number)):
+            path.unlink()
+        removed.append(result.spec.number)
+    free = shutil.disk_usage(study.path).free
+    if free < need:
+        raise NoRoom(f"{study.path}: {free / GB:.1f} GB are free and the next trial needs {need / GB:.1f} GB; "
+                     "free some disk (storage.keep says how many trials keep their LoRAs), then run the same command")
+    return removed
+
+
+def _lacking(study: StudyFolder, need: int, limit_gb: float | None) -> float:
+    """Bytes over the limit, or short of what the next trial needs, whichever is more."""
+    short = need - shutil.disk_usage(study.path).free
+    if limit_gb is None:
+        return short
+    return max(short, _size(study.path / "trials") - limit_gb * GB)
+
+
+def _expendable(study: StudyFolder, keep: int, baselines: set[int]) -> Iterator[Result]:
+    """From the worst on: finished trials that have weights, neither among the best nor a baseline nor a repeat's twin."""
+    results = sorted(study.results(), key=rank)
+    kept = baselines | {result.spec.number for result in results[:keep]} | {
+        result.same_as for result in results[:keep] if result.same_as is not None}
+    for result in reversed(results):
+        if result.spec.number not in kept and any(True for _ in _weights(study.trial(result.spec.number))):
+            yield result
+
+
+def _weights(trial: TrialFolder) -> Iterator[Path]:
+    yield from (path for path in (trial.checkpoint, trial.lora, *trial.path.glob("epochs/*/lora.safetensors")) if path.exists())
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,146 @@
+"""Has a worker carry out trials: watches its silence, replaces it when it fails, tries again what may be an accident."""
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from core.files import write_json
+from core.folders import TrialFolder
+from core.settings import Result, TrialSpec
+from sweep.attempt import Attempt
+from sweep.local_worker import LocalWorker, WorkerDied
+from sweep.stop import Stopped
+from sweep.watchdog import Watchdog
+
+log = logging.getLogger(__name__)
+# After these the process or its device context cannot be trusted with the next trial.
+RETIRING = frozenset({"cuda_oom", "host_oom", "device_lost", "hung", "killed"})
+STOP_GRACE_S = 7.0  # for the step at work and its checkpoint; 10 s in all are promised
+Hear = Callable[[dict[str, Any]], None]
+
+
+class Supervisor:
+    """Owns the worker; only the driver's main thread calls it, `ask_to_stop` also a signal handler."""
+
+    def __init__(self, log_file: Path, cache: Path, device: str, checkpoint_every_s: float) -> None:
+        self._log_file, self._cache, self._device, self._checkpoint_every_s = log_file, cache, device, checkpoint_every_s
+        self._worker: LocalWorker | None = None
+        self._watchdog = Watchdog()
+        self._sent: set[Path] = set()
+        self._until: float | None = None
+        self._stop_by: float | None = None
+        self.stop_asked: str | None = None  # who asked: a signal's name, or the hour
+
+    def start(self) -> None:
+        """Start the worker if there is none: its imports run while the driver does other things."""
+        if self._worker is None:
+            self._worker = LocalWorker(self._log_file, self._cache, self._device)
+            self._watchdog.watch()
+            self._sent.clear()
+
+    def stop_at(self, moment: float, hour: str) -> None:
+        """Stop as if asked at `moment` (time.monotonic)."""
+        self._until, self._hour = moment, hour
+
+    def ask_to_stop(self, who: str) -> None:
+        self.stop_asked = who
+        if self._worker:
+            self._worker.wake()
+
+    def close(self) -> None:
+        if self._worker:
+            self._worker.close()
+            self._worker = None
+
+    def send(self, spec: TrialSpec, folder: TrialFolder) -> None:
+        """Hand a trial over ahead of `carry_out`, so that the device does not wait for bookkeeping; once is enough."""
+        if folder.path in self._sent:
+            return
+        self.start()
+        assert self._worker
+        self._sent.add(folder.path)
+        self._watchdog.rest()
+        with suppress(WorkerDied):  # noticed, classified and answered when its events are read
+            self._worker.send([spec], [folder.path], [self._attempt(spec, folder)], self._checkpoint_every_s)
+
+    def carry_out(self, spec: TrialSpec, folder: TrialFolder, hear: Hear) -> Result:
+        """One trial to its end, tried again where that may help; every event goes to `hear`. Raises Stopped."""
+        while True:
+            self.send(spec, folder)
+            attempt = self._attempt(spec, folder)
+            result = self._follow(spec, folder, attempt, hear)
+            self._sent.discard(folder.path)
+            if result.reason in RETIRING:
+                self.close()
+            again = attempt.after(result.reason)
+            if again is None:
+                return result
+            hear({"event": "again", "reason": result.reason, "message": result.message, "micro_batch": again.micro_batch})
+            again.save(folder.attempt)
+            folder.result.unlink(missing_ok=True)
+
+    def _attempt(self, spec: TrialSpec, folder: TrialFolder) -> Attempt:
+        return Attempt.load(folder.attempt, spec.train.batch_size if spec.train else 1)
+
+    def _follow(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt, hear: Hear) -> Result:
+        """Read events until the trial is finished; a silent or dead worker ends it too."""
+        try:
+            while True:
+                event = self._next_event()
+                if event["event"] != "alive":
+                    hear(event)
+                if event["event"] == "finished":
+                    break
+        except WorkerDied as death:
+            log.warning("trial %d: %s", spec.number, death)
+            return self._failed(spec, folder, attempt, death.reason, str(death))
+        # On a full disk the worker could say how it ended, but not write it.
+        return folder.read_result() or self._failed(spec, folder, attempt, event["reason"], event["message"])
+
+    def _failed(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt, reason: str, message: str) -> Result:
+        """Written in the worker's place, for tables read the disk."""
+        result = Result(state="failed", spec=spec, reason=reason, message=message, micro_batch=attempt.micro_batch,
+                        retried=attempt.retried)
+        with suppress(OSError):
+            write_json(folder.result, result.to_json())
+        return result
+
+    def _next_event(self) -> dict[str, Any]:
+        """Raises WorkerDied, also for one that was killed for its silence, and Stopped."""
+        assert self._worker
+        while True:
+            now = time.monotonic()
+            if self._until is not None and now >= self._until and not self.stop_asked:
+                self.stop_asked = self._hour
+            if self.stop_asked:
+                self._stop(now)
+            left_s = [self._watchdog.left_s, *(moment - now for moment in (self._until, self._stop_by)
+                                              if moment is not None and moment > now)]
+            try:
+                event = self._worker.next_event(min(left_s))
+            except WorkerDied:
+                if self._stop_by is not None:
+                    raise Stopped from None
+                raise
+            if event is not None:
+                self._watchdog.heard(event)
+                if event["event"] == "stopped":
+                    raise Stopped
+                return event
+            if self._watchdog.left_s <= 0:
+                silent_s, phase = self._watchdog.allowed_s, self._watchdog.phase
+                self._worker.close()
+                raise WorkerDied("hung", f"the worker gave no sign of life for {silent_s:.0f} s ({phase})")
+
+    def _stop(self, now: float) -> None:
+        """Training is asked to save its step; anything else is made again from the last checkpoint. Raises Stopped."""
+        assert self._worker
+        if self._stop_by is None:
+            if self._watchdog.phase != "step":
+                raise Stopped
+            self._stop_by = now + STOP_GRACE_S
+            self._worker.ask_to_stop()
+        elif now >= self._stop_by:
+            raise Stopped

@@ -1,0 +1,42 @@
+"""How long the worker may be silent before it counts as hung: learned from its own pace, never under a floor."""
+import os
+import time
+from typing import Any
+
+# Each phase begins with an event; the floors leave room for slow disks, first compilations and busy machines.
+FLOORS_S = {"start": 900.0, "prepare": 900.0, "step": 180.0, "picture": 300.0}
+NEXT_PHASE = {"ready": "prepare", "started": "prepare", "training": "step", "drawing": "picture"}
+PATIENCE = 20.0  # times the longest silence so far
+
+
+class Watchdog:
+    """Told of every event of one worker."""
+
+    def __init__(self) -> None:
+        # Tests shorten the floors; nobody else should.
+        self._floor_s = float(os.environ.get("LORA_SWEEP_WATCHDOG_S") or 0)
+        self._longest_s: dict[str, float] = {}
+        self.watch()
+
+    def watch(self) -> None:
+        """A fresh worker: it is starting up."""
+        self.phase, self._heard_at = "start", time.monotonic()
+
+    def rest(self) -> None:
+        """Work was handed over now: silence counts from here."""
+        self._heard_at = time.monotonic()
+
+    def heard(self, event: dict[str, Any]) -> None:
+        now = time.monotonic()
+        self._longest_s[self.phase] = max(now - self._heard_at, self._longest_s.get(self.phase, 0.0))
+        self._heard_at = now
+        self.phase = NEXT_PHASE.get(event["event"], self.phase)
+
+    @property
+    def allowed_s(self) -> float:
+        """The longest silence in this phase."""
+        return max(self._floor_s or FLOORS_S[self.phase], PATIENCE * self._longest_s.get(self.phase, 0.0))
+
+    @property
+    def left_s(self) -> float:
+        return self._heard_at + self.allowed_s - time.monotonic()

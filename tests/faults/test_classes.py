@@ -1,0 +1,74 @@
+"""What goes wrong inside one trial costs one trial, and the table names its class."""
+from collections.abc import Callable
+
+import pytest
+
+from core.gate import FAILED_BY_PARAMETERS
+from tests.faults.conftest import Sweeps
+
+SICK = 2  # the third of six
+CASES = {  # the order of the fail point, the class in the table, what Optuna is told, words of the reason
+    "oom": ("step#2=oom", "cuda_oom", "PRUNED", "CUDA out of memory"),
+    "nan": ("loss#2=nan", "nan_loss", "PRUNED", "the loss was no number"),
+    "hang": ("step#2=SIGSTOP", "hung", "FAIL", "no sign of life"),
+    "crash": ("step#2=SIGKILL", "killed", "FAIL", "killed by SIGKILL"),
+    "bug": ("picture#2=a_mistake", "bug", "FAIL", "a_mistake"),
+    "lost": ("step#2=device_lost", "device_lost", "FAIL", "illegal memory access"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_sick_trial_of_six(make_sweeps: Callable[[int], Sweeps], case: str) -> None:
+    order, reason, state, words = CASES[case]
+    sweeps = make_sweeps(6)
+    done = sweeps.run(order, once=False, LORA_SWEEP_WATCHDOG_S="15")
+    assert done.returncode == 0, done.stdout + done.stderr
+    told = sweeps.optuna()
+    assert [row[1] for row in told] == [state if number == SICK else "COMPLETE" for number in range(6)]
+    assert told[SICK][4] == FAILED_BY_PARAMETERS
+    assert [(r.state, r.reason) for r in sweeps.study.results()] == [
+        ("failed", reason) if number == SICK else ("complete", None) for number in range(6)]
+    status, _, _, tags, artifacts = sweeps.mlflow()[f"trial-{SICK:04d}"]
+    assert (status, tags["state"], tags["reason"]) == ("FAILED", "failed", reason)
+    assert words in tags["message"]
+    assert ("traceback.txt" in artifacts) == (reason == "bug")
+
+
+def test_one_oom_is_answered_with_a_smaller_micro_batch(sweeps: Sweeps, undisturbed: Sweeps) -> None:
+    done = sweeps.run("step@2=oom")
+    assert sweeps.failed
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = sweeps.study.results()
+    assert (first.state, first.micro_batch, first.retried) == ("complete", 1, ("cuda_oom",))
+    assert (second.state, second.micro_batch, second.retried) == ("complete", 2, ())
+    tags = sweeps.mlflow()["trial-0000"][3]
+    assert (tags["micro_batch"], tags["micro_batch_changed"]) == ("1", "2 -> 1")
+    plain = undisturbed.study.results()[0]
+    assert first.train_loss == pytest.approx(plain.train_loss, rel=1e-4)
+    assert first.aesthetic == pytest.approx(plain.aesthetic, abs=0.05)
+
+
+def test_one_hang_is_answered_from_the_checkpoint(sweeps: Sweeps, undisturbed: Sweeps) -> None:
+    done = sweeps.run("step@5=SIGSTOP", LORA_SWEEP_WATCHDOG_S="15")
+    assert sweeps.failed
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trial 0: goes on from step 4" in done.stdout
+    assert sweeps.story() == undisturbed.story()
+
+
+def test_three_in_a_row_stop_the_sweep_with_advice(make_sweeps: Callable[[int], Sweeps]) -> None:
+    sweeps = make_sweeps(6)
+    done = sweeps.run("write recipe.json#*=disk_full", once=False)
+    assert done.returncode == 1
+    assert "3 trials in a row failed, the last as disk_full" in done.stderr
+    assert "free some disk" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sweeps.run().returncode == 0
+    assert [r.state for r in sweeps.study.results()] == ["failed"] * 3 + ["complete"] * 3
+
+
+def test_parameters_that_fail_never_stop_a_sweep(make_sweeps: Callable[[int], Sweeps]) -> None:
+    sweeps = make_sweeps(4)
+    done = sweeps.run("loss#*=nan", once=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row[1] for row in sweeps.optuna()] == ["PRUNED"] * 4

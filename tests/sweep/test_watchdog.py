@@ -1,0 +1,47 @@
+"""The deadline follows the worker's phase and its own pace."""
+import pytest
+
+from sweep import watchdog
+from sweep.watchdog import FLOORS_S, PATIENCE, Watchdog
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now = 1000.0
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: Clock.now)
+    return Clock
+
+
+def test_each_phase_has_its_own_floor(clock):
+    dog = Watchdog()
+    assert dog.left_s == FLOORS_S["start"]
+    for event, phase in (("ready", "prepare"), ("started", "prepare"), ("training", "step"), ("alive", "step"),
+                         ("epoch", "step"), ("drawing", "picture"), ("picture", "picture"), ("started", "prepare")):
+        dog.heard({"event": event})
+        assert (dog.phase, dog.left_s) == (phase, FLOORS_S[phase])
+
+
+def test_every_event_renews_the_deadline(clock):
+    dog = Watchdog()
+    dog.heard({"event": "training"})
+    clock.now += FLOORS_S["step"] - 1
+    assert dog.left_s == 1
+    dog.heard({"event": "alive"})
+    assert dog.left_s > FLOORS_S["step"]
+
+
+def test_a_slow_machine_gets_more_time(clock):
+    dog = Watchdog()
+    dog.heard({"event": "training"})
+    clock.now += 100
+    dog.heard({"event": "alive"})
+    assert dog.allowed_s == PATIENCE * 100
+
+
+def test_a_fresh_worker_starts_over(clock):
+    dog = Watchdog()
+    dog.heard({"event": "training"})
+    clock.now += 10_000
+    dog.watch()
+    assert (dog.phase, dog.left_s) == ("start", FLOORS_S["start"])
