@@ -1,0 +1,1 @@
+"""Kolors itself: where its weights lie, how they are fetched, how they are loaded."""

@@ -1,0 +1,116 @@
+"""The weight files of Kolors: which there are, where they lie, which are missing; imports no torch.
+
+The layout is that of DiffSynth's `download_models(["Kolors", "SDXL-vae-fp16-fix"])` (diffsynth/configs/model_config.py,
+1.1.9), so a folder filled by DiffSynth serves as it is; the tokenizer ships with diffsynth.
+"""
+import os
+import shlex
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import platformdirs
+
+from core.files import read_json
+
+Part = Literal["unet", "text_encoder", "vae", "scorer"]
+PARTS: tuple[Part, ...] = ("unet", "text_encoder", "vae", "scorer")
+FOLDER_VARIABLE = "LORA_SWEEP_MODELS"
+FETCH_COMMAND = "python -m core.kolors.download"
+# A branch, not a commit: no commit of these repositories could be looked up when this was written. What a download
+# got is therefore recorded beside the files (commit, size and sha256 as the server told them), and later starts
+# hold the files to the recorded sizes.
+REVISION = "master"
+RECORD = "lora-sweep-weights.json"
+
+KOLORS = "Kwai-Kolors/Kolors"
+VAE = "AI-ModelScope/sdxl-vae-fp16-fix"
+SCORER = "AI-ModelScope/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
+SCORER_FOLDER = "aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """One file: `path` under the models folder, `file` in the repository `model` on ModelScope; path ends with file.
+
+    `size_bytes` is an estimate from the number of parameters (None: a few kB); a download announces the true size.
+    `instead` is another name in the same folder that serves as well (pickled weights where safetensors are hoped for).
+    """
+    part: Part
+    path: str
+    model: str
+    file: str
+    size_bytes: int | None = None
+    instead: str | None = None
+
+    @property
+    def variants(self) -> tuple["WeightFile", ...]:
+        """Itself, then itself under the other name that serves as well."""
+        if self.instead is None:
+            return (self,)
+        path, file = (str(PurePosixPath(name).with_name(self.instead)) for name in (self.path, self.file))
+        return self, replace(self, path=path, file=file, instead=None)
+
+    def find(self, folder: Path) -> Path | None:
+        """The file on this disk, under either name, unless missing or empty."""
+        paths = [folder / variant.path for variant in self.variants]
+        return next((path for path in paths if path.is_file() and path.stat().st_size), None)
+
+
+def _shards() -> Iterable[WeightFile]:
+    for number in range(1, 8):
+        file = f"text_encoder/pytorch_model-{number:05d}-of-00007.bin"
+        # ChatGLM3-6B: 6.24e9 parameters in fp16, the last shard about half as large as the others.
+        yield WeightFile("text_encoder", f"kolors/Kolors/{file}", KOLORS, file, 1_900_000_000 if number < 7 else 1_050_000_000)
+
+
+FILES: tuple[WeightFile, ...] = (
+    # 2.58e9 parameters in fp32; users of the repository speak of 10 GB.
+    WeightFile("unet", "kolors/Kolors/unet/diffusion_pytorch_model.safetensors", KOLORS,
+               "unet/diffusion_pytorch_model.safetensors", 10_300_000_000),
+    *_shards(),
+    WeightFile("vae", "sdxl-vae-fp16-fix/diffusion_pytorch_model.safetensors", VAE,
+               "diffusion_pytorch_model.safetensors", 335_000_000),  # 83.7e6 parameters in fp32
+    WeightFile("scorer", f"{SCORER_FOLDER}/config.json", SCORER, "config.json"),
+    WeightFile("scorer", f"{SCORER_FOLDER}/preprocessor_config.json", SCORER, "preprocessor_config.json"),
+    WeightFile("scorer", f"{SCORER_FOLDER}/model.safetensors", SCORER, "model.safetensors",
+               1_220_000_000, instead="pytorch_model.bin"),  # CLIP ViT-L/14's vision half in fp32
+)
+
+
+def models_folder(written: str = "") -> Path:
+    """Where the weights are looked for: the study's `weights`, else LORA_SWEEP_MODELS, else the user's cache folder."""
+    named = written or os.environ.get(FOLDER_VARIABLE, "")
+    return Path(named).expanduser() if named else platformdirs.user_cache_path("lora-sweep") / "models"
+
+
+def missing_files(folder: Path, parts: Collection[Part] = PARTS) -> list[WeightFile]:
+    """Files of these parts that are missing, empty, or not of the size that was recorded when they were fetched."""
+    record = read_record(folder)
+    return [file for file in FILES if file.part in parts and not _present(file, folder, record)]
+
+
+def _present(file: WeightFile, folder: Path, record: dict[str, Any]) -> bool:
+    found = file.find(folder)
+    if found is None:
+        return False
+    known = record.get(found.relative_to(folder).as_posix())
+    return known is None or known["size_bytes"] == found.stat().st_size
+
+
+def describe_missing(missing: Collection[WeightFile], folder: Path) -> str:
+    """One line for people: each missing file, where it is expected, and the command that fetches it."""
+    paths = [file.path + (" (not of the size it was fetched with)" if file.find(folder) else "") for file in missing]
+    return (f"Kolors' weights are not complete in {folder}: missing {', '.join(paths)}; "
+            f"fetch them (about {needed_bytes(missing) / 1e9:.1f} GB) with: {FETCH_COMMAND} --to {shlex.quote(str(folder))}")
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What was fetched into `folder`: path -> model, file, revision, commit, size_bytes, sha256; empty if nothing was."""
+    return read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+
+
+def needed_bytes(files: Iterable[WeightFile] = FILES) -> int:
+    """Their size together on disk, as estimated before a server was asked."""
+    return sum(file.size_bytes or 0 for file in files)
