@@ -68,6 +68,10 @@ class Runs:
     def artifacts(self) -> Path:
         return self.path / "mlartifacts"
 
+    @property
+    def tracking_lock(self) -> Path:
+        return self.path / "mlflow.lock"
+
     def study(self, name: str) -> "StudyFolder":
         return StudyFolder(self.path / name)
 
@@ -87,6 +91,11 @@ class StudyFolder:
     @property
     def lock(self) -> Path:
         return self.path / "driver.lock"
+
+    @property
+    def tracked(self) -> Path:
+        """Which of the study's trials MLflow has whole."""
+        return self.path / "tracked.json"
 
     @property
     def worker_log(self) -> Path:

@@ -160,7 +160,7 @@ class Sweep:
             elif kind == "epoch":
                 step += len(event["losses"])
                 self.progress.epoch(spec, event["epoch"], step, event["losses"])
-                self.tracking.log_losses(spec.number, step, event["losses"])
+                self.tracking.log_losses(spec.number)
             elif kind == "picture":
                 self.progress.picture(spec, event["picture"])
             elif kind == "finished":
@@ -209,7 +209,7 @@ class Sweep:
             else:
                 self._again.append(trial)
                 self.progress.note(f"trial {trial.number}: left unfinished by an earlier run, starts again")
-        logged = self.tracking.known() - set(self.tracking.unfinished())
+        logged = self.tracking.sent()
         for frozen in self.store.told():
             result = self.folder.trial(frozen.number).read_result()
             if reconcile(told=True, result=result, run_open=frozen.number not in logged) is Step.LOG:
