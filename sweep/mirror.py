@@ -1,12 +1,10 @@
 """MLflow as a mirror of the disk: makes the runs of a study equal to its folders.
 
 Everything here may be repeated, after a failure in the middle too: what MLflow has already is neither doubled nor missed.
-MLflow itself keeps one of two metric points with equal key, step, timestamp and value, so timestamps come from the files,
-never from the clock; params and artifacts are the same when sent again, and the final status always comes last.
+MLflow keeps one of two metric points with equal key, step, timestamp and value; params, tags and artifacts are the same when
+sent again; a run is looked for before it is made; and the final status comes last.
 """
-import json
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 import filelock
 import sqlalchemy.exc
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import InvalidUrlException, MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
@@ -22,10 +20,11 @@ from core.files import read_json, write_json, write_whole
 from core.folders import Runs, TrialFolder
 from core.settings import Result, TrialSpec
 from sweep.tracking_uri import VARIABLE, masked, tracking_uri
+from sweep.trial_record import artifact_files, as_params, loss_points, result_points, result_tags, started_ms, written_ms
 
-METRICS = 1000  # MLflow's own limits for one call
-PARAMS = 100
+MAX_METRICS = 1000  # MLflow's own limit for one call
 LOCK_S = 60.0
+OLDEST_FIRST = ["start_time ASC", "run_id ASC"]
 
 
 class TrackingError(ValueError):
@@ -41,6 +40,13 @@ class Child:
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A trial that MLflow has whole, with the result that was written then."""
+    run_id: str
+    written_ms: int
+
+
 class Mirror:
     """One study's experiment: a parent run, a child run for each trial. Used from one thread at a time."""
 
@@ -50,6 +56,7 @@ class Mirror:
         self._client: MlflowClient | None = None
         self._children: dict[int, Child] = {}
         self._parent_of_sent, self.sent = _read_sent(self._folder.tracked)
+        self.sure = False  # whether `sent` is about this store: MLflow was seen to have its parent run
 
     def connect(self) -> None:
         """Open the store, the experiment and the parent run, once. Raises TrackingError."""
@@ -59,14 +66,16 @@ class Mirror:
             client = self._open_store()
             experiment = self._open_experiment(client)
         except (ImportError, sqlalchemy.exc.ArgumentError, InvalidUrlException) as error:
-            raise TrackingError(f"{VARIABLE} is {masked(self._uri)!r}, which cannot work: {masked(str(error))}") from None
-        found = client.search_runs([experiment], "tags.kind = 'study'", order_by=["start_time ASC", "run_id ASC"])
+            why = masked(" ".join(str(error).split()))
+            raise TrackingError(f"{VARIABLE} is {masked(self._uri)!r}, which cannot work: {why}") from None
+        found = client.search_runs([experiment], "tags.kind = 'study'", order_by=OLDEST_FIRST)
         for lost in found[1:]:  # made by a request that we gave up too early
             client.delete_run(lost.info.run_id)
         self._parent = found[0] if found else client.create_run(experiment, run_name=self._study, tags={"kind": "study"})
         self._experiment, self._client = experiment, client
         if self._parent.info.run_id != self._parent_of_sent:  # another store, or a new one: it has none of the trials
             self._parent_of_sent, self.sent = self._parent.info.run_id, {}
+        self.sure = True
 
     def forget(self) -> None:
         """After a failure nothing is certain: look again at what MLflow has."""
@@ -78,43 +87,47 @@ class Mirror:
         client, run_id = self._connected()
         client.log_artifact(run_id, str(study_file))
         if not self._parent.data.params:
-            client.log_batch(run_id, params=_params(settings))
+            client.log_batch(run_id, params=as_params(settings))
         self._end_open_children()
         client.update_run(run_id, status="RUNNING")
 
     def base(self, result: Result, folder: TrialFolder) -> None:
         """The base model's own story, on the parent run; its numbers come last and say that the rest is there."""
         client, run_id = self._connected()
-        metrics = {f"base_{name}": value for name, value in _metrics(result).items()}
-        if self._parent.data.metrics.items() >= metrics.items():
-            return
-        client.log_artifact(run_id, str(folder.sheet), "base")
-        client.log_batch(run_id, metrics=_points(metrics, folder, self._parent.data.metrics))
+        points = _missing(result_points(result, folder, "base_"), self._parent.data.metrics)
+        if points:
+            client.log_artifact(run_id, str(folder.sheet), "base")
+            client.log_batch(run_id, metrics=points)
 
     def trial(self, spec: TrialSpec, sampled: str, folder: TrialFolder, result: Result | None, tags: dict[str, str]) -> None:
         """Everything that `folder` has by now; with a result the whole trial, its final status last."""
         client, parent = self._connected()
-        if self.sent.pop(spec.number, None):
+        sent = self.sent.get(spec.number)
+        if sent and result and (sent.written_ms == written_ms(folder) or not folder.result.exists()):
+            return
+        if sent:  # the trial was started again
+            del self.sent[spec.number]
             self._write_sent()
         child = self._child(spec, sampled, folder)
         self._log_losses(child, spec, folder)
         if result is None:
             return
-        for path, where in _artifacts(result, folder):
+        for path, where in artifact_files(result, folder):
             client.log_artifact(child.run_id, str(path), where)
-        tags = _tags(result) | tags | {MLFLOW_PARENT_RUN_ID: parent}
-        client.log_batch(child.run_id, metrics=_points(_metrics(result), folder, child.metrics),
+        tags = result_tags(result) | tags | {MLFLOW_PARENT_RUN_ID: parent}
+        client.log_batch(child.run_id, metrics=_missing(result_points(result, folder), child.metrics),
                          tags=[RunTag(key, value) for key, value in tags.items() if value])
+        ended_ms = written_ms(folder)
         client.set_terminated(child.run_id, "FINISHED" if result.state == "complete" else "FAILED",
-                              max(child.started_ms, _written_ms(folder)))  # not later, but a clock may have been set back
-        self.sent[spec.number] = child.run_id
+                              max(child.started_ms, ended_ms))  # a clock may have been set back
+        self.sent[spec.number] = Sent(child.run_id, ended_ms)
         self._write_sent()
 
     def end_study(self, status: str, winner: int | None) -> None:
         """End the parent run and whatever is still open under it, and mark the winner."""
         client, parent = self._connected()
         self._end_open_children()
-        best = self.sent.get(winner) if winner is not None else None
+        best = self.sent[winner].run_id if winner in self.sent else None
         for run in client.search_runs([self._experiment], "tags.winner = 'true'"):
             if run.info.run_id != best:
                 client.set_tag(run.info.run_id, "winner", "false")
@@ -154,36 +167,30 @@ class Mirror:
         if spec.number in self._children:
             return self._children[spec.number]
         client, parent = self._connected()
-        found = client.search_runs([self._experiment], f"tags.trial_number = '{spec.number}'",
-                                   order_by=["start_time ASC", "run_id ASC"])
+        found = client.search_runs([self._experiment], f"tags.trial_number = '{spec.number}'", order_by=OLDEST_FIRST)
         for lost in found[1:]:
             client.delete_run(lost.info.run_id)
-        run = found[0] if found else self._new_child(client, parent, spec, sampled, folder)
+        name = f"trial-{spec.number:04d}"
+        run = found[0] if found else client.create_run(
+            self._experiment, start_time=started_ms(folder), run_name=name, tags={  # MLflow may hear of it much later
+                MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: name, "trial_number": str(spec.number), "state": "running",
+                "sampled": sampled})
         run_id = run.info.run_id
         if run.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
-        missing = {name: value for name, value in _texts(spec.params()).items() if run.data.params.get(name) != value}
-        if missing:
-            client.log_batch(run_id, params=_params(missing))
+        params = [param for param in as_params(spec.params()) if run.data.params.get(param.key) != param.value]
+        if params:
+            client.log_batch(run_id, params=params)
         steps = {point.step for point in client.get_metric_history(run_id, "train_loss")} if found else set()
         self._children[spec.number] = Child(run_id, run.info.start_time, steps, run.data.metrics)
         return self._children[spec.number]
 
-    def _new_child(self, client: MlflowClient, parent: str, spec: TrialSpec, sampled: str, folder: TrialFolder) -> Run:
-        name = f"trial-{spec.number:04d}"
-        events = _events(folder)
-        started_ms = _ms(events[0]["time"] if events else time.time())  # MLflow may hear of it much later
-        return client.create_run(self._experiment, start_time=started_ms, run_name=name, tags={
-            MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: name, "trial_number": str(spec.number), "state": "running",
-            "sampled": sampled,
-        })
-
     def _log_losses(self, child: Child, spec: TrialSpec, folder: TrialFolder) -> None:
         """Losses of the epochs done; steps that an earlier attempt logged are left as they are."""
         client, _ = self._connected()
-        points = [point for point in _losses(spec, folder) if point.step not in child.loss_steps]
-        for start in range(0, len(points), METRICS):
-            batch = points[start:start + METRICS]
+        points = [point for point in loss_points(spec, folder) if point.step not in child.loss_steps]
+        for start in range(0, len(points), MAX_METRICS):
+            batch = points[start:start + MAX_METRICS]
             client.log_batch(child.run_id, metrics=batch)
             child.loss_steps.update(point.step for point in batch)
 
@@ -193,13 +200,15 @@ class Mirror:
             run_id, number = run.info.run_id, run.data.tags.get("trial_number")
             if number is None:  # the parent
                 continue
-            if self.sent.get(int(number), run_id) != run_id:  # made by a request that we gave up too early
+            sent = self.sent.get(int(number))
+            if sent and sent.run_id != run_id:  # made by a request that we gave up too early
                 client.delete_run(run_id)
             else:
                 client.set_terminated(run_id, "KILLED")
 
     def _write_sent(self) -> None:
-        write_json(self._folder.tracked, {"parent": self._parent_of_sent, "trials": self.sent})
+        trials = {number: [sent.run_id, sent.written_ms] for number, sent in self.sent.items()}
+        write_json(self._folder.tracked, {"parent": self._parent_of_sent, "trials": trials})
 
 
 def refused(error: MlflowException) -> bool:
@@ -207,83 +216,14 @@ def refused(error: MlflowException) -> bool:
     return error.error_code == "INVALID_PARAMETER_VALUE"
 
 
-def _read_sent(path: Path) -> tuple[str | None, dict[int, str]]:
+def _missing(points: list[Metric], known: dict[str, float]) -> list[Metric]:
+    return [point for point in points if known.get(point.key) != point.value]
+
+
+def _read_sent(path: Path) -> tuple[str | None, dict[int, Sent]]:
     """The parent run and the trials that were sent under it; whatever cannot be read is sent again."""
     try:
         stored = read_json(path)
-        return stored["parent"], {int(number): run_id for number, run_id in stored["trials"].items()}
+        return stored["parent"], {int(number): Sent(*sent) for number, sent in stored["trials"].items()}
     except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None, {}
-
-
-def _artifacts(result: Result, folder: TrialFolder) -> list[tuple[Path, str | None]]:
-    """Files and the artifact folder of each; weights may have been tidied away since."""
-    if result.state == "failed":
-        wanted: list[tuple[Path, str | None]] = [(folder.path / "traceback.txt", None)]
-    else:
-        pictures = [folder.picture(number) for number in range(1, len(result.spec.story.scenes) + 1)]
-        wanted = [(folder.sheet, None), (folder.recipe, None), (folder.lora, "lora"), *((path, "story") for path in pictures)]
-    return [(path, where) for path, where in wanted if path.exists()]
-
-
-def _tags(result: Result) -> dict[str, str]:
-    tags = {"state": result.state, "scorer": result.scorer, "device": result.device, "micro_batch": str(result.micro_batch)}
-    if result.state == "complete":
-        return tags | {"gate": "pass" if result.passed_gate else "fail"}
-    return tags | {"reason": result.reason or "", "message": result.message or ""}
-
-
-def _metrics(result: Result) -> dict[str, float]:
-    values = {"aesthetic_mean": result.aesthetic_mean, "aesthetic_min": result.aesthetic_min,
-              "aesthetic_std": result.aesthetic_std, "coherence": result.coherence, "duration_s": result.duration_s}
-    values |= {f"aesthetic_{number}": value for number, value in enumerate(result.aesthetic, start=1)}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _points(metrics: dict[str, float], folder: TrialFolder, known: dict[str, float]) -> list[Metric]:
-    at_ms = _written_ms(folder)
-    return [Metric(name, value, at_ms, 0) for name, value in metrics.items() if known.get(name) != value]
-
-
-def _written_ms(folder: TrialFolder) -> int:
-    """When the result was written; the folder of a trial that was told long ago may be gone."""
-    return _ms(folder.result.stat().st_mtime if folder.result.exists() else time.time())
-
-
-def _losses(spec: TrialSpec, folder: TrialFolder) -> list[Metric]:
-    """One point a step; of an epoch that was done twice the first."""
-    if spec.train is None:
-        return []
-    points: dict[int, Metric] = {}
-    for event in _events(folder):
-        if event["event"] == "epoch":
-            first = event["epoch"] * spec.train.steps_per_epoch - len(event["losses"]) + 1
-            for step, loss in enumerate(event["losses"], start=first):
-                points.setdefault(step, Metric("train_loss", loss, _ms(event["time"]), step))
-    return [points[step] for step in sorted(points)]
-
-
-def _events(folder: TrialFolder) -> list[dict[str, Any]]:
-    """What the worker has noted so far; a line that is not whole (yet) counts as not there."""
-    if not folder.events.exists():
-        return []
-    events = []
-    for line in folder.events.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return events
-
-
-def _texts(values: dict[str, Any]) -> dict[str, str]:
-    return {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
-
-
-def _params(values: dict[str, Any]) -> list[Param]:
-    assert len(values) <= PARAMS
-    return [Param(name, value) for name, value in _texts(values).items()]
-
-
-def _ms(time_s: float) -> int:
-    return int(time_s * 1000)

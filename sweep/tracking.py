@@ -71,8 +71,11 @@ class Tracking:
         self._put_trial(result.spec, folder, result, extra_tags)
 
     def sent(self) -> set[int]:
-        """Trials that MLflow has whole: nothing about them is left to send."""
-        return set(self._mirror.sent)
+        """Trials that MLflow has whole: nothing about them is left to send. None before MLflow has answered.
+
+        A trial that is finished a second time with the same result costs nothing.
+        """
+        return set(self._mirror.sent) if self._mirror.sure else set()
 
     def flush(self, timeout_s: float) -> bool:
         """Send what waits, now; False if some of it still waits after `timeout_s`."""

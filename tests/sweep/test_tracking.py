@@ -295,6 +295,37 @@ def test_what_was_sent_is_known_at_the_next_start(runs):
     again.close()
 
 
+def test_what_was_sent_is_not_sent_again_though_mlflow_answers_only_after_the_start(runs, undisturbed, monkeypatch):
+    play(runs, Tracking(runs, STUDY))
+    shutil.rmtree(runs.study(STUDY).trial(2).path)  # tidied away by hand
+    monkeypatch.setattr(tracking_module, "START_S", 0.0)
+    lock = Locked(runs.tracking_db)
+    tracking = Tracking(runs, STUDY)
+    assert tracking.sent() == set()
+    begin(runs, tracking)
+    tracking.finish_trial(result(runs, 0), runs.study(STUDY).trial(0))
+    tracking.finish_trial(make_failure(spec(2), "killed"), runs.study(STUDY).trial(2))
+    with monkeypatch.context() as patch:
+        patch.delattr(MlflowClient, "log_batch")
+        lock.release()
+        tracking.finish_study("FINISHED", winner=2)
+    assert tracking.sent() == {0, 1, 2, 3}
+    assert content(store_uri(runs)) == undisturbed
+
+
+def test_a_new_result_of_a_trial_that_was_sent_is_sent(runs):
+    play(runs, Tracking(runs, STUDY))
+    folder = runs.study(STUDY).trial(0)
+    write_json(folder.result, replace(result(runs, 0), aesthetic_mean=7.0).to_json())
+    tracking = Tracking(runs, STUDY)
+    begin(runs, tracking)
+    tracking.finish_trial(result(runs, 0), folder)
+    tracking.finish_study("FINISHED", winner=0)
+    child = content(store_uri(runs))["trial-0000"]
+    assert child["metrics"]["aesthetic_mean"][-1][1] == 7.0
+    assert child["tags"]["winner"] == "true"
+
+
 def test_another_store_has_nothing_yet(runs, told, undisturbed, monkeypatch):
     play(runs, Tracking(runs, STUDY))
     other = f"sqlite:///{shutil.copy(told.tracking_db, runs.path / 'other.db')}"
