@@ -86,6 +86,10 @@ class Runs:
     def artifacts(self) -> Path:
         return self.path / "mlartifacts"
 
+    @property
+    def tracking_lock(self) -> Path:
+        return self.path / "mlflow.lock"
+
     def study(self, name: str) -> "StudyFolder":
         return StudyFolder(self.path / name)
 
@@ -115,6 +119,11 @@ class StudyFolder:
     def recovered(self) -> Path:
         """What the last start found and did about it."""
         return self.path / "recovered.json"
+
+    @property
+    def tracked(self) -> Path:
+        """Which of the study's trials MLflow has whole."""
+        return self.path / "tracked.json"
 
     @property
     def worker_log(self) -> Path:

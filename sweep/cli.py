@@ -10,6 +10,7 @@ import typer.exceptions
 from rich.console import Console
 
 from core.folders import Runs, StudyFolder
+from sweep.tracking_uri import VARIABLE, masked, tracking_uri
 
 app = typer.Typer(
     name="lora-sweep", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -183,9 +184,9 @@ def ui(
     host: Annotated[str, typer.Option(help="Stay on loopback unless you set up authentication.")] = "127.0.0.1",
 ) -> None:
     """MLflow's own UI on the right store."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI")
+    uri = os.environ.get(VARIABLE)
     if uri and uri.startswith("http"):
-        out.print(f"your tracking server is {uri}: open it in a browser", markup=False)
+        out.print(f"your tracking server is {masked(uri)}: open it in a browser", markup=False)
         return
     if not uri and not Runs(runs).tracking_db.exists():
         raise ValueError(f"{runs}: holds no tracking store yet (try: lora-sweep run demo)")
@@ -196,10 +197,11 @@ def ui(
         except OSError as error:
             raise ValueError(f"--port is {port}, but {host}:{port} cannot be used ({error.strerror}); choose another") from None
 
-    store = uri or f"sqlite:///{Runs(runs).tracking_db.resolve()}"
+    # By the environment, for a command line is public and the URI may hold a password.
+    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri(Runs(runs))
     out.print(f"MLflow on http://{host}:{port} (Ctrl-C ends it)", markup=False)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--artifacts-destination",
-               str(Runs(runs).artifacts.resolve()), "--host", host, "--port", str(port), "--workers", "1"]
+    command = [sys.executable, "-m", "mlflow", "server", "--artifacts-destination", str(Runs(runs).artifacts.resolve()),
+               "--host", host, "--port", str(port), "--workers", "1"]
     sys.stdout.flush()
     os.execv(sys.executable, command)  # the server takes this process over, and its signals with it
 
@@ -220,7 +222,7 @@ def _started(study: str, runs: Path) -> StudyFolder:
 
 def _say_where(folder: StudyFolder, runs: Path) -> None:
     rows: list[tuple[str, Any]] = [("trials", folder.path / "trials"), ("report", folder.report),
-                                   ("tracking", os.environ.get("MLFLOW_TRACKING_URI") or Runs(runs).tracking_db)]
+                                   ("tracking", masked(os.environ.get(VARIABLE, "")) or Runs(runs).tracking_db)]
     for word, place in rows:
         if isinstance(place, str) or place.exists():
             out.print(f"{word:10}{place}", markup=False, soft_wrap=True)

@@ -180,7 +180,7 @@ class Sweep:
             self._steps += len(event["losses"])
             fail_point("heard_epoch")
             self.progress.epoch(spec, event["epoch"], self._steps, event["losses"])
-            self.tracking.log_losses(spec.number, self._steps, event["losses"])
+            self.tracking.log_losses(spec.number)
         elif kind == "picture":
             self.progress.picture(spec, event["picture"])
         elif kind == "finished":
@@ -220,8 +220,7 @@ class Sweep:
             write_json(self.folder.recovered, {"at": time.strftime("%Y-%m-%d %H:%M:%S"), "notes": notes})
         else:
             self.folder.recovered.unlink(missing_ok=True)
-        logged = self.tracking.known() - set(self.tracking.unfinished())
-        for number in sorted(told - logged):
+        for number in sorted(told - self.tracking.sent()):
             self._log_told(frozen[number])
 
     def _take(self, step: Step, number: int, trial: Trial | FrozenTrial | None) -> None:

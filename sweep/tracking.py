@@ -1,142 +1,113 @@
-"""MLflow: one parent run for the study, a child run for each trial; names as in study files and tables.
+"""What the driver tells MLflow: one parent run for the study, a child run for each trial; names as in study files and tables.
 
-Only `MlflowClient` with explicit run ids: no global active run that a death would leave behind.
+MLflow may be dead, slow or full: the trial folders have everything already, and an `Outbox` brings MLflow up to date
+behind the driver's back. What it could not send is sent at the next start. Only `MlflowClient` with explicit run ids: no
+global active run that a death would leave behind.
 """
-import json
 import logging
 import os
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.exceptions import MlflowException
 
 from core.folders import Runs, TrialFolder
 from core.settings import Result, TrialSpec
+from sweep.mirror import Mirror, TrackingError, refused
+from sweep.outbox import Outbox, Refused
+from sweep.tracking_uri import masked
 
-BATCH = 1000   # MLflow's own limit of metrics in one call
-PARAMS = 100   # and of params
-
-
-def tracking_uri(runs: Runs) -> str:
-    """MLFLOW_TRACKING_URI if it is set, else the SQLite store under `runs`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{runs.tracking_db.resolve()}"
+log = logging.getLogger(__name__)
+START_S = 10.0  # how long a start waits for MLflow
+END_S = {"FINISHED": 20.0, "FAILED": 20.0, "KILLED": 3.0}  # and an end
+QUIET = {
+    # The outbox is patient in our place: MLflow 3.17 would retry for four minutes before it lets go.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print the URI's password too
+}
 
 
 class Tracking:
-    """The study's experiment; every call may be repeated without doubling what it logs."""
+    """The study's experiment. No call waits for MLflow, apart from the start and the end, and none fails because of it."""
 
     def __init__(self, runs: Runs, study: str) -> None:
+        """Raises ValueError if the tracking URI can never work, or (TrackingError) if the experiment was deleted."""
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         for noisy in ("alembic", "mlflow"):
-            logging.getLogger(noisy).setLevel(logging.ERROR)
-        self._client = MlflowClient(tracking_uri(runs))
-        self._experiment = self._open_experiment(runs, study)
-        found = self._client.search_runs([self._experiment], max_results=1000)
-        self._children = {int(run.data.tags["trial_number"]): run for run in found if "trial_number" in run.data.tags}
-        parents = [run for run in found if run.data.tags.get("kind") == "study"]
-        self._parent = parents[0] if parents else self._client.create_run(
-            self._experiment, run_name=study, tags={"kind": "study"})
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what goes wrong reaches us as an exception
+        self._folder = runs.study(study)
+        self._sampled: dict[int, str] = {}
+        self._specs: dict[int, TrialSpec] = {}
+        self._mirror = Mirror(runs, study)
+        self._outbox = Outbox("MLflow", str(self._folder.path))
+        self._put("the study", self._mirror.connect)
+        error = self._outbox.first_error(START_S)
+        if isinstance(error, TrackingError):
+            self._outbox.close()
+            raise error
 
     def start_study(self, settings: dict[str, Any], study_file: Path) -> None:
-        run_id = self._parent.info.run_id
-        if not self._parent.data.params:
-            self._client.log_batch(run_id, params=_params(settings))
-            self._client.log_artifact(run_id, str(study_file))
-        self._client.update_run(run_id, status="RUNNING")
+        self._put("the study", partial(self._mirror.start_study, settings, study_file))
 
     def log_base(self, result: Result, folder: TrialFolder) -> None:
         """The base model's own story, on the parent run."""
-        if "base_aesthetic_mean" in self._parent.data.metrics:
-            return
-        run_id, now = self._parent.info.run_id, _now_ms()
-        metrics = {f"base_{name}": value for name, value in _metrics(result).items()}
-        self._client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in metrics.items()])
-        self._client.log_artifact(run_id, str(folder.sheet), "base")
+        self._put("the base model's story", partial(self._mirror.base, result, folder))
 
     def start_trial(self, spec: TrialSpec, sampled: dict[str, Any]) -> None:
         """Open the trial's run, or go on in the one it has."""
-        if spec.number in self._children:
-            self._client.update_run(self._children[spec.number].info.run_id, status="RUNNING")
-            return
-        name = f"trial-{spec.number:04d}"
-        run = self._client.create_run(self._experiment, run_name=name, tags={
-            MLFLOW_PARENT_RUN_ID: self._parent.info.run_id, MLFLOW_RUN_NAME: name,
-            "trial_number": str(spec.number), "state": "running", "sampled": ",".join(sampled),
-        })
-        self._client.log_batch(run.info.run_id, params=_params(spec.params()))
-        self._children[spec.number] = run
+        self._specs[spec.number], self._sampled[spec.number] = spec, ",".join(sampled)
+        self._put_trial(spec, self._folder.trial(spec.number))
 
-    def log_losses(self, number: int, last_step: int, losses: list[float]) -> None:
-        """One epoch's losses in batches; steps that an earlier attempt logged are left as they are."""
-        run_id, now, first = self._children[number].info.run_id, _now_ms(), last_step - len(losses) + 1
-        known = self._children[number].data.metrics.get("train_loss")
-        logged = max((m.step for m in self._client.get_metric_history(run_id, "train_loss")), default=0) if known else 0
-        points = [Metric("train_loss", loss, now, first + i) for i, loss in enumerate(losses) if first + i > logged]
-        for start in range(0, len(points), BATCH):
-            self._client.log_batch(run_id, metrics=points[start:start + BATCH])
+    def log_losses(self, number: int) -> None:
+        """The losses that the trial's folder has by now."""
+        self._put_trial(self._specs[number], self._folder.trial(number))
 
-    def finish_trial(self, result: Result, folder: TrialFolder, extra_tags: dict[str, str] | None = None) -> None:
-        """Scores, tags, pictures and the LoRA; the run's final status last."""
-        number = result.spec.number
-        run_id, now = self._children[number].info.run_id, _now_ms()
-        complete = result.state == "complete"
-        tags = {"state": result.state, "scorer": result.scorer, "device": result.device,
-                "micro_batch": str(result.micro_batch)} | (extra_tags or {})
-        if complete:
-            tags["gate"] = "pass" if result.passed_gate else "fail"
-        else:
-            tags |= {"reason": result.reason or "", "message": result.message or ""}
-        self._client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in _metrics(result).items()],
-                               tags=[RunTag(key, value) for key, value in tags.items() if value])
-        if complete:
-            self._client.log_artifact(run_id, str(folder.sheet))
-            self._client.log_artifact(run_id, str(folder.recipe))
-            self._client.log_artifact(run_id, str(folder.lora), "lora")
-            self._client.log_artifacts(run_id, str(folder.pictures), "story")
-        elif (folder.path / "traceback.txt").exists():
-            self._client.log_artifact(run_id, str(folder.path / "traceback.txt"))
-        self._client.set_terminated(run_id, "FINISHED" if complete else "FAILED")
-        self._children[number] = self._client.get_run(run_id)
+    def finish_trial(self, result: Result, folder: TrialFolder) -> None:
+        """Scores, tags, losses, pictures and the LoRA; the run's final status last."""
+        self._put_trial(result.spec, folder, result)
 
-    def unfinished(self) -> list[int]:
-        """Trials whose runs are not in a final status."""
-        return [number for number, run in self._children.items() if run.info.status not in ("FINISHED", "FAILED")]
+    def sent(self) -> set[int]:
+        """Trials that MLflow has whole: nothing about them is left to send. None before MLflow has answered.
 
-    def known(self) -> set[int]:
-        return set(self._children)
+        A trial that is finished a second time with the same result costs nothing.
+        """
+        return set(self._mirror.sent) if self._mirror.sure else set()
+
+    def flush(self, timeout_s: float) -> bool:
+        """Send what waits, now; False if some of it still waits after `timeout_s`."""
+        return self._outbox.flush(timeout_s)
 
     def finish_study(self, status: str, winner: int | None) -> None:
         """End the parent run (FINISHED, FAILED or KILLED), with it what is still open, and mark the winner."""
-        for number, run in self._children.items():
-            if number == winner or run.data.tags.get("winner") == "true":
-                self._client.set_tag(run.info.run_id, "winner", "true" if number == winner else "false")
-            if self._client.get_run(run.info.run_id).info.status == "RUNNING":
-                self._client.set_terminated(run.info.run_id, "KILLED")
-        self._client.set_terminated(self._parent.info.run_id, status)
+        self._put("the end", partial(self._mirror.end_study, status, winner))
+        if not self.flush(END_S[status]):
+            log.warning("MLflow has not got everything yet; what is missing lies in %s, and the same command sends it",
+                        self._folder.path)
+        self.close()
 
-    def _open_experiment(self, runs: Runs, study: str) -> str:
-        experiment = self._client.get_experiment_by_name(study)
-        if experiment is None:
-            ours = not os.environ.get("MLFLOW_TRACKING_URI")
-            return self._client.create_experiment(study, runs.artifacts.resolve().as_uri() if ours else None)
-        if experiment.lifecycle_stage != "active":
-            raise ValueError(f"MLflow's experiment {study!r} was deleted: restore it there, or give the study another name")
-        return experiment.experiment_id
+    def close(self) -> None:
+        """Send nothing more."""
+        self._outbox.close()
 
+    def _put_trial(self, spec: TrialSpec, folder: TrialFolder, result: Result | None = None) -> None:
+        sampled = self._sampled.get(spec.number, "")
+        self._put(f"trial {spec.number}", partial(self._mirror.trial, spec, sampled, folder, result))
 
-def _metrics(result: Result) -> dict[str, float]:
-    values = {"aesthetic_mean": result.aesthetic_mean, "aesthetic_min": result.aesthetic_min,
-              "aesthetic_std": result.aesthetic_std, "coherence": result.coherence, "duration_s": result.duration_s}
-    values |= {f"aesthetic_{number}": value for number, value in enumerate(result.aesthetic, start=1)}
-    return {name: value for name, value in values.items() if value is not None}
+    def _put(self, key: str, send: Callable[[], None]) -> None:
+        self._outbox.put(key, partial(self._carefully, send))
 
-
-def _params(values: dict[str, Any]) -> list[Param]:
-    assert len(values) <= PARAMS
-    return [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
+    def _carefully(self, send: Callable[[], None]) -> None:
+        """After a failure the mirror looks again; its message becomes one line without passwords."""
+        try:
+            send()
+        except Exception as error:
+            self._mirror.forget()
+            if isinstance(error, TrackingError):
+                raise
+            line = masked(" ".join(str(error).split()))[:200] or type(error).__name__
+            kind = Refused if isinstance(error, MlflowException) and refused(error) else ConnectionError
+            raise kind(line) from None

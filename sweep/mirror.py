@@ -1,0 +1,230 @@
+"""MLflow as a mirror of the disk: makes the runs of a study equal to its folders.
+
+Everything here may be repeated, after a failure in the middle too: what MLflow has already is neither doubled nor missed.
+MLflow keeps one of two metric points with equal key, step, timestamp and value; params, tags and artifacts are the same when
+sent again; a run is looked for before it is made; and the final status comes last.
+"""
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import sqlalchemy.exc
+from mlflow import MlflowClient
+from mlflow.entities import Metric, RunTag
+from mlflow.exceptions import InvalidUrlException, MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+
+from core.files import read_json, write_json, write_whole
+from core.folders import Runs, TrialFolder
+from core.settings import Result, TrialSpec
+from sweep.tracking_uri import VARIABLE, masked, tracking_uri
+from sweep.trial_record import artifact_files, as_params, loss_points, result_points, result_tags, started_ms, written_ms
+
+MAX_METRICS = 1000  # MLflow's own limit for one call
+LOCK_S = 60.0
+OLDEST_FIRST = ["start_time ASC", "run_id ASC"]
+
+
+class TrackingError(ValueError):
+    """Only the user can help: the words of the tracking URI, or a deleted experiment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A trial's run, and what it had when it was found."""
+    run_id: str
+    started_ms: int
+    loss_steps: set[int]  # grows as losses are sent
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A trial that MLflow has whole, with the result that was written then."""
+    run_id: str
+    written_ms: int
+
+
+class Mirror:
+    """One study's experiment: a parent run, a child run for each trial. Used from one thread at a time."""
+
+    def __init__(self, runs: Runs, study: str) -> None:
+        self._runs, self._study, self._uri = runs, study, tracking_uri(runs)
+        self._folder = runs.study(study)
+        self._client: MlflowClient | None = None
+        self._children: dict[int, Child] = {}
+        self._parent_of_sent, self.sent = _read_sent(self._folder.tracked)
+        self.sure = False  # whether `sent` is about this store: MLflow was seen to have its parent run
+
+    def connect(self) -> None:
+        """Open the store, the experiment and the parent run, once. Raises TrackingError."""
+        if self._client:
+            return
+        try:
+            client = self._open_store()
+            experiment = self._open_experiment(client)
+        except (ImportError, sqlalchemy.exc.ArgumentError, InvalidUrlException) as error:
+            why = masked(" ".join(str(error).split()))
+            raise TrackingError(f"{VARIABLE} is {masked(self._uri)!r}, which cannot work: {why}") from None
+        found = client.search_runs([experiment], "tags.kind = 'study'", order_by=OLDEST_FIRST)
+        for lost in found[1:]:  # made by a request that we gave up too early
+            client.delete_run(lost.info.run_id)
+        self._parent = found[0] if found else client.create_run(experiment, run_name=self._study, tags={"kind": "study"})
+        self._experiment, self._client = experiment, client
+        if self._parent.info.run_id != self._parent_of_sent:  # another store, or a new one: it has none of the trials
+            self._parent_of_sent, self.sent = self._parent.info.run_id, {}
+        self.sure = True
+
+    def forget(self) -> None:
+        """After a failure nothing is certain: look again at what MLflow has."""
+        self._client = None
+        self._children.clear()
+
+    def start_study(self, settings: dict[str, Any], study_file: Path) -> None:
+        """The parent run is at work; what an earlier run of the sweep left open is not."""
+        client, run_id = self._connected()
+        client.log_artifact(run_id, str(study_file))
+        if not self._parent.data.params:
+            client.log_batch(run_id, params=as_params(settings))
+        self._end_open_children()
+        client.update_run(run_id, status="RUNNING")
+
+    def base(self, result: Result, folder: TrialFolder) -> None:
+        """The base model's own story, on the parent run; its numbers come last and say that the rest is there."""
+        client, run_id = self._connected()
+        points = _missing(result_points(result, folder, "base_"), self._parent.data.metrics)
+        if points:
+            client.log_artifact(run_id, str(folder.sheet), "base")
+            client.log_batch(run_id, metrics=points)
+
+    def trial(self, spec: TrialSpec, sampled: str, folder: TrialFolder, result: Result | None) -> None:
+        """Everything that `folder` has by now; with a result the whole trial, its final status last."""
+        client, parent = self._connected()
+        sent = self.sent.get(spec.number)
+        if sent and result and (sent.written_ms == written_ms(folder) or not folder.result.exists()):
+            return
+        if sent:  # the trial was started again
+            del self.sent[spec.number]
+            self._write_sent()
+        child = self._child(spec, sampled, folder)
+        made = self._folder.made(result) if result else folder
+        self._log_losses(child, spec, made)
+        if result is None:
+            return
+        for path, where in artifact_files(result, made):
+            client.log_artifact(child.run_id, str(path), where)
+        tags = result_tags(result) | {MLFLOW_PARENT_RUN_ID: parent}
+        client.log_batch(child.run_id, metrics=_missing(result_points(result, folder), child.metrics),
+                         tags=[RunTag(key, value) for key, value in tags.items() if value])
+        ended_ms = written_ms(folder)
+        client.set_terminated(child.run_id, "FINISHED" if result.state == "complete" else "FAILED",
+                              max(child.started_ms, ended_ms))  # a clock may have been set back
+        self.sent[spec.number] = Sent(child.run_id, ended_ms)
+        self._write_sent()
+
+    def end_study(self, status: str, winner: int | None) -> None:
+        """End the parent run and whatever is still open under it, and mark the winner."""
+        client, parent = self._connected()
+        self._end_open_children()
+        best = self.sent[winner].run_id if winner in self.sent else None
+        for run in client.search_runs([self._experiment], "tags.winner = 'true'"):
+            if run.info.run_id != best:
+                client.set_tag(run.info.run_id, "winner", "false")
+        if best:
+            client.set_tag(best, "winner", "true")
+        client.set_terminated(parent, status)
+
+    def _open_store(self) -> MlflowClient:
+        """Made by one process at a time: MLflow 3.17 fails when several find the same database empty."""
+        self._runs.path.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(self._runs.tracking_lock, timeout=LOCK_S):
+            database = self._runs.tracking_db
+            if not os.environ.get(VARIABLE) and not database.exists():
+                for half in database.parent.glob(f".{database.name}.*"):  # with its journal, from a process that was killed
+                    half.unlink()
+                write_whole(database, lambda to: MlflowClient(f"sqlite:///{to.resolve()}"))
+            return MlflowClient(self._uri)
+
+    def _open_experiment(self, client: MlflowClient) -> str:
+        experiment = client.get_experiment_by_name(self._study)
+        if experiment is None:
+            ours = not os.environ.get(VARIABLE)
+            return client.create_experiment(self._study, self._runs.artifacts.resolve().as_uri() if ours else None)
+        if experiment.lifecycle_stage != "active":
+            raise TrackingError(f"MLflow's experiment {self._study!r} was deleted: restore it there, "
+                                f"or give the study another name")
+        return experiment.experiment_id
+
+    def _connected(self) -> tuple[MlflowClient, str]:
+        """The client and the parent run's id."""
+        self.connect()
+        assert self._client
+        return self._client, self._parent.info.run_id
+
+    def _child(self, spec: TrialSpec, sampled: str, folder: TrialFolder) -> Child:
+        """The trial's one run, open and with its params: found, or made."""
+        if spec.number in self._children:
+            return self._children[spec.number]
+        client, parent = self._connected()
+        found = client.search_runs([self._experiment], f"tags.trial_number = '{spec.number}'", order_by=OLDEST_FIRST)
+        for lost in found[1:]:
+            client.delete_run(lost.info.run_id)
+        name = f"trial-{spec.number:04d}"
+        run = found[0] if found else client.create_run(
+            self._experiment, start_time=started_ms(folder), run_name=name, tags={  # MLflow may hear of it much later
+                MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: name, "trial_number": str(spec.number), "state": "running",
+                "sampled": sampled})
+        run_id = run.info.run_id
+        if run.info.status != "RUNNING":
+            client.update_run(run_id, status="RUNNING")
+        params = [param for param in as_params(spec.params()) if run.data.params.get(param.key) != param.value]
+        if params:
+            client.log_batch(run_id, params=params)
+        steps = {point.step for point in client.get_metric_history(run_id, "train_loss")} if found else set()
+        self._children[spec.number] = Child(run_id, run.info.start_time, steps, run.data.metrics)
+        return self._children[spec.number]
+
+    def _log_losses(self, child: Child, spec: TrialSpec, folder: TrialFolder) -> None:
+        """Losses of the epochs done; steps that an earlier attempt logged are left as they are."""
+        client, _ = self._connected()
+        points = [point for point in loss_points(spec, folder) if point.step not in child.loss_steps]
+        for start in range(0, len(points), MAX_METRICS):
+            batch = points[start:start + MAX_METRICS]
+            client.log_batch(child.run_id, metrics=batch)
+            child.loss_steps.update(point.step for point in batch)
+
+    def _end_open_children(self) -> None:
+        client, _ = self._connected()
+        for run in client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
+            run_id, number = run.info.run_id, run.data.tags.get("trial_number")
+            if number is None:  # the parent
+                continue
+            sent = self.sent.get(int(number))
+            if sent and sent.run_id != run_id:  # made by a request that we gave up too early
+                client.delete_run(run_id)
+            else:
+                client.set_terminated(run_id, "KILLED")
+
+    def _write_sent(self) -> None:
+        trials = {number: [sent.run_id, sent.written_ms] for number, sent in self.sent.items()}
+        write_json(self._folder.tracked, {"parent": self._parent_of_sent, "trials": trials})
+
+
+def refused(error: MlflowException) -> bool:
+    """Whether sending the same again is useless: a param that differs, a run that the user deleted."""
+    return error.error_code == "INVALID_PARAMETER_VALUE"
+
+
+def _missing(points: list[Metric], known: dict[str, float]) -> list[Metric]:
+    return [point for point in points if known.get(point.key) != point.value]
+
+
+def _read_sent(path: Path) -> tuple[str | None, dict[int, Sent]]:
+    """The parent run and the trials that were sent under it; whatever cannot be read is sent again."""
+    try:
+        stored = read_json(path)
+        return stored["parent"], {int(number): Sent(*sent) for number, sent in stored["trials"].items()}
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
+        return None, {}

@@ -1,0 +1,88 @@
+"""A trial's files in MLflow's words. Every time comes from the files, never from the clock: told again, it is the same."""
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from mlflow.entities import Metric, Param
+
+from core.folders import TrialFolder
+from core.settings import Result, TrialSpec
+
+MAX_PARAMS = 100  # MLflow's own limit for one call
+
+
+def as_params(values: dict[str, Any]) -> list[Param]:
+    assert len(values) <= MAX_PARAMS
+    return [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]
+
+
+def loss_points(spec: TrialSpec, folder: TrialFolder) -> list[Metric]:
+    """The losses of the epochs done, one point a step from 1; of an epoch that was done twice the first."""
+    if spec.train is None:
+        return []
+    points: dict[int, Metric] = {}
+    for event in _events(folder):
+        if event["event"] == "epoch":
+            first = event["epoch"] * spec.train.steps_per_epoch - len(event["losses"]) + 1
+            for step, loss in enumerate(event["losses"], start=first):
+                points.setdefault(step, Metric("train_loss", loss, _ms(event["time"]), step))
+    return [points[step] for step in sorted(points)]
+
+
+def result_points(result: Result, folder: TrialFolder, prefix: str = "") -> list[Metric]:
+    """Scores and duration, what there is of them."""
+    values = {"aesthetic_mean": result.aesthetic_mean, "aesthetic_min": result.aesthetic_min,
+              "aesthetic_std": result.aesthetic_std, "coherence": result.coherence, "duration_s": result.duration_s}
+    values |= {f"aesthetic_{number}": value for number, value in enumerate(result.aesthetic, start=1)}
+    at_ms = written_ms(folder)
+    return [Metric(prefix + name, value, at_ms, 0) for name, value in values.items() if value is not None]
+
+
+def result_tags(result: Result) -> dict[str, str]:
+    tags = {"state": result.state, "scorer": result.scorer, "device": result.device, "micro_batch": str(result.micro_batch)}
+    if result.same_as is not None:
+        tags["same_as"] = str(result.same_as)
+    if "cuda_oom" in result.retried and result.spec.train:
+        tags["micro_batch_changed"] = f"{result.spec.train.batch_size} -> {result.micro_batch}"
+    if result.state == "complete":
+        return tags | {"gate": "pass" if result.passed_gate else "fail"}
+    return tags | {"reason": result.reason or "", "message": result.message or ""}
+
+
+def artifact_files(result: Result, folder: TrialFolder) -> list[tuple[Path, str | None]]:
+    """Files and the artifact folder of each; weights may have been tidied away since."""
+    if result.state == "failed":
+        wanted: list[tuple[Path, str | None]] = [(folder.path / "traceback.txt", None)]
+    else:
+        pictures = [folder.picture(number) for number in range(1, len(result.spec.story.scenes) + 1)]
+        wanted = [(folder.sheet, None), (folder.recipe, None), (folder.lora, "lora"), *((path, "story") for path in pictures)]
+    return [(path, where) for path, where in wanted if path.exists()]
+
+
+def started_ms(folder: TrialFolder) -> int:
+    """When the worker noted its first event; now if it has not yet."""
+    events = _events(folder)
+    return _ms(events[0]["time"] if events else time.time())
+
+
+def written_ms(folder: TrialFolder) -> int:
+    """When the result was written; now if the folder of a trial that was told long ago is gone."""
+    return _ms(folder.result.stat().st_mtime if folder.result.exists() else time.time())
+
+
+def _events(folder: TrialFolder) -> list[dict[str, Any]]:
+    """What the worker has noted so far; a line that is not whole (yet) counts as not there."""
+    if not folder.events.exists():
+        return []
+    events = []
+    for line in folder.events.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events
+
+
+def _ms(time_s: float) -> int:
+    return int(time_s * 1000)

@@ -1,0 +1,609 @@
+"""What MLflow is told, and that it is told all of it once, whatever MLflow does meanwhile. No torch: trials made by hand."""
+import hashlib
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+
+from core.files import write_json
+from core.folders import Runs, TrialFolder
+from core.settings import Result, Training, TrialSpec
+from sweep import outbox as outbox_module
+from sweep import tracking as tracking_module
+from sweep.tracking import Tracking
+from sweep.tracking_uri import masked
+from tests.reports.conftest import STUDY, fill, make_failure, make_spec
+
+ROOT = Path(__file__).resolve().parents[2]
+NOON = 1_700_000_000.0  # s; files and events are dated by hand, so that two stores can be compared
+TRAINING = Training(lora_rank=4, epochs=2, steps_per_epoch=3)
+SETTINGS = {"backbone": "kolors", "seed": 7}
+Content = dict[str, dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """A study's folder as its trials leave it (base, complete, failed, complete), beside a database that is empty.
+
+    To make MLflow's tables takes seconds, to copy them does not.
+    """
+    runs = Runs(tmp_path_factory.mktemp("told"))
+    MlflowClient(store_uri(runs))
+    study = runs.study(STUDY)
+    study.path.mkdir()
+    study.frozen.write_text("name: lake_painter\n")
+    fill(study.base, make_spec(-1, train=None), 5.5)
+    for number, mean in ((0, 6.25), (2, 6.5)):
+        fill(study.trial(number), spec(number), mean)
+        write_json(study.trial(number).recipe, {"trial": number})
+    study.trial(1).path.mkdir()
+    write_json(study.trial(1).result, make_failure(spec(1)).to_json())
+    (study.trial(1).path / "traceback.txt").write_text("Traceback")
+    for folder in (study.base, *map(study.trial, range(3))):
+        date(folder, NOON)
+    return runs
+
+
+@pytest.fixture
+def runs(tmp_path: Path, told: Runs, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return Runs(shutil.copytree(told.path, tmp_path / "runs"))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, told: Runs) -> Content:
+    """What MLflow holds when nothing goes wrong."""
+    runs = Runs(shutil.copytree(told.path, tmp_path_factory.mktemp("undisturbed") / "runs"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        play(runs, Tracking(runs, STUDY))
+    return content(store_uri(runs))
+
+
+def spec(number: int) -> TrialSpec:
+    return make_spec(number, train=replace(TRAINING, learning_rate=1e-4 * (1 + number)), prompts=("a lake", "a boat"))
+
+
+def date(folder: TrialFolder, noon: float) -> None:
+    """Two epochs of three steps from `noon` on, then the result."""
+    events = [{"event": "started", "time": noon}] + [
+        {"event": "epoch", "time": noon + epoch, "epoch": epoch, "losses": [0.5 / epoch, 0.4 / epoch, 0.3 / epoch]}
+        for epoch in (1, 2)]
+    folder.events.write_text("".join(json.dumps(event) + "\n" for event in events))
+    os.utime(folder.result, (noon + 5, noon + 5))
+
+
+def result(runs: Runs, number: int) -> Result:
+    found = runs.study(STUDY).trial(number).read_result()
+    assert found
+    return found
+
+
+def begin(runs: Runs, tracking: Tracking) -> None:
+    study = runs.study(STUDY)
+    base = study.base.read_result()
+    assert base
+    tracking.start_study(SETTINGS, study.frozen)
+    tracking.log_base(base, study.base)
+
+
+def whole_trial(runs: Runs, tracking: Tracking, number: int) -> None:
+    tracking.start_trial(spec(number), {"learning_rate": 0.1})
+    tracking.log_losses(number)
+    tracking.finish_trial(result(runs, number), runs.study(STUDY).trial(number))
+
+
+def repeat(runs: Runs, tracking: Tracking) -> None:
+    """Trial 3 repeats trial 0."""
+    stored = result(runs, 0)
+    again = replace(stored, spec=replace(stored.spec, number=3))
+    tracking.start_trial(again.spec, {"learning_rate": 0.1})
+    tracking.finish_trial(again, runs.study(STUDY).trial(0), {"same_as": "0"})
+
+
+def play(runs: Runs, tracking: Tracking, disturb: Callable[[], object] = lambda: None,
+         mend: Callable[[], object] = lambda: None) -> None:
+    """A whole sweep as the driver tells it; its middle third may be disturbed."""
+    begin(runs, tracking)
+    whole_trial(runs, tracking, 0)
+    tracking.start_trial(spec(1), {"learning_rate": 0.1})
+    assert tracking.flush(60)
+    disturb()
+    tracking.finish_trial(result(runs, 1), runs.study(STUDY).trial(1))
+    whole_trial(runs, tracking, 2)
+    mend()
+    repeat(runs, tracking)
+    tracking.finish_study("FINISHED", winner=2)
+
+
+def store_uri(runs: Runs) -> str:
+    return f"sqlite:///{runs.tracking_db}"
+
+
+def content(uri: str, study: str = STUDY) -> Content:
+    """Everything that a user can see of a study, by the name of the run; every point of every metric."""
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name(study)
+    assert experiment
+    found = client.search_runs([experiment.experiment_id])
+    names = {run.info.run_id: run.info.run_name for run in found}
+    assert len(set(names.values())) == len(found), "a run twice"
+    return {run.info.run_name: {
+        "status": run.info.status, "params": run.data.params,
+        "parent": names.get(run.data.tags.get("mlflow.parentRunId")),
+        "tags": {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
+        "metrics": {key: sorted((point.step, point.value, point.timestamp)
+                                for point in client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics},
+        "artifacts": artifacts(uri, run.info.run_id),
+    } for run in found}
+
+
+def artifacts(uri: str, run_id: str) -> dict[str, str]:
+    if not MlflowClient(uri).list_artifacts(run_id):
+        return {}
+    folder = Path(download_artifacts(run_id=run_id, tracking_uri=uri))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.rglob("*") if path.is_file()}
+
+
+@dataclass
+class Server:
+    """A real `mlflow server` on a store, which can be killed and started again."""
+    runs: Runs
+    port: int
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(self.runs),
+                   "--artifacts-destination", str(self.runs.artifacts), "--host", "127.0.0.1", "--port", str(self.port),
+                   "--workers", "1"]
+        with (self.runs.path / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                probe.settimeout(1)
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None, (self.runs.path / "server.log").read_text()
+            time.sleep(0.1)  # a foreign program says nothing when it is ready
+        raise TimeoutError("mlflow server")
+
+    def kill(self) -> None:
+        if self.process:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def unavailable_server() -> Iterator[str]:
+    """Answers every request with 503."""
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(503)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class Locked:
+    """Another process holds the database for itself."""
+
+    def __init__(self, path: Path) -> None:
+        code = ("import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None); "
+                "c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()")
+        self._process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE,
+                                         stdout=subprocess.PIPE)
+        assert self._process.stdout
+        assert self._process.stdout.readline() == b"locked\n"
+
+    def release(self) -> None:
+        self._process.communicate()
+
+
+@contextmanager
+def impatient_sqlite() -> Iterator[None]:
+    """MLflow 3.17 waits 20 s for a locked database (store/db/utils.py); nobody wants that in a test."""
+    def shorten(_connection, _cursor, statement: str, parameters, _context, _many):
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 20"), parameters
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", shorten, retval=True)
+    yield
+    sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", shorten)
+
+
+def test_mlflow_has_one_run_a_trial_with_everything(undisturbed):
+    assert undisturbed.keys() == {STUDY, *(f"trial-000{number}" for number in range(4))}
+    assert {name: run["status"] for name, run in undisturbed.items()} == {
+        STUDY: "FINISHED", "trial-0000": "FINISHED", "trial-0001": "FAILED", "trial-0002": "FINISHED", "trial-0003": "FINISHED"}
+    trial = undisturbed["trial-0002"]
+    assert trial["parent"] == STUDY
+    assert trial["params"]["lora_rank"] == "4"
+    assert trial["metrics"]["train_loss"] == [
+        (step + 1, pytest.approx(loss), (NOON + 1 + step // 3) * 1000)
+        for step, loss in enumerate([0.5, 0.4, 0.3, 0.25, 0.2, 0.15])]
+    assert trial["metrics"]["aesthetic_mean"] == [(0, 6.5, (NOON + 5) * 1000)]
+    assert trial["artifacts"].keys() == {"story.png", "story/1.png", "story/2.png", "lora/lora.safetensors", "recipe.json"}
+    assert (trial["tags"]["gate"], trial["tags"]["winner"]) == ("pass", "true")
+
+
+def test_a_failed_trial_has_its_reason_and_its_traceback(undisturbed):
+    trial = undisturbed["trial-0001"]
+    assert (trial["tags"]["state"], trial["tags"]["reason"]) == ("failed", "nan_loss")
+    assert trial["artifacts"].keys() == {"traceback.txt"}
+
+
+def test_an_exact_repeat_has_a_run_of_its_own_with_the_stored_result(undisturbed):
+    trial, twin = undisturbed["trial-0003"], undisturbed["trial-0000"]
+    assert trial["tags"]["same_as"] == "0"
+    assert trial["tags"]["trial_number"] == "3"
+    assert (trial["metrics"], trial["artifacts"], trial["params"]) == (twin["metrics"], twin["artifacts"], twin["params"])
+
+
+def test_the_base_model_s_story_is_on_the_parent_run(undisturbed):
+    parent = undisturbed[STUDY]
+    assert parent["params"] == {"backbone": "kolors", "seed": "7"}
+    assert parent["metrics"]["base_aesthetic_mean"] == [(0, 5.5, (NOON + 5) * 1000)]
+    assert parent["artifacts"].keys() == {"study.yaml", "base/story.png"}
+
+
+def test_everything_told_again_changes_nothing(runs, undisturbed):
+    for _ in range(2):
+        runs.study(STUDY).tracked.unlink(missing_ok=True)
+        play(runs, Tracking(runs, STUDY))
+    assert content(store_uri(runs)) == undisturbed
+
+
+def test_what_was_sent_is_known_at_the_next_start(runs):
+    play(runs, Tracking(runs, STUDY))
+    again = Tracking(runs, STUDY)
+    assert again.sent() == {0, 1, 2, 3}
+    again.close()
+
+
+def test_what_was_sent_is_not_sent_again_though_mlflow_answers_only_after_the_start(runs, undisturbed, monkeypatch):
+    play(runs, Tracking(runs, STUDY))
+    shutil.rmtree(runs.study(STUDY).trial(2).path)  # tidied away by hand
+    monkeypatch.setattr(tracking_module, "START_S", 0.0)
+    lock = Locked(runs.tracking_db)
+    tracking = Tracking(runs, STUDY)
+    assert tracking.sent() == set()
+    begin(runs, tracking)
+    tracking.finish_trial(result(runs, 0), runs.study(STUDY).trial(0))
+    tracking.finish_trial(make_failure(spec(2), "killed"), runs.study(STUDY).trial(2))
+    with monkeypatch.context() as patch:
+        patch.delattr(MlflowClient, "log_batch")
+        lock.release()
+        tracking.finish_study("FINISHED", winner=2)
+    assert tracking.sent() == {0, 1, 2, 3}
+    assert content(store_uri(runs)) == undisturbed
+
+
+def test_a_new_result_of_a_trial_that_was_sent_is_sent(runs):
+    play(runs, Tracking(runs, STUDY))
+    folder = runs.study(STUDY).trial(0)
+    write_json(folder.result, replace(result(runs, 0), aesthetic_mean=7.0).to_json())
+    tracking = Tracking(runs, STUDY)
+    begin(runs, tracking)
+    tracking.finish_trial(result(runs, 0), folder)
+    tracking.finish_study("FINISHED", winner=0)
+    child = content(store_uri(runs))["trial-0000"]
+    assert child["metrics"]["aesthetic_mean"][-1][1] == 7.0
+    assert child["tags"]["winner"] == "true"
+
+
+def test_another_store_has_nothing_yet(runs, told, undisturbed, monkeypatch):
+    play(runs, Tracking(runs, STUDY))
+    other = f"sqlite:///{shutil.copy(told.tracking_db, runs.path / 'other.db')}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
+    monkeypatch.chdir(runs.path)  # where MLflow puts the artifacts of such a store
+    tracking = Tracking(runs, STUDY)
+    assert tracking.sent() == set()
+    play(runs, tracking)
+    assert content(other) == undisturbed
+
+
+def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(runs, undisturbed, monkeypatch, caplog):
+    server = Server(runs, free_port())
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setitem(tracking_module.END_S, "FINISHED", 60)  # a machine that runs tests is slow
+    killed = threading.Event()
+    log_artifact = MlflowClient.log_artifact
+
+    def kill_at_a_picture(client: MlflowClient, run_id: str, path: str, where: str | None = None) -> None:
+        log_artifact(client, run_id, path, where)
+        if path.endswith("0002/story/1.png") and not killed.is_set():
+            server.kill()
+            killed.set()
+
+    def start_again() -> None:
+        assert killed.wait(60)
+        assert not tracking.flush(0.5)
+        server.start()
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", kill_at_a_picture)
+    try:
+        tracking = Tracking(runs, STUDY)
+        play(runs, tracking, mend=start_again)
+        assert content(server.uri) == undisturbed
+    finally:
+        server.kill()
+    assert [line.partition(" (")[0] for line in caplog.messages] == [
+        "MLflow takes nothing at the moment", "MLflow answers again; sending what waited"]
+
+
+REQUESTS = ("create_experiment", "create_run", "delete_run", "get_experiment_by_name", "get_metric_history", "log_artifact",
+            "log_batch", "search_runs", "set_tag", "set_terminated", "update_run")
+
+
+def test_each_request_fails_once_before_or_after_mlflow_has_carried_it_out(runs, undisturbed, monkeypatch):
+    seen: set[str] = set()
+
+    def failing_once(request: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*words: Any, **more: Any) -> Any:
+            name = f"{request.__name__}{words[1:]}{more}"
+            if name in seen:
+                return request(*words, **more)
+            seen.add(name)
+            if len(seen) % 2:
+                request(*words, **more)
+            raise ConnectionError("lost on the way there, or on the way back")
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(outbox_module, "FIRST_PAUSE_S", 0.0)
+        for name in REQUESTS:
+            patch.setattr(MlflowClient, name, failing_once(getattr(MlflowClient, name)))
+        play(runs, Tracking(runs, STUDY))
+    assert len(seen) > 50
+    assert content(store_uri(runs)) == undisturbed
+
+
+def test_a_server_that_is_never_there_fails_nothing_and_the_next_start_sends_all(runs, undisturbed, monkeypatch, caplog):
+    with unavailable_server() as address, monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@{address}")
+        patch.setitem(tracking_module.END_S, "FINISHED", 0.1)
+        tracking = Tracking(runs, STUDY)
+        begin(runs, tracking)
+        for number in range(3):
+            whole_trial(runs, tracking, number)
+        tracking.finish_study("FINISHED", winner=2)
+        assert tracking.sent() == set()
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line[:28] for line in lines] == ["MLflow takes nothing at the ", "MLflow has not got everythin"]
+    assert "***@" in lines[0]
+    assert "secret" not in "".join(lines)
+    play(runs, Tracking(runs, STUDY))
+    assert content(store_uri(runs)) == undisturbed
+
+
+def test_a_database_locked_for_longer_than_mlflow_waits(runs, undisturbed, caplog):
+    held: list[Locked] = []
+
+    def lock() -> None:
+        held.append(Locked(runs.tracking_db))
+
+    def unlock() -> None:
+        assert not tracking.flush(0.5)
+        held.pop().release()
+
+    with impatient_sqlite():
+        tracking = Tracking(runs, STUDY)
+        play(runs, tracking, disturb=lock, mend=unlock)
+    assert content(store_uri(runs)) == undisturbed
+    lines = [record.getMessage() for record in caplog.records]
+    assert [line.partition(" (")[0] for line in lines] == [
+        "MLflow takes nothing at the moment", "MLflow answers again; sending what waited"]
+    assert "database is locked" in lines[0]
+
+
+def test_a_database_locked_at_the_start(runs, undisturbed, monkeypatch):
+    monkeypatch.setattr(tracking_module, "START_S", 0.2)
+    with impatient_sqlite():
+        lock = Locked(runs.tracking_db)
+        tracking = Tracking(runs, STUDY)
+        begin(runs, tracking)
+        assert not tracking.flush(0.2)
+        lock.release()
+        play(runs, tracking)
+    assert content(store_uri(runs)) == undisturbed
+
+
+def test_an_artifact_folder_that_takes_nothing_until_it_is_mended(runs, undisturbed):
+    whole = runs.artifacts.with_name("whole")
+
+    def spoil() -> None:
+        runs.artifacts.rename(whole)
+        runs.artifacts.write_text("a file where the folder should be: for root, every folder can be written")
+
+    def mend() -> None:
+        assert not tracking.flush(0.5)
+        runs.artifacts.unlink()
+        whole.rename(runs.artifacts)
+
+    tracking = Tracking(runs, STUDY)
+    play(runs, tracking, disturb=spoil, mend=mend)
+    assert content(store_uri(runs)) == undisturbed
+
+
+def test_a_restarted_trial_goes_on_in_its_run_without_a_step_twice(runs, undisturbed):
+    first = Tracking(runs, STUDY)
+    begin(runs, first)
+    first.start_trial(spec(0), {"learning_rate": 0.1})
+    first.log_losses(0)
+    first.finish_study("KILLED", None)
+    assert content(store_uri(runs))["trial-0000"]["status"] == "KILLED"
+    date(runs.study(STUDY).trial(0), NOON - 3600)  # the second attempt, after the clock was set back an hour
+    second = Tracking(runs, STUDY)
+    begin(runs, second)
+    whole_trial(runs, second, 0)
+    second.finish_study("FINISHED", 0)
+    trial = content(store_uri(runs))["trial-0000"]
+    assert trial["status"] == "FINISHED"
+    assert trial["metrics"]["train_loss"] == undisturbed["trial-0000"]["metrics"]["train_loss"]
+    assert trial["metrics"]["aesthetic_mean"] == [(0, 6.25, (NOON - 3595) * 1000)]
+
+
+def test_runs_that_a_killed_driver_left_open_are_ended_at_the_next_start(runs):
+    killed = Tracking(runs, STUDY)
+    begin(runs, killed)
+    killed.start_trial(spec(5), {})
+    assert killed.flush(60)
+    killed.close()
+    following = Tracking(runs, STUDY)
+    begin(runs, following)
+    assert following.flush(60)
+    statuses = {name: run["status"] for name, run in content(store_uri(runs)).items()}
+    assert statuses == {STUDY: "RUNNING", "trial-0005": "KILLED"}
+    following.finish_study("FINISHED", None)
+
+
+def test_a_run_made_twice_by_a_request_that_was_given_up_is_one_again(runs, undisturbed):
+    tracking = Tracking(runs, STUDY)
+    begin(runs, tracking)
+    assert tracking.flush(60)
+    client = MlflowClient(store_uri(runs))
+    experiment = client.get_experiment_by_name(STUDY)
+    assert experiment
+    for _ in range(2):
+        client.create_run(experiment.experiment_id, run_name="trial-0000", tags={
+            "trial_number": "0", "state": "running", "sampled": "learning_rate"})
+    play(runs, tracking)
+    assert content(store_uri(runs)) == undisturbed
+
+
+def test_what_mlflow_refuses_holds_up_nothing_else(runs, caplog):
+    tracking = Tracking(runs, STUDY)
+    begin(runs, tracking)
+    assert tracking.flush(60)
+    client = MlflowClient(store_uri(runs))
+    experiment = client.get_experiment_by_name(STUDY)
+    assert experiment
+    foreign = client.create_run(experiment.experiment_id, run_name="trial-0000", tags={"trial_number": "0"})
+    client.log_param(foreign.info.run_id, "lora_rank", "99")
+    whole_trial(runs, tracking, 0)
+    whole_trial(runs, tracking, 2)
+    assert tracking.flush(60)
+    assert tracking.sent() == {2}
+    tracking.close()
+    assert any("refuses trial 0: Changing param values is not allowed" in record.getMessage() for record in caplog.records)
+
+
+def test_a_torn_line_of_events_and_a_torn_list_of_what_was_sent_cost_nothing(runs, undisturbed):
+    study = runs.study(STUDY)
+    study.tracked.write_text('{"parent": "ab')
+    with study.trial(0).events.open("a") as events:
+        events.write('{"event": "epoch", "ti')
+    play(runs, Tracking(runs, STUDY))
+    assert content(store_uri(runs)) == undisturbed
+
+
+def test_two_first_starts_at_once_on_a_fresh_store(tmp_path):
+    code = """
+import sys
+from pathlib import Path
+from core.folders import Runs
+from sweep.tracking import Tracking
+runs, study = Runs(Path(sys.argv[1])), sys.argv[2]
+runs.study(study).path.mkdir(parents=True)
+print("ready", flush=True)
+sys.stdin.readline()
+Tracking(runs, study).finish_study("FINISHED", None)
+"""
+    runs = Runs(tmp_path / "runs")
+    runs.path.mkdir()
+    (runs.path / ".mlflow.db.1.tmp").write_bytes(b"half a store, left by a process that was killed")
+    env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
+    started = [subprocess.Popen([sys.executable, "-c", code, str(runs.path), study], stdin=subprocess.PIPE, env=env,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE) for study in ("one", "two")]
+    for process in started:
+        assert process.stdout
+        assert process.stdout.readline() == b"ready\n"
+    for process in started:
+        assert process.stdin
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+    ends = [(process.communicate(timeout=120)[1].decode(), process.returncode) for process in started]
+    assert ends == [("", 0), ("", 0)]
+    for study in ("one", "two"):
+        assert content(store_uri(runs), study)[study]["status"] == "FINISHED"
+    assert not list(runs.path.glob(".mlflow.db.*"))
+
+
+@pytest.mark.parametrize(("uri", "words"), [
+    ("gopher://ann:secret@host", "allowed: a URI that starts with one of http"),
+    ("runs/mlruns", "allowed: a URI that starts with one of http"),
+    ("http://ann:secret@host:99999", "cannot work"),
+    ("sqlite+nonsense:///x.db", "cannot work"),
+])
+def test_a_uri_that_can_never_work_is_said_at_once_and_without_its_password(runs, monkeypatch, uri, words):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(ValueError, match=words) as raised:
+        Tracking(runs, STUDY)
+    assert "MLFLOW_TRACKING_URI" in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_deleted_experiment_is_said_at_once(runs):
+    play(runs, Tracking(runs, STUDY))
+    client = MlflowClient(store_uri(runs))
+    experiment = client.get_experiment_by_name(STUDY)
+    assert experiment
+    client.delete_experiment(experiment.experiment_id)
+    with pytest.raises(ValueError, match="was deleted: restore it there, or give the study another name"):
+        Tracking(runs, STUDY)
+
+
+@pytest.mark.parametrize(("text", "safe"), [
+    ("http://ann:se@cret@host:5000/x", "http://***@host:5000/x"),
+    ("postgresql://ann:secret@host/db and https://host", "postgresql://***@host/db and https://host"),
+    ("sqlite:////home/ann@work/mlflow.db", "sqlite:////home/ann@work/mlflow.db"),
+])
+def test_passwords_are_masked(text, safe):
+    assert masked(text) == safe
+
+
+def test_status_and_ui_do_not_print_the_password(runs, cli, write_study, tmp_path):
+    study = write_study(tmp_path, name=STUDY)
+    shutil.copy(study, runs.study(STUDY).frozen)
+    done = cli("ui", "--runs", runs.path, MLFLOW_TRACKING_URI="http://ann:secret@host:5000")
+    assert done.returncode == 0
+    assert "http://***@host:5000" in done.stdout
+    shown = cli("status", STUDY, "--runs", runs.path, MLFLOW_TRACKING_URI="http://ann:secret@host:5000")
+    assert "http://***@host:5000" in shown.stdout, shown.stderr
+    assert "secret" not in done.stdout + done.stderr + shown.stdout + shown.stderr
