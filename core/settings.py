@@ -119,6 +119,7 @@ class Result:
     `state` is complete or failed; a failed trial has `reason` (a class such as nan_loss) and `message`, no scores.
     `encoded` counts what this trial had to encode anew (pictures, texts, scores); the cache had the rest.
     `aesthetic` holds one score per scene, 1 to 10; `coherence` the mean cosine between the pictures' CLIP embeddings.
+    `scoring_version` is core.score's; None where nothing was scored, and in files older than it.
     """
     state: Literal["complete", "failed"]
     spec: TrialSpec
@@ -135,6 +136,7 @@ class Result:
     lora_sha256: str | None = None
     duration_s: float = 0.0
     scorer: str = ""
+    scoring_version: int | None = None
     device: str = ""
     dtype: str = ""
     micro_batch: int = 1

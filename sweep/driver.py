@@ -5,7 +5,7 @@ While the worker trains one trial, the driver logs the one before: the device ne
 import logging
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,11 +14,12 @@ from typing import Any
 import filelock
 from optuna.trial import FrozenTrial, Trial
 
-from core.files import write_json, write_text
+from core.files import write_json
 from core.folders import Runs, StudyFolder
 from core.gate import PARAMETER_FAILURES
 from core.settings import Result, TrialSpec
 from reports.table import winner
+from sweep.fingerprint import Fingerprint
 from sweep.local_worker import LocalWorker, WorkerDied
 from sweep.progress import Progress
 from sweep.recovery import Step, reconcile
@@ -49,25 +50,29 @@ class Summary:
     idle_s: list[float] = field(default_factory=list)  # the worker's waits between trials
 
 
-def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Progress) -> Summary:
-    """Work until `trials` trials are told in all, or go on where a killed run left off. Raises SweepError.
+def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Progress, accept: Iterable[str] = ()) -> Summary:
+    """Work until `trials` trials are told in all, or go on where a killed run left off.
+
+    Raises SweepError, or StudyError where scores would not compare with earlier ones (`accept`: fields that may change).
 
     KeyboardInterrupt passes through after everything is left resumable.
     """
     folder = runs.study(study.name)
     with _locked(folder):
-        _freeze(study, folder)
         store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials)
+        fingerprint = Fingerprint(study, folder, accept, store.next_number(), progress.note)
         store.enqueue(study.first)
-        sweep = Sweep(study, runs, folder, store, progress)
+        sweep = Sweep(study, runs, folder, store, fingerprint, progress)
         return sweep.run(trials, device)
 
 
 class Sweep:
     """One driver at work on one study."""
 
-    def __init__(self, study: Study, runs: Runs, folder: StudyFolder, store: Store, progress: Progress) -> None:
+    def __init__(self, study: Study, runs: Runs, folder: StudyFolder, store: Store, fingerprint: Fingerprint,
+                 progress: Progress) -> None:
         self.study, self.runs, self.folder, self.store, self.progress = study, runs, folder, store, progress
+        self.fingerprint = fingerprint
         self._again: list[Trial] = []
         self._failures_in_a_row = 0
         self._finished_at: float | None = None
@@ -83,6 +88,7 @@ class Sweep:
         self.tracking = Tracking(self.runs, self.study.name)
         try:
             self.tracking.start_study(self._study_params(), self.folder.frozen)
+            self.tracking.tag_study(self.fingerprint.tags)
             self._reconcile()
             cpu_before = time.process_time()  # opening the stores (imports, schema) is paid once, not per trial
             self._work(target, device)
@@ -122,7 +128,7 @@ class Sweep:
             return self._again.pop(0)
         while len(self.store.told()) < target:
             trial = self.store.ask()
-            twin = self.store.twin(trial)
+            twin = self.store.twin(trial, self.fingerprint.since)
             if twin is None:
                 return trial
             self.store.tell_twin(trial, twin)
@@ -154,6 +160,8 @@ class Sweep:
         for event in self._worker.events():
             kind = event["event"]
             if kind == "ready":
+                self.fingerprint.check_worker(event)
+                self.tracking.tag_study(self.fingerprint.tags)
                 self.progress.worker_ready(event)
             elif kind == "started" and self._finished_at is not None:
                 self._idle_s.append(event["time"] - self._finished_at)
@@ -207,7 +215,7 @@ class Sweep:
                 self.tracking.finish_trial(result, folder)
                 self.progress.note(f"trial {trial.number}: adopted the finished result of an earlier run")
             else:
-                self._again.append(trial)
+                self._again.append(self.store.ask_again(trial))
                 self.progress.note(f"trial {trial.number}: left unfinished by an earlier run, starts again")
         logged = self.tracking.known() - set(self.tracking.unfinished())
         for frozen in self.store.told():
@@ -272,14 +280,3 @@ def _locked(folder: StudyFolder) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _freeze(study: Study, folder: StudyFolder) -> None:
-    """Keep the words a study was started with; refuse to go on under others, for scores would not compare."""
-    if not folder.frozen.exists():
-        write_text(folder.frozen, study.to_yaml())
-        return
-    changes = study.changes(folder.frozen)
-    if changes:
-        raise SweepError(f"{study.file}: changed since the study was started ({'; '.join(changes)}); "
-                         f"undo that, or give the study another name")

@@ -36,20 +36,36 @@ class Store:
         Optuna does not store the sampler's state: a fresh sampler seeded by the number of trials so far samples
         after a restart what an uninterrupted study would have sampled.
         """
-        self._study.sampler = optuna.samplers.TPESampler(
-            seed=self._seed + len(self._study.get_trials(deepcopy=False)), n_startup_trials=self._startup_trials)
+        self._study.sampler = self._sampler(len(self._study.get_trials(deepcopy=False)))
         return self._study.ask(self._space)
 
     def running(self) -> list[Trial]:
         """Trials that were asked for and never told, by number."""
         return [Trial(self._study, frozen._trial_id) for frozen in self._trials(TrialState.RUNNING)]
 
+    def ask_again(self, trial: Trial) -> Trial:
+        """A running trial that starts again, with a value for each searched setting.
+
+        It lacks some where a killed driver died while asking, or where they are searched only since then.
+        """
+        self._study.sampler = self._sampler(trial.number)
+        again = Trial(self._study, trial._trial_id)
+        for name, distribution in self._space.items():
+            again._suggest(name, distribution)  # what Study.ask does (optuna 5.0); a value that is there stays
+        return again
+
+    def next_number(self) -> int:
+        """The number of the next trial that is asked for."""
+        asked = (trial.number for trial in self._study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING)
+        return max(asked, default=-1) + 1
+
     def told(self) -> list[FrozenTrial]:
         return self._trials(*TOLD)
 
-    def twin(self, trial: Trial) -> FrozenTrial | None:
-        """An earlier complete trial with exactly these parameters."""
-        return next((other for other in self._trials(TrialState.COMPLETE) if other.params == trial.params), None)
+    def twin(self, trial: Trial, since: int = 0) -> FrozenTrial | None:
+        """An earlier complete trial, `since` or later, with exactly these parameters."""
+        return next((other for other in self._trials(TrialState.COMPLETE)
+                     if other.number >= since and other.params == trial.params), None)
 
     def tell(self, trial: Trial, result: Result) -> None:
         """Turn an outcome into a state; the gate's constraint always first, for a trial without it counts as feasible."""
@@ -70,6 +86,9 @@ class Store:
         trial.set_user_attr("same_as", twin.number)
         self._constrain(trial, twin.user_attrs["gate_constraint"])
         self._study.tell(trial, twin.value)
+
+    def _sampler(self, trials: int) -> optuna.samplers.TPESampler:
+        return optuna.samplers.TPESampler(seed=self._seed + trials, n_startup_trials=self._startup_trials)
 
     def _constrain(self, trial: Trial, value: float) -> None:
         if "gate_constraint" not in trial.user_attrs:  # an adopted trial may have got this far before

@@ -43,12 +43,15 @@ class Tracking:
         run_id = self._parent.info.run_id
         if not self._parent.data.params:
             self._client.log_batch(run_id, params=_params(settings))
-            self._client.log_artifact(run_id, str(study_file))
+        self._client.log_artifact(run_id, str(study_file))  # as it is now: ranges and accepted changes
         self._client.update_run(run_id, status="RUNNING")
+
+    def tag_study(self, tags: dict[str, str]) -> None:
+        self._client.log_batch(self._parent.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def log_base(self, result: Result, folder: TrialFolder) -> None:
         """The base model's own story, on the parent run."""
-        if "base_aesthetic_mean" in self._parent.data.metrics:
+        if self._parent.data.metrics.get("base_aesthetic_mean") == result.aesthetic_mean:
             return
         run_id, now = self._parent.info.run_id, _now_ms()
         metrics = {f"base_{name}": value for name, value in _metrics(result).items()}
@@ -57,15 +60,19 @@ class Tracking:
 
     def start_trial(self, spec: TrialSpec, sampled: dict[str, Any]) -> None:
         """Open the trial's run, or go on in the one it has."""
+        params = _params(spec.params())
         if spec.number in self._children:
-            self._client.update_run(self._children[spec.number].info.run_id, status="RUNNING")
-            return
+            run = self._client.get_run(self._children[spec.number].info.run_id)
+            if run.data.params == {param.key: param.value for param in params}:
+                self._client.update_run(run.info.run_id, status="RUNNING")
+                return
+            self._client.delete_run(run.info.run_id)  # begun under other words, and MLflow never changes a logged param
         name = f"trial-{spec.number:04d}"
         run = self._client.create_run(self._experiment, run_name=name, tags={
             MLFLOW_PARENT_RUN_ID: self._parent.info.run_id, MLFLOW_RUN_NAME: name,
             "trial_number": str(spec.number), "state": "running", "sampled": ",".join(sampled),
         })
-        self._client.log_batch(run.info.run_id, params=_params(spec.params()))
+        self._client.log_batch(run.info.run_id, params=params)
         self._children[spec.number] = run
 
     def log_losses(self, number: int, last_step: int, losses: list[float]) -> None:

@@ -19,7 +19,7 @@ from core.filters import select
 from core.folders import TrialFolder
 from core.gate import passes
 from core.render import render_scenes
-from core.score import Score, score_pictures
+from core.score import SCORING_VERSION, Score, score_pictures
 from core.settings import Result, TrialSpec
 from core.sheet import story_sheet
 from core.train import train_lora
@@ -103,7 +103,7 @@ def judge(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, score: Score
         passed_gate=passes(score.mean, spec.gate),
         train_loss=_mean(losses[-spec.train.steps_per_epoch:]) if spec.train and losses else None,
         lora_sha256=sha256(folder.lora) if spec.train else None, scorer=backbone.scorer_name,
-        device=str(backbone.device), dtype=str(backbone.dtype).removeprefix("torch."),
+        scoring_version=SCORING_VERSION, device=str(backbone.device), dtype=str(backbone.dtype).removeprefix("torch."),
         micro_batch=spec.train.batch_size if spec.train else 1, versions={name: version(name) for name in PACKAGES},
         **measured,
     )
@@ -116,6 +116,7 @@ def recipe(result: Result, folder: TrialFolder) -> dict[str, Any]:
         "study": spec.study, "trial": spec.number, "backbone": spec.backbone, "seed": spec.seed,
         "params": spec.params(), "strength": spec.train.scale if spec.train else 0.0, "data": asdict(spec.data),
         "story": asdict(spec.story), "device": result.device, "dtype": result.dtype, "scorer": result.scorer,
+        "scoring_version": result.scoring_version,
         "aesthetic": result.aesthetic, "aesthetic_mean": result.aesthetic_mean, "versions": result.versions,
         "lora_sha256": result.lora_sha256,
         "pictures_sha256": [sha256(folder.picture(number)) for number in range(1, len(spec.story.scenes) + 1)],

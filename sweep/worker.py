@@ -36,6 +36,7 @@ def serve(packs: Iterator[str], events: TextIO) -> None:
 
     from core.backbone import load_backbone, unknown_story_words
     from core.cache import Cache
+    from core.score import SCORING_VERSION
 
     torch.set_flush_denormal(True)
     backbone, cache = None, None
@@ -48,7 +49,8 @@ def serve(packs: Iterator[str], events: TextIO) -> None:
             cache = Cache(Path(order["cache"]))
             unknown = unknown_story_words(backbone, [scene.prompt for scene in specs[0].story.scenes])
             _send(events, None, "ready", device=order["device"], seconds=time.monotonic() - started,
-                  threads=torch.get_num_threads(), unknown_words=unknown)
+                  threads=torch.get_num_threads(), unknown_words=unknown, weights=backbone.weights,
+                  scorer=backbone.scorer_name, scoring_version=SCORING_VERSION)
         for spec, path in zip(specs, order["folders"], strict=True):
             folder = TrialFolder(Path(path))
             folder.path.mkdir(parents=True, exist_ok=True)

@@ -91,6 +91,7 @@ def test_an_exact_repeat_gets_the_stored_result(tmp_path):
     store.tell(first, complete(0, 6.5))
     store._study.enqueue_trial(first.params)
     again = store.ask()
+    assert store.twin(again, since=1) is None
     twin = store.twin(again)
     assert twin is not None
     store.tell_twin(again, twin)
