@@ -60,7 +60,7 @@ def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Prog
     folder = runs.study(study.name)
     with _locked(folder):
         store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials)
-        fingerprint = Fingerprint(study, folder, accept, store.next_number(), progress.note)
+        fingerprint = Fingerprint(study, folder, accept, store.after_told(), progress.note)
         store.enqueue(study.first)
         sweep = Sweep(study, runs, folder, store, fingerprint, progress)
         return sweep.run(trials, device)

@@ -43,15 +43,16 @@ class Kept:
 class Fingerprint:
     """One study's fingerprint, compared when the study starts and again when a worker is ready; both raise StudyError."""
 
-    def __init__(self, study: Study, folder: StudyFolder, accept: Iterable[str], next_trial: int,
+    def __init__(self, study: Study, folder: StudyFolder, accept: Iterable[str], after_told: int,
                  note: Callable[[str], None]) -> None:
         """Compare with what the study was started under, or start one; leaves a frozen copy of the study as it is now.
 
         `accept` holds the fields that may change this time. A study from before there were fingerprints is compared with
-        its frozen words; the rest is taken as it is now.
+        its frozen words; the rest is taken as it is now. A finished trial that was not told yet counts as told.
         """
-        self._study, self._folder, self._next_trial, self._note = study, folder, next_trial, note
-        self._accept = frozenset(accept)
+        self._study, self._folder, self._note, self._accept = study, folder, note, frozenset(accept)
+        finished = (int(path.parent.name) for path in folder.path.glob("trials/[0-9]*/result.json"))
+        self._next_trial = max((after_told, *(number + 1 for number in finished)))
         pictures = _pictures(study.data_value)
         self._kept = self._stored = self._read(pictures)
         self._check_space()

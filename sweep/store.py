@@ -54,10 +54,9 @@ class Store:
             again._suggest(name, distribution)  # what Study.ask does (optuna 5.0); a value that is there stays
         return again
 
-    def next_number(self) -> int:
-        """The number of the next trial that is asked for."""
-        asked = (trial.number for trial in self._study.get_trials(deepcopy=False) if trial.state is not TrialState.WAITING)
-        return max(asked, default=-1) + 1
+    def after_told(self) -> int:
+        """The number after the last trial that was told."""
+        return max((trial.number for trial in self.told()), default=-1) + 1
 
     def told(self) -> list[FrozenTrial]:
         return self._trials(*TOLD)

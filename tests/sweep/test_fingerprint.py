@@ -67,12 +67,12 @@ def study_of(folder: Path) -> StudyFolder:
     return Runs(folder / "runs").study("mine")
 
 
-def start(folder: Path, values: Any = STUDY, *accept: str, next_trial: int = 0,
+def start(folder: Path, values: Any = STUDY, *accept: str, after_told: int = 0,
           ready: Any = READY) -> tuple[Fingerprint, list[str]]:
     """What a driver does with it: at its start, and when its worker is ready."""
     study = load_study(str(write_text(folder / "study.yaml", yaml.safe_dump(values))))
     notes: list[str] = []
-    fingerprint = Fingerprint(study, study_of(folder), fields_of(accept), next_trial, notes.append)
+    fingerprint = Fingerprint(study, study_of(folder), fields_of(accept), after_told, notes.append)
     if ready:
         fingerprint.check_worker(ready)
     return fingerprint, notes
@@ -112,7 +112,7 @@ def test_words_that_scores_stand_on_are_refused_and_may_be_accepted(folder, path
     line = refusal(folder, now)
     assert line.endswith(f"study.yaml: changed since the study was started: {told}; scores would not compare: undo it, give the "
                          f"study another name, or go on with --accept-change {field}")
-    fingerprint, notes = start(folder, now, field, next_trial=7)
+    fingerprint, notes = start(folder, now, field, after_told=7)
     assert notes == [f"accepted: {told}; scores do not compare with those of trials before 7"]
     entry, = kept(folder)["history"]
     assert (entry["field"], entry["from_trial"]) == (field, 7)
@@ -155,7 +155,7 @@ WORKERS = [
 def test_another_model_or_scorer_is_refused_once_a_worker_has_loaded_it(folder, changed, field, told):
     start(folder)
     assert f"{told}; scores" in refusal(folder, ready=READY | changed)
-    fingerprint, _ = start(folder, STUDY, field, next_trial=4, ready=READY | changed)
+    fingerprint, _ = start(folder, STUDY, field, after_told=4, ready=READY | changed)
     assert fingerprint.tags.keys() == {f"changed_{field}"}
     start(folder, ready=READY | changed)
 
@@ -205,7 +205,7 @@ def test_choices_never_change(folder, search, told):
 def test_a_setting_may_leave_the_space_and_come_back_with_its_choices(folder):
     start(folder)
     fixed = with_value(with_value(STUDY, "space.lora_rank", ...), "first", [])
-    fingerprint, notes = start(folder, with_value(fixed, "train.lora_rank", 4), next_trial=5)
+    fingerprint, notes = start(folder, with_value(fixed, "train.lora_rank", 4), after_told=5)
     assert (fingerprint.tags.keys(), notes) == ({"changed_train"}, [])
     assert fingerprint.since == 5  # an equal set of sampled values is not an equal trial any more
     assert "train.lora_rank (4 -> 8)" in refusal(folder, with_value(fixed, "train.lora_rank", 8))
@@ -215,10 +215,12 @@ def test_a_setting_may_leave_the_space_and_come_back_with_its_choices(folder):
 
 def test_only_trials_from_an_accepted_change_on_answer_a_repeat(folder):
     start(folder)
-    assert start(folder, next_trial=3)[0].since == 0
-    assert start(folder, STUDY, "weights", next_trial=3)[0].since == 3  # it may turn out later that they did change
-    assert start(folder, with_value(STUDY, "seed", 1), "seed", next_trial=4)[0].since == 4
-    assert start(folder, with_value(STUDY, "seed", 1), next_trial=9)[0].since == 4
+    assert start(folder, after_told=3)[0].since == 0
+    assert start(folder, STUDY, "weights", after_told=3)[0].since == 3  # it may turn out later that they did change
+    assert start(folder, with_value(STUDY, "seed", 1), "seed", after_told=4)[0].since == 4
+    assert start(folder, with_value(STUDY, "seed", 1), after_told=9)[0].since == 4
+    write_json(study_of(folder).trial(9).result, {})  # finished, but its driver was killed before telling
+    assert start(folder, STUDY, "seed", after_told=9)[0].since == 10
 
 
 @pytest.mark.parametrize(("path", "value", "field", "stays"), [
@@ -267,7 +269,7 @@ def test_a_changed_space_crashes_neither_running_nor_queued_trials(folder):
         store._study.tell(trial, trial.params["learning_rate"])
     running = store.ask()
     store.enqueue([{"lora_rank": 8, "epochs": 5, "learning_rate": 1e-2}])
-    assert store.next_number() == 5
+    assert store.after_told() == 4
     changed = with_value(with_value(STUDY, "space.epochs", ...), "first", [])
     for path, value in {"space.learning_rate": {"low": 1e-5, "high": 1e-4, "log": True}, "train.epochs": 1,
                         "space.batch_size": {"low": 1, "high": 2}}.items():
