@@ -103,6 +103,10 @@ class StudyFolder:
         return self.path / "study.yaml"
 
     @property
+    def fingerprint(self) -> Path:
+        return self.path / "fingerprint.json"
+
+    @property
     def db(self) -> Path:
         return self.path / "study.db"
 

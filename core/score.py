@@ -1,4 +1,8 @@
-"""Rate pictures: the aesthetic score of each, and how well the set belongs together."""
+"""Rate pictures: the aesthetic score of each, and how well the set belongs together.
+
+Raise SCORING_VERSION with any change of this code, of training or of rendering after which the same study, weights and
+seeds would score otherwise than before: a study that was started under another version is not gone on with unasked.
+"""
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from core.backbone import Backbone
+
+SCORING_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)

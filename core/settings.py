@@ -120,6 +120,7 @@ class Result:
     `encoded` counts what this trial had to encode anew (pictures, texts, scores); the cache had the rest.
     `retried` names how earlier attempts ended; `same_as` is the trial with exactly these parameters that was run.
     `aesthetic` holds one score per scene, 1 to 10; `coherence` the mean cosine between the pictures' CLIP embeddings.
+    `scoring_version` is core.score's; None where nothing was scored, and in files older than it.
     """
     state: Literal["complete", "failed"]
     spec: TrialSpec
@@ -136,6 +137,7 @@ class Result:
     lora_sha256: str | None = None
     duration_s: float = 0.0
     scorer: str = ""
+    scoring_version: int | None = None
     device: str = ""
     dtype: str = ""
     micro_batch: int = 1

@@ -57,16 +57,20 @@ def run(
     trials: Annotated[int | None, typer.Option(min=1, help="Stop when this many trials are told in all; "
                                                "default: the study's budget.")] = None,
     device: Device = "cpu",
+    accept_change: Annotated[list[str] | None, typer.Option(metavar="FIELD", help="Go on although this field changed, and "
+                             "scores no longer compare; repeatable.")] = None,
 ) -> None:
     """Start a sweep, or go on with one; safe to repeat after anything."""
     from sweep.driver import run_sweep
+    from sweep.fingerprint import fields_of
     from sweep.progress import LiveProgress, PlainProgress
     from sweep.study import load_study
 
+    accept = fields_of(accept_change or ())
     loaded = load_study(study)
     progress = LiveProgress(out) if out.is_terminal else PlainProgress(out)
     try:
-        summary = run_sweep(loaded, Runs(runs), trials or loaded.budget.trials, device, progress)
+        summary = run_sweep(loaded, Runs(runs), trials or loaded.budget.trials, device, progress, accept)
     finally:
         if isinstance(progress, LiveProgress):
             progress.stop()

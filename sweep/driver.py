@@ -5,6 +5,7 @@ While the worker trains one trial, the driver logs the one before: the device ne
 import logging
 import shutil
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Any
 from optuna.trial import FrozenTrial, Trial
 
 from core.fail_point import fail_point
-from core.files import write_json, write_text
+from core.files import write_json
 from core.folders import Runs, StudyFolder
 from core.gate import PARAMETER_FAILURES
 from core.settings import Result, TrialSpec
 from reports.table import winner
+from sweep.fingerprint import Fingerprint
 from sweep.lock import study_lock
 from sweep.progress import Progress
 from sweep.recovery import Found, Step, reconcile
@@ -57,26 +59,29 @@ class Summary:
     stopped: str | None = None
 
 
-def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Progress) -> Summary:
+def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Progress, accept: Iterable[str] = ()) -> Summary:
     """Work until `trials` trials are told in all, or go on where a killed run left off.
 
-    Raises SweepError, StudyBusy, CannotWrite. Asked to stop, it leaves everything resumable and says so in the summary.
+    Raises SweepError, StudyBusy, CannotWrite, NoRoom; StudyError where scores would not compare with earlier ones
+    (`accept`: fields that may change). Asked to stop, it leaves everything resumable and says so in the summary.
     """
     folder = runs.study(study.name)
     with study_lock(folder):
         fail_point("locked")
-        _freeze(study, folder)
-        fail_point("frozen")
         store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials)
+        fingerprint = Fingerprint(study, folder, accept, store.after_told(), progress.note)
+        fail_point("frozen")
         store.enqueue(study.first)
         fail_point("enqueued")
-        return Sweep(study, runs, folder, store, progress, device).run(trials)
+        return Sweep(study, runs, folder, store, fingerprint, progress, device).run(trials)
 
 
 class Sweep:
     """One driver at work on one study."""
 
-    def __init__(self, study: Study, runs: Runs, folder: StudyFolder, store: Store, progress: Progress, device: str) -> None:
+    def __init__(self, study: Study, runs: Runs, folder: StudyFolder, store: Store, fingerprint: Fingerprint,
+                 progress: Progress, device: str) -> None:
+        self.fingerprint = fingerprint
         self.study, self.runs, self.folder, self.store, self.progress = study, runs, folder, store, progress
         self.supervisor = Supervisor(folder.worker_log, runs.cache, device, study.storage.checkpoint_every_s)
         self._again: list[Trial] = []
@@ -95,6 +100,7 @@ class Sweep:
         try:
             with asked_by_signal(self.supervisor.ask_to_stop):
                 self.tracking.start_study(self._study_params(), self.folder.frozen)
+                self.tracking.tag_study(self.fingerprint.tags)
                 fail_point("tracked")
                 self._recover()
                 cpu_before = time.process_time()  # opening the stores (imports, schema) is paid once, not per trial
@@ -141,7 +147,7 @@ class Sweep:
         while len(self.store.told()) < target:
             trial = self.store.ask()
             fail_point("asked")
-            twin = self.store.twin(trial)
+            twin = self.store.twin(trial, self.fingerprint.since)
             stored = twin and self.folder.trial(twin.number).read_result()
             if not stored:
                 return trial
@@ -167,6 +173,8 @@ class Sweep:
         """Pass one event of a trial on."""
         kind = event["event"]
         if kind == "ready":
+            self.fingerprint.check_worker(event)
+            self.tracking.tag_study(self.fingerprint.tags)
             self.progress.worker_ready(event)
         elif kind == "started" and self._finished_at is not None:
             self._idle_s.append(event["monotonic"] - self._finished_at)
@@ -207,7 +215,6 @@ class Sweep:
         for number in sorted(told | asked.keys() | self.folder.numbers()):
             folder = self.folder.trial(number)
             found = Found(known=number in frozen, told=number in told, result=folder.read_result() is not None,
-                          fits=number in frozen and frozen[number].params.keys() == self.study.space.keys(),
                           stored=number in frozen and "result" in frozen[number].user_attrs,
                           checkpoint=folder.checkpoint.exists())
             step = reconcile(found)
@@ -237,10 +244,9 @@ class Sweep:
         elif step in (Step.GO_ON, Step.AGAIN):
             assert isinstance(trial, Trial)
             self._again.append(trial)
-        elif step in (Step.ADOPT, Step.FAIL):
+        elif step is Step.ADOPT:
+            result = folder.read_result()
             assert isinstance(trial, Trial)
-            result = folder.read_result() if step is Step.ADOPT else Result(
-                state="failed", spec=replace(self.study.base_spec(), number=number), reason="bug", message=step.value)
             assert result is not None
             self.store.tell(trial, result)
             folder.checkpoint.unlink(missing_ok=True)
@@ -283,14 +289,3 @@ class Sweep:
         return {"backbone": self.study.backbone, "precision": self.study.precision, "seed": self.study.seed,
                 "story": self.study.story_value.title, "gate": self.study.objective.gate,
                 "data": Path(self.study.data_value.source).name}
-
-
-def _freeze(study: Study, folder: StudyFolder) -> None:
-    """Keep the words a study was started with; refuse to go on under others, for scores would not compare."""
-    if not folder.frozen.exists():
-        write_text(folder.frozen, study.to_yaml())
-        return
-    changes = study.changes(folder.frozen)
-    if changes:
-        raise SweepError(f"{study.file}: changed since the study was started ({'; '.join(changes)}); "
-                         f"undo that, or give the study another name")

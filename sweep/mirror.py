@@ -91,6 +91,10 @@ class Mirror:
         self._end_open_children()
         client.update_run(run_id, status="RUNNING")
 
+    def tag_study(self, tags: dict[str, str]) -> None:
+        client, run_id = self._connected()
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
     def base(self, result: Result, folder: TrialFolder) -> None:
         """The base model's own story, on the parent run; its numbers come last and say that the rest is there."""
         client, run_id = self._connected()
@@ -168,7 +172,10 @@ class Mirror:
         if spec.number in self._children:
             return self._children[spec.number]
         client, parent = self._connected()
-        found = client.search_runs([self._experiment], f"tags.trial_number = '{spec.number}'", order_by=OLDEST_FIRST)
+        found = list(client.search_runs([self._experiment], f"tags.trial_number = '{spec.number}'", order_by=OLDEST_FIRST))
+        params = as_params(spec.params())
+        if found and any(found[0].data.params.get(param.key, param.value) != param.value for param in params):
+            client.delete_run(found.pop(0).info.run_id)  # begun under other words, and MLflow never changes a logged param
         for lost in found[1:]:
             client.delete_run(lost.info.run_id)
         name = f"trial-{spec.number:04d}"
@@ -179,7 +186,7 @@ class Mirror:
         run_id = run.info.run_id
         if run.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
-        params = [param for param in as_params(spec.params()) if run.data.params.get(param.key) != param.value]
+        params = [param for param in params if run.data.params.get(param.key) != param.value]
         if params:
             client.log_batch(run_id, params=params)
         steps = {point.step for point in client.get_metric_history(run_id, "train_loss")} if found else set()

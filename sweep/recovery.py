@@ -7,7 +7,6 @@ class Step(Enum):
     ADOPT = "tell the finished result"
     GO_ON = "go on from the checkpoint"
     AGAIN = "start again under the same number with the same parameters"
-    FAIL = "fail: its parameters are not of this study's space any more"
     RESTORE = "write the result again from what Optuna keeps of it"
     LOST = "its result is gone from the disk; Optuna and MLflow keep what they have"
     SET_ASIDE = "move the folder aside: Optuna knows no such trial"
@@ -19,7 +18,6 @@ class Found:
     """One trial as three witnesses tell it."""
     known: bool          # Optuna has a trial of this number
     told: bool           # and its outcome
-    fits: bool           # its parameters are those that the study searches
     stored: bool         # Optuna keeps a copy of its result
     result: bool         # a whole result.json lies in its folder
     checkpoint: bool     # and a checkpoint
@@ -35,6 +33,4 @@ def reconcile(found: Found) -> Step:
         return Step.RESTORE if found.stored else Step.LOST
     if found.result:
         return Step.ADOPT
-    if not found.fits:
-        return Step.FAIL
     return Step.GO_ON if found.checkpoint else Step.AGAIN

@@ -77,9 +77,14 @@ class Store:
     def told(self) -> list[FrozenTrial]:
         return self._trials(*TOLD)
 
-    def twin(self, trial: Trial) -> FrozenTrial | None:
-        """An earlier complete trial with exactly these parameters."""
-        return next((other for other in self._trials(TrialState.COMPLETE) if other.params == trial.params), None)
+    def after_told(self) -> int:
+        """The number after the last trial that was told."""
+        return max((trial.number for trial in self.told()), default=-1) + 1
+
+    def twin(self, trial: Trial, since: int = 0) -> FrozenTrial | None:
+        """An earlier complete trial, `since` or later, with exactly these parameters."""
+        return next((other for other in self._trials(TrialState.COMPLETE)
+                     if other.number >= since and other.params == trial.params), None)
 
     def tell(self, trial: Trial, result: Result) -> None:
         """Turn an outcome into a state; the gate's constraint always first, for a trial without it counts as feasible."""

@@ -3,7 +3,6 @@ import argparse
 import json
 import os
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -219,8 +218,8 @@ class Study(Section):
         return Data(source=self.data.source, caption=self.data.caption, min_images=self.data.min_images)
 
     def spec(self, number: int, sampled: dict[str, Any]) -> TrialSpec:
-        """Trial `number`: the fixed settings, and one sampled value for each setting of the space."""
-        assert sampled.keys() == self.space.keys(), (sampled, self.space)
+        """Trial `number`: the fixed settings, and before them what was sampled, be it searched today or when it was asked for."""
+        assert sampled.keys() <= SETTINGS.keys(), sampled
 
         def overlay(fixed: Any) -> Any:
             return replace(fixed, **{name: sampled[name] for name in setting_names(type(fixed)) if name in sampled})
@@ -237,21 +236,10 @@ class Study(Section):
 
     def to_yaml(self) -> str:
         """A frozen copy that needs no other file: story inside, data by its absolute path, every default written."""
-        return yaml.safe_dump(self._frozen(), allow_unicode=True, sort_keys=False, width=100)
-
-    def changes(self, frozen: Path) -> list[str]:
-        """What differs from a frozen copy, one `key: before -> now` each; budget and storage may differ."""
-        free = {"budget": None, "storage": None}
-        before, now = (dict(_leaves(study._frozen() | free)) for study in (load_frozen(frozen), self))
-        return [f"{key}: {before.get(key, 'not there')} -> {now.get(key, 'not there')}"
-                for key in dict.fromkeys((*before, *now)) if before.get(key) != now.get(key)]
-
-    def _frozen(self) -> dict[str, Any]:
-        """As plain values; what is searched is not also fixed."""
         values = self.model_dump()
-        for name in self.space:
+        for name in self.space:  # what is searched is not also fixed
             del _written(values, HOMES[name])[name]
-        return values
+        return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=100)
 
 
 def _written(values: Any, path: str) -> dict[str, Any]:
@@ -268,18 +256,6 @@ def _check_first_value(space: dict[str, Search], value: Any, i: int, name: str) 
     if not space[name].allows(value):
         raise Mistake(f"space.{name} does not reach it", str(space[name]), at=(i, name), value=value)
     return value
-
-
-def _leaves(values: Any, path: str = "") -> Iterator[tuple[str, str]]:
-    """Every value, as text, under its key path; a list of plain values is one value."""
-    if isinstance(values, dict):
-        for key, value in values.items():
-            yield from _leaves(value, f"{path}.{key}" if path else key)
-    elif isinstance(values, (list, tuple)) and any(isinstance(value, dict) for value in values):
-        for number, value in enumerate(values, 1):
-            yield from _leaves(value, f"{path}[{number}]")
-    else:
-        yield path, repr(values)
 
 
 def main() -> None:

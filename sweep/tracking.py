@@ -53,6 +53,11 @@ class Tracking:
     def start_study(self, settings: dict[str, Any], study_file: Path) -> None:
         self._put("the study", partial(self._mirror.start_study, settings, study_file))
 
+    def tag_study(self, tags: dict[str, str]) -> None:
+        """Accepted changes, on the parent run."""
+        if tags:
+            self._put("the study's tags", partial(self._mirror.tag_study, tags))
+
     def log_base(self, result: Result, folder: TrialFolder) -> None:
         """The base model's own story, on the parent run."""
         self._put("the base model's story", partial(self._mirror.base, result, folder))

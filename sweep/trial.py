@@ -21,7 +21,7 @@ from core.filters import select
 from core.folders import TrialFolder
 from core.gate import passes
 from core.render import render_scenes
-from core.score import Score, score_pictures
+from core.score import SCORING_VERSION, Score, score_pictures
 from core.settings import Result, Training, TrialSpec
 from core.sheet import story_sheet
 from core.train import Checkpoint, EpochDone, train_lora
@@ -61,8 +61,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     trained_from = time.monotonic()
     try:
         if spec.train:
-            save_epoch = _epoch_saver(spec, backbone, folder, images, report)
-            losses = _train(spec.train, examples, spec, backbone, folder, save_epoch, report, attempt, beat, checkpoint_every_s)
+            losses = _train(spec, spec.train, table, examples, backbone, folder, report, attempt, beat, checkpoint_every_s)
             last = folder.epoch_lora(spec.train.epochs)
             write_whole(folder.lora, lambda to: to.write_bytes(last.read_bytes()))
         rendered_from = time.monotonic()
@@ -87,10 +86,11 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     return result
 
 
-def _train(train: Training, examples: Examples, spec: TrialSpec, backbone: Backbone, folder: TrialFolder, save_epoch: EpochDone,
+def _train(spec: TrialSpec, train: Training, table: pd.DataFrame, examples: Examples, backbone: Backbone, folder: TrialFolder,
            report: Report, attempt: Attempt, beat: Beat, checkpoint_every_s: float) -> list[float]:
     """Train, from the checkpoint on if it and every epoch before it are there."""
-    words = content_key(spec.to_json())
+    seen = [list(table["sha256"]), list(table["caption"]), backbone.weights]  # what spec.json does not say
+    words = content_key(spec.to_json(), seen)
     state = load_state(folder.checkpoint, words)
     epochs = range(1, (state.step if state else 0) // train.steps_per_epoch + 1)
     if not all(folder.epoch_lora(epoch).exists() for epoch in epochs):
@@ -99,6 +99,7 @@ def _train(train: Training, examples: Examples, spec: TrialSpec, backbone: Backb
         report("resumed", step=state.step)
         for epoch in epochs:  # the journal and the driver began anew
             report("epoch", epoch=epoch, losses=state.losses[(epoch - 1) * train.steps_per_epoch:epoch * train.steps_per_epoch])
+    save_epoch = _epoch_saver(spec, backbone, folder, len(table), report)
     return train_lora(backbone, examples, train, spec.seed, save_epoch, micro_batch=attempt.micro_batch, state=state,
                       checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s), beat=beat)
 
@@ -139,7 +140,7 @@ def judge(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, score: Score
         passed_gate=passes(score.mean, spec.gate),
         train_loss=_mean(losses[-spec.train.steps_per_epoch:]) if spec.train and losses else None,
         lora_sha256=sha256(folder.lora) if spec.train else None, scorer=backbone.scorer_name,
-        device=str(backbone.device), dtype=str(backbone.dtype).removeprefix("torch."),
+        scoring_version=SCORING_VERSION, device=str(backbone.device), dtype=str(backbone.dtype).removeprefix("torch."),
         versions={name: version(name) for name in PACKAGES},
         **measured,
     )
@@ -152,6 +153,7 @@ def recipe(result: Result, folder: TrialFolder) -> dict[str, Any]:
         "study": spec.study, "trial": spec.number, "backbone": spec.backbone, "seed": spec.seed,
         "params": spec.params(), "strength": spec.train.scale if spec.train else 0.0, "data": asdict(spec.data),
         "story": asdict(spec.story), "device": result.device, "dtype": result.dtype, "scorer": result.scorer,
+        "scoring_version": result.scoring_version,
         "aesthetic": result.aesthetic, "aesthetic_mean": result.aesthetic_mean, "versions": result.versions,
         "lora_sha256": result.lora_sha256,
         "pictures_sha256": [sha256(folder.picture(number)) for number in range(1, len(spec.story.scenes) + 1)],

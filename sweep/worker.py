@@ -44,6 +44,7 @@ def serve(orders: "Orders", events: TextIO) -> None:
     from core.backbone import load_backbone, unknown_story_words
     from core.beat import Interrupted
     from core.cache import Cache
+    from core.score import SCORING_VERSION
 
     torch.set_flush_denormal(True)
     backbone, cache = None, None
@@ -55,7 +56,8 @@ def serve(orders: "Orders", events: TextIO) -> None:
             cache = Cache(Path(order["cache"]))
             unknown = unknown_story_words(backbone, [scene.prompt for scene in specs[0].story.scenes])
             _send(events, None, "ready", device=order["device"], seconds=time.monotonic() - started,
-                  threads=torch.get_num_threads(), unknown_words=unknown)
+                  threads=torch.get_num_threads(), unknown_words=unknown, weights=backbone.weights,
+                  scorer=backbone.scorer_name, scoring_version=SCORING_VERSION)
         for spec, path, values in zip(specs, order["folders"], order["attempts"], strict=True):
             folder = TrialFolder(Path(path))
             at_trial(spec.number)

@@ -6,8 +6,8 @@ import pytest
 from sweep.recovery import Found, Step, reconcile
 
 
-def found(*, known=True, told=False, fits=True, stored=False, result=False, checkpoint=False):
-    return Found(known=known, told=told, fits=fits, stored=stored, result=result, checkpoint=checkpoint)
+def found(*, known=True, told=False, stored=False, result=False, checkpoint=False):
+    return Found(known=known, told=told, stored=stored, result=result, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize(("left", "step"), [
@@ -18,8 +18,6 @@ def found(*, known=True, told=False, fits=True, stored=False, result=False, chec
     (found(result=True, checkpoint=True), Step.ADOPT),
     (found(checkpoint=True), Step.GO_ON),
     (found(), Step.AGAIN),
-    (found(fits=False), Step.FAIL),
-    (found(fits=False, checkpoint=True), Step.FAIL),
     (found(known=False, result=True), Step.SET_ASIDE),
 ])
 def test_each_leftover_has_one_step(left, step):
@@ -27,7 +25,7 @@ def test_each_leftover_has_one_step(left, step):
 
 
 def test_the_table_has_an_answer_for_everything():
-    names = ("known", "told", "fits", "stored", "result", "checkpoint")
+    names = ("known", "told", "stored", "result", "checkpoint")
     for values in product((False, True), repeat=len(names)):
         left = Found(**dict(zip(names, values, strict=True)))
         step = reconcile(left)

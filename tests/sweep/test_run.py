@@ -134,8 +134,8 @@ def test_going_on_equals_a_study_that_was_never_stopped(swept, tmp_path, write_s
 def test_changed_words_are_refused_by_name(swept, tmp_path, write_study, cli):
     study = write_study(tmp_path, gate=5.0)
     done = cli("run", study, "--runs", swept[0] / "runs")
-    assert done.returncode == 1
-    assert "objective.gate" in done.stderr
+    assert done.returncode == 2
+    assert "objective.gate (6.0 -> 5.0)" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

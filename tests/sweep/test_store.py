@@ -94,6 +94,7 @@ def test_an_exact_repeat_gets_the_stored_result(tmp_path):
     store.tell(first, complete(0, 6.5))
     store._study.enqueue_trial(first.params)
     again = store.ask()
+    assert store.twin(again, since=1) is None
     twin = store.twin(again)
     assert twin is not None
     store.tell(again, replace(complete(1, 6.5), same_as=twin.number))

@@ -1,0 +1,219 @@
+"""The fingerprint: what the scores of a study stand on. Going on under other words, pictures or weights is refused.
+
+It lies in `runs/<study>/fingerprint.json` as `field -> key -> value`, the fields being what a user may accept a change of.
+A searched setting is in none of them: ranges may change, and a setting may move between `space` and its fixed home, for
+each trial has its own value. Title, `first`, sampler and budget decide about no score; a data folder counts by its pictures.
+"""
+import re
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from core.dataset import read_folder
+from core.files import read_json, sha256, write_json, write_text
+from core.folders import StudyFolder
+from core.settings import Data
+from sweep.setting import HOMES
+from sweep.space import Choices, Range
+from sweep.study import Study, load_frozen
+from sweep.study_errors import SHOWN_CHARACTERS, StudyError, near, shown, shown_path
+
+FIELDS = ("story", "data", "scorer", "weights", "render", "train", "seed", "precision", "backbone", "gate", "scoring_version")
+OF_THE_WORKER = {"scorer", "weights", "scoring_version"}  # known only once a worker has loaded the base model
+OF_THE_BASE_STORY = {"story", "render", "precision", "backbone"}
+MOVABLE = {f"{home}.{name}" for name, home in HOMES.items()}
+ABSENT, SEARCHED = "not there", "searched"
+
+Fields = dict[str, dict[str, Any]]
+Changes = dict[str, tuple[Any, Any]]  # key -> before, now
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """fingerprint.json: `space` has what Optuna never changes of any setting that was ever searched, its choices in their
+    order or the kind of its range; `history` has the dated changes, and trials from `from_trial` on had the new values."""
+    fields: Fields
+    space: dict[str, Any]
+    history: list[dict[str, Any]]
+
+
+class Fingerprint:
+    """One study's fingerprint, compared when the study starts and again when a worker is ready; both raise StudyError."""
+
+    def __init__(self, study: Study, folder: StudyFolder, accept: Iterable[str], after_told: int,
+                 note: Callable[[str], None]) -> None:
+        """Compare with what the study was started under, or start one; leaves a frozen copy of the study as it is now.
+
+        `accept` holds the fields that may change this time. A study from before there were fingerprints is compared with
+        its frozen words; the rest is taken as it is now. A finished trial that was not told yet counts as told.
+        """
+        self._study, self._folder, self._note, self._accept = study, folder, note, frozenset(accept)
+        finished = (int(path.parent.name) for path in folder.path.glob("trials/[0-9]*/result.json"))
+        self._next_trial = max((after_told, *(number + 1 for number in finished)))
+        pictures = _pictures(study.data_value)
+        self._kept = self._stored = self._read(pictures)
+        self._check_space()
+        self._compare(_words(study, pictures))
+        if self._accept & OF_THE_WORKER:  # whether they did change will be known too late to tell the base story again
+            shutil.rmtree(folder.base.path, ignore_errors=True)
+        if not folder.frozen.exists() or folder.frozen.read_bytes() != study.to_yaml().encode():
+            write_text(folder.frozen, study.to_yaml())
+
+    def check_worker(self, ready: dict[str, Any]) -> None:
+        """Compare what a worker's event `ready` says of base model and scorer."""
+        weights = dict(ready["weights"])
+        scorer = {"scorer.name": ready["scorer"], "scorer.sha256": weights.pop("scorer")}
+        self._compare({"scorer": scorer, "weights": {f"weights.{part}": digest for part, digest in weights.items()},
+                       "scoring_version": {"scoring_version": ready["scoring_version"]}})
+
+    @property
+    def since(self) -> int:
+        """The first trial whose score compares with those to come: a repeat of an earlier one is a trial of its own."""
+        if self._accept & OF_THE_WORKER:
+            return self._next_trial
+        return max((entry["from_trial"] for entry in self._kept.history), default=0)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What changed so far, for the study's run in MLflow."""
+        lines: dict[str, list[str]] = {}
+        for entry in self._kept.history:
+            line = f"{entry['at'][:10]}, from trial {entry['from_trial']}: {_told(entry['changes'])}"
+            lines.setdefault(f"changed_{entry['field']}", []).append(line)
+        return {tag: "\n".join(entries) for tag, entries in lines.items()}
+
+    def _read(self, pictures: dict[str, Any]) -> Kept:
+        if self._folder.fingerprint.exists():
+            try:
+                return Kept(**read_json(self._folder.fingerprint))
+            except (ValueError, TypeError) as error:
+                raise StudyError(f"{shown_path(self._folder.fingerprint)}: it cannot be read ({error}); remove it to go on "
+                                 f"with story, pictures and base model as they are now") from None
+        if not self._folder.frozen.exists():
+            return Kept(fields={}, space={}, history=[])
+        self._note("note: this study is older than its fingerprint: pictures, base model and scorer are taken as they are now")
+        before = load_frozen(self._folder.frozen)
+        return Kept(fields=_words(before, pictures), space=_kinds(before), history=[])
+
+    def _check_space(self) -> None:
+        kinds = _kinds(self._study)
+        for name, now in kinds.items():
+            if (before := self._kept.space.get(name, now)) != now:
+                raise StudyError(f"{shown_path(self._study.file)}: space.{name} changed since the study was started ({before} -> "
+                                 f"{now}), but Optuna keeps choices, their order and log as they are; undo it, or give the "
+                                 f"study another name")
+        self._kept = replace(self._kept, space=self._kept.space | kinds)
+
+    def _compare(self, now: Fields) -> None:
+        """Keep `now`, with a line of history for each field that differs; a StudyError if one of them is not accepted."""
+        found = {field: changes for field, values in now.items()
+                 if (changes := _changes(self._kept.fields.get(field, values), values))}
+        to_accept = {field: others for field, changes in found.items() if (others := _without_moves(changes))}
+        if to_accept.keys() - self._accept:
+            raise StudyError(self._refusal(to_accept))
+        if found.keys() & OF_THE_BASE_STORY:
+            shutil.rmtree(self._folder.base.path, ignore_errors=True)  # it is told again
+        before = self._kept.fields
+        if "backbone" in found:  # another model has other weights
+            before = {field: values for field, values in before.items() if field not in OF_THE_WORKER}
+        at = datetime.now().astimezone().isoformat(timespec="seconds")
+        entries = [{"at": at, "field": field, "from_trial": self._next_trial, "changes": changes}
+                   for field, changes in found.items()]
+        self._kept = replace(self._kept, fields=before | now, history=[*self._kept.history, *entries])
+        if self._kept != self._stored or not self._folder.fingerprint.exists():
+            write_json(self._folder.fingerprint, asdict(self._kept))
+            self._stored = self._kept
+        for changes in to_accept.values():
+            self._note(f"accepted: {_told(changes)}; scores do not compare with those of trials before {self._next_trial}")
+
+    def _refusal(self, found: dict[str, Changes]) -> str:
+        refused = "; ".join(_told(changes) for field, changes in found.items() if field not in self._accept)
+        options = " ".join(f"--accept-change {field}" for field in found)
+        return (f"{shown_path(self._study.file)}: changed since the study was started: {refused}; scores would not compare: "
+                f"undo it, give the study another name, or go on with {options}")
+
+
+def fields_of(words: Iterable[str]) -> frozenset[str]:
+    """The fields that a user names. Raises StudyError."""
+    for word in words:
+        if word not in FIELDS:
+            guess = near(word, FIELDS)
+            raise StudyError(f"--accept-change is {shown(word)}, but there is no such field (allowed: {', '.join(FIELDS)})"
+                             + (f"; did you mean {guess}?" if guess else ""))
+    return frozenset(words)
+
+
+def _words(study: Study, pictures: dict[str, Any]) -> Fields:
+    """What the study file fixes that a score stands on; scenes as the prompter gets them."""
+    def fixed(home: str, section: Any) -> dict[str, Any]:
+        return {f"{home}.{name}": value for name, value in asdict(section).items() if name not in study.space}
+
+    scenes = {f"story.scenes[{number}].{key}": value for number, scene in enumerate(study.story_value.scenes, start=1)
+              for key, value in asdict(scene).items()}
+    words = {"data.caption": study.data.caption, "data.min_images": study.data.min_images}
+    return {
+        "story": scenes, "data": words | fixed("data.filters", study.data.filters) | pictures,
+        "render": fixed("render", study.render), "train": fixed("train", study.train), "seed": {"seed": study.seed},
+        "precision": {"precision": study.precision}, "backbone": {"backbone": study.backbone},
+        "gate": {"objective.gate": study.objective.gate},
+    }
+
+
+def _pictures(data: Data) -> dict[str, Any]:
+    """Every picture in its order: file, caption and content, as in the audit table. Reads each file once."""
+    found: dict[str, Any] = {}
+    for number, picture in enumerate(read_folder(data), start=1):
+        facts = {"file": picture.file, "caption": picture.prompt, "sha256": _content(picture.path)}
+        found |= {f"data.pictures[{number}].{key}": value for key, value in facts.items()}
+    return found
+
+
+def _content(path: Path) -> str:
+    try:
+        return sha256(path) if path.is_file() else "not a file"
+    except OSError:  # the audit says what is wrong with it
+        return "cannot be read"
+
+
+def _kinds(study: Study) -> dict[str, Any]:
+    def kind(search: Choices | Range) -> Any:
+        if isinstance(search, Choices):
+            return list(search.choices)
+        return "log range" if search.log else "range"
+
+    return {name: kind(search) for name, search in study.space.items()}
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> Changes:
+    def value(values: dict[str, Any], key: str) -> Any:
+        return values.get(key, SEARCHED if key in MOVABLE else ABSENT)
+
+    return {key: (value(before, key), value(now, key)) for key in dict.fromkeys((*before, *now))
+            if value(before, key) != value(now, key)}
+
+
+def _without_moves(changes: Changes) -> Changes:
+    return {key: values for key, values in changes.items() if key not in MOVABLE or SEARCHED not in values}
+
+
+def _told(changes: Changes) -> str:
+    """`story.scenes[3].prompt ('a' -> 'b') and 2 more`"""
+    key, values = next(iter(changes.items()))
+    more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
+    return f"{key} ({' -> '.join(_short(*values))}){more}"
+
+
+def _short(before: Any, now: Any) -> tuple[str, str]:
+    """Both as text; of hashes the first digits, of long words what differs."""
+    if not (isinstance(before, str) and isinstance(now, str)):
+        return shown(before), shown(now)
+    if re.fullmatch(r"[0-9a-f]{64}", before) or re.fullmatch(r"[0-9a-f]{64}", now):
+        return before[:12], now[:12]
+    same = next((i for i, (old, new) in enumerate(zip(before, now, strict=False)) if old != new),
+                min(len(before), len(now)))
+    if same > SHOWN_CHARACTERS // 2:
+        before, now = (f"...{text[same - 10:]}" for text in (before, now))
+    return shown(before), shown(now)
