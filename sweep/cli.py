@@ -23,7 +23,8 @@ if not out.is_terminal and "COLUMNS" not in os.environ:
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar="LORA_SWEEP_RUNS",
                                           help="Where results, cache and the tracking store lie.")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Where to train and render: cpu, cuda, cuda:1.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="Where to train and render: cpu, cuda, cuda:1; auto is a GPU "
+                                          "for kolors where there is one, else the CPU.")]
 HERE = Path("runs")
 
 
@@ -47,7 +48,7 @@ def main() -> None:
     except RuntimeError as error:
         if type(error).__module__ != "sweep.driver":
             raise
-        _fail(str(error), 2 if type(error).__name__ == "SweepBusy" else 1)
+        _fail(str(error), 2 if type(error).__name__ in ("SweepBusy", "SweepRefused") else 1)
 
 
 @app.command()
@@ -55,7 +56,7 @@ def run(
     study: StudyName, runs: RunsFolder = HERE,
     trials: Annotated[int | None, typer.Option(min=1, help="Stop when this many trials are told in all; "
                                                "default: the study's budget.")] = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Start a sweep, or go on with one; safe to repeat after anything."""
     from sweep.driver import run_sweep
@@ -119,7 +120,7 @@ def export(
                                               "default: the last.")] = None,
     out_dir: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to; default: exports/STUDY-TRIAL.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Export a story under the gate all the same; its card says so.")] = False,
-    runs: RunsFolder = HERE, device: Device = "cpu",
+    runs: RunsFolder = HERE, device: Device = "auto",
 ) -> None:
     """Make the submission folder: LoRA, story, prompts, recipe, checksums, model card."""
     from reports.export import export as write_export
@@ -145,7 +146,7 @@ def export(
 @app.command()
 def score(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures.", exists=True, file_okay=False)],
-    backbone: Annotated[str, typer.Option(help="Whose scorer: tiny.")] = "tiny", device: Device = "cpu",
+    backbone: Annotated[str, typer.Option(help="Whose scorer: tiny or kolors.")] = "tiny", device: Device = "auto",
 ) -> None:
     """The mean aesthetic score of any folder of pictures."""
     from PIL import Image
@@ -158,7 +159,7 @@ def score(
     from core.dataset import open_picture
     from core.score import score_pictures
 
-    loaded = load_backbone(backbone, device)
+    loaded = load_backbone(backbone, device, "fp32", parts=("scorer",))
     good = []
     for path in files:
         try:
