@@ -39,22 +39,29 @@ class Examples:
 
 
 def encode_prompts(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> Words:
-    """Embeddings in the order of the prompts; the text encoder is needed only for what nobody encoded before."""
-    weights = backbone.weights["text_encoder"]
-    keys = {prompt: ("text", weights, str(backbone.dtype), prompt) for prompt in prompts}
+    """Embeddings in the order of the prompts."""
+    encode_missing(prompts, backbone, cache)
+    found = [cast(dict[str, Tensor], cache.find_tensors(_text_key(prompt, backbone))) for prompt in prompts]
+    return Words(torch.stack([f["tokens"] for f in found]).to(backbone.device),
+                 torch.stack([f["pooled"] for f in found]).to(backbone.device))
+
+
+def encode_missing(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> None:
+    """Encode into the cache what nobody encoded before; only for that is the text encoder needed."""
+    missing = [prompt for prompt in dict.fromkeys(prompts) if cache.find_tensors(_text_key(prompt, backbone)) is None]
     # On a CPU one at a time: there, not even the last bit of an embedding may depend on what stood beside it.
     at_once = GPU_PROMPTS if backbone.device.type == "cuda" else 1
-    missing = [prompt for prompt, key in keys.items() if cache.find_tensors(key) is None]
     try:
         for first in range(0, len(missing), at_once):
             batch = missing[first:first + at_once]
             for prompt, tokens, pooled in zip(batch, *backbone.encode_text(batch), strict=True):
-                cache.keep_tensors(keys[prompt], {"tokens": tokens, "pooled": pooled})
+                cache.keep_tensors(_text_key(prompt, backbone), {"tokens": tokens, "pooled": pooled})
     finally:
         backbone.free_text_encoder()
-    found = [cast(dict[str, Tensor], cache.find_tensors(keys[prompt])) for prompt in prompts]
-    return Words(torch.stack([f["tokens"] for f in found]).to(backbone.device),
-                 torch.stack([f["pooled"] for f in found]).to(backbone.device))
+
+
+def _text_key(prompt: str, backbone: Backbone) -> tuple:
+    return "text", backbone.weights["text_encoder"], str(backbone.dtype), prompt
 
 
 def encode_examples(table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache) -> Examples:

@@ -46,7 +46,7 @@ def main() -> None:
             raise
         _fail(str(error), 2)
     except RuntimeError as error:
-        if type(error).__module__ != "sweep.driver":
+        if type(error).__module__ not in ("sweep.driver", "core.kolors.download"):
             raise
         _fail(str(error), 2 if type(error).__name__ in ("SweepBusy", "SweepRefused") else 1)
 
@@ -64,6 +64,8 @@ def run(
     from sweep.study import load_study
 
     loaded = load_study(study)
+    if loaded.backbone == "kolors":
+        _fetch_weights(loaded.weights)
     progress = LiveProgress(out) if out.is_terminal else PlainProgress(out)
     try:
         summary = run_sweep(loaded, Runs(runs), trials or loaded.budget.trials, device, progress)
@@ -159,7 +161,7 @@ def score(
     from core.dataset import open_picture
     from core.score import score_pictures
 
-    loaded = load_backbone(backbone, device, "fp32", parts=("scorer",))
+    loaded = load_backbone(backbone, device, "fp32", parts=["scorer"])
     good = []
     for path in files:
         try:
@@ -213,6 +215,17 @@ def _started(study: str, runs: Path) -> StudyFolder:
     if not folder.frozen.exists():
         raise ValueError(f"study {name} was not started under {runs} yet (try: lora-sweep run {study})")
     return folder
+
+
+def _fetch_weights(written: str | None) -> None:
+    """Fetch what is missing before anything starts, announced and with a bar."""
+    from core.kolors.files import missing_files, models_folder
+
+    folder = models_folder(written or "")
+    if missing_files(folder):
+        from core.kolors.download import fetch_with_bar
+
+        fetch_with_bar(folder, out)
 
 
 def _say_where(folder: StudyFolder, runs: Path) -> None:

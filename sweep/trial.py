@@ -13,7 +13,7 @@ from core import lora
 from core.backbone import Backbone
 from core.cache import Cache
 from core.dataset import audit, caption_of, read_folder
-from core.encode import encode_examples, encode_prompts
+from core.encode import encode_examples, encode_missing
 from core.files import sha256, write_json, write_whole
 from core.filters import select
 from core.folders import TrialFolder
@@ -41,7 +41,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     """Take one trial from its parameters to its verdict; every output lies under `folder`, result.json last."""
     started, encoded_before = time.monotonic(), cache.encoded.copy()
     write_json(folder.spec, spec.to_json())
-    encode_prompts(all_words(spec), backbone, cache)  # first: the text encoder and the UNet need not fit the device together
+    encode_missing(all_words(spec), backbone, cache)  # before the UNet comes: both need not fit the device together
     losses: list[float] = []
     images = 0
     if spec.train:
@@ -142,7 +142,8 @@ def _epoch_saver(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, image
             title=f"{spec.study} trial {spec.number} epoch {epoch}", resolution=spec.render.size_px,
             learning_rate=train.learning_rate, num_train_images=images, num_epochs=epoch,
             steps=epoch * train.steps_per_epoch, max_train_steps=train.total_steps, seed=spec.seed,
-            optimizer="torch.optim.AdamW", mixed_precision=MIXED_PRECISION.get(spec.precision, spec.precision), output_name=f"{spec.study}-{spec.number:04d}",
+            optimizer="torch.optim.AdamW", mixed_precision=MIXED_PRECISION.get(spec.precision, spec.precision),
+            output_name=f"{spec.study}-{spec.number:04d}",
         )
         lora.save_lora(folder.epoch_lora(epoch), lora.read_off(backbone.unet), shape, metadata)
         report("epoch", epoch=epoch, losses=losses)
