@@ -223,9 +223,9 @@ def _fetch_weights(written: str | None) -> None:
 
     folder = models_folder(written or "")
     if missing_files(folder):
-        from core.kolors.download import fetch_with_bar
+        from core.kolors.download import fetch_with_progress
 
-        fetch_with_bar(folder, out)
+        fetch_with_progress(folder, out)
 
 
 def _say_where(folder: StudyFolder, runs: Path) -> None:

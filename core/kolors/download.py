@@ -83,15 +83,6 @@ def fetch_missing(folder: Path, announce: Callable[[str], None], progress: Calla
             _fetch(api, list(group), folder, tally)
 
 
-def fetch_with_bar(folder: Path, out: Console) -> None:
-    """The same, shown to whoever waits at a terminal."""
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=out, transient=True) as bar:
-        task = bar.add_task("", total=None)
-        fetch_missing(folder, lambda line: out.print(line, markup=False, soft_wrap=True),
-                      lambda done, total: bar.update(task, completed=done, total=total))
-
-
 @contextlib.contextmanager
 def _only_fetcher(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
     try:
@@ -240,22 +231,44 @@ def _incomplete_bytes(path: Path) -> int:
     return half.stat().st_size if half.exists() else 0
 
 
+def fetch_with_progress(folder: Path, out: Console) -> None:
+    """Fetch what is missing with a bar on a terminal, with a line for each tenth in a log. Raises as `fetch_missing`."""
+    def announce(line: str) -> None:
+        out.print(line, markup=False, soft_wrap=True)
+
+    if out.is_terminal:
+        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=out, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            fetch_missing(folder, announce, lambda done, total: bar.update(task, completed=done, total=total))
+        return
+    tenths = 0
+
+    def tell(done_bytes: int, total_bytes: int) -> None:
+        nonlocal tenths
+        if done_bytes * 10 // total_bytes > tenths:
+            tenths = done_bytes * 10 // total_bytes
+            announce(f"{decimal(done_bytes)} of {decimal(total_bytes)}")
+
+    fetch_missing(folder, announce, tell)
+
+
 def main() -> int:
     """Exit 0 all files are here, 1 the server or network failed, 2 the folder will not do, 130 interrupted."""
     parser = argparse.ArgumentParser(prog=FETCH_COMMAND, description="Fetch the weights of Kolors that are missing.")
     parser.add_argument("--to", metavar="DIR", default="",
                         help=f"the models folder; default: {FOLDER_VARIABLE}, else {models_folder()}")
     folder = models_folder(parser.parse_args().to)
-    out = Console(highlight=False, markup=False, soft_wrap=True)
+    out = Console(highlight=False)
     try:
-        fetch_with_bar(folder, out)
+        fetch_with_progress(folder, out)
     except (DownloadError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1 if isinstance(error, DownloadError) else 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    out.print(f"Kolors' weights are complete in {folder}")
+    out.print(f"Kolors' weights are complete in {folder}", markup=False, soft_wrap=True)
     return 0
 
 

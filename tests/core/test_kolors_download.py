@@ -2,6 +2,7 @@
 import hashlib
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -76,13 +77,13 @@ class Handler(BaseHTTPRequestHandler):
         return self._answer(200, json.dumps({"Code": 200, "Success": True, "Data": {"Files": entries}}).encode())
 
     def _redirect_or_send(self, model: str, file: str) -> None:
-        if (model, file) in self.hub.gone:
-            return self._refuse()
         if file.endswith(".json"):  # small files come directly, and then the real hub ignores Range
             return self._send(model, file, ranged=False)
-        return self._answer(302, b"", Location=f"{self.hub.url}/store/{model}/{file}?Signature=s3cret")
+        return self._answer(302, b"", Location=f"{self.hub.url}/store/{model}/{file}?x-oss-signature=s3cret")
 
     def _send(self, model: str, file: str, *, ranged: bool) -> None:
+        if (model, file) in self.hub.gone:
+            return self._refuse()
         data = self.hub.files[model, file]
         span = self.headers.get("Range") if ranged else None
         first = int(span.removeprefix("bytes=").partition("-")[0]) if span else 0
@@ -99,6 +100,7 @@ class Handler(BaseHTTPRequestHandler):
             if self.hub.holds:
                 self.hub.holds.wait(timeout=30)
             self.close_connection = True
+        return None
 
     def _refuse(self) -> None:
         self._answer(404, b'{"Code": 404, "Success": false, "Message": "not found"}')
@@ -115,12 +117,21 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that was interrupted hangs up
+            super().handle_error(request, client_address)
+
+
 @pytest.fixture(autouse=True)
 def own_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real client with its files in the test's folder, a token that must stay secret, and no waits."""
     monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MODELSCOPE_API_TOKEN", "t0ken")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.setenv("MODELSCOPE_DOWNLOAD_MAX_RETRIES", "0")  # for processes that the test starts
     monkeypatch.setattr(modelscope_hub._download, "DOWNLOAD_RETRY_TIMES", 0)
     monkeypatch.setattr(modelscope_hub._download, "DOWNLOAD_INTEGRITY_RETRY_BACKOFF", 0.0)
@@ -131,8 +142,7 @@ def own_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     content = random.Random(1)
     hub = Hub({(one.model, one.file): content.randbytes(SIZE_BYTES if one.size_bytes else 300) for one in FILES})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("OneHubsHandler", (Handler,), {"hub": hub}))
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), type("OneHubsHandler", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -246,6 +256,9 @@ def test_the_command_goes_on_after_ctrl_c(hub: Hub, folder: Path) -> None:
     kept_bytes = half.stat().st_size
     done = subprocess.run(command.args, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+    *_, tenth, last = done.stdout.splitlines()
+    assert re.fullmatch(r"([\d.]+ MB) of \1", tenth)  # of what was left
+    assert last == f"Kolors' weights are complete in {folder}"
     assert hub.ranges(UNET) == [(0, HALF_BYTES), (kept_bytes, SIZE_BYTES - kept_bytes)]
     assert missing_files(folder) == []
 
