@@ -2,7 +2,6 @@
 
 Shape legend: B pictures or prompts, C channels, H x W latent cells (an eighth of the pixels), T tokens, D text width.
 """
-import gc
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -82,7 +81,6 @@ class Backbone:
 
     def _move_unet(self, device: torch.device) -> None:
         """Off the device and back, with whatever adapters it wears."""
-        gc.collect()  # what is no longer held must be gone before the other takes its place
         if "unet" in self._parts:
             self._parts["unet"].to(device)
         if self.device.type == "cuda":

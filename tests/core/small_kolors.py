@@ -62,16 +62,12 @@ def write_unet(folder: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def write_text_encoder(folder: Path, tensors: dict[str, Tensor]) -> None:
-    """Seven shards, each with the next names in order and about as many bytes."""
-    share_bytes = sum(tensor.nbytes for tensor in tensors.values()) / len(SHARDS)
-    shards: list[dict[str, Tensor]] = [{} for _ in SHARDS]
-    before_bytes = 0
-    for name, tensor in tensors.items():
-        shards[min(int(before_bytes / share_bytes), len(SHARDS) - 1)][name] = tensor.half()
-        before_bytes += tensor.nbytes
-    for path, shard in zip(SHARDS, shards, strict=True):
+    """Seven shards, each with the next names in order."""
+    names = list(tensors)
+    for number, path in enumerate(SHARDS):
+        first, end = (len(names) * bound // len(SHARDS) for bound in (number, number + 1))
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
-        torch.save(shard, folder / path)
+        torch.save({name: tensors[name].half() for name in names[first:end]}, folder / path)
 
 
 def write_scorer(folder: Path) -> None:
