@@ -48,6 +48,10 @@ class SweepError(RuntimeError):
     """The sweep cannot go on; the message is one line for the user."""
 
 
+class SweepRefused(SweepError):
+    """The study cannot run on this machine as it is written."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """What one call of `run` came to; `stopped` says who ended it early."""
@@ -176,6 +180,8 @@ class Sweep:
             self.fingerprint.check_worker(event)
             self.tracking.tag_study(self.fingerprint.tags)
             self.progress.worker_ready(event)
+        elif kind == "refused":
+            raise SweepRefused(event["message"])
         elif kind == "started" and self._finished_at is not None:
             self._idle_s.append(event["monotonic"] - self._finished_at)
             self._finished_at = None

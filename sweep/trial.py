@@ -13,8 +13,8 @@ from core import lora
 from core.backbone import Backbone
 from core.beat import Beat, no_beat
 from core.cache import Cache
-from core.dataset import audit
-from core.encode import Examples, encode_examples
+from core.dataset import audit, caption_of, read_folder
+from core.encode import Examples, encode_examples, encode_missing
 from core.fail_point import fail_point
 from core.files import content_key, sha256, write_json, write_whole
 from core.filters import select
@@ -29,6 +29,7 @@ from core.train_state import load_state
 from sweep.attempt import Attempt
 
 Report = Callable[..., None]
+MIXED_PRECISION = {"fp32": "no"}  # kohya's word for it; the others are called as ours
 PACKAGES = ("torch", "diffsynth", "peft", "lightning", "transformers", "simple-aesthetics-predictor")
 
 
@@ -50,6 +51,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     fail_point("spec")
     write_json(folder.spec, spec.to_json())
     fail_point("spec_written")
+    encode_missing(all_words(spec), backbone, cache)  # before the UNet comes: both need not fit the device together
     losses: list[float] = []
     images = 0
     if spec.train:
@@ -102,6 +104,12 @@ def _train(spec: TrialSpec, train: Training, table: pd.DataFrame, examples: Exam
     save_epoch = _epoch_saver(spec, backbone, folder, len(table), report)
     return train_lora(backbone, examples, train, spec.seed, save_epoch, micro_batch=attempt.micro_batch, state=state,
                       checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s), beat=beat)
+
+
+def all_words(spec: TrialSpec) -> list[str]:
+    """Every caption and prompt that a trial of this study can meet, whatever its filters keep."""
+    captions = [caption_of(picture.prompt, spec.data.caption) for picture in read_folder(spec.data)]
+    return [*captions, *(words for scene in spec.story.scenes for words in (scene.prompt, scene.negative_prompt))]
 
 
 def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache) -> pd.DataFrame:
@@ -168,11 +176,12 @@ def _epoch_saver(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, image
 
     def save(epoch: int, losses: list[float]) -> None:
         metadata = lora.metadata_of(
-            shape, architecture="kolors-tiny" if backbone.name == "tiny" else "sdxl_kolors",
+            shape, architecture=backbone.architecture,
             title=f"{spec.study} trial {spec.number} epoch {epoch}", resolution=spec.render.size_px,
             learning_rate=train.learning_rate, num_train_images=images, num_epochs=epoch,
             steps=epoch * train.steps_per_epoch, max_train_steps=train.total_steps, seed=spec.seed,
-            optimizer="torch.optim.AdamW", mixed_precision="no", output_name=f"{spec.study}-{spec.number:04d}",
+            optimizer="torch.optim.AdamW", mixed_precision=MIXED_PRECISION.get(spec.precision, spec.precision),
+            output_name=f"{spec.study}-{spec.number:04d}",
         )
         fail_point("epoch")
         lora.save_lora(folder.epoch_lora(epoch), lora.read_off(backbone.unet), shape, metadata)

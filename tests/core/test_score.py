@@ -42,7 +42,7 @@ def test_a_score_that_is_no_number_is_an_error(backbone: Backbone, pictures: lis
     scorer = copy.deepcopy(backbone.scorer)
     scorer.layers[-1].bias.data.fill_(value)
     with pytest.raises(NoScoreError):
-        score_pictures(replace(backbone, scorer=scorer), pictures)
+        score_pictures(replace(backbone, readers={"scorer": lambda: scorer}, _parts={}), pictures)
 
 
 def test_identical_pictures_are_wholly_coherent(backbone: Backbone, pictures: list[Image.Image]) -> None:

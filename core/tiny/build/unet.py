@@ -33,7 +33,7 @@ def build_unet() -> dict[str, float]:
 
 def build_looks() -> dict[str, float]:
     """Go on with the four looks beside flat pictures: a model that knows one look only cannot bend to another."""
-    text, _ = load_text_encoder()
+    text = load_text_encoder()
     unknown = (text.embedding.word_embeddings.weight == 0).all(1, keepdim=True)
     fresh = torch.randn(VOCABULARY, TEXT_WIDTH)
     text.embedding.word_embeddings.weight.data += torch.where(unknown, fresh, 0.0)

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.kolors.models import LATENT_SCALE
 from core.tiny.build.pictures import drawn_pictures, flat_picture, mixed_pictures, to_unit
 from core.tiny.build.steps import channels_last, descend, save_weights, set_rate
-from core.tiny.models import LATENT_SCALE, TinyVAEDecoder, TinyVAEEncoder
+from core.tiny.models import TinyVAEDecoder, TinyVAEEncoder
 
 log = logging.getLogger(__name__)
 
