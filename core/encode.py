@@ -17,7 +17,7 @@ from torchvision.transforms import functional as tv
 
 from core.backbone import Backbone
 from core.cache import Cache
-from core.dataset import open_picture
+from core.picture import READING, PictureError, open_picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +50,20 @@ def encode_prompts(prompts: Sequence[str], backbone: Backbone, cache: Cache, *, 
 
 
 def encode_examples(table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache) -> Examples:
-    """Both mirror images of every latent are kept, so that a flip equals encoding the flipped picture."""
+    """Both mirror images of every latent are kept, so that a flip equals encoding the flipped picture.
+
+    Raises PictureError where a picture that is not in the cache has gone since the audit.
+    """
     weights = backbone.weights["vae_encoder"]
 
     def encode(path: str) -> dict[str, Tensor]:
-        pixels = picture_tensor(open_picture(Path(path)), size_px)[None]
+        try:
+            pixels = picture_tensor(open_picture(Path(path)), size_px)[None]
+        except PictureError as error:  # it was good when the audit looked
+            raise PictureError(f"{path}: {error}") from None
         return {"plain": backbone.encode_pictures(pixels)[0], "mirrored": backbone.encode_pictures(pixels.flip(-1))[0]}
 
-    found = [cache.tensors(("latents", weights, str(backbone.dtype), size_px, digest), partial(encode, path))
+    found = [cache.tensors(("latents", READING, weights, str(backbone.dtype), size_px, digest), partial(encode, path))
              for digest, path in zip(table["sha256"], table["path"], strict=True)]
     return Examples(torch.stack([f["plain"] for f in found]).to(backbone.device),
                     torch.stack([f["mirrored"] for f in found]).to(backbone.device),

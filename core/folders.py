@@ -101,6 +101,11 @@ class StudyFolder:
     def report(self) -> Path:
         return self.path / "report" / "index.html"
 
+    @property
+    def data(self) -> Path:
+        """What `lora-sweep data` writes: the page, the audit table, the Data-Juicer recipe."""
+        return self.path / "data"
+
     def trial(self, number: int) -> TrialFolder:
         return TrialFolder(self.path / "trials" / f"{number:04d}")
 

@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, Trial
 from core.files import write_json, write_text
 from core.folders import Runs, StudyFolder
 from core.gate import PARAMETER_FAILURES
+from core.hub_data import bring_data
 from core.settings import Result, TrialSpec
 from reports.table import winner
 from sweep.local_worker import LocalWorker, WorkerDied
@@ -57,6 +58,8 @@ def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Prog
     folder = runs.study(study.name)
     with _locked(folder):
         _freeze(study, folder)
+        if loaded := bring_data(study.data_value, runs.cache):
+            progress.note(loaded)
         store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials)
         store.enqueue(study.first)
         sweep = Sweep(study, runs, folder, store, progress)
@@ -69,6 +72,7 @@ class Sweep:
     def __init__(self, study: Study, runs: Runs, folder: StudyFolder, store: Store, progress: Progress) -> None:
         self.study, self.runs, self.folder, self.store, self.progress = study, runs, folder, store, progress
         self._again: list[Trial] = []
+        self._noted: set[str] = set()
         self._failures_in_a_row = 0
         self._finished_at: float | None = None
         self._idle_s: list[float] = []
@@ -157,6 +161,10 @@ class Sweep:
                 self.progress.worker_ready(event)
             elif kind == "started" and self._finished_at is not None:
                 self._idle_s.append(event["time"] - self._finished_at)
+            elif kind == "looking":
+                self.progress.looking(spec, event["picture"], event["pictures"])
+            elif kind == "note":
+                self._note_once(event["text"])
             elif kind == "epoch":
                 step += len(event["losses"])
                 self.progress.epoch(spec, event["epoch"], step, event["losses"])
@@ -166,6 +174,12 @@ class Sweep:
             elif kind == "finished":
                 self._finished_at = event["time"]
                 return
+
+    def _note_once(self, text: str) -> None:
+        """What each trial finds again, such as a picture that cannot be read, is said once."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self.progress.note(text)
 
     def _send(self, trial: Trial) -> None:
         assert self._worker

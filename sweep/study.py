@@ -11,8 +11,10 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from core.data_folder import DataError, read_folder
 from core.folders import Runs
-from core.settings import Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
+from core.hub_data import PREFIX, is_remote
+from core.settings import PROMPT, Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
 from sweep.plain_yaml import read_yaml
 from sweep.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, text
 from sweep.space import Search, check_search
@@ -22,8 +24,8 @@ from sweep.study_errors import Mistake, StudyError, near, parse
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 FOLDER_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
 TAKEN_NAMES = tuple(path.name for path in (Runs(Path()).cache, Runs(Path()).tracking_db, Runs(Path()).artifacts))
-METADATA = Path("train", "metadata.csv")
-BOUND_PAIRS = (("min_ratio", "max_ratio"), ("min_size", "max_size"), ("min_score", "max_score"))
+HUB_SOURCE = PREFIX + r"[\w.-]+/[\w.-]+"
+BOUND_PAIRS = tuple((f"min_{what}", f"max_{what}") for what in ("width", "height", "ratio", "size", "score"))
 
 
 def load_study(name_or_path: str) -> "Study":
@@ -64,10 +66,13 @@ def _read_story(written: Any, info: ValidationInfo) -> Any:
 
 def _check_source(source: str, info: ValidationInfo) -> str:
     context = _context(info)
+    if is_remote(source):
+        if not re.fullmatch(HUB_SOURCE, source):
+            raise Mistake("it names no data set", f"{PREFIX}owner/name, or a folder")
+        return source
     folder = os.path.abspath(context["file"].parent / source)
-    if not context.get("data_may_be_gone") and not os.path.isfile(folder / METADATA):
-        missing = f"it holds no {METADATA}" if os.path.isdir(folder) else "there is no such folder"
-        raise Mistake(missing, f"a folder with {METADATA}, relative to the study file or absolute")
+    if not context.get("data_may_be_gone") and not os.path.isdir(folder):
+        raise Mistake("there is no such folder", f"a folder, relative to the study file or absolute, or {PREFIX}owner/name")
     return folder
 
 
@@ -78,20 +83,43 @@ def _context(info: ValidationInfo) -> dict[str, Any]:
 
 def _check_caption(caption: str) -> str:
     for written in re.findall(r"\{\s*\w*\s*\}", caption):
-        if written != "{prompt}":
-            raise Mistake(f"there is no {written} to fill in", "text with {prompt}, or plain text", "{prompt}")
+        if written != PROMPT:
+            raise Mistake(f"there is no {written} to fill in", f"text with {PROMPT}, or plain text", PROMPT)
     return caption
 
 
 class DataKeys(Section):
     """Which pictures are trained on, and the words they are trained with."""
-    source: Annotated[str, text("Folder with train/ and train/metadata.csv, relative to the study file or absolute"),
+    source: Annotated[str, text("Folder of pictures, relative to the study file or absolute, or modelscope:owner/name"),
                       AfterValidator(_check_source)]
+    subset: Annotated[str | None, text("Subset of a modelscope data set to load", optional=True)] = None
+    split: Annotated[str | None, text("Split of a modelscope data set to load; null: train", optional=True)] = None
+    image_column: Annotated[str | None, text("Column that holds or names the pictures; null: found by itself",
+                                             optional=True)] = None
+    text_column: Annotated[str | None, text("Column that holds their words; null: found by itself", optional=True)] = None
     caption: Annotated[str, text("Caption of a picture; {prompt} stands for its own words, plain text replaces them"),
-                       AfterValidator(_check_caption)] = "{prompt}"
+                       AfterValidator(_check_caption)] = PROMPT
     min_images: Annotated[int, Setting(kind=int, low=1, high=1_000_000,
                                        meaning="A trial whose filters keep fewer pictures fails as no_images")] = 4
     filters: Annotated[Filters, Checked()] = Field(Filters(), description="Which pictures are kept, bounds included")
+
+    @model_validator(mode="after")
+    def _check_folder(self, info: ValidationInfo) -> Self:
+        if is_remote(self.source):
+            return self
+        for key in ("subset", "split"):
+            if value := getattr(self, key):
+                raise Mistake("only a modelscope data set has it", "data.filters.subset for a sub-folder", at=(key,), value=value)
+        try:
+            if not _context(info).get("data_may_be_gone"):
+                read_folder(self.value)
+        except DataError as error:
+            raise Mistake(f"it cannot be read: {error}", at=("source",), value=self.source) from None
+        return self
+
+    @property
+    def value(self) -> Data:
+        return Data(**{name: getattr(self, name) for name in setting_names(Data)})
 
 
 class Objective(Section):
@@ -114,8 +142,8 @@ class Sampler(Section):
 class Study(Section):
     """A study: what is searched, what is fixed, what is tried first, the gate, the budget."""
     name: Annotated[str, Setting(kind=str, pattern=FOLDER_NAME, meaning="Name of the study and its folder in runs/")]
-    backbone: Annotated[str, Setting(kind=str, words=("tiny",), meaning="The model that gets the LoRA")] = "tiny"
-    precision: Annotated[str, Setting(kind=str, words=("fp32",), meaning="Number format of the model")] = "fp32"
+    backbone: Annotated[str, Setting(kind=str, words=("tiny", "kolors"), meaning="The model that gets the LoRA")] = "tiny"
+    precision: Annotated[str, Setting(kind=str, words=("fp32", "fp16", "bf16"), meaning="Number format of the model")] = "fp32"
     seed: Annotated[int, Setting(kind=int, low=0, high=MAX_SEED, meaning="Seed of sampling and training")] = 0
     story: Annotated[StoryFile, BeforeValidator(_read_story, json_schema_input_type=str | StoryFile)] = Field(
         description="The story: a file's path, relative to the study file, or the story itself")
@@ -149,13 +177,6 @@ class Study(Section):
         if name.lower() in TAKEN_NAMES:
             raise Mistake("runs/ has a file of that name", f"any name but {', '.join(TAKEN_NAMES)}")
         return name
-
-    @field_validator("backbone", mode="before")
-    @classmethod
-    def _check_backbone(cls, backbone: Any) -> Any:
-        if backbone == "kolors":
-            raise Mistake("it is not built yet", "tiny")
-        return backbone
 
     @field_validator("space")
     @classmethod
@@ -205,7 +226,7 @@ class Study(Section):
 
     @property
     def data_value(self) -> Data:
-        return Data(source=self.data.source, caption=self.data.caption, min_images=self.data.min_images)
+        return self.data.value
 
     def spec(self, number: int, sampled: dict[str, Any]) -> TrialSpec:
         """Trial `number`: the fixed settings, and one sampled value for each setting of the space."""

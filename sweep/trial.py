@@ -12,7 +12,8 @@ from PIL import Image
 from core import lora
 from core.backbone import Backbone
 from core.cache import Cache
-from core.dataset import audit
+from core.data_folder import DataError
+from core.dataset import Looking, audit, bad_pictures
 from core.encode import encode_examples
 from core.files import sha256, write_json, write_whole
 from core.filters import select
@@ -20,11 +21,12 @@ from core.folders import TrialFolder
 from core.gate import passes
 from core.render import render_scenes
 from core.score import Score, score_pictures
-from core.settings import Result, TrialSpec
+from core.settings import Data, Result, TrialSpec
 from core.sheet import story_sheet
 from core.train import train_lora
 
 Report = Callable[..., None]
+BAD_SHOWN = 5  # pictures that cannot be used, in one line
 PACKAGES = ("torch", "diffsynth", "peft", "lightning", "transformers", "simple-aesthetics-predictor")
 
 
@@ -43,7 +45,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     losses: list[float] = []
     images = 0
     if spec.train:
-        table = select_images(spec, backbone, cache)
+        table = select_images(spec, backbone, cache, report)
         images = len(table)
         report("training", images=images, steps=spec.train.total_steps)
         examples = encode_examples(table, spec.render.size_px, backbone, cache)
@@ -69,16 +71,31 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     return result
 
 
-def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache) -> pd.DataFrame:
-    """The audit table's rows that pass the filters. Raises NoImagesError."""
+def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Report) -> pd.DataFrame:
+    """The audit table's rows that pass the filters. Raises NoImagesError; DataError where no filter could help."""
+    table = audit_data(spec.data, backbone, cache, lambda number, total: report("looking", picture=number, pictures=total))
+    if bad := bad_pictures(table):
+        report("note", text=f"note: {say_bad(bad)}")
+    kept, least = select(table, spec.filters), spec.data.min_images
+    if len(table) - len(bad) < least <= len(table):
+        raise DataError(f"{say_bad(bad)}; of {len(table)} too few are left, min_images is {least}")
+    if len(kept) < least:
+        raise NoImagesError(f"the filters keep {len(kept)} of {len(table)} pictures; min_images is {least}")
+    return kept
+
+
+def audit_data(data: Data, backbone: Backbone, cache: Cache, looking: Looking) -> pd.DataFrame:
     def score(image: Image.Image) -> float:
         return score_pictures(backbone, [image]).aesthetic[0]
 
-    table = audit(spec.data, cache, score, backbone.weights["scorer"])
-    kept = select(table, spec.filters)
-    if len(kept) < spec.data.min_images:
-        raise NoImagesError(f"the filters keep {len(kept)} of {len(table)} pictures; min_images is {spec.data.min_images}")
-    return kept
+    return audit(data, cache, score, backbone.weights["scorer"], looking)
+
+
+def say_bad(bad: dict[str, str]) -> str:
+    """Pictures that cannot be used, in one line."""
+    named = ", ".join(f"{file} ({reason})" for file, reason in list(bad.items())[:BAD_SHOWN])
+    more = f" and {len(bad) - BAD_SHOWN} more (lora-sweep data lists them)" if len(bad) > BAD_SHOWN else ""
+    return f"{len(bad)} picture{'s' if len(bad) > 1 else ''} cannot be used: {named}{more}"
 
 
 def draw_story(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report) -> list[Image.Image]:
