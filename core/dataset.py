@@ -42,8 +42,9 @@ def bad_pictures(table: pd.DataFrame) -> dict[str, str]:
 def _rows(pictures: list[CaptionedPicture], template: str, cache: Cache, score: Scorer, scorer: str,
           looking: Looking) -> Iterator[dict]:
     for number, picture in enumerate(pictures, start=1):
-        row: dict[str, Any] = {"file": picture.file, "path": str(picture.path), "caption": caption_of(picture.prompt, template),
-               "subset": picture.subset, "problem": picture.problem}
+        row: dict[str, Any] = {
+            "file": picture.file, "path": str(picture.path), "caption": caption_of(picture.prompt, template),
+            "subset": picture.subset, "problem": picture.problem}
 
         def look(number: int = number, path: Path = picture.path) -> dict[str, str | int | float]:
             looking(number, len(pictures))
@@ -51,13 +52,10 @@ def _rows(pictures: list[CaptionedPicture], template: str, cache: Cache, score: 
 
         if not picture.problem:
             try:
-                size, digest = _fingerprint(picture.path)
-                row |= {"sha256": digest, "size": size}
-                row |= cache.facts(("audit", AUDIT_VERSION, READING, digest, scorer), look)
+                row["size"], row["sha256"] = _fingerprint(picture.path)
+                row |= cache.facts(("audit", AUDIT_VERSION, READING, row["sha256"], scorer), look)
             except PictureError as error:
-                row |= {"problem": str(error)}
-            except OSError as error:
-                row |= {"problem": f"cannot be read: {(error.strerror or type(error).__name__).lower()}"}
+                row["problem"] = str(error)
         yield row
 
 
@@ -74,9 +72,12 @@ def _look(path: Path, score: Scorer) -> dict[str, str | int | float]:
 
 
 def _fingerprint(path: Path) -> tuple[int, str]:
-    """Bytes and sha256, read again only when the file system says that the file was touched."""
-    now = path.stat()
-    return now.st_size, _sha256_once(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+    """Bytes and sha256, read again only when the file system says that the file was touched. Raises PictureError."""
+    try:
+        now = path.stat()
+        return now.st_size, _sha256_once(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+    except OSError as error:
+        raise PictureError(f"cannot be read: {(error.strerror or type(error).__name__).lower()}") from error
 
 
 @functools.cache

@@ -20,6 +20,7 @@ class Card:
     """One picture; `thumbnail` is a data URI, so that the page needs no other file."""
     file: str
     caption: str
+    score: float
     facts: str
     why: str
     thumbnail: str | None
@@ -43,8 +44,8 @@ def write_data_page(survey: Survey, folder: Path) -> Path:
 
 
 def _card(row: pd.Series, why: str) -> Card:
-    facts = f"{row['width']:.0f} × {row['height']:.0f} px · {_bytes(row['size'])} · score {row['score']:.2f}"
-    return Card(file=row["file"], caption=row["caption"], facts=facts, why=why, thumbnail=_thumbnail(Path(row["path"])))
+    return Card(file=row["file"], caption=row["caption"], score=row["score"], why=why, thumbnail=_thumbnail(Path(row["path"])),
+                facts=f"{row['width']:.0f} × {row['height']:.0f} px · {_bytes(row['size'])}")
 
 
 def _bytes(size: float) -> str:

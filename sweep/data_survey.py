@@ -28,7 +28,7 @@ def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Surv
 
     backbone = load_backbone(study.backbone, device, study.precision)
     table = audit_data(data, backbone, Cache(runs.cache), looking)
-    searched = {name: str(search) for name, search in study.space.items() if name in setting_names(Filters)}
+    searched = {name: str(search).replace(", ", " or ") for name, search in study.space.items() if name in setting_names(Filters)}
     return Survey(study=study.name, data=data, scorer=backbone.scorer_name, table=table, loaded=loaded or "",
                   loosest=_extreme(study, table, max), strictest=_extreme(study, table, min), searched=searched)
 

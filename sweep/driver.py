@@ -57,9 +57,9 @@ def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Prog
     """
     folder = runs.study(study.name)
     with _locked(folder):
-        _freeze(study, folder)
         if loaded := bring_data(study.data_value, runs.cache):
             progress.note(loaded)
+        _freeze(study, folder)
         store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials)
         store.enqueue(study.first)
         sweep = Sweep(study, runs, folder, store, progress)

@@ -1,4 +1,5 @@
 """`lora-sweep data` shows what the filters do to a study's pictures; bad ones never stop a sweep and never pass in silence."""
+import io
 import json
 import shutil
 from importlib.util import find_spec
@@ -9,10 +10,12 @@ import pandas as pd
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 
 from core.cache import Cache
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
+from sweep.progress import LiveProgress
 from sweep.study import load_study
 from sweep.worker import _attempt
 
@@ -69,7 +72,7 @@ def test_it_is_told_what_each_filter_leaves_at_its_loosest_and_strictest(surveye
     assert counts(printed, "image_aspect_ratio_filter") == [6, 4]
     assert counts(printed, "image_deduplicator") == [5, 3]
     assert counts(printed, "max_images") == [5, 3]
-    assert "min_width 1, 96, min_height 1" in printed
+    assert "min_width 1 or 96, min_height 1" in printed
     assert "trials near the strictest bounds fail as no_images: 3 kept, data.min_images is 4" in printed
 
 
@@ -157,6 +160,15 @@ def test_filters_that_keep_too_few_end_the_trial_as_no_images(study, attempt):
     again, events = attempt(spec_of(study, min_width=96, max_ratio=1.6))
     assert again.reason == "no_images"
     assert [event for event, _ in events] == ["note"]  # all is known: nothing is looked at again
+
+
+def test_a_terminal_shows_which_picture_is_looked_at(study):
+    text = io.StringIO()
+    progress = LiveProgress(Console(file=text, force_terminal=True, width=160))
+    progress.start("mine", 0, 2)
+    progress.looking(spec_of(study), 7, 30)
+    progress.stop()
+    assert "looking at picture 7 of 30" in text.getvalue()
 
 
 @pytest.mark.parametrize("what", ["pictures", "pictures/train"])
