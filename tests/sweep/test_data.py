@@ -13,9 +13,11 @@ from PIL import Image
 from rich.console import Console
 
 from core.cache import Cache
-from core.folders import TrialFolder
+from core.data_folder import DataError
+from core.folders import Runs, TrialFolder
 from core.settings import Result, TrialSpec
-from sweep.progress import LiveProgress
+from sweep.driver import run_sweep
+from sweep.progress import LiveProgress, PlainProgress
 from sweep.study import load_study
 from sweep.worker import _attempt
 
@@ -61,7 +63,7 @@ def surveyed(tmp_path_factory, write_study, cli):
 
 
 def counts(printed: str, stage: str) -> list[int]:
-    line = next(line for line in printed.splitlines() if line.startswith(stage))
+    line = next(line for line in printed.splitlines() if line.strip().startswith(stage))
     return [int(word) for word in line.split()[-2:]]
 
 
@@ -117,11 +119,17 @@ def test_the_recipe_is_data_juicer_s(surveyed):
 
 
 @pytest.mark.skipif(find_spec("datasets") is not None, reason="the package that loads it is installed")
-@pytest.mark.parametrize("command", ["data", "run"])
-def test_a_data_set_that_cannot_be_loaded_costs_one_line(cli, tmp_path, command):
-    done = cli(command, "kolors_watercolor", "--runs", tmp_path / "runs")
+def test_a_data_set_that_cannot_be_loaded_costs_one_line(cli, tmp_path):
+    done = cli("data", "kolors_watercolor", "--runs", tmp_path / "runs")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert "pip install 'lora-sweep[modelscope]'" in done.stderr
+
+
+@pytest.mark.skipif(find_spec("datasets") is not None, reason="the package that loads it is installed")
+def test_a_sweep_whose_data_cannot_be_loaded_does_not_start(tmp_path):
+    with pytest.raises(DataError, match="the package that loads it is missing"):
+        run_sweep(load_study("kolors_watercolor"), Runs(tmp_path), 1, "cpu", PlainProgress(Console()))
+    assert not Runs(tmp_path).study("kolors_watercolor").frozen.exists()
 
 
 @pytest.fixture
