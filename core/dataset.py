@@ -1,97 +1,89 @@
-"""A folder of captioned pictures in the field's layout, and the audit table that the filters work on."""
-import csv
-import io
+"""The audit table: what each picture of a data folder is, so that the filters need not look at it again."""
+import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import imagehash
 import pandas as pd
-from PIL import Image, ImageOps
+from PIL import Image
 
 from core.cache import Cache
+from core.data_folder import CaptionedPicture, caption_of, read_folder
 from core.files import sha256
+from core.hub_data import local_data
+from core.picture import READING, PictureError, open_picture
 from core.settings import Data
 
 HASHES = {"phash": imagehash.phash, "dhash": imagehash.dhash, "whash": imagehash.whash, "ahash": imagehash.average_hash}
+COLUMNS = ("file", "path", "caption", "subset", "sha256", "width", "height", "ratio", "size", *HASHES, "score", "problem")
 AUDIT_VERSION = 1  # raise it when the meaning of an audit column changes
 Scorer = Callable[[Image.Image], float]
+Looking = Callable[[int, int], object]  # told before picture `number` of `total` is looked at for the first time
 
 
-@dataclass(frozen=True, slots=True)
-class CaptionedPicture:
-    file: str
-    path: Path
-    prompt: str
+def audit(data: Data, cache: Cache, score: Scorer, scorer: str, looking: Looking = lambda number, total: None) -> pd.DataFrame:
+    """One row per picture: width and height in px, ratio = width / height, size in bytes, score from 1 to 10.
 
-
-def read_folder(data: Data) -> list[CaptionedPicture]:
-    """Read `<source>/train/metadata.csv` (columns file_name, text; utf-8 with or without BOM).
-
-    Raises ValueError with one line when the folder, the table or a column is missing.
+    `problem` is empty for a good picture, else why it cannot be used. Looks at each picture's content once ever, one at
+    a time: a score must not depend on what stood beside it in a batch. Raises DataError when there is no such folder.
     """
-    train = Path(data.source) / "train"
-    table = train / "metadata.csv"
-    if not table.is_file():
-        raise ValueError(f"{table}: not found; a data folder holds train/metadata.csv with columns file_name,text")
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{table}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    missing = {"file_name", "text"} - set(rows.fieldnames or ())
-    if missing:
-        raise ValueError(f"{table}: column {sorted(missing)[0]} is missing (found: {rows.fieldnames})")
-    return [CaptionedPicture(row["file_name"] or "", train / (row["file_name"] or ""), (row["text"] or "").strip())
-            for row in rows]
+    pictures = read_folder(local_data(data, cache.folder))
+    rows = _rows(pictures, data.caption, cache, score, scorer, looking)
+    return pd.DataFrame(list(rows), columns=list(COLUMNS))
 
 
-def caption_of(prompt: str, template: str) -> str:
-    return template.replace("{prompt}", prompt)
+def bad_pictures(table: pd.DataFrame) -> dict[str, str]:
+    """Name -> reason of every picture that cannot be used."""
+    bad = table[table["problem"] != ""]
+    return dict(zip(bad["file"].map(_printable), bad["problem"], strict=True))
 
 
-def open_picture(path: Path) -> Image.Image:
-    """Upright RGB, transparency on white. Raises OSError, ValueError or a decompression-bomb error when unreadable."""
-    with Image.open(path) as raw:
-        upright = ImageOps.exif_transpose(raw)
-        if upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info:
-            layered = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered)
-        return upright.convert("RGB")
+def _rows(pictures: list[CaptionedPicture], template: str, cache: Cache, score: Scorer, scorer: str,
+          looking: Looking) -> Iterator[dict]:
+    for number, picture in enumerate(pictures, start=1):
+        row: dict[str, Any] = {
+            "file": picture.file, "path": str(picture.path), "caption": caption_of(picture.prompt, template),
+            "subset": picture.subset, "problem": picture.problem}
 
+        def look(number: int = number, path: Path = picture.path) -> dict[str, str | int | float]:
+            looking(number, len(pictures))
+            return _look(path, score)
 
-def audit(data: Data, cache: Cache, score: Scorer, scorer: str) -> pd.DataFrame:
-    """One row per picture: file, path, caption, sha256, width, height, ratio, size, hashes, score (1 to 10), problem.
-
-    `problem` is empty for a good picture, else why it cannot be used. Looks at each picture's content once ever.
-    """
-    return pd.DataFrame(list(_rows(data, cache, score, scorer)), columns=[
-        "file", "path", "caption", "sha256", "width", "height", "ratio", "size", *HASHES, "score", "problem"])
-
-
-def _rows(data: Data, cache: Cache, score: Scorer, scorer: str) -> Iterator[dict]:
-    root = (Path(data.source) / "train").resolve()
-    for picture in read_folder(data):
-        row = {"file": picture.file, "path": str(picture.path), "caption": caption_of(picture.prompt, data.caption),
-               "problem": ""}
-        if not picture.path.resolve().is_relative_to(root):
-            yield row | {"problem": "lies outside the data folder"}
-        elif not picture.path.is_file():
-            yield row | {"problem": "file is missing"}
-        elif "{prompt}" in data.caption and not picture.prompt:
-            yield row | {"problem": "caption is empty"}
-        else:
-            digest = sha256(picture.path)
-            facts = cache.facts(("audit", AUDIT_VERSION, digest, scorer), partial(_look, picture.path, score))
-            yield row | {"sha256": digest, "size": picture.path.stat().st_size} | facts
+        if not picture.problem:
+            try:
+                row["size"], row["sha256"] = _fingerprint(picture.path)
+                row |= cache.facts(("audit", AUDIT_VERSION, READING, row["sha256"], scorer), look)
+            except PictureError as error:
+                row["problem"] = str(error)
+        yield row
 
 
 def _look(path: Path, score: Scorer) -> dict[str, str | int | float]:
     try:
         image = open_picture(path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return {"problem": f"cannot be read: {type(error).__name__}"}
+    except PictureError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno:
+            raise  # the file could not be reached today, which says nothing about its content: not to be kept
+        return {"problem": str(error)}
     hashes = {name: str(method(image)) for name, method in HASHES.items()}
     return {"width": image.width, "height": image.height, "ratio": image.width / image.height,
             "score": score(image), **hashes}
+
+
+def _fingerprint(path: Path) -> tuple[int, str]:
+    """Bytes and sha256, read again only when the file system says that the file was touched. Raises PictureError."""
+    try:
+        now = path.stat()
+        return now.st_size, _sha256_once(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
+    except OSError as error:
+        raise PictureError(f"cannot be read: {(error.strerror or type(error).__name__).lower()}") from error
+
+
+@functools.cache
+def _sha256_once(path: Path, *state: int) -> str:
+    return sha256(path)
+
+
+def _printable(name: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in name)

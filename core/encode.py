@@ -18,7 +18,7 @@ from torchvision.transforms import functional as tv
 
 from core.backbone import Backbone
 from core.cache import Cache
-from core.dataset import open_picture
+from core.picture import READING, PictureError, open_picture
 
 GPU_PROMPTS = 8  # Kolors' text encoder at a time: its hidden states take 60 MB a prompt in fp16
 
@@ -65,14 +65,20 @@ def _text_key(prompt: str, backbone: Backbone) -> tuple:
 
 
 def encode_examples(table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache) -> Examples:
-    """Both mirror images of every latent are kept, so that a flip equals encoding the flipped picture."""
+    """Both mirror images of every latent are kept, so that a flip equals encoding the flipped picture.
+
+    Raises PictureError where a picture that is not in the cache has gone since the audit.
+    """
     weights = backbone.weights["vae_encoder"]
 
     def encode(path: str) -> dict[str, Tensor]:
-        pixels = picture_tensor(open_picture(Path(path)), size_px)[None]
+        try:
+            pixels = picture_tensor(open_picture(Path(path)), size_px)[None]
+        except PictureError as error:  # it was good when the audit looked
+            raise PictureError(f"{path}: {error}") from None
         return {"plain": backbone.encode_pictures(pixels)[0], "mirrored": backbone.encode_pictures(pixels.flip(-1))[0]}
 
-    found = [cache.tensors(("latents", weights, str(backbone.dtype), size_px, digest), partial(encode, path))
+    found = [cache.tensors(("latents", READING, weights, str(backbone.dtype), size_px, digest), partial(encode, path))
              for digest, path in zip(table["sha256"], table["path"], strict=True)]
     return Examples(torch.stack([f["plain"] for f in found]).to(backbone.device),
                     torch.stack([f["mirrored"] for f in found]).to(backbone.device),

@@ -1,7 +1,18 @@
-"""Data-Juicer's image filters on the audit table: same names, same bounds (inclusive), plus `max_images`."""
+"""Data-Juicer's image filters on the audit table: same names, same bounds (inclusive), plus `subset` and `max_images`."""
 import pandas as pd
 
 from core.settings import Filters
+
+# The filters in the order in which a picture meets them, each with its settings.
+STAGES = {
+    "subset": ("subset",),
+    "image_shape_filter": ("min_width", "max_width", "min_height", "max_height"),
+    "image_aspect_ratio_filter": ("min_ratio", "max_ratio"),
+    "image_size_filter": ("min_size", "max_size"),
+    "image_aesthetics_filter": ("min_score", "max_score"),
+    "image_deduplicator": ("deduplicate",),
+    "max_images": ("max_images",),
+}
 
 
 def why_dropped(table: pd.DataFrame, filters: Filters) -> pd.Series:
@@ -11,7 +22,13 @@ def why_dropped(table: pd.DataFrame, filters: Filters) -> pd.Series:
     def drop(mask: pd.Series, reason: str) -> None:
         reasons[mask.fillna(False).astype(bool) & (reasons == "")] = reason
 
+    if filters.subset is not None:
+        drop(table["subset"] != filters.subset, "subset")
     drop((table["width"] < filters.min_width) | (table["height"] < filters.min_height), "image_shape_filter")
+    if filters.max_width is not None:
+        drop(table["width"] > filters.max_width, "image_shape_filter")
+    if filters.max_height is not None:
+        drop(table["height"] > filters.max_height, "image_shape_filter")
     drop(~table["ratio"].between(filters.min_ratio, filters.max_ratio), "image_aspect_ratio_filter")
     drop(table["size"] < filters.min_size, "image_size_filter")
     if filters.max_size is not None:
@@ -30,3 +47,14 @@ def why_dropped(table: pd.DataFrame, filters: Filters) -> pd.Series:
 def select(table: pd.DataFrame, filters: Filters) -> pd.DataFrame:
     """The rows that stay, in the table's order."""
     return table[why_dropped(table, filters) == ""]
+
+
+def left_after(reasons: pd.Series) -> dict[str, int]:
+    """How many pictures are left after each stage, `problem` (pictures that cannot be used) being the first."""
+    gone = reasons[reasons != ""]
+    left = len(reasons) - int((~gone.isin(list(STAGES))).sum())
+    counts = {"problem": left}
+    for stage in STAGES:
+        left -= int((gone == stage).sum())
+        counts[stage] = left
+    return counts

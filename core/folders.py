@@ -142,6 +142,11 @@ class StudyFolder:
     def report(self) -> Path:
         return self.path / "report" / "index.html"
 
+    @property
+    def data(self) -> Path:
+        """What `lora-sweep data` writes: the page, the audit table, the Data-Juicer recipe."""
+        return self.path / "data"
+
     def numbers(self) -> set[int]:
         """Trials that have a folder."""
         return {int(path.name) for path in (self.path / "trials").glob("*") if path.is_dir() and path.name.isdigit()}

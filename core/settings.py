@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 BACKBONES = {"tiny": "fp32", "kolors": "fp16"}  # name -> its precision, unless a study says otherwise
 PRECISIONS = ("fp32", "fp16", "bf16")
 SIZE_STEP_PX = 64  # DiffSynth 1.1.9 rounds other sizes up (pipelines/base.py)
+PROMPT = "{prompt}"  # in a caption template: the picture's own words
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +44,14 @@ class Filters:
     """Which pictures are trained on: Data-Juicer's image filters, same names and meaning, bounds inclusive.
 
     Widths and heights in px, ratio = width / height, sizes in bytes on disk, scores from 0 to 1 (aesthetic / 10).
-    `deduplicate` keeps the first of pictures with an equal perceptual hash; `max_images` keeps the best scored.
+    `subset` keeps the pictures of that name; `deduplicate` the first of pictures with an equal perceptual hash;
+    `max_images` the best scored.
     """
+    subset: str | None = None
     min_width: int = 1
+    max_width: int | None = None
     min_height: int = 1
+    max_height: int | None = None
     min_ratio: float = 0.333
     max_ratio: float = 3.0
     min_size: int = 1
@@ -73,9 +78,17 @@ class Story:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """Where the pictures are: a folder in the field's layout (`train/metadata.csv`) and the caption template."""
+    """Where the pictures are, which columns name them, and the caption template.
+
+    `source` is a folder (core/data_folder.py says which layouts) or `modelscope:<data set>`, of which `subset` and
+    `split` are loaded. A column that is None is found by its usual name.
+    """
     source: str
-    caption: str = "{prompt}"
+    subset: str | None = None
+    split: str | None = None
+    image_column: str | None = None
+    text_column: str | None = None
+    caption: str = PROMPT
     min_images: int = 4
 
 

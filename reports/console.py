@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from reports.survey import Survey
 from reports.table import BASE, SCORES, TRAINED
 
 ALWAYS = ("trial", "gate", "aesthetic_mean", "coherence", "images")
@@ -38,6 +39,20 @@ def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
     for index, row in frame.iterrows():
         cells = [cell(name, row[name]) for name in numbers]
         table.add_row(_trial(row["trial"], index in first), _gate(row), *cells, style="dim" if row["state"] == "failed" else "")
+    return table
+
+
+def data_table(survey: Survey) -> Table:
+    """How many pictures each filter leaves; two columns where bounds are searched."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("filter")
+    table.add_column("bounds", overflow="fold")
+    for heading in ("left, loosest", "left, strictest") if survey.searched else ("left",):
+        table.add_column(heading, justify="right")
+    table.add_row("all pictures", "", str(len(survey.table)))
+    for stage, bounds, *counts in survey.stages():
+        cells = [str(count) for count in counts[:2 if survey.searched else 1]]
+        table.add_row("can be used" if stage == "problem" else stage, Text(bounds or "–"), *cells)
     return table
 
 

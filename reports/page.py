@@ -63,7 +63,7 @@ def write_report(study: StudyFolder, title: str = "") -> Path:
 
     frame = leaderboard(study)
     columns = [name for name in frame.columns if name not in UNSHOWN]
-    html = _environment().get_template("report.html.jinja").render(
+    html = template_environment().get_template("report.html.jinja").render(
         name=study.path.name, title=title or _story_title(results, base), best=best, base=base, results=results,
         passed=sum(result.passed_gate for result in results), failed=sum(result.state == "failed" for result in results),
         unfinished=_unfinished(study), gate=_gate(results, base), columns=columns, words=WORDS,
@@ -130,7 +130,7 @@ def _unfinished(study: StudyFolder) -> int:
     return sum(not TrialFolder(path).result.exists() for path in folders)
 
 
-def _environment() -> jinja2.Environment:
+def template_environment() -> jinja2.Environment:
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined,
                                      autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["score"] = _score

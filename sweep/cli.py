@@ -43,7 +43,7 @@ def main() -> None:
     except typer.exceptions.TyperException as error:
         _fail(" ".join(error.format_message().split()), 2)
     except ValueError as error:  # StudyError, ExportError: the user's words
-        if type(error).__module__.split(".")[0] not in ("sweep", "reports", "builtins"):
+        if type(error).__module__.split(".")[0] not in ("sweep", "reports", "core", "builtins"):
             raise
         _fail(str(error), 2)
     except RuntimeError as error:
@@ -85,6 +85,33 @@ def run(
     idle = f", the worker waited {sum(summary.idle_s) / len(summary.idle_s):.2f} s between trials" if summary.idle_s else ""
     out.print(f"{summary.new} trials in {summary.wall_s:.0f} s; the driver took {summary.driver_cpu_s / summary.new:.2f} s "
               f"of CPU per trial{idle}", soft_wrap=True)
+
+
+@app.command()
+def data(study: StudyName, runs: RunsFolder = HERE, device: Device = "auto") -> None:
+    """Which pictures each filter keeps, and why the others go."""
+    from rich.progress import Progress
+
+    from reports.console import data_table
+    from reports.data_page import write_data_page
+    from reports.data_recipe import write_recipe
+    from sweep.data_survey import survey_data
+    from sweep.study import load_study
+
+    loaded = load_study(study)
+    with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
+        task = bars.add_task("looking at pictures", total=None)
+        survey = survey_data(loaded, Runs(runs), device, lambda number, total: bars.update(task, completed=number, total=total))
+    if survey.loaded:
+        out.print(survey.loaded, markup=False, soft_wrap=True)
+    out.print(data_table(survey))
+    for file, reason in survey.bad.items():
+        out.print(f"cannot be used: {file}: {reason}", markup=False, soft_wrap=True)
+    if survey.warning:
+        out.print(survey.warning, markup=False, soft_wrap=True)
+    folder = Runs(runs).study(loaded.name).data
+    out.print(f"page       {write_data_page(survey, folder)}", markup=False, soft_wrap=True)
+    out.print(f"recipe     {write_recipe(survey, folder)}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -160,14 +187,12 @@ def score(
     backbone: Annotated[str, typer.Option(help="Whose scorer: tiny or kolors.")] = "tiny", device: Device = "auto",
 ) -> None:
     """The mean aesthetic score of any folder of pictures."""
-    from PIL import Image
-
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"))
     if not files:
         raise ValueError(f"{folder}: holds no picture (allowed: png, jpg, jpeg, webp, bmp)")
 
     from core.backbone import load_backbone
-    from core.dataset import open_picture
+    from core.picture import PictureError, open_picture
     from core.score import score_pictures
 
     loaded = load_backbone(backbone, device, "fp32", parts=["scorer"])
@@ -175,8 +200,8 @@ def score(
     for path in files:
         try:
             good.append((path, open_picture(path)))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            err.print(f"{path}: left out, cannot be read ({type(error).__name__})", markup=False, soft_wrap=True)
+        except PictureError as error:
+            err.print(f"{path}: left out, {error}", markup=False, soft_wrap=True)
     if not good:
         raise ValueError(f"{folder}: none of its {len(files)} pictures can be read")
     result = score_pictures(loaded, [picture for _, picture in good])

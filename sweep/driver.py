@@ -17,6 +17,7 @@ from core.fail_point import fail_point
 from core.files import write_json
 from core.folders import Runs, StudyFolder
 from core.gate import PARAMETER_FAILURES
+from core.hub_data import bring_data
 from core.settings import Result, TrialSpec
 from reports.table import winner
 from sweep.fingerprint import Fingerprint
@@ -72,6 +73,8 @@ def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Prog
     folder = runs.study(study.name)
     with study_lock(folder):
         fail_point("locked")
+        if loaded := bring_data(study.data_value, runs.cache):
+            progress.note(loaded)
         store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials)
         fingerprint = Fingerprint(study, folder, accept, store.after_told(), progress.note)
         fail_point("frozen")
@@ -89,6 +92,7 @@ class Sweep:
         self.study, self.runs, self.folder, self.store, self.progress = study, runs, folder, store, progress
         self.supervisor = Supervisor(folder.worker_log, runs.cache, device, study.storage.checkpoint_every_s)
         self._again: list[Trial] = []
+        self._noted: set[str] = set()
         self._failures_in_a_row = 0
         self._finished_at: float | None = None
         self._idle_s: list[float] = []
@@ -190,6 +194,10 @@ class Sweep:
         elif kind == "again":
             self._steps = 0
             self.progress.note(f"trial {spec.number}: {event['reason']} ({event['message']}); tried once more")
+        elif kind == "looking":
+            self.progress.looking(spec, event["picture"], event["pictures"])
+        elif kind == "note":
+            self._note_once(event["text"])
         elif kind == "epoch":
             self._steps += len(event["losses"])
             fail_point("heard_epoch")
@@ -199,6 +207,12 @@ class Sweep:
             self.progress.picture(spec, event["picture"])
         elif kind == "finished":
             self._finished_at = event["monotonic"]
+
+    def _note_once(self, text: str) -> None:
+        """What each trial finds again, such as a picture that cannot be read, is said once."""
+        if text not in self._noted:
+            self._noted.add(text)
+            self.progress.note(text)
 
     def _tell_base_story(self) -> None:
         """The base model's own story, once per study: the row that every trial is compared with."""

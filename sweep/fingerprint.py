@@ -14,7 +14,8 @@ from typing import Any
 
 from core.dataset import read_folder
 from core.files import read_json, sha256, write_json, write_text
-from core.folders import StudyFolder
+from core.folders import Runs, StudyFolder
+from core.hub_data import local_data
 from core.settings import Data
 from sweep.setting import HOMES
 from sweep.space import Choices, Range
@@ -53,7 +54,7 @@ class Fingerprint:
         self._study, self._folder, self._note, self._accept = study, folder, note, frozenset(accept)
         finished = (int(path.parent.name) for path in folder.path.glob("trials/[0-9]*/result.json"))
         self._next_trial = max((after_told, *(number + 1 for number in finished)))
-        pictures = _pictures(study.data_value)
+        pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))
         self._kept = self._stored = self._read(pictures)
         self._check_space()
         self._compare(_words(study, pictures))

@@ -15,6 +15,7 @@ class Progress(Protocol):
     def start(self, study: str, told: int, target: int) -> None: ...
     def worker_ready(self, event: dict[str, Any]) -> None: ...
     def base(self, result: Result) -> None: ...
+    def looking(self, spec: TrialSpec, number: int, total: int) -> None: ...
     def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None: ...
     def picture(self, spec: TrialSpec, number: int) -> None: ...
     def trial_finished(self, result: Result, params: dict[str, Any]) -> None: ...
@@ -40,6 +41,9 @@ class PlainProgress:
 
     def base(self, result: Result) -> None:
         self.note(f"base model's own story: {result.aesthetic_mean:.2f}")
+
+    def looking(self, spec: TrialSpec, number: int, total: int) -> None:
+        pass
 
     def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None:
         pass  # too many lines for a log
@@ -80,6 +84,10 @@ class LiveProgress(PlainProgress):
         super().start(study, told, target)
         self._bars.update(self._sweep, completed=told, total=target)
         self._bars.start()
+
+    def looking(self, spec: TrialSpec, number: int, total: int) -> None:
+        self._bars.update(self._trial, visible=True, description=f"trial {spec.number}", completed=number, total=total,
+                          word=f"looking at picture {number} of {total}")
 
     def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None:
         assert spec.train

@@ -10,8 +10,10 @@ from typing import Annotated, Any, Self
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from core.data_folder import DataError, read_folder
 from core.folders import Runs
-from core.settings import BACKBONES, PRECISIONS, Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
+from core.hub_data import PREFIX, is_remote
+from core.settings import BACKBONES, PRECISIONS, PROMPT, Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
 from sweep.plain_yaml import read_yaml
 from sweep.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, text
 from sweep.space import Search, check_search
@@ -21,8 +23,8 @@ from sweep.study_errors import Mistake, StudyError, near, parse
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 FOLDER_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
 TAKEN_NAMES = tuple(path.name for path in (Runs(Path()).cache, Runs(Path()).tracking_db, Runs(Path()).artifacts))
-METADATA = Path("train", "metadata.csv")
-BOUND_PAIRS = (("min_ratio", "max_ratio"), ("min_size", "max_size"), ("min_score", "max_score"))
+HUB_SOURCE = PREFIX + r"[\w.-]+/[\w.-]+"
+BOUND_PAIRS = tuple((f"min_{what}", f"max_{what}") for what in ("width", "height", "ratio", "size", "score"))
 
 
 def load_study(name_or_path: str) -> "Study":
@@ -63,10 +65,13 @@ def _read_story(written: Any, info: ValidationInfo) -> Any:
 
 def _check_source(source: str, info: ValidationInfo) -> str:
     context = _context(info)
+    if is_remote(source):
+        if not re.fullmatch(HUB_SOURCE, source):
+            raise Mistake("it names no data set", f"{PREFIX}owner/name, or a folder")
+        return source
     folder = os.path.abspath(context["file"].parent / source)
-    if not context.get("data_may_be_gone") and not os.path.isfile(folder / METADATA):
-        missing = f"it holds no {METADATA}" if os.path.isdir(folder) else "there is no such folder"
-        raise Mistake(missing, f"a folder with {METADATA}, relative to the study file or absolute")
+    if not context.get("data_may_be_gone") and not os.path.isdir(folder):
+        raise Mistake("there is no such folder", f"a folder, relative to the study file or absolute, or {PREFIX}owner/name")
     return folder
 
 
@@ -86,20 +91,43 @@ def _context(info: ValidationInfo) -> dict[str, Any]:
 
 def _check_caption(caption: str) -> str:
     for written in re.findall(r"\{\s*\w*\s*\}", caption):
-        if written != "{prompt}":
-            raise Mistake(f"there is no {written} to fill in", "text with {prompt}, or plain text", "{prompt}")
+        if written != PROMPT:
+            raise Mistake(f"there is no {written} to fill in", f"text with {PROMPT}, or plain text", PROMPT)
     return caption
 
 
 class DataKeys(Section):
     """Which pictures are trained on, and the words they are trained with."""
-    source: Annotated[str, text("Folder with train/ and train/metadata.csv, relative to the study file or absolute"),
+    source: Annotated[str, text("Folder of pictures, relative to the study file or absolute, or modelscope:owner/name"),
                       AfterValidator(_check_source)]
+    subset: Annotated[str | None, text("Subset of a modelscope data set to load", optional=True)] = None
+    split: Annotated[str | None, text("Split of a modelscope data set to load; null: train", optional=True)] = None
+    image_column: Annotated[str | None, text("Column that holds or names the pictures; null: found by itself",
+                                             optional=True)] = None
+    text_column: Annotated[str | None, text("Column that holds their words; null: found by itself", optional=True)] = None
     caption: Annotated[str, text("Caption of a picture; {prompt} stands for its own words, plain text replaces them"),
-                       AfterValidator(_check_caption)] = "{prompt}"
+                       AfterValidator(_check_caption)] = PROMPT
     min_images: Annotated[int, Setting(kind=int, low=1, high=1_000_000,
                                        meaning="A trial whose filters keep fewer pictures fails as no_images")] = 4
     filters: Annotated[Filters, Checked()] = Field(Filters(), description="Which pictures are kept, bounds included")
+
+    @model_validator(mode="after")
+    def _check_folder(self, info: ValidationInfo) -> Self:
+        if is_remote(self.source):
+            return self
+        for key in ("subset", "split"):
+            if value := getattr(self, key):
+                raise Mistake("only a modelscope data set has it", "data.filters.subset for a sub-folder", at=(key,), value=value)
+        try:
+            if not _context(info).get("data_may_be_gone"):
+                read_folder(self.value)
+        except DataError as error:
+            raise Mistake(f"it cannot be read: {error}", at=("source",), value=self.source) from None
+        return self
+
+    @property
+    def value(self) -> Data:
+        return Data(**{name: getattr(self, name) for name in setting_names(Data)})
 
 
 class Objective(Section):
@@ -220,7 +248,7 @@ class Study(Section):
 
     @property
     def data_value(self) -> Data:
-        return Data(source=self.data.source, caption=self.data.caption, min_images=self.data.min_images)
+        return self.data.value
 
     def spec(self, number: int, sampled: dict[str, Any]) -> TrialSpec:
         """Trial `number`: the fixed settings, and before them what was sampled, be it searched today or when it was asked for."""

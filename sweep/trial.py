@@ -13,16 +13,18 @@ from core import lora
 from core.backbone import Backbone
 from core.beat import Beat, no_beat
 from core.cache import Cache
-from core.dataset import audit, caption_of, read_folder
+from core.data_folder import DataError
+from core.dataset import Looking, audit, bad_pictures, caption_of, read_folder
 from core.encode import Examples, encode_examples, encode_missing
 from core.fail_point import fail_point
 from core.files import content_key, sha256, write_json, write_whole
 from core.filters import select
 from core.folders import TrialFolder
 from core.gate import passes
+from core.hub_data import local_data
 from core.render import render_scenes
 from core.score import SCORING_VERSION, Score, score_pictures
-from core.settings import Result, Training, TrialSpec
+from core.settings import Data, Result, Training, TrialSpec
 from core.sheet import story_sheet
 from core.train import Checkpoint, EpochDone, train_lora
 from core.train_state import load_state
@@ -30,6 +32,7 @@ from sweep.attempt import Attempt
 
 Report = Callable[..., None]
 MIXED_PRECISION = {"fp32": "no"}  # kohya's word for it; the others are called as ours
+BAD_SHOWN = 5  # pictures that cannot be used, in one line
 PACKAGES = ("torch", "diffsynth", "peft", "lightning", "transformers", "simple-aesthetics-predictor")
 
 
@@ -51,11 +54,11 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     fail_point("spec")
     write_json(folder.spec, spec.to_json())
     fail_point("spec_written")
-    encode_missing(all_words(spec), backbone, cache)  # before the UNet comes: both need not fit the device together
+    encode_missing(all_words(spec, cache), backbone, cache)  # before the UNet comes: both need not fit the device together
     losses: list[float] = []
     images = 0
     if spec.train:
-        table = select_images(spec, backbone, cache)
+        table = select_images(spec, backbone, cache, report)
         images = len(table)
         examples = encode_examples(table, spec.render.size_px, backbone, cache)
         fail_point("encoded")
@@ -106,22 +109,38 @@ def _train(spec: TrialSpec, train: Training, table: pd.DataFrame, examples: Exam
                       checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s), beat=beat)
 
 
-def all_words(spec: TrialSpec) -> list[str]:
+def all_words(spec: TrialSpec, cache: Cache) -> list[str]:
     """Every caption and prompt that a trial of this study can meet, whatever its filters keep."""
-    captions = [caption_of(picture.prompt, spec.data.caption) for picture in read_folder(spec.data)]
+    pictures = read_folder(local_data(spec.data, cache.folder))
+    captions = [caption_of(picture.prompt, spec.data.caption) for picture in pictures if not picture.problem]
     return [*captions, *(words for scene in spec.story.scenes for words in (scene.prompt, scene.negative_prompt))]
 
 
-def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache) -> pd.DataFrame:
-    """The audit table's rows that pass the filters. Raises NoImagesError."""
+def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Report) -> pd.DataFrame:
+    """The audit table's rows that pass the filters. Raises NoImagesError; DataError where no filter could help."""
+    table = audit_data(spec.data, backbone, cache, lambda number, total: report("looking", picture=number, pictures=total))
+    if bad := bad_pictures(table):
+        report("note", text=f"note: {say_bad(bad)}")
+    kept, least = select(table, spec.filters), spec.data.min_images
+    if len(table) - len(bad) < least <= len(table):
+        raise DataError(f"{say_bad(bad)}; of {len(table)} too few are left, min_images is {least}")
+    if len(kept) < least:
+        raise NoImagesError(f"the filters keep {len(kept)} of {len(table)} pictures; min_images is {least}")
+    return kept
+
+
+def audit_data(data: Data, backbone: Backbone, cache: Cache, looking: Looking) -> pd.DataFrame:
     def score(image: Image.Image) -> float:
         return score_pictures(backbone, [image]).aesthetic[0]
 
-    table = audit(spec.data, cache, score, backbone.weights["scorer"])
-    kept = select(table, spec.filters)
-    if len(kept) < spec.data.min_images:
-        raise NoImagesError(f"the filters keep {len(kept)} of {len(table)} pictures; min_images is {spec.data.min_images}")
-    return kept
+    return audit(data, cache, score, backbone.weights["scorer"], looking)
+
+
+def say_bad(bad: dict[str, str]) -> str:
+    """Pictures that cannot be used, in one line."""
+    named = ", ".join(f"{file} ({reason})" for file, reason in list(bad.items())[:BAD_SHOWN])
+    more = f" and {len(bad) - BAD_SHOWN} more (lora-sweep data lists them)" if len(bad) > BAD_SHOWN else ""
+    return f"{len(bad)} picture{'s' if len(bad) > 1 else ''} cannot be used: {named}{more}"
 
 
 def draw_story(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report,

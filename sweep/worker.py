@@ -162,12 +162,15 @@ def failure_class(error: Exception) -> str:
     """The class of a failure, by what was raised."""
     import torch
 
+    from core.data_folder import DataError
+    from core.picture import PictureError
     from core.score import NoScoreError
     from core.train import NanLossError
     from sweep.trial import BlackPicturesError, NoImagesError
 
     classes = {NanLossError: "nan_loss", NoImagesError: "no_images", BlackPicturesError: "black_pictures",
-               NoScoreError: "black_pictures", torch.OutOfMemoryError: "cuda_oom", MemoryError: "host_oom"}
+               NoScoreError: "black_pictures", torch.OutOfMemoryError: "cuda_oom", MemoryError: "host_oom",
+               DataError: "bad_image", PictureError: "bad_image"}
     for kind, reason in classes.items():
         if isinstance(error, kind):
             return reason

@@ -1,5 +1,4 @@
-"""A data folder is read as the field writes it, and every picture that cannot be used says why."""
-import os
+"""The audit says what each picture is, once, and of every one that cannot be used why."""
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import yaml
 from PIL import Image
 
 from core.cache import Cache
-from core.dataset import audit, caption_of, open_picture, read_folder
+from core.dataset import audit, bad_pictures
 from core.filters import select, why_dropped
 from core.settings import Data, Filters
 from tests.conftest import STUDIES
@@ -36,85 +35,6 @@ def problems(data: Data, cache: Cache) -> dict[str, str]:
     return dict(zip(table["file"], table["problem"], strict=True))
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_a_table_is_read_with_or_without_byte_order_mark(tmp_path: Path, encoding: str) -> None:
-    rows = read_folder(folder_with(tmp_path, "file_name,text\n1.png,湖边的小画家\n", encoding=encoding))
-    assert [(row.file, row.prompt, row.path) for row in rows] == [("1.png", "湖边的小画家", tmp_path / "train" / "1.png")]
-
-
-def test_a_caption_may_hold_commas_quotes_and_lines(tmp_path: Path) -> None:
-    row, = read_folder(folder_with(tmp_path, 'file_name,text\n1.png,"a ""red"" hat,\non a cat"\n'))
-    assert row.prompt == 'a "red" hat,\non a cat'
-
-
-def test_columns_may_come_in_any_order(tmp_path: Path) -> None:
-    row, = read_folder(folder_with(tmp_path, "text,extra,file_name\na cat,9,1.png\n"))
-    assert (row.file, row.prompt) == ("1.png", "a cat")
-
-
-def test_a_missing_table_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"metadata\.csv: not found") as raised:
-        read_folder(Data(source=str(tmp_path)))
-    assert "\n" not in str(raised.value)
-
-
-@pytest.mark.parametrize(("table", "column"), [("file_name,caption\n1.png,a\n", "text"), ("image,text\n1.png,a\n", "file_name"),
-                                               ("", "file_name")])
-def test_a_missing_column_is_named(tmp_path: Path, table: str, column: str) -> None:
-    with pytest.raises(ValueError, match=rf"metadata\.csv: column {column} is missing") as raised:
-        read_folder(folder_with(tmp_path, table))
-    assert "\n" not in str(raised.value)
-
-
-def test_a_table_that_is_not_utf_8_is_one_clear_line(tmp_path: Path) -> None:
-    data = folder_with(tmp_path, "file_name,text\n1.png,湖边\n", encoding="gbk")
-    with pytest.raises(ValueError, match=r"metadata\.csv") as raised:
-        read_folder(data)
-    assert "\n" not in str(raised.value)
-
-
-def test_the_caption_template_stands_around_the_prompt() -> None:
-    assert caption_of("a {cat}", "{prompt}, watercolor style") == "a {cat}, watercolor style"
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_transparency_is_white(tmp_path: Path, mode: str) -> None:
-    Image.new(mode, (8, 8), 0).save(tmp_path / "clear.png")
-    assert open_picture(tmp_path / "clear.png").getextrema() == ((255, 255),) * 3
-
-
-def test_a_transparent_palette_colour_is_white(tmp_path: Path) -> None:
-    image = Image.new("P", (8, 8), 0)
-    image.putpalette([10, 20, 30] * 256)
-    image.save(tmp_path / "clear.png", transparency=0)
-    assert open_picture(tmp_path / "clear.png").getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_half_transparency_is_blended_with_white(tmp_path: Path) -> None:
-    Image.new("RGBA", (8, 8), (0, 0, 0, 128)).save(tmp_path / "grey.png")
-    assert open_picture(tmp_path / "grey.png").getpixel((0, 0)) == pytest.approx((127, 127, 127), abs=1)
-
-
-def test_a_picture_stands_upright(tmp_path: Path) -> None:
-    """Orientation 6: the camera was turned a quarter to the left, so the file's left edge is the top."""
-    image = Image.new("RGB", (60, 40), "black")
-    image.paste("white", (0, 0, 20, 40))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.save(tmp_path / "turned.jpg", exif=exif, quality=95)
-    upright = open_picture(tmp_path / "turned.jpg")
-    assert upright.size == (40, 60)
-    assert min(upright.getpixel((20, 5))) > 200
-    assert max(upright.getpixel((20, 50))) < 50
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1", "I;16"])
-def test_every_kind_of_picture_becomes_rgb(tmp_path: Path, mode: str) -> None:
-    path = tmp_path / ("picture.tif" if mode == "CMYK" else "picture.png")
-    Image.new(mode, (8, 8)).save(path)
-    assert open_picture(path).mode == "RGB"
-
-
 def test_the_audit_says_what_a_picture_is(tmp_path: Path, cache: Cache) -> None:
     data = folder_with(tmp_path, "file_name,text\n1.png,a cat\n")
     path = picture(tmp_path / "train" / "1.png")
@@ -134,15 +54,8 @@ def test_what_cannot_be_used_says_why(tmp_path: Path, cache: Cache) -> None:
     (tmp_path / "data" / "train" / "text.png").write_text("no picture")
     found = problems(data, cache)
     assert found == {"good.png": "", "absent.png": "file is missing", "mute.png": "caption is empty",
-                     "text.png": "cannot be read: UnidentifiedImageError",
-                     "../../out.png": "lies outside the data folder", "": "file is missing"}
-
-
-def test_a_link_out_of_the_folder_is_not_followed(tmp_path: Path, cache: Cache) -> None:
-    data = folder_with(tmp_path / "data", "file_name,text\nlink.png,a\n")
-    picture(tmp_path / "secret.png")
-    os.symlink(tmp_path / "secret.png", tmp_path / "data" / "train" / "link.png")
-    assert problems(data, cache) == {"link.png": "lies outside the data folder"}
+                     "text.png": "cannot be read: it is no picture",
+                     "../../out.png": "lies outside the data folder", "row 6": "file name is empty"}
 
 
 def test_an_empty_caption_is_no_problem_where_the_template_wants_none(tmp_path: Path, cache: Cache) -> None:
@@ -175,6 +88,38 @@ def test_a_second_audit_scores_nothing_anew(tmp_path: Path, data: Data) -> None:
     pd.testing.assert_frame_equal(audit(data, again, count, "count"), first)
     assert len(seen) == scored == 28  # the twin and the broken file are not scored
     assert again.encoded == {}
+
+
+def test_only_pictures_that_are_new_are_looked_at(tmp_path: Path, cache: Cache) -> None:
+    data = folder_with(tmp_path, "file_name,text\n1.png,a\n2.png,b\n3.png,c\n")
+    for name, colour in (("1.png", (9, 9, 9)), ("2.png", (99, 99, 99))):
+        picture(tmp_path / "train" / name, colour)
+    looked: list[tuple[int, int]] = []
+
+    def audit_now() -> pd.DataFrame:
+        return audit(data, cache, brightness, "brightness", lambda number, total: looked.append((number, total)))
+
+    audit_now()
+    picture(tmp_path / "train" / "3.png", (200, 200, 200))
+    assert list(audit_now()["problem"]) == ["", "", ""]
+    assert looked == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_file_that_was_changed_is_looked_at_again(tmp_path: Path, cache: Cache) -> None:
+    data = folder_with(tmp_path, "file_name,text\n1.png,a\n")
+    picture(tmp_path / "train" / "1.png")
+    audit(data, cache, brightness, "brightness")
+    picture(tmp_path / "train" / "1.png", size=(32, 16))
+    row = audit(data, cache, brightness, "brightness").iloc[0]
+    assert (row["width"], row["height"]) == (32, 16)
+
+
+def test_bad_pictures_are_named_in_one_line_each(tmp_path: Path, cache: Cache) -> None:
+    (tmp_path / "1.png").touch()
+    (tmp_path / "two\nlines\x1b[31m.png").touch()
+    data = Data(source=str(tmp_path), caption="style")
+    assert bad_pictures(audit(data, cache, brightness, "brightness")) == {
+        "1.png": "cannot be read: it is empty", "two?lines?[31m.png": "cannot be read: it is empty"}
 
 
 def test_another_scorer_scores_anew(tmp_path: Path, data: Data) -> None:

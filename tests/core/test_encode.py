@@ -10,9 +10,9 @@ from PIL import Image
 
 from core.backbone import Backbone
 from core.cache import Cache
-from core.dataset import open_picture
 from core.encode import encode_examples, encode_prompts, picture_tensor
 from core.files import sha256
+from core.picture import PictureError, open_picture
 from core.settings import Story
 
 
@@ -77,3 +77,15 @@ def test_a_picture_is_cut_as_diffsynth_s_dataset_cuts_it(table: pd.DataFrame, tm
     (train / "metadata.csv").write_text("file_name,text\n1.png,a\n", encoding="utf-8-sig")
     stock = TextImageDataset(tmp_path, steps_per_epoch=1, height=128, width=128)[0]["image"]
     torch.testing.assert_close(picture_tensor(open_picture(train / "1.png"), 128), stock, rtol=0, atol=1e-6)
+
+
+def test_a_picture_that_went_after_the_audit_is_named(backbone: Backbone, cache: Cache, tmp_path: Path) -> None:
+    rows = pd.DataFrame([{"path": str(tmp_path / "gone.png"), "sha256": "0", "caption": "a"}])
+    with pytest.raises(PictureError, match=r"gone\.png: cannot be read: no such file"):
+        encode_examples(rows, 128, backbone, cache)
+
+
+@pytest.mark.parametrize("size_px", [64, 192])
+def test_any_multiple_of_64_px_is_encoded(backbone: Backbone, table: pd.DataFrame, cache: Cache, size_px: int) -> None:
+    examples = encode_examples(table.head(1), size_px, backbone, cache)
+    assert examples.latents_NCHW.shape == (1, 4, size_px // 8, size_px // 8)

@@ -2,11 +2,11 @@
 import pandas as pd
 import pytest
 
-from core.filters import select, why_dropped
-from core.settings import Filters
+from core.filters import STAGES, left_after, select, why_dropped
+from core.settings import Filters, setting_names
 
 HASHES = ("phash", "dhash", "whash", "ahash")
-GOOD = {"width": 128, "height": 128, "ratio": 1.0, "size": 5000, "score": 5.0, "problem": ""}
+GOOD = {"width": 128, "height": 128, "ratio": 1.0, "size": 5000, "score": 5.0, "subset": "", "problem": ""}
 
 
 def table(*rows: dict) -> pd.DataFrame:
@@ -22,6 +22,9 @@ def reason(row: dict, filters: Filters) -> str:
 @pytest.mark.parametrize(("row", "filters", "expected"), [
     ({"width": 99}, Filters(min_width=100), "image_shape_filter"),
     ({"height": 99}, Filters(min_height=100), "image_shape_filter"),
+    ({"width": 201}, Filters(max_width=200), "image_shape_filter"),
+    ({"height": 201}, Filters(max_height=200), "image_shape_filter"),
+    ({"subset": "anime"}, Filters(subset="sketch"), "subset"),
     ({"ratio": 0.49}, Filters(min_ratio=0.5), "image_aspect_ratio_filter"),
     ({"ratio": 2.01}, Filters(max_ratio=2.0), "image_aspect_ratio_filter"),
     ({"size": 999}, Filters(min_size=1000), "image_size_filter"),
@@ -34,6 +37,8 @@ def test_a_picture_beyond_a_bound_goes_with_the_filter_s_name(row: dict, filters
 
 
 @pytest.mark.parametrize(("row", "filters"), [
+    ({"width": 200}, Filters(max_width=200)), ({"height": 200}, Filters(max_height=200)),
+    ({"subset": "sketch"}, Filters(subset="sketch")), ({"subset": "anime"}, Filters()),
     ({"width": 100}, Filters(min_width=100)), ({"height": 100}, Filters(min_height=100)),
     ({"ratio": 0.5}, Filters(min_ratio=0.5)), ({"ratio": 2.0}, Filters(max_ratio=2.0)),
     ({"size": 1000}, Filters(min_size=1000)), ({"size": 1000}, Filters(max_size=1000)),
@@ -89,3 +94,15 @@ def test_the_first_reason_is_the_one_told() -> None:
 
 def test_the_defaults_keep_every_good_picture() -> None:
     assert len(select(table({}, {}, {}), Filters())) == 3
+
+
+def test_every_setting_belongs_to_one_stage() -> None:
+    assert sorted(name for names in STAGES.values() for name in names) == sorted(setting_names(Filters))
+
+
+def test_it_is_counted_what_each_stage_leaves() -> None:
+    rows = table({}, {"problem": "file is missing"}, {"width": 50}, {"phash": "h0"}, {"score": 1.0}, {"score": 4.0},
+                 {"score": 4.5})
+    left = left_after(why_dropped(rows, Filters(min_width=100, min_score=0.2, max_images=2)))
+    assert left == {"problem": 6, "subset": 6, "image_shape_filter": 5, "image_aspect_ratio_filter": 5, "image_size_filter": 5,
+                    "image_aesthetics_filter": 4, "image_deduplicator": 3, "max_images": 2}

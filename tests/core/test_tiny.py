@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from safetensors.torch import load_file
 
 from core.backbone import Backbone, unknown_story_words
-from core.dataset import read_folder
+from core.data_folder import read_folder
 from core.score import score_pictures
 from core.settings import Data
 from core.tiny import demo_data, models, scenes

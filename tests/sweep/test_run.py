@@ -102,6 +102,10 @@ def test_mlflow_has_losses_pictures_lora_and_recipe(swept):
     assert [a.path for a in client.list_artifacts(child.info.run_id, "lora")] == ["lora/lora.safetensors"]
 
 
+def test_a_picture_that_cannot_be_used_is_named_once(swept):
+    assert swept[2].stdout.count("note: 1 picture cannot be used: 30.png (cannot be read: it is cut short or damaged)\n") == 1
+
+
 def test_the_second_trial_encodes_nothing(swept):
     assert study_folder(swept[0]).results()[1].encoded == {}
 

@@ -1,0 +1,43 @@
+"""Survey a study's pictures: audit them here, and find what its filters keep at their loosest and strictest."""
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from core.dataset import Looking
+from core.filters import select
+from core.folders import Runs
+from core.hub_data import bring_data
+from core.settings import Filters, setting_names
+from reports.survey import Survey
+from sweep.study import Study
+
+ALL_OPEN = Filters(min_ratio=0.0, max_ratio=float("inf"), deduplicate="none")
+
+
+def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Survey:
+    """Raises DataError when the pictures cannot be had. Loads the study's scorer, and scores what was never scored."""
+    data = study.data_value
+    loaded = bring_data(data, runs.cache)
+
+    from core.backbone import load_backbone
+    from core.cache import Cache
+    from sweep.trial import audit_data
+
+    backbone = load_backbone(study.backbone, device, "fp32", study.weights, parts=["scorer"])
+    table = audit_data(data, backbone, Cache(runs.cache), looking)
+    searched = {name: str(search).replace(", ", " or ") for name, search in study.space.items() if name in setting_names(Filters)}
+    return Survey(study=study.name, data=data, scorer=backbone.scorer_name, table=table, loaded=loaded or "",
+                  loosest=_extreme(study, table, max), strictest=_extreme(study, table, min), searched=searched)
+
+
+def _extreme(study: Study, table: pd.DataFrame, pick: Callable[..., Any]) -> Filters:
+    """The fixed filters, and of each searched one the value that by itself keeps the most pictures, or the fewest."""
+    def kept(name: str, value: Any) -> int:
+        return len(select(table, replace(ALL_OPEN, **{name: value})))
+
+    return replace(study.data.filters, **{
+        name: pick(search.values, key=partial(kept, name))
+        for name, search in study.space.items() if name in setting_names(Filters)})

@@ -1,0 +1,197 @@
+"""`lora-sweep data` shows what the filters do to a study's pictures; bad ones never stop a sweep and never pass in silence."""
+import io
+import json
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+from rich.console import Console
+
+from core.cache import Cache
+from core.data_folder import DataError
+from core.folders import Runs, TrialFolder
+from core.settings import Result, TrialSpec
+from sweep.driver import run_sweep
+from sweep.progress import LiveProgress, PlainProgress
+from sweep.study import load_study
+from sweep.worker import _attempt
+
+WATERCOLOR = Path(__file__).resolve().parents[2] / "studies" / "data" / "watercolor" / "train"
+BAD = {"empty.png": "cannot be read: it is empty", "half <b>.png": "cannot be read: it is cut short or damaged",
+       "words.png": "cannot be read: it is no picture", "mute.png": "caption is empty", "gone.png": "file is missing"}
+SPACE = """
+  min_width: {choices: [1, 96]}
+  max_ratio: {low: 1.6, high: 3.0}
+  max_images: {choices: [4, null]}
+"""
+
+
+def make_pictures(train: Path) -> None:
+    """Six good pictures, one of them small, one wide, one a twin; and five bad ones."""
+    train.mkdir(parents=True)
+    names = {"01.png": "一 只.png", "02.png": "it's.png", "04.png": "d.png", "21.png": "small.png", "24.png": "wide.png"}
+    for source, name in names.items():
+        shutil.copy(WATERCOLOR / source, train / name)
+    Image.open(train / "d.png").save(train / "twin.tif")
+    shutil.copy(WATERCOLOR / "05.png", train / "mute.png")
+    (train / "empty.png").touch()
+    (train / "half <b>.png").write_bytes((train / "d.png").read_bytes()[:900])
+    (train / "words.png").write_text("I am a picture")
+    rows = [{"file_name": name, "text": "" if name == "mute.png" else "a cat"} for name in [*names.values(), "twin.tif", *BAD]]
+    (train / "metadata.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def make_study(folder: Path, write_study: Any) -> Path:
+    make_pictures(folder / "pictures" / "train")
+    study = write_study(folder, name="mine")
+    text = study.read_text().replace(str(WATERCOLOR.parent), "pictures")
+    study.write_text(text.replace("space:\n", f"space:{SPACE}"), encoding="utf-8")
+    return study
+
+
+@pytest.fixture(scope="module")
+def surveyed(tmp_path_factory, write_study, cli):
+    folder = tmp_path_factory.mktemp("surveyed")
+    done = cli("data", make_study(folder, write_study), "--runs", folder / "runs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "runs" / "mine" / "data", done.stdout
+
+
+def counts(printed: str, stage: str) -> list[int]:
+    line = next(line for line in printed.splitlines() if line.strip().startswith(stage))
+    return [int(word) for word in line.split()[-2:]]
+
+
+def test_it_is_told_what_each_filter_leaves_at_its_loosest_and_strictest(surveyed):
+    _, printed = surveyed
+    assert counts(printed, "can be used") == [6, 6]
+    assert counts(printed, "image_shape_filter") == [6, 5]
+    assert counts(printed, "image_aspect_ratio_filter") == [6, 4]
+    assert counts(printed, "image_deduplicator") == [5, 3]
+    assert counts(printed, "max_images") == [5, 3]
+    assert "min_width 1 or 96, min_height 1" in printed
+    assert "trials near the strictest bounds fail as no_images: 3 kept, data.min_images is 4" in printed
+
+
+def test_every_bad_picture_is_named_with_its_reason(surveyed):
+    for file, reason in BAD.items():
+        assert f"cannot be used: {file}: {reason}\n" in surveyed[1]
+
+
+def test_the_page_shows_every_picture_and_needs_no_other_file(surveyed):
+    page = (surveyed[0] / "index.html").read_text(encoding="utf-8")
+    assert page.count('src="data:image/jpeg;base64,') == 6
+    assert page.count("http") == 0
+    assert "half &lt;b&gt;.png" in page
+    assert "it&#39;s.png" in page
+    kept, dropped = page.split('<section class="dropped">')
+    assert "一 只.png" in kept
+    assert "twin.tif" in dropped
+    assert kept.count('<span class="badge">image_aspect_ratio_filter</span>') == 1
+
+
+def test_the_audit_table_is_written_whole(surveyed):
+    table = pd.read_csv(surveyed[0] / "audit.csv", keep_default_na=False)
+    assert dict(zip(table["file"], table["problem"], strict=True)).items() >= BAD.items()
+    assert len(table) == 11
+
+
+def test_the_recipe_is_data_juicer_s(surveyed):
+    text = (surveyed[0] / "data_juicer.yaml").read_text(encoding="utf-8")
+    recipe = yaml.safe_load(text)
+    steps = {name: bounds for step in recipe["process"] for name, bounds in step.items()}
+    assert list(steps) == ["image_shape_filter", "image_aspect_ratio_filter", "image_size_filter", "image_aesthetics_filter",
+                           "image_deduplicator"]
+    assert steps["image_shape_filter"] == {"min_width": 1, "min_height": 1}
+    assert steps["image_aspect_ratio_filter"] == {"min_ratio": 0.333, "max_ratio": 3.0}
+    assert steps["image_size_filter"] == {"min_size": "1"}
+    assert steps["image_deduplicator"] == {"method": "phash"}
+    assert "# max_ratio is searched: 1.6 to 3.0; here its loosest." in text
+    lines = [json.loads(line) for line in Path(recipe["dataset_path"]).read_text(encoding="utf-8").splitlines()]
+    assert len(lines) == 6
+    assert all(Path(path).is_file() for line in lines for path in line["image"])
+    assert {line["text"] for line in lines} == {"a cat, watercolor style"}
+
+
+@pytest.mark.skipif(find_spec("datasets") is not None, reason="the package that loads it is installed")
+def test_a_data_set_that_cannot_be_loaded_costs_one_line(cli, tmp_path):
+    done = cli("data", "kolors_watercolor", "--runs", tmp_path / "runs")
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "pip install 'lora-sweep[modelscope]'" in done.stderr
+
+
+@pytest.mark.skipif(find_spec("datasets") is not None, reason="the package that loads it is installed")
+def test_a_sweep_whose_data_cannot_be_loaded_does_not_start(tmp_path):
+    with pytest.raises(DataError, match="the package that loads it is missing"):
+        run_sweep(load_study("kolors_watercolor"), Runs(tmp_path), 1, "cpu", PlainProgress(Console()))
+    assert not Runs(tmp_path).study("kolors_watercolor").frozen.exists()
+
+
+@pytest.fixture
+def study(tmp_path, write_study):
+    return load_study(str(make_study(tmp_path, write_study)))
+
+
+@pytest.fixture
+def attempt(backbone, tmp_path):
+    """Do one trial as the worker does, with one cache; the events come too."""
+    cache = Cache(tmp_path / "cache")
+
+    def call(spec: TrialSpec) -> tuple[Result, list[tuple[str, dict]]]:
+        events: list[tuple[str, dict]] = []
+        folder = TrialFolder(tmp_path / "trial")
+        result = _attempt(spec, backbone, cache, folder, lambda event, **facts: events.append((event, facts)))
+        assert not (folder.path / "traceback.txt").exists()
+        assert not (folder.path / "epochs").exists()
+        return result, events
+    return call
+
+
+def spec_of(study, **sampled) -> TrialSpec:
+    return study.spec(0, {name: search.start for name, search in study.space.items()} | sampled)
+
+
+def test_filters_that_keep_too_few_end_the_trial_as_no_images(study, attempt):
+    result, events = attempt(spec_of(study, min_width=96, max_ratio=1.6))
+    assert (result.state, result.reason) == ("failed", "no_images")
+    assert result.message == "the filters keep 3 of 11 pictures; min_images is 4"
+    looked = [(facts["picture"], facts["pictures"]) for event, facts in events if event == "looking"]
+    assert looked == [(n, 11) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9)]
+    note, = [facts["text"] for event, facts in events if event == "note"]
+    assert note.startswith("note: 5 pictures cannot be used: empty.png (cannot be read: it is empty), half <b>.png (")
+
+    again, events = attempt(spec_of(study, min_width=96, max_ratio=1.6))
+    assert again.reason == "no_images"
+    assert [event for event, _ in events] == ["note"]  # all is known: nothing is looked at again
+
+
+def test_a_terminal_shows_which_picture_is_looked_at(study):
+    text = io.StringIO()
+    progress = LiveProgress(Console(file=text, force_terminal=True, width=160))
+    progress.start("mine", 0, 2)
+    progress.looking(spec_of(study), 7, 30)
+    progress.stop()
+    assert "looking at picture 7 of 30" in text.getvalue()
+
+
+@pytest.mark.parametrize("what", ["pictures", "pictures/train"])
+def test_a_folder_that_goes_ends_the_trial_as_bad_image(study, attempt, tmp_path, what):
+    attempt(spec_of(study, min_width=96, max_ratio=1.6))
+    shutil.move(tmp_path / what, tmp_path / "elsewhere")
+    result, _ = attempt(spec_of(study))
+    assert (result.state, result.reason) == ("failed", "bad_image")
+    assert str(tmp_path / "pictures") in result.message
+
+
+def test_pictures_that_go_end_the_trial_as_bad_image(study, attempt, tmp_path):
+    for path in (tmp_path / "pictures" / "train").glob("*.[pt]*"):
+        path.unlink()
+    result, _ = attempt(spec_of(study))
+    assert result.reason == "bad_image"
+    assert result.message.startswith("11 pictures cannot be used: 一 只.png (file is missing), ")
+    assert result.message.endswith("and 6 more (lora-sweep data lists them); of 11 too few are left, min_images is 4")
