@@ -102,6 +102,43 @@ def status(
 
 
 @app.command()
+def plan(
+    study: StudyName, runs: RunsFolder = HERE,
+    until: Annotated[str, typer.Option(metavar="HH:MM", help="How many trials fit before this time.")] = "07:00",
+    device: Annotated[str | None, typer.Option(metavar="NAME", help="Where to train and render; default: cuda for Kolors, "
+                                               "cpu for tiny.")] = None,
+) -> None:
+    """What a trial costs here (time, memory, disk), and how many fit before morning."""
+    from datetime import datetime
+
+    from sweep.deadline import deadline
+    from sweep.machine import free_disk_bytes
+    from sweep.plan import make_plan
+    from sweep.plan_table import plan_page
+    from sweep.study import load_study
+
+    now = datetime.now()
+    end = deadline(until, now)
+    made = make_plan(load_study(study), Runs(runs), device)
+    out.print(plan_page(made, now, end, free_disk_bytes(runs)))
+
+
+@app.command()
+def doctor(
+    study: Annotated[str, typer.Argument(metavar="[STUDY]", help="The study to be ready for; default: demo.")] = "demo",
+    runs: RunsFolder = HERE,
+) -> None:
+    """Is this machine ready: GPU, versions, weights, disk, ports; exit 1 when something needed is missing."""
+    from sweep.doctor import checks_page, examine, is_ready
+    from sweep.study import load_study
+
+    loaded = load_study(study)
+    checks = examine(loaded, Runs(runs))
+    out.print(checks_page(loaded.name, checks))
+    raise typer.Exit(0 if is_ready(checks) else 1)
+
+
+@app.command()
 def report(study: StudyName, runs: RunsFolder = HERE) -> None:
     """Write the study's report, one offline page: leaderboard and every story."""
     from reports.page import write_report

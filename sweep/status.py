@@ -29,7 +29,7 @@ def study_status(folder: StudyFolder) -> Status:
     complete = [result for result in results if result.state == "complete"]
     mean_s = sum(result.duration_s for result in complete) / len(complete) if complete else None
     return Status(
-        name=folder.path.name, running=_locked(folder.lock), target=target, done=len(results),
+        name=folder.path.name, running=is_locked(folder.lock), target=target, done=len(results),
         passed=sum(result.passed_gate for result in results), failed=len(results) - len(complete),
         best=winner(folder), left_s=None if mean_s is None else mean_s * max(0, target - len(results)),
     )
@@ -40,7 +40,8 @@ def study_folders(runs: Runs) -> list[StudyFolder]:
     return [StudyFolder(path.parent) for path in sorted(runs.path.glob("*/study.yaml"))]
 
 
-def _locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a driver holds this lock now; a lock file that nobody holds means nothing."""
     if not path.exists():
         return False
     try:

@@ -1,0 +1,20 @@
+"""The time of day by which a sweep shall be done."""
+import re
+from datetime import datetime, timedelta
+
+
+def deadline(written: str, now: datetime) -> datetime:
+    """The next `HH:MM` after `now`, on this machine's clock. Raises ValueError.
+
+    `now` is naive local time; the answer too, so that a night with a change of the clock is counted by the clock.
+    """
+    if not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", written):
+        raise ValueError(f"--until is {written!r}, but it must be a time of day (allowed: 00:00 to 23:59)")
+    hour, minute = map(int, written.split(":"))
+    today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return today if today > now else today + timedelta(days=1)
+
+
+def seconds_until(moment: datetime, now: datetime) -> float:
+    """Both naive local times; seconds that really pass between them, also where the clock is changed."""
+    return moment.timestamp() - now.timestamp()
