@@ -4,9 +4,10 @@ The layout is that of DiffSynth's `download_models(["Kolors", "SDXL-vae-fp16-fix
 1.1.9), so a folder filled by DiffSynth serves as it is; the tokenizer ships with diffsynth.
 """
 import os
+import shlex
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import platformdirs
@@ -16,9 +17,10 @@ from core.files import read_json
 Part = Literal["unet", "text_encoder", "vae", "scorer"]
 PARTS: tuple[Part, ...] = ("unet", "text_encoder", "vae", "scorer")
 FOLDER_VARIABLE = "LORA_SWEEP_MODELS"
+FETCH_COMMAND = "python -m core.kolors.download"
 # A branch, not a commit: no commit of these repositories could be looked up when this was written. What a download
 # got is therefore recorded beside the files (commit, size and sha256 as the server told them), and later starts
-# hold the files to that record.
+# hold the files to the recorded sizes.
 REVISION = "master"
 RECORD = "lora-sweep-weights.json"
 
@@ -30,7 +32,7 @@ SCORER_FOLDER = "aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """One file: `path` under the models folder, `file` in the repository `model` on ModelScope.
+    """One file: `path` under the models folder, `file` in the repository `model` on ModelScope; path ends with file.
 
     `size_bytes` is an estimate from the number of parameters (None: a few kB); a download announces the true size.
     `instead` is another name in the same folder that serves as well (pickled weights where safetensors are hoped for).
@@ -42,13 +44,18 @@ class WeightFile:
     size_bytes: int | None = None
     instead: str | None = None
 
+    @property
+    def variants(self) -> tuple["WeightFile", ...]:
+        """Itself, then itself under the other name that serves as well."""
+        if self.instead is None:
+            return (self,)
+        path, file = (str(PurePosixPath(name).with_name(self.instead)) for name in (self.path, self.file))
+        return self, replace(self, path=path, file=file, instead=None)
+
     def find(self, folder: Path) -> Path | None:
         """The file on this disk, under either name, unless missing or empty."""
-        names = (self.path, *self._path_instead())
-        return next((folder / name for name in names if (folder / name).is_file() and (folder / name).stat().st_size), None)
-
-    def _path_instead(self) -> tuple[str, ...]:
-        return (f"{self.path.rpartition('/')[0]}/{self.instead}",) if self.instead else ()
+        paths = [folder / variant.path for variant in self.variants]
+        return next((path for path in paths if path.is_file() and path.stat().st_size), None)
 
 
 def _shards() -> Iterable[WeightFile]:
@@ -92,8 +99,15 @@ def _present(file: WeightFile, folder: Path, record: dict[str, Any]) -> bool:
     return known is None or known["size_bytes"] == found.stat().st_size
 
 
+def describe_missing(missing: Collection[WeightFile], folder: Path) -> str:
+    """One line for people: each missing file, where it is expected, and the command that fetches it."""
+    paths = [file.path + (" (not of the size it was fetched with)" if file.find(folder) else "") for file in missing]
+    return (f"Kolors' weights are not complete in {folder}: missing {', '.join(paths)}; "
+            f"fetch them (about {needed_bytes(missing) / 1e9:.1f} GB) with: {FETCH_COMMAND} --to {shlex.quote(str(folder))}")
+
+
 def read_record(folder: Path) -> dict[str, Any]:
-    """What was fetched into `folder`: path -> model, file, revision, size_bytes, sha256; empty if we fetched nothing."""
+    """What was fetched into `folder`: path -> model, file, revision, commit, size_bytes, sha256; empty if nothing was."""
     return read_json(folder / RECORD) if (folder / RECORD).exists() else {}
 
 

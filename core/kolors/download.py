@@ -1,0 +1,257 @@
+"""Fetch the missing weights of Kolors from ModelScope: announced, resumed, verified; imports no torch.
+
+The work is done by ModelScope's own client (modelscope_hub, which modelscope delegates to; checked in 0.5.1). It writes
+`NAME.incomplete` beside the target, goes on from there with a Range request in this process or the next, compares size
+and sha256 with the server's listing, and only then renames: a file under its final name is whole. Its environment
+variables hold here too: MODELSCOPE_ENDPOINT (another server), MODELSCOPE_API_TOKEN, MODELSCOPE_DOWNLOAD_MAX_RETRIES.
+"""
+import argparse
+import contextlib
+import logging
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import filelock
+from modelscope_hub import HubApi, HubConfig, ProgressCallback
+from modelscope_hub.errors import APIError, FileIntegrityError, FileSizeMismatchError, HubError, NetworkError, NotExistError
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+
+from core.files import write_json
+from core.kolors.files import (
+    FETCH_COMMAND,
+    FOLDER_VARIABLE,
+    RECORD,
+    REVISION,
+    WeightFile,
+    describe_missing,
+    missing_files,
+    models_folder,
+    read_record,
+)
+
+FILES_AT_ONCE = 4
+ELSEWHERE = f"another folder with --to, {FOLDER_VARIABLE} or the study's key weights"
+
+
+class DownloadError(RuntimeError):
+    """The server or the network failed; one line with the reason, what is still missing, and the command that goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A missing file as the server lists it; `commit` is the last one that touched it."""
+    weight: WeightFile
+    size_bytes: int
+    sha256: str | None
+    commit: str | None
+
+
+def fetch_missing(folder: Path, announce: Callable[[str], None], progress: Callable[[int, int], None]) -> None:
+    """Fetch what is missing under `folder`; `announce` gets lines for people, `progress` gets (done, total) in bytes.
+
+    Safe to interrupt and to repeat: whole files stay, half ones go on. A second process waits for the first.
+    Raises ValueError (folder not writable, disk too small) or DownloadError.
+    """
+    if not missing_files(folder):
+        return
+    with _only_fetcher(folder, announce):
+        api = HubApi(config=HubConfig())  # a config of our own reads the environment now; the client's default did so once
+        listed: list[Listed] = []
+        for model, files in groupby(missing_files(folder), key=lambda file: file.model):
+            listed += _ask(api, model, list(files), folder)
+        total_bytes = sum(one.size_bytes for one in listed)
+        here_bytes = sum(_incomplete_bytes(folder / one.weight.path) for one in listed)
+        free_bytes = shutil.disk_usage(folder).free
+        if free_bytes < total_bytes - here_bytes:
+            raise ValueError(f"{folder}: Kolors' weights need {decimal(total_bytes - here_bytes)} more, but only "
+                             f"{decimal(free_bytes)} are free there; make room, or name {ELSEWHERE}")
+        begun = f", {decimal(here_bytes)} of it are here already" if here_bytes else ""
+        files_named = f"{len(listed)} file{'s' if len(listed) > 1 else ''}"
+        announce(f"fetching {files_named} of Kolors, {decimal(total_bytes)}, from {_host(api)} into {folder}{begun} "
+                 f"({decimal(free_bytes)} free there); safe to interrupt, the same command goes on")
+        tally = _Tally(progress, total_bytes)
+        for _, group in groupby(listed, key=lambda one: one.weight.model):
+            _fetch(api, list(group), folder, tally)
+
+
+@contextlib.contextmanager
+def _only_fetcher(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".download.lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            announce(f"another process is fetching into {folder}; waiting for it")
+            lock.acquire()
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be written ({error.strerror}); name {ELSEWHERE}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _ask(api: HubApi, model: str, files: Sequence[WeightFile], folder: Path) -> list[Listed]:
+    """What the server lists for these files of one repository."""
+    try:
+        # The raw listing: the client's FileInfo drops `Revision`, the commit.
+        entries = {entry.get("Path"): entry for entry in api.legacy.list_repo_files(model, "model", REVISION)}
+    except (HubError, OSError) as error:
+        raise _failure(api, {model: _reason(error)}, folder) from None
+    found = {file: next((one for one in file.variants if entries.get(one.file, {}).get("Size")), None) for file in files}
+    lost = [file.file for file, variant in found.items() if variant is None]
+    if lost:
+        raise _failure(api, {model: f"the server lists no {', '.join(lost)}, or an empty one"}, folder)
+    return [Listed(one, int(entries[one.file]["Size"]), entries[one.file].get("Sha256"), entries[one.file].get("Revision"))
+            for one in found.values() if one]
+
+
+def _fetch(api: HubApi, listed: Sequence[Listed], folder: Path, tally: "_Tally") -> None:
+    """Fetch files of one repository into their folder, and record what came."""
+    model, first = listed[0].weight.model, listed[0].weight
+    entries = [{"Path": one.weight.file, "Size": one.size_bytes, "Sha256": one.sha256} for one in listed]
+    try:
+        while True:
+            before_bytes = tally.done_bytes
+            try:
+                with _client_hushed():
+                    api.download_repo(model, "model", revision=REVISION, local_dir=folder / first.path.removesuffix(first.file),
+                                      file_list=entries, max_workers=FILES_AT_ONCE, progress_callbacks=[_counting(tally)])
+                return
+            except (HubError, OSError) as error:
+                failed = getattr(error, "failed_files", None) or {model: error}
+                # The client gives each file an hour and a few retries; a slow or shaky line may go on while bytes arrive.
+                cut = all(isinstance(cause, NetworkError) for cause in failed.values())
+                if not cut or tally.done_bytes <= before_bytes:
+                    raise _failure(api, {name: _reason(cause) for name, cause in failed.items()}, folder) from None
+    finally:
+        _record(listed, folder)
+
+
+@contextlib.contextmanager
+def _client_hushed() -> Iterator[None]:
+    """Only the client's warnings: its bars have no switch, and its error lines may quote signed addresses."""
+    log = logging.getLogger("modelscope_hub.download")
+    log.addFilter(_is_warning)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+            yield
+    finally:
+        log.removeFilter(_is_warning)
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    return record.levelno == logging.WARNING
+
+
+def _record(listed: Sequence[Listed], folder: Path) -> None:
+    """Note what is here now, as the server told it: a later start holds the files to it."""
+    came = {one.weight.path: {"model": one.weight.model, "file": one.weight.file, "revision": REVISION, "commit": one.commit,
+                              "size_bytes": one.size_bytes, "sha256": one.sha256}
+            for one in listed if (folder / one.weight.path).exists()}
+    if came:
+        write_json(folder / RECORD, read_record(folder) | came)
+
+
+class _Tally:
+    """Bytes done over all files; the client tells them from several threads, and takes some back when a file restarts."""
+
+    def __init__(self, progress: Callable[[int, int], None], total_bytes: int) -> None:
+        self._progress, self._total_bytes = progress, total_bytes
+        self._bytes_by_file: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def done_bytes(self) -> int:
+        return sum(self._bytes_by_file.values())
+
+    def begin(self, file: str) -> None:
+        with self._lock:
+            self._bytes_by_file[file] = 0
+
+    def add(self, file: str, size_bytes: int) -> None:
+        with self._lock:
+            self._bytes_by_file[file] += size_bytes
+            self._progress(self.done_bytes, self._total_bytes)
+
+
+def _counting(tally: _Tally) -> type[ProgressCallback]:
+    """The client makes one of these for each file, again when it tries again."""
+    class Counted(ProgressCallback):
+        def __init__(self, filename: str, file_size: int) -> None:
+            super().__init__(filename, file_size)
+            tally.begin(filename)
+
+        def update(self, size: int) -> None:
+            tally.add(self.filename, size)
+
+    return Counted
+
+
+def _failure(api: HubApi, reasons: dict[str, str], folder: Path) -> DownloadError:
+    words = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return DownloadError(f"{_host(api)}: {words}; {describe_missing(missing_files(folder), folder)}")
+
+
+def _reason(error: BaseException) -> str:
+    """In our words: the client's may quote signed addresses, and some are Chinese."""
+    match error:
+        case NotExistError():
+            return "the server does not have it"
+        case FileSizeMismatchError():
+            return "the server sends another size than it lists"
+        case FileIntegrityError():
+            return "the server sends other bytes than it lists (sha256)"
+        case APIError(status_code=int(status)):
+            return f"the server answered {status}"
+        case NetworkError():
+            return "the connection failed or broke off"
+        case OSError(strerror=str(words)):
+            return words
+    return type(error).__name__
+
+
+def _host(api: HubApi) -> str:
+    return urlsplit(api.legacy.endpoint).netloc.rpartition("@")[2]
+
+
+def _incomplete_bytes(path: Path) -> int:
+    """What an interrupted download left of this file (`_incomplete_path` in modelscope_hub/_download.py, 0.5.1)."""
+    half = path.with_name(path.name + ".incomplete")
+    return half.stat().st_size if half.exists() else 0
+
+
+def main() -> int:
+    """Exit 0 all files are here, 1 the server or network failed, 2 the folder will not do, 130 interrupted."""
+    parser = argparse.ArgumentParser(prog=FETCH_COMMAND, description="Fetch the weights of Kolors that are missing.")
+    parser.add_argument("--to", metavar="DIR", default="",
+                        help=f"the models folder; default: {FOLDER_VARIABLE}, else {models_folder()}")
+    folder = models_folder(parser.parse_args().to)
+    out = Console(highlight=False, markup=False, soft_wrap=True)
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    try:
+        with Progress(*columns, console=out, transient=True) as bar:
+            task = bar.add_task("", total=None)
+            fetch_missing(folder, out.print, lambda done, total: bar.update(task, completed=done, total=total))
+    except (DownloadError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1 if isinstance(error, DownloadError) else 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    out.print(f"Kolors' weights are complete in {folder}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
