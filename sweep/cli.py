@@ -119,8 +119,8 @@ def plan(
 
     now = datetime.now()
     end = deadline(until, now)
-    made = make_plan(load_study(study), Runs(runs), device)
-    out.print(plan_page(made, now, end, free_disk_bytes(runs)))
+    made = make_plan(load_study(study, data_may_be_gone=True), Runs(runs), device)
+    out.print(plan_page(made, now, end, free_disk_bytes(runs), out.width))
 
 
 @app.command()
@@ -132,7 +132,7 @@ def doctor(
     from sweep.doctor import checks_page, examine, is_ready
     from sweep.study import load_study
 
-    loaded = load_study(study)
+    loaded = load_study(study, data_may_be_gone=True)  # that it is gone is one of the answers
     checks = examine(loaded, Runs(runs))
     out.print(checks_page(loaded.name, checks))
     raise typer.Exit(0 if is_ready(checks) else 1)

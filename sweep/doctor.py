@@ -16,10 +16,10 @@ from rich.text import Text
 
 from core.dataset import read_folder
 from core.folders import Runs
-from core.kolors.files import FILES, FOLDER_VARIABLE, WeightFile, missing_files, models_folder, needed_bytes
+from core.kolors.files import FETCH_COMMAND, FILES, FOLDER_VARIABLE, missing_files, models_folder, needed_bytes
 from reports.console import size
 from sweep.check import Check
-from sweep.machine import Gpu, cores, existing, find_gpus, free_disk_bytes, host_memory
+from sweep.machine import Gpu, ask, cores, existing, find_gpus, free_disk_bytes, host_memory
 from sweep.packages import check_packages, check_python
 from sweep.plan import Plan, make_plan
 from sweep.reach import check_port, check_tracking
@@ -65,7 +65,7 @@ def is_ready(checks: Sequence[Check]) -> bool:
 
 
 def checks_page(study: str, checks: Sequence[Check]) -> Group:
-    """The verdict, then a line for each check."""
+    """The verdict, a line for each check, the files that are missing."""
     missing = [check.name for check in checks if check.state == "missing"]
     verdict = f"not ready for {study}: look at {', '.join(missing)}" if missing else f"ready for {study}"
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -76,7 +76,8 @@ def checks_page(study: str, checks: Sequence[Check]) -> Group:
         table.add_row(Text(check.state, STYLES[check.state]), check.name, Text(check.found))
         if check.todo:
             table.add_row("", "", Text(f"-> {check.todo}", "bold" if check.state == "missing" else ""))
-    return Group(Text(verdict, "bold"), Text(), table, Text(), Text(NOT_LOOKED_AT, "dim"))
+    files = [Text(f"\nmissing {check.name}:\n" + "\n".join(check.files)) for check in checks if check.files]
+    return Group(Text(verdict, "bold"), Text(), table, *files, Text(f"\n{NOT_LOOKED_AT}", "dim"))
 
 
 def check_gpu(plan: Plan) -> Check:
@@ -99,7 +100,7 @@ def check_gpu(plan: Plan) -> Check:
 def torch_problem() -> str:
     """Why torch cannot compute on the card; empty when it can."""
     try:
-        done = subprocess.run([sys.executable, "-c", ASK_TORCH], capture_output=True, text=True, timeout=TORCH_LIMIT_S)
+        done = ask([sys.executable, "-c", ASK_TORCH], TORCH_LIMIT_S)
     except subprocess.TimeoutExpired:
         return f"torch gave no answer in {TORCH_LIMIT_S} s"
     if done.returncode:
@@ -134,10 +135,10 @@ def check_weights(study: Study) -> Check:
     if not gone_files:
         return Check(name="weights", state="OK",
                      found=f"all {len(there)} files, {size(sum(path.stat().st_size for path in there))}, in {folder}")
-    names = "\n".join(f"  {file.path}{_about(file)}" for file in gone_files)
-    return Check(name="weights", state="missing",
-                 found=f"{len(gone_files)} of {len(FILES)} files, about {size(needed_bytes(gone_files))}, are missing in {folder}:"
-                 f"\n{names}", todo=f"{FETCH_COMMAND} fetches them; {FOLDER_VARIABLE} names another folder")
+    fetched = f"{len(gone_files)} of {len(FILES)} files (about {size(needed_bytes(gone_files))})"
+    return Check(name="weights", state="missing", found=f"{fetched} are missing in {folder}",
+                 todo=f"{FETCH_COMMAND} fetches them; {FOLDER_VARIABLE} names another folder",
+                 files=tuple(f"{size(file.size_bytes) if file.size_bytes else '':>8}  {file.path}" for file in gone_files))
 
 
 def check_data(study: Study) -> Check:
@@ -170,8 +171,7 @@ def check_runs(study: Study, runs: Runs) -> Check:
     if is_locked(lock):
         return Check(name="runs", state="warn", found=f"a driver works on {study.name} right now ({lock})",
                      todo="wait for it, or end it with Ctrl-C; one study has one driver")
-    left = "; a lock file that an ended run left there does no harm" if lock.exists() else ""
-    return Check(name="runs", state="OK", found=f"{runs.path} can be written{left}")
+    return Check(name="runs", state="OK", found=f"{runs.path} can be written; no driver is at work on {study.name}")
 
 
 def check_disk(plan: Plan, runs: Runs) -> Check:
@@ -202,10 +202,6 @@ def check_memory(plan: Plan) -> Check:
     return Check(name="memory", state="OK", found=found)
 
 
-def _about(file: WeightFile) -> str:
-    return f"  ({size(file.size_bytes)})" if file.size_bytes else ""
-
-
 def _ask(look: Callable[[], Answer]) -> "Future[Answer]":
     """Start a look in a thread that does not keep the program alive."""
     future: Future[Answer] = Future()
@@ -224,4 +220,4 @@ def _answer(name: str, answer: "Future[Check]", left_s: float) -> Check:
     try:
         return answer.result(timeout=max(0.0, left_s))
     except TimeoutError:
-        return Check(name=name, state="warn", found=f"no answer in {LIMIT_S:.0f} s, so this is not known")
+        return Check(name=name, state="warn", found=f"no answer in {LIMIT_S:g} s, so this is not known")

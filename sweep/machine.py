@@ -32,14 +32,14 @@ def find_gpus() -> Gpus:
     """Ask nvidia-smi, which knows NVIDIA's cards only."""
     command = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=NVIDIA_SMI_TIMEOUT_S)
+        done = ask(command, NVIDIA_SMI_TIMEOUT_S)
     except FileNotFoundError:
-        there = NVIDIA_DEVICE.exists()
-        return Gpus(problem=f"nvidia-smi is not installed, though {NVIDIA_DEVICE} is there" if there
+        return Gpus(problem=f"nvidia-smi is not installed, though {NVIDIA_DEVICE} is there" if NVIDIA_DEVICE.exists()
                     else "no GPU found (there is no nvidia-smi)")
-    except (subprocess.TimeoutExpired, OSError) as error:
-        late = isinstance(error, subprocess.TimeoutExpired)
-        return Gpus(problem=f"nvidia-smi {f'gave no answer in {NVIDIA_SMI_TIMEOUT_S} s' if late else f'cannot be run: {error}'}")
+    except subprocess.TimeoutExpired:
+        return Gpus(problem=f"nvidia-smi gave no answer in {NVIDIA_SMI_TIMEOUT_S} s")
+    except OSError as error:
+        return Gpus(problem=f"nvidia-smi cannot be run ({error.strerror})")
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     if done.returncode or not lines:
         said = next(iter((done.stderr + done.stdout).splitlines()), "nothing")
@@ -48,6 +48,20 @@ def find_gpus() -> Gpus:
         return Gpus(found=tuple(_gpu(line) for line in lines))
     except ValueError:
         return Gpus(problem=f"nvidia-smi's answer cannot be read: {lines[0][:80]}")
+
+
+def ask(command: list[str], timeout_s: float) -> "subprocess.CompletedProcess[str]":
+    """Run a program that may hang in its driver, where not even a kill reaches it: then it is left alone.
+
+    Raises TimeoutExpired, OSError.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+    try:
+        stdout, stderr = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(command, process.returncode, stdout, stderr)
 
 
 def _gpu(line: str) -> Gpu:

@@ -195,4 +195,4 @@ def _middle(search: Choices | Range) -> Any:
         return median_high(search.choices)
     value = math.sqrt(search.low * search.high) if search.log else (search.low + search.high) / 2
     step = search.step or (1 if isinstance(search.low, int) else None)
-    return search.low + round((value - search.low) / step) * step if step else value
+    return search.low + math.floor((value - search.low) / step + 0.5) * step if step else value

@@ -16,62 +16,76 @@ WORDS = {"prepare": "prepare", "train": "training", "render": "story", "score": 
 EXAMPLES = ("NVIDIA GeForce RTX 3090", "NVIDIA GeForce RTX 4090", "NVIDIA H200")
 CARD_BYTES = 24 * 2**30
 UNKNOWN = "?"
+WIDE = 96  # columns: three searched settings and all parts of a trial
+PLACES = {"cpu": "the CPU", "cuda": "the GPU"}
 
 
-def plan_page(plan: Plan, now: datetime, until: datetime, free_bytes: int) -> Group:
-    """`now` and `until` are naive local times, `free_bytes` the disk's under the runs folder."""
-    marked = "not known" if plan.pace is None else "measured" if plan.pace.trials else "an estimate, nothing was measured here yet"
-    return Group(Text(verdict(plan, now, until), style="bold"), Text(f"Times are {marked}.", style="dim"),
-                 costs(plan), facts(plan, free_bytes))
+def plan_page(plan: Plan, now: datetime, until: datetime, free_bytes: int, width: int) -> Group:
+    """`now` and `until` are naive local times, `free_bytes` the disk's under the runs folder, `width` in columns."""
+    too_small = plan.disk_bytes is not None and plan.disk_bytes > free_bytes
+    warning = [Text(f"The disk is too small for that: {size(plan.disk_bytes or 0)} against {size(free_bytes)} free.", "yellow")]
+    return Group(Text(verdict(plan, now, until), style="bold"), *(warning if too_small else []), Text(provenance(plan), "dim"),
+                 costs(plan, width), facts(plan, free_bytes))
 
 
 def verdict(plan: Plan, now: datetime, until: datetime) -> str:
     """One sentence: how long it takes, and what of it is there in the morning."""
-    name, clock, place = plan.study.name, f"{until:%H:%M}", plan.gpu.name if plan.gpu else plan.device
-    if plan.typical.trial_s is None or plan.sweep_s is None:
+    name, clock, place = plan.study.name, f"{until:%H:%M}", plan.gpu.name if plan.gpu else PLACES.get(plan.device, plan.device)
+    typical_s, sweep_s, fitting = plan.typical.trial_s, plan.sweep_s, plan.fitting(seconds_until(until, now))
+    if typical_s is None or sweep_s is None or fitting is None:
         return f"{name}: how long a trial takes here is not known: {plan.basis}."
     if not plan.todo:
-        return f"{name}: all {plan.done} trials are done; one more takes about {duration(plan.typical.trial_s)} on {place}."
-    left_s = seconds_until(until, now)
-    fitting = plan.fitting(left_s)
-    trials = f"{plan.todo} more trials" if plan.done else f"{plan.todo} trials"
-    takes = f"{name}: {trials} take about {duration(plan.sweep_s)} on {place}"
+        return f"{name}: all {plan.done} trials are done; one more takes about {duration(typical_s)} on {place}."
+    takes = f"{name}: {plan.todo}{' more' if plan.done else ''} trials take about {duration(sweep_s)} on {place}"
     if fitting == plan.todo:
-        return f"{takes}; all fit before {clock}, done by about {now + timedelta(seconds=plan.sweep_s):%H:%M}."
-    return f"{takes}; {fitting or 'none'} of them fit{'' if (fitting or 0) > 1 else 's'} before {clock}, {duration(left_s)} from now."
+        return f"{takes}; all fit before {clock}, done by about {now + timedelta(seconds=sweep_s):%H:%M}."
+    some = f"{fitting} of them fit" if fitting > 1 else "one of them fits" if fitting else "none of them fits"
+    return f"{takes}; {some} before {clock}, {duration(seconds_until(until, now))} from now."
 
 
-def costs(plan: Plan) -> Table:
-    """A row for each kind of trial."""
+def provenance(plan: Plan) -> str:
+    if plan.pace is None:
+        return "Disk and memory are estimates; times come with the first finished trial."
+    if plan.pace.trials:
+        return f"Times are {plan.basis}; memory and disk are estimates."
+    return "All of this is an estimate: nothing was measured here yet. The first finished trials replace it."
+
+
+def costs(plan: Plan, width: int) -> Table:
+    """A row for each kind of trial; a narrow terminal gets the two parts that count."""
     rows = [plan.cheapest, plan.typical, plan.dearest, *plan.first]
     if plan.cheapest.spec == plan.dearest.spec:
         rows = [plan.typical, *plan.first]
     settings = [name for name in COSTLY if name in plan.study.space]
+    parts = [part for part in PARTS if width >= WIDE or part in ("train", "render")]
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column("trial", vertical="bottom")
+    table.add_column("trial", vertical="bottom", no_wrap=True)
     headings = [name.replace("_", "\n") for name in settings]
-    for heading in (*headings, "training\nsteps", *(WORDS[part] for part in PARTS), "in all", "disk"):
-        table.add_column(heading, justify="right", vertical="bottom")
+    for heading in (*headings, "training\nsteps", *(WORDS[part] for part in parts), "in all", "disk"):
+        table.add_column(heading, justify="right", vertical="bottom", overflow="fold")
     for row in rows:
-        table.add_row(*_cells(row, settings), style="bold" if row is plan.typical else "")
+        table.add_row(*_cells(plan, row, settings, parts), style="bold" if row is plan.typical else "")
     return table
 
 
-def _cells(row: Row, settings: list[str]) -> list[str]:
+def _cells(plan: Plan, row: Row, settings: list[str], parts: list[str]) -> list[str]:
     assert row.spec.train
     params = row.spec.params()
-    times = [duration(row.parts_s[part]) if row.parts_s else UNKNOWN for part in PARTS]
-    return [row.name, *(cell(name, params[name]) for name in settings), str(row.spec.train.total_steps), *times,
-            UNKNOWN if row.trial_s is None else duration(row.trial_s), UNKNOWN if row.disk_bytes is None else size(row.disk_bytes)]
+    known = () if plan.pace is None else PARTS if plan.pace.trials else PARTS[1:]  # nobody can guess what the cache lacks
+    times = [duration(row.parts_s[part]) if row.parts_s and part in known else UNKNOWN for part in parts]
+    in_all = UNKNOWN if row.trial_s is None else duration(row.trial_s)
+    disk = UNKNOWN if row.disk_bytes is None else size(row.disk_bytes)
+    return [row.name, *(cell(name, params[name]) for name in settings), str(row.spec.train.total_steps), *times, in_all, disk]
 
 
 def facts(plan: Plan, free_bytes: int) -> Table:
+    told = {"sweep": _extremes(plan), "GPU memory": _gpu_memory(plan), "memory": f"about {size(plan.host_bytes)} of the host's",
+            "disk": _disk(plan, free_bytes), "rests on": plan.basis if plan.pace and not plan.pace.trials else "",
+            "elsewhere": _elsewhere(plan), "not known": _unknown(plan)}
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in (("sweep", _extremes(plan)), ("GPU memory", _gpu_memory(plan)),
-                       ("memory", f"about {size(plan.host_bytes)} of the host's (estimate)"), ("disk", _disk(plan, free_bytes)),
-                       ("rests on", plan.basis if plan.pace else ""), ("elsewhere", _elsewhere(plan)), ("not known", _unknown(plan))):
+    for name, text in told.items():
         if text:
             table.add_row(name, Text(text))
     return table
@@ -81,7 +95,7 @@ def _extremes(plan: Plan) -> str:
     least, most = plan.cheapest.trial_s, plan.dearest.trial_s
     if least is None or most is None or least == most or not plan.todo:
         return ""
-    return (f"{duration(plan.todo * least)} if every trial left were the cheapest, {duration(plan.todo * most)} if the dearest")
+    return f"{duration(plan.todo * least)} if every trial left were the cheapest, {duration(plan.todo * most)} if the dearest"
 
 
 def _gpu_memory(plan: Plan) -> str:
@@ -92,14 +106,15 @@ def _gpu_memory(plan: Plan) -> str:
     if plan.memory.training > CARD_BYTES > least:
         enough += " with checkpointing"
     here = f"; this one has {plan.gpu.memory_bytes / 2**30:.0f} GB" if plan.gpu else ""
-    return (f"at most about {size(plan.memory.training)} in training, {size(plan.memory.checkpointed)} with checkpointing, "
-            f"{size(plan.memory.encoding)} while text is encoded (estimates): {enough}{here}")
+    return (f"about {size(plan.memory.training)} in training, {size(plan.memory.checkpointed)} with checkpointing, "
+            f"{size(plan.memory.encoding)} while text is encoded: {enough}{here}")
 
 
 def _disk(plan: Plan, free_bytes: int) -> str:
     trials = "not known for these target_modules" if plan.disk_bytes is None else f"about {size(plan.disk_bytes)}"
-    return (f"{trials} for the {plan.todo} trials left; in the cache {size(plan.story_texts_bytes)} for the story's words and "
-            f"{size(plan.picture_bytes)} for each training picture; {size(free_bytes)} are free")
+    left = f"{trials} for the {plan.todo} trials left; " if plan.todo else ""
+    return (f"{left}{size(plan.story_texts_bytes)} in the cache for the story's words, {size(plan.picture_bytes)} for each "
+            f"training picture; {size(free_bytes)} are free")
 
 
 def _elsewhere(plan: Plan) -> str:

@@ -3,14 +3,17 @@ import os
 import socket
 import urllib.error
 import urllib.request
+from base64 import b64encode
+from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from core.folders import Runs
 from sweep.check import Check
 
 TIMEOUT_S = 4
 UI_PORT = 5000
+UNSET = "unset MLFLOW_TRACKING_URI to keep runs under the runs folder"
 
 
 def check_tracking(runs: Runs) -> Check:
@@ -20,28 +23,35 @@ def check_tracking(runs: Runs) -> Check:
         return Check(name="tracking", state="OK", found=f"{runs.tracking_db}"
                      + ("" if runs.tracking_db.exists() else ", made when a study starts"))
     parts = urlsplit(uri)
-    place = f"MLFLOW_TRACKING_URI {parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"  # no password
+    try:
+        host = parts.hostname or ""
+        place = f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}"  # without a password
+    except ValueError as error:
+        return Check(name="tracking", state="missing", found=f"MLFLOW_TRACKING_URI is no address: {error}", todo=UNSET)
     if parts.scheme in ("http", "https"):
-        return _check_server(uri, place)
+        return _check_server(parts, place)
     if parts.scheme in ("", "file"):
-        return Check(name="tracking", state="missing", found=f"MLFLOW_TRACKING_URI is {uri}: MLflow 3.17 refuses a folder",
-                     todo="name a server, or sqlite:///FILE, or unset it")
+        return Check(name="tracking", state="missing", found=f"MLFLOW_TRACKING_URI is {uri}, but MLflow 3.17 refuses a folder",
+                     todo=f"name a server or sqlite:///FILE, or {UNSET}")
     if parts.scheme == "sqlite":
         return _check_file(uri)
-    return _check_host(parts.hostname, parts.port, place)
+    return _check_host(host, parts.port, place)
 
 
-def _check_server(uri: str, place: str) -> Check:
+def _check_server(parts: SplitResult, place: str) -> Check:
+    request = urllib.request.Request(f"{place}{parts.path.rstrip('/')}/health")
+    if parts.username:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
     try:
-        with urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=TIMEOUT_S) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             well = answer.read(16).strip() == b"OK"
     except urllib.error.HTTPError as error:
         return Check(name="tracking", state="warn", found=f"{place} answers with HTTP {error.code}",
                      todo="look whether it is MLflow, and whether MLFLOW_TRACKING_USERNAME and _PASSWORD are needed")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return Check(name="tracking", state="missing", found=f"{place} cannot be reached ({reason})",
-                     todo="start it, or unset MLFLOW_TRACKING_URI to keep runs under the runs folder")
+    except (OSError, HTTPException) as error:
+        return Check(name="tracking", state="missing", todo=f"start it, or {UNSET}",
+                     found=f"{place} cannot be reached ({getattr(error, 'reason', error)})")
     if well:
         return Check(name="tracking", state="OK", found=f"{place} answers")
     return Check(name="tracking", state="warn", found=f"{place} answers, but not as MLflow does")
@@ -55,14 +65,13 @@ def _check_file(uri: str) -> Check:
                  todo="make its folder, or name another file")
 
 
-def _check_host(host: str | None, port: int | None, place: str) -> Check:
+def _check_host(host: str, port: int | None, place: str) -> Check:
     if not host or not port:
         return Check(name="tracking", state="warn", found=f"{place}: whether it answers was not looked at")
     try:
         socket.create_connection((host, port), timeout=TIMEOUT_S).close()
     except OSError as error:
-        return Check(name="tracking", state="missing", found=f"{place} cannot be reached ({error})",
-                     todo="start it, or unset MLFLOW_TRACKING_URI to keep runs under the runs folder")
+        return Check(name="tracking", state="missing", found=f"{place} cannot be reached ({error})", todo=f"start it, or {UNSET}")
     return Check(name="tracking", state="OK", found=f"{place} takes connections; its login was not tried")
 
 
