@@ -1,9 +1,9 @@
 """What a study costs on this machine: time, memory, disk. Measured where trials were finished, else estimated; no torch."""
 import logging
 import math
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from statistics import median_high
 from typing import Any
@@ -33,64 +33,51 @@ COSTLY = ("lora_rank", "epochs", "steps_per_epoch", "batch_size", "steps", "cfg_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A kind of trial, and what one costs; None is not known."""
+    """A kind of trial; `disk_bytes` is None where the LoRA's size is not known."""
     name: str
     spec: TrialSpec
-    parts_s: dict[str, float] | None
     disk_bytes: int | None
-
-    @property
-    def trial_s(self) -> float | None:
-        return sum(self.parts_s.values()) if self.parts_s else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`rows` start with the kinds of trials that are sampled; `first` holds the hand-made ones that are still to do."""
+    """What trials of a study cost: those that are sampled from the cheapest to the dearest, and the hand-made `first` ones."""
     study: Study
     device: str
     gpu: Gpu | None
-    pace: Pace | None
-    basis: str                   # what the times rest on, or why there are none
+    pace: Pace | None          # None: times are not known
+    basis: str                 # what the pace rests on, or why there is none
     cheapest: Row
     typical: Row
     dearest: Row
     first: tuple[Row, ...]
     done: int
-    base_s: float | None         # the base model's own story; 0 once it is there
-    memory: PeakMemory | None    # None for the toy
+    base_done: bool            # whether the base model's own story is there
+    memory: PeakMemory | None  # None for the toy
     host_bytes: float
 
     @property
     def todo(self) -> int:
         return max(0, self.study.budget.trials - self.done)
 
-    @cached_property
-    def queue_s(self) -> list[float] | None:
-        """The trials still to do, in order: the hand-made ones, then typical ones."""
-        first = [row.trial_s for row in self.first][self.done:][:self.todo]
-        times = first + [self.typical.trial_s] * (self.todo - len(first))
-        return None if any(time is None for time in times) else [time for time in times if time is not None]
-
     @property
-    def sweep_s(self) -> float | None:
-        return None if self.queue_s is None or self.base_s is None else self.base_s + sum(self.queue_s)
+    def queue(self) -> list[Row]:
+        """The trials still to do, in order: the hand-made ones, then typical ones."""
+        first = list(self.first[self.done:][:self.todo])
+        return first + [self.typical] * (self.todo - len(first))
 
-    def fitting(self, seconds: float) -> int | None:
-        """How many of the trials still to do are finished within so long."""
-        if self.queue_s is None or self.base_s is None:
-            return None
-        return sum(end <= seconds for end in accumulate(self.queue_s, initial=self.base_s)) - (self.base_s <= seconds)
+    def ends_s(self, pace: Pace) -> list[float]:
+        """When the base model's story is done, then each trial of the queue, in seconds from now."""
+        base_s = 0.0 if self.base_done else pace.trial_s(self.study.base_spec())
+        return list(accumulate((pace.trial_s(row.spec) for row in self.queue), initial=base_s))
 
     @property
     def disk_bytes(self) -> int | None:
-        """What the trials still to do leave behind, the base model's story and all texts, without the pictures' cache."""
-        first = [row.disk_bytes for row in self.first][self.done:][:self.todo]
-        sizes = first + [self.typical.disk_bytes] * (self.todo - len(first))
-        if any(size is None for size in sizes):
-            return None
-        base = 0 if self.base_s == 0 else story_disk_bytes(self.typical.spec)
-        return sum(size for size in sizes if size is not None) + base
+        """What the trials still to do and the base model's story leave behind, without the cache."""
+        sizes = [row.disk_bytes for row in self.queue]
+        known = [size for size in sizes if size is not None]
+        base = 0 if self.base_done else story_disk_bytes(self.typical.spec)
+        return base + sum(known) if len(known) == len(sizes) else None
 
     @property
     def story_texts_bytes(self) -> int:
@@ -105,34 +92,35 @@ class Plan:
 
 
 def make_plan(study: Study, runs: Runs, device: str | None = None) -> Plan:
-    """`device` is a worker's: cpu, cuda, cuda:1; by default what the backbone is made for."""
+    """`device` is a worker's, by default what the backbone is made for. Raises ValueError on one that there cannot be."""
     device = device or ("cuda" if study.backbone == "kolors" else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise ValueError(f"--device is {device!r}, but there is no such device (allowed: cpu, cuda, cuda:1)")
     specs = {"cheapest": _spec(study, _least), "typical": _spec(study, _middle), "dearest": _spec(study, _most)}
     specs |= {f"first {number}": study.spec(0, _sampled(study, _middle) | entry) for number, entry in enumerate(study.first, 1)}
-    gpus = find_gpus() if device.startswith("cuda") else None
-    number = int(device.partition(":")[2] or 0)
-    gpu = gpus.found[number] if gpus and number < len(gpus.found) else None
+    rows = {name: Row(name=name, spec=spec, disk_bytes=trial_disk_bytes(spec)) for name, spec in specs.items()}
+    gpu, problem = _gpu(device)
     memory = kolors_memory(specs["dearest"]) if study.backbone == "kolors" else None
-
+    guess = measured(list(specs.values()), runs, device) or _estimated(study, device, gpu, problem, memory)
     folder = runs.study(study.name)
-    guess = measured(specs.values(), runs, device)
-    if guess is None and device.startswith("cuda") and gpu is None:
-        guess = Guess(None, gpus.problem if gpus and gpus.problem else f"there is no {device}")
-    if guess is None:
-        guess = _estimated(study, device, gpu, memory)
-    rows = {name: Row(name=name, spec=spec, parts_s=guess.pace and guess.pace.parts_s(spec), disk_bytes=trial_disk_bytes(spec))
-            for name, spec in specs.items()}
-    base_spec = study.base_spec()
-    base_s = 0.0 if folder.base.result.exists() else guess.pace and guess.pace.trial_s(base_spec)
     return Plan(
         study=study, device=device, gpu=gpu, pace=guess.pace, basis=guess.basis, cheapest=rows.pop("cheapest"),
         typical=rows.pop("typical"), dearest=rows.pop("dearest"), first=tuple(rows.values()), done=len(folder.results()),
-        base_s=base_s, memory=memory, host_bytes=memory.host if memory else TINY_HOST_BYTES)
+        base_done=folder.base.result.exists(), memory=memory, host_bytes=memory.host if memory else TINY_HOST_BYTES)
 
 
-def measured(specs: Iterable[TrialSpec], runs: Runs, device: str) -> Guess | None:
+def _gpu(device: str) -> tuple[Gpu | None, str]:
+    """The card that `device` names, or why there is none."""
+    if device == "cpu":
+        return None, ""
+    gpus, number = find_gpus(), int(device.partition(":")[2] or 0)
+    if number < len(gpus.found):
+        return gpus.found[number], ""
+    return None, gpus.problem or f"there is no {device}, only {len(gpus.found)} GPU"
+
+
+def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Guess | None:
     """The pace of finished trials of this study, else of others under `runs` that are of a kind with it."""
-    specs = list(specs)
     sizes, one = {spec.render.size_px for spec in specs}, specs[0]
 
     def alike(result: Result) -> bool:
@@ -160,7 +148,9 @@ def _readable(folder: StudyFolder) -> list[Result]:
         return []
 
 
-def _estimated(study: Study, device: str, gpu: Gpu | None, memory: PeakMemory | None) -> Guess:
+def _estimated(study: Study, device: str, gpu: Gpu | None, problem: str, memory: PeakMemory | None) -> Guess:
+    if problem:
+        return Guess(None, problem)
     if memory and gpu:
         return guess_kolors(gpu, study.precision, checkpointing=memory.training > gpu.memory_bytes)
     if study.backbone == "tiny" and device == "cpu":

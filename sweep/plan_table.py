@@ -31,16 +31,18 @@ def plan_page(plan: Plan, now: datetime, until: datetime, free_bytes: int, width
 def verdict(plan: Plan, now: datetime, until: datetime) -> str:
     """One sentence: how long it takes, and what of it is there in the morning."""
     name, clock, place = plan.study.name, f"{until:%H:%M}", plan.gpu.name if plan.gpu else PLACES.get(plan.device, plan.device)
-    typical_s, sweep_s, fitting = plan.typical.trial_s, plan.sweep_s, plan.fitting(seconds_until(until, now))
-    if typical_s is None or sweep_s is None or fitting is None:
+    if plan.pace is None:
         return f"{name}: how long a trial takes here is not known: {plan.basis}."
     if not plan.todo:
-        return f"{name}: all {plan.done} trials are done; one more takes about {duration(typical_s)} on {place}."
-    takes = f"{name}: {plan.todo}{' more' if plan.done else ''} trials take about {duration(sweep_s)} on {place}"
+        more_s = plan.pace.trial_s(plan.typical.spec)
+        return f"{name}: all {plan.done} trials are done; one more takes about {duration(more_s)} on {place}."
+    ends_s, left_s = plan.ends_s(plan.pace)[1:], seconds_until(until, now)
+    fitting = sum(end_s <= left_s for end_s in ends_s)
+    takes = f"{name}: {plan.todo}{' more' if plan.done else ''} trials take about {duration(ends_s[-1])} on {place}"
     if fitting == plan.todo:
-        return f"{takes}; all fit before {clock}, done by about {now + timedelta(seconds=sweep_s):%H:%M}."
+        return f"{takes}; all fit before {clock}, done by about {now + timedelta(seconds=ends_s[-1]):%H:%M}."
     some = f"{fitting} of them fit" if fitting > 1 else "one of them fits" if fitting else "none of them fits"
-    return f"{takes}; {some} before {clock}, {duration(seconds_until(until, now))} from now."
+    return f"{takes}; {some} before {clock}, {duration(left_s)} from now."
 
 
 def provenance(plan: Plan) -> str:
@@ -71,9 +73,11 @@ def costs(plan: Plan, width: int) -> Table:
 def _cells(plan: Plan, row: Row, settings: list[str], parts: list[str]) -> list[str]:
     assert row.spec.train
     params = row.spec.params()
-    known = () if plan.pace is None else PARTS if plan.pace.trials else PARTS[1:]  # nobody can guess what the cache lacks
-    times = [duration(row.parts_s[part]) if row.parts_s and part in known else UNKNOWN for part in parts]
-    in_all = UNKNOWN if row.trial_s is None else duration(row.trial_s)
+    parts_s = plan.pace.parts_s(row.spec) if plan.pace else {}
+    in_all = duration(sum(parts_s.values())) if parts_s else UNKNOWN
+    if plan.pace and not plan.pace.trials:
+        del parts_s["prepare"]  # nobody can guess what the cache lacks
+    times = [duration(parts_s[part]) if part in parts_s else UNKNOWN for part in parts]
     disk = UNKNOWN if row.disk_bytes is None else size(row.disk_bytes)
     return [row.name, *(cell(name, params[name]) for name in settings), str(row.spec.train.total_steps), *times, in_all, disk]
 
@@ -92,10 +96,10 @@ def facts(plan: Plan, free_bytes: int) -> Table:
 
 
 def _extremes(plan: Plan) -> str:
-    least, most = plan.cheapest.trial_s, plan.dearest.trial_s
-    if least is None or most is None or least == most or not plan.todo:
+    if plan.pace is None or plan.cheapest.spec == plan.dearest.spec or not plan.todo:
         return ""
-    return f"{duration(plan.todo * least)} if every trial left were the cheapest, {duration(plan.todo * most)} if the dearest"
+    least, most = (duration(plan.todo * plan.pace.trial_s(row.spec)) for row in (plan.cheapest, plan.dearest))
+    return f"{least} if every trial left were the cheapest, {most} if the dearest"
 
 
 def _gpu_memory(plan: Plan) -> str:

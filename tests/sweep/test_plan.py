@@ -81,9 +81,9 @@ def test_finished_trials_of_this_study_give_the_pace(tmp_path, study):
     finish(Runs(tmp_path), study, 1, epochs=2, train=60.0)
     plan = make_plan(study, Runs(tmp_path))
     assert plan.basis == "measured on 2 finished trials of this study"
-    assert plan.typical.parts_s == pytest.approx(TINY_S | {"train": 60.0})
+    assert plan.pace.parts_s(plan.typical.spec) == pytest.approx(TINY_S | {"train": 60.0})
     assert (plan.done, plan.todo) == (2, 8)
-    assert plan.sweep_s == pytest.approx(8 * 77.8 + 16.8)  # the base model's own story is not there yet
+    assert plan.ends_s(plan.pace)[-1] == pytest.approx(8 * 77.8 + 16.8)  # the base model's own story is not there yet
 
 
 def test_another_study_s_pace_counts_where_model_size_and_device_are_the_same(tmp_path, study):
@@ -96,7 +96,7 @@ def test_another_study_s_pace_counts_where_model_size_and_device_are_the_same(tm
     finish(runs, other, 1, train=20.0)
     plan = make_plan(study, runs)
     assert plan.basis == "measured on 1 finished trial of other"
-    assert plan.cheapest.parts_s["train"] == pytest.approx(20.0)
+    assert plan.pace.parts_s(plan.cheapest.spec)["train"] == pytest.approx(20.0)
 
 
 def test_results_that_another_version_wrote_are_left_out(tmp_path, study):
@@ -119,17 +119,8 @@ def test_the_hand_made_trials_come_first_in_the_sweep_s_time(tmp_path, study):
     finish(Runs(tmp_path), study, 1)
     study = study.model_copy(update={"name": "next"})
     plan = make_plan(study, Runs(tmp_path))
-    assert plan.queue_s == pytest.approx([47.8] * 2 + [77.8] * 8)
-
-
-def test_how_many_trials_fit(tmp_path, study):
-    finish(Runs(tmp_path), study, 0)
-    plan = make_plan(study, Runs(tmp_path))
-    base_s, typical_s = 16.8, 77.8
-    assert plan.fitting(base_s - 1) == 0
-    assert plan.fitting(base_s + 1) == 0
-    assert plan.fitting(base_s + 3 * typical_s + 1) == 3
-    assert plan.fitting(1e6) == plan.todo == 9
+    assert [row.name for row in plan.queue] == ["first 1", "first 2"] + ["typical"] * 8
+    assert plan.ends_s(plan.pace)[:4] == pytest.approx([16.8, 64.6, 112.4, 190.2])
 
 
 def test_the_verdict_comes_first(tmp_path, study):
@@ -155,7 +146,7 @@ def test_no_line_is_wider_than_the_terminal(tmp_path, kolors, nvidia_smi, width)
 def test_a_known_card_is_estimated_from_counted_work(tmp_path, kolors, nvidia_smi):
     nvidia_smi(RTX_4090)
     plan = make_plan(kolors, Runs(tmp_path))
-    five_epochs = plan.first[0].parts_s
+    five_epochs = plan.pace.parts_s(plan.first[0].spec)
     assert five_epochs["train"] == pytest.approx(500 * 15.0 / (165 * 0.45))
     assert five_epochs["render"] == pytest.approx(8 * 50 * 2 * 6.96 / (165 * 0.45))
     text = words(page(kolors, tmp_path))
@@ -175,7 +166,6 @@ def test_where_the_card_says_nothing_no_time_is_told(tmp_path, kolors, nvidia_sm
     plan = make_plan(kolors, Runs(tmp_path))
     assert plan.pace is None
     assert reason in plan.basis
-    assert plan.sweep_s is None
     text = words(page(kolors, tmp_path))
     assert "how long a trial takes here is not known" in text
     assert "a typical trial by estimate: " in text
@@ -247,6 +237,12 @@ def test_the_command_refuses_a_wrong_deadline(cli, tmp_path):
     done = cli("plan", "demo", "--until", "25:00", "--runs", tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "--until is '25:00'" in done.stderr
+
+
+def test_the_command_refuses_a_device_that_cannot_be(cli, tmp_path):
+    done = cli("plan", "demo", "--device", "cuda:x", "--runs", tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "allowed: cpu, cuda, cuda:1" in done.stderr
 
 
 def test_a_night_in_which_the_clock_is_changed_is_an_hour_shorter(monkeypatch):
