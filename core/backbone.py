@@ -1,9 +1,11 @@
 """The model seam: one object with UNet, VAE, text encoder, scheduler and scorer; nobody after it asks which it has.
 
-Shape legend: B pictures, C channels, H x W latent cells (an eighth of the pixels), T tokens, D text width.
+Shape legend: B pictures or prompts, C channels, H x W latent cells (an eighth of the pixels), T tokens, D text width.
 """
-from collections.abc import Sequence
+import gc
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,37 +16,87 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor
 
 from core.files import sha256
+from core.kolors.files import PARTS, SCORER_FOLDER, Part, describe_missing, missing_files, models_folder
+from core.settings import BACKBONES, PRECISIONS
 
 TRAIN_TIMESTEPS = 1100
 BETA_END = 0.014  # Kolors' noise schedule (examples/train/kolors/train_kolors_lora.py, DiffSynth 1.1.9)
-DTYPES = {"fp32": torch.float32}
+DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.float16, torch.bfloat16), strict=True))
+DECODED_CELLS = 128 * 128  # latent cells at a time: one picture of 1024 px takes some 5 GB in fp16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A frozen base model on one device, ready to encode, train on, render and score."""
+    """A frozen base model on one device, ready to encode, train on, render and score.
+
+    A part is read from the disk when it is first asked for. The text encoder may be too large to lie beside the others:
+    then the UNet makes way for it, and whoever encodes words frees it.
+    """
     name: str
+    architecture: str                           # what LoRA files say they are made for
     device: torch.device
     dtype: torch.dtype
-    unet: nn.Module = field(repr=False)
-    vae_encoder: nn.Module = field(repr=False)
-    vae_decoder: nn.Module = field(repr=False)
-    prompter: KolorsPrompter = field(repr=False)
-    scorer: Any = field(repr=False)
+    readers: Mapping[str, Callable[[], Any]] = field(repr=False)
     scorer_name: str
     image_processor: CLIPImageProcessor
-    weights: dict[str, str]                     # part -> sha256 of its file; keys of the cache
+    weights: dict[str, str]                     # part -> what its weights are; keys of the cache
     known_tokens: frozenset[int] | None = None  # None: the text encoder knows all
+    text_encoder_alone: bool = False
+    _prompter: KolorsPrompter = field(default_factory=KolorsPrompter, repr=False)
+    _parts: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def unet(self) -> nn.Module:
+        return self._part("unet")
+
+    @property
+    def vae_encoder(self) -> nn.Module:
+        return self._part("vae_encoder")
+
+    @property
+    def vae_decoder(self) -> nn.Module:
+        return self._part("vae_decoder")
+
+    @property
+    def scorer(self) -> Any:
+        return self._part("scorer")
+
+    @property
+    def prompter(self) -> KolorsPrompter:
+        """Tokenizer and text encoder."""
+        if self.text_encoder_alone and "text_encoder" not in self._parts:
+            self._move_unet(torch.device("cpu"))
+        self._prompter.fetch_models(self._part("text_encoder"))
+        return self._prompter
+
+    def free_text_encoder(self) -> None:
+        """Give its room back to the UNet, if they cannot share it."""
+        if self.text_encoder_alone and self._parts.pop("text_encoder", None):
+            self._prompter.fetch_models(None)
+            self._move_unet(self.device)
+
+    def _part(self, name: str) -> Any:
+        if name not in self._parts:
+            self._parts[name] = self.readers[name]()
+        return self._parts[name]
+
+    def _move_unet(self, device: torch.device) -> None:
+        """Off the device and back, with whatever adapters it wears."""
+        gc.collect()  # what is no longer held must be gone before the other takes its place
+        if "unet" in self._parts:
+            self._parts["unet"].to(device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def new_scheduler(self) -> EnhancedDDIMScheduler:
         """A scheduler of one's own: rendering shortens `timesteps` in place (schedulers/ddim.py, DiffSynth 1.1.9)."""
         return EnhancedDDIMScheduler(beta_end=BETA_END, num_train_timesteps=TRAIN_TIMESTEPS)
 
     @torch.no_grad()
-    def encode_text(self, prompt: str, *, positive: bool = True) -> tuple[Tensor, Tensor]:
-        """-> prompt embedding (256, D) and pooled embedding (D,)."""
-        pooled, tokens = self.prompter.encode_prompt(prompt, positive=positive, device=str(self.device))
-        return tokens[0], pooled[0]
+    def encode_text(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """-> prompt embeddings (B, 256, D) and pooled embeddings (B, D)."""
+        pooled_BD, tokens_BTD = self.prompter.encode_prompt(list(prompts), device=str(self.device))
+        return tokens_BTD, pooled_BD
 
     @torch.no_grad()
     def encode_pictures(self, pictures_B3HW: Tensor) -> Tensor:
@@ -55,8 +107,10 @@ class Backbone:
     @torch.no_grad()
     def decode(self, latents_BCHW: Tensor) -> list[Image.Image]:
         """Latents -> pictures, in 8 bits exactly as DiffSynth's `vae_output_to_image`."""
-        pixels = self.vae_decoder(latents_BCHW.contiguous(memory_format=torch.channels_last))
-        arrays = (pixels.float().cpu() / 2 + 0.5).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).numpy()
+        at_once = max(1, DECODED_CELLS // (latents_BCHW.shape[2] * latents_BCHW.shape[3]))
+        pixels = torch.cat([self.vae_decoder(part.contiguous(memory_format=torch.channels_last)).float().cpu()
+                            for part in latents_BCHW.split(at_once)])
+        arrays = (pixels / 2 + 0.5).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).numpy()
         return [Image.fromarray(array) for array in arrays]
 
     def predict_noise(self, noisy_BCHW: Tensor, timesteps: Tensor, tokens_BTD: Tensor, pooled_BD: Tensor) -> Tensor:
@@ -69,41 +123,83 @@ class Backbone:
         """Pieces of the prompt that the text encoder was never taught (they count as silence)."""
         if self.known_tokens is None:
             return []
-        tokenizer = self.prompter.tokenizer
+        tokenizer = self._prompter.tokenizer
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         return [piece for i in ids if i not in self.known_tokens and (piece := tokenizer.decode([i]).strip())]
 
 
-def load_backbone(name: str, device: str = "cpu", precision: str = "fp32") -> Backbone:
-    """Load a base model. Raises ValueError on a name or precision that does not exist."""
-    if name != "tiny":
-        raise ValueError(f"backbone {name!r} is not built yet (allowed: tiny)")
+def load_backbone(name: str, device: str = "auto", precision: str | None = None, weights_folder: str | None = None,
+                  parts: Collection[Part] = PARTS) -> Backbone:
+    """Make a base model ready; `parts` says which of its files must be here.
+
+    `device` auto is a GPU for kolors where there is one; `precision` None is the backbone's own. Raises ValueError, before
+    anything is loaded, on a name, device or precision that does not exist or cannot train here, and on missing weights.
+    """
+    if name not in BACKBONES:
+        raise ValueError(f"backbone {name!r} is not known (allowed: {', '.join(BACKBONES)})")
+    precision = precision or BACKBONES[name]
     if precision not in DTYPES:
-        raise ValueError(f"precision {precision!r} is not built yet (allowed: {', '.join(DTYPES)})")
-    return _load_tiny(torch.device(device), DTYPES[precision])
+        raise ValueError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
+    place = _device(name, device)
+    if precision == "fp16" and place.type == "cpu":
+        raise ValueError("precision is fp16, but loss scaling needs a GPU, and this is the CPU (allowed here: fp32, bf16)")
+    if name == "tiny":
+        return _tiny(place, DTYPES[precision])
+    return _kolors(place, DTYPES[precision], weights_folder, parts)
 
 
-def _load_tiny(device: torch.device, dtype: torch.dtype) -> Backbone:
+def _device(name: str, written: str) -> torch.device:
+    gpu = torch.cuda.is_available()
+    if written == "auto":
+        return torch.device("cuda" if gpu and name == "kolors" else "cpu")
+    device = torch.device(written)
+    if device.type == "cuda" and not gpu:
+        raise ValueError(f"device is {written!r}, but torch sees no GPU here (allowed: cpu)")
+    return device
+
+
+def _tiny(device: torch.device, dtype: torch.dtype) -> Backbone:
     from core.tiny import models
 
-    text_encoder, known = models.load_text_encoder()
-    prompter = KolorsPrompter()
-    prompter.fetch_models(_frozen(text_encoder, device, dtype))
-
-    def part(model: nn.Module, weights: str, kind: torch.dtype = dtype) -> nn.Module:
+    def part(make: Callable[[], nn.Module], weights: str, kind: torch.dtype = dtype) -> Any:
+        model = make()
         model.load_state_dict(models.load_weights(weights))
         return _frozen(model, device, kind)
 
     return Backbone(
-        name="tiny", device=device, dtype=dtype, prompter=prompter, known_tokens=known,
-        unet=part(models.TinyUNet(), "unet"),
-        vae_encoder=part(models.TinyVAEEncoder(), "vae_encoder"),
-        vae_decoder=part(models.TinyVAEDecoder(), "vae_decoder"),
-        # The scorer stays in fp32 whatever the precision: half a point decides about the gate.
-        scorer=part(models.tiny_scorer(), "scorer", torch.float32),
+        name="tiny", architecture="kolors-tiny", device=device, dtype=dtype, known_tokens=models.known_tokens(),
+        readers={
+            "unet": partial(part, models.TinyUNet, "unet"),
+            "vae_encoder": partial(part, models.TinyVAEEncoder, "vae_encoder"),
+            "vae_decoder": partial(part, models.TinyVAEDecoder, "vae_decoder"),
+            "text_encoder": lambda: _frozen(models.load_text_encoder(), device, dtype),
+            # The scorer stays in fp32 whatever the precision: half a point decides about the gate.
+            "scorer": partial(part, models.tiny_scorer, "scorer", torch.float32),
+        },
         scorer_name="tiny-aesthetic-v1",
         image_processor=models.tiny_image_processor(),
         weights={path.stem: sha256(path) for path in sorted(models.WEIGHTS.glob("*.safetensors"))},
+    )
+
+
+def _kolors(device: torch.device, dtype: torch.dtype, weights_folder: str | None, parts: Collection[Part]) -> Backbone:
+    from core.kolors import load
+
+    folder = models_folder(weights_folder or "")
+    if missing := missing_files(folder, parts):
+        raise ValueError(describe_missing(missing, folder))
+    return Backbone(
+        name="kolors", architecture="sdxl_kolors", device=device, dtype=dtype, text_encoder_alone=True,
+        readers={
+            "unet": partial(load.read_unet, folder, device, dtype),
+            "vae_encoder": partial(load.read_vae_encoder, folder, device, dtype),
+            "vae_decoder": partial(load.read_vae_decoder, folder, device, dtype),
+            "text_encoder": partial(load.read_text_encoder, folder, device, dtype),
+            "scorer": partial(load.read_scorer, folder, device),
+        },
+        scorer_name=SCORER_FOLDER,
+        image_processor=load.read_image_processor(folder),
+        weights=load.fingerprints(folder, parts),
     )
 
 

@@ -24,21 +24,34 @@ class Cache:
 
     def tensors(self, key: tuple, make: Callable[[], "dict[str, Tensor]"]) -> "dict[str, Tensor]":
         """Tensors under `key` = (kind, ...), on the CPU; `make` is called only if nobody made them before."""
+        found = self.find_tensors(key)
+        return self.keep_tensors(key, make()) if found is None else found
+
+    def find_tensors(self, key: tuple) -> "dict[str, Tensor] | None":
+        """What was kept under `key`, by whomever."""
         import safetensors
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import load_file
 
         name = content_key(*key)
-        if name in self._memory:
-            return self._memory[name]
-        path = self.folder / key[0] / f"{name}.safetensors"
-        try:
-            value = load_file(path)
-        except (FileNotFoundError, safetensors.SafetensorError):  # missing, or cut short by a full disk
-            value = {part: tensor.detach().cpu().contiguous() for part, tensor in make().items()}
-            self.encoded[key[0]] += 1
-            write_whole(path, lambda temporary: save_file(value, temporary))
-        self._memory[name] = value
+        if name not in self._memory:
+            try:
+                self._memory[name] = load_file(self._tensor_file(key))
+            except (FileNotFoundError, safetensors.SafetensorError):  # missing, or cut short by a full disk
+                return None
+        return self._memory[name]
+
+    def keep_tensors(self, key: tuple, made: "dict[str, Tensor]") -> "dict[str, Tensor]":
+        """Keep what was just made; returns it as it will be found."""
+        from safetensors.torch import save_file
+
+        value = {part: tensor.detach().cpu().contiguous() for part, tensor in made.items()}
+        self.encoded[key[0]] += 1
+        write_whole(self._tensor_file(key), lambda temporary: save_file(value, temporary))
+        self._memory[content_key(*key)] = value
         return value
+
+    def _tensor_file(self, key: tuple) -> Path:
+        return self.folder / key[0] / f"{content_key(*key)}.safetensors"
 
     def facts(self, key: tuple, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The same for a small JSON object."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,8 @@ from torchvision.transforms import functional as tv
 from core.backbone import Backbone
 from core.cache import Cache
 from core.dataset import open_picture
+
+GPU_PROMPTS = 8  # Kolors' text encoder at a time: its hidden states take 60 MB a prompt in fp16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +38,30 @@ class Examples:
     words: Words
 
 
-def encode_prompts(prompts: Sequence[str], backbone: Backbone, cache: Cache, *, positive: bool = True) -> Words:
-    """One prompt at a time, so that an embedding never depends on what stood beside it in a batch."""
-    weights = backbone.weights["text_encoder"]
-
-    def encode(prompt: str) -> dict[str, Tensor]:
-        tokens, pooled = backbone.encode_text(prompt, positive=positive)
-        return {"tokens": tokens, "pooled": pooled}
-
-    found = [cache.tensors(("text", weights, str(backbone.dtype), prompt), partial(encode, prompt))
-             for prompt in prompts]
+def encode_prompts(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> Words:
+    """Embeddings in the order of the prompts."""
+    encode_missing(prompts, backbone, cache)
+    found = [cast(dict[str, Tensor], cache.find_tensors(_text_key(prompt, backbone))) for prompt in prompts]
     return Words(torch.stack([f["tokens"] for f in found]).to(backbone.device),
                  torch.stack([f["pooled"] for f in found]).to(backbone.device))
+
+
+def encode_missing(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> None:
+    """Encode into the cache what nobody encoded before; only for that is the text encoder needed."""
+    missing = [prompt for prompt in dict.fromkeys(prompts) if cache.find_tensors(_text_key(prompt, backbone)) is None]
+    # On a CPU one at a time: there, not even the last bit of an embedding may depend on what stood beside it.
+    at_once = GPU_PROMPTS if backbone.device.type == "cuda" else 1
+    try:
+        for first in range(0, len(missing), at_once):
+            batch = missing[first:first + at_once]
+            for prompt, tokens, pooled in zip(batch, *backbone.encode_text(batch), strict=True):
+                cache.keep_tensors(_text_key(prompt, backbone), {"tokens": tokens, "pooled": pooled})
+    finally:
+        backbone.free_text_encoder()
+
+
+def _text_key(prompt: str, backbone: Backbone) -> tuple:
+    return "text", backbone.weights["text_encoder"], str(backbone.dtype), prompt
 
 
 def encode_examples(table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache) -> Examples:

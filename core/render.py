@@ -19,7 +19,7 @@ RENDER_BATCH = 8  # pictures at a time; with guidance the UNet sees twice as man
 def render_scenes(backbone: Backbone, scenes: Sequence[Scene], rendering: Rendering, cache: Cache) -> Iterator[Image.Image]:
     """Yield one picture per scene, with whatever adapters the UNet wears; equals DiffSynth's SDXLImagePipeline."""
     positive = encode_prompts([scene.prompt for scene in scenes], backbone, cache)
-    negative = encode_prompts([scene.negative_prompt for scene in scenes], backbone, cache, positive=False)
+    negative = encode_prompts([scene.negative_prompt for scene in scenes], backbone, cache)
     noise = torch.cat([scene_noise(scene.seed, rendering.size_px, backbone) for scene in scenes])
     for first in range(0, len(scenes), RENDER_BATCH):
         part = slice(first, first + RENDER_BATCH)

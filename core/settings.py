@@ -2,6 +2,8 @@
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, Self
 
+BACKBONES = {"tiny": "fp32", "kolors": "fp16"}  # name -> its precision, unless a study says otherwise
+PRECISIONS = ("fp32", "fp16", "bf16")
 SIZE_STEP_PX = 64  # DiffSynth 1.1.9 rounds other sizes up (pipelines/base.py)
 
 
@@ -79,7 +81,10 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialSpec:
-    """Everything a worker needs for one trial; `train` is None for the base model's own story."""
+    """Everything a worker needs for one trial; `train` is None for the base model's own story.
+
+    `precision` holds for training and rendering alike. `weights` is the folder of Kolors' weights, None the usual one.
+    """
     study: str
     number: int
     seed: int
@@ -91,6 +96,7 @@ class TrialSpec:
     render: Rendering
     filters: Filters
     gate: float
+    weights: str | None = None
 
     def params(self) -> dict[str, Any]:
         """Every setting under its study key, for MLflow and the tables."""

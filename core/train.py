@@ -6,6 +6,7 @@ import logging
 import math
 import warnings
 from collections.abc import Callable
+from typing import Literal
 
 import lightning
 import torch
@@ -19,6 +20,8 @@ from core.settings import Training
 
 LOSS_CHECK_STEPS = 20  # how often losses are fetched from the device and looked at
 INIT_SEED, ORDER_SEED, STEP_SEED = 1, 2, 3
+LIGHTNING_PRECISION: dict[torch.dtype, Literal["32-true", "16-mixed", "bf16-mixed"]] = {
+    torch.float32: "32-true", torch.float16: "16-mixed", torch.bfloat16: "bf16-mixed"}
 EpochDone = Callable[[int, list[float]], None]
 
 
@@ -137,6 +140,7 @@ def _trainer(backbone: Backbone, training: Training) -> lightning.Trainer:
     return lightning.Trainer(
         accelerator="gpu" if backbone.device.type == "cuda" else "cpu",
         devices=[backbone.device.index or 0] if backbone.device.type == "cuda" else 1,
+        precision=LIGHTNING_PRECISION[backbone.dtype],
         max_epochs=training.epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0,
     )

@@ -30,7 +30,7 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
 
     # k epochs are a prefix of k+1: this is the trial that would have stopped here.
     spec = replace(result.spec, train=replace(train, epochs=epoch))
-    backbone = load_backbone(spec.backbone, device, spec.precision)
+    backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
     put_on_file(backbone.unet, folder.lora)
     pictures = draw_story(spec, backbone, Cache(cache), folder, lambda *_, **__: None)
     judged = judge(spec, backbone, folder, score_pictures(backbone, pictures), losses=[], images=result.images,

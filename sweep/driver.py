@@ -39,6 +39,10 @@ class SweepBusy(SweepError):
     """Another driver works on this study."""
 
 
+class SweepRefused(SweepError):
+    """The study cannot run on this machine as it is written."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """What one call of `run` came to."""
@@ -155,6 +159,8 @@ class Sweep:
             kind = event["event"]
             if kind == "ready":
                 self.progress.worker_ready(event)
+            elif kind == "refused":
+                raise SweepRefused(event["message"])
             elif kind == "started" and self._finished_at is not None:
                 self._idle_s.append(event["time"] - self._finished_at)
             elif kind == "epoch":

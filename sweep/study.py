@@ -12,7 +12,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from core.folders import Runs
-from core.settings import Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
+from core.settings import BACKBONES, PRECISIONS, Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
 from sweep.plain_yaml import read_yaml
 from sweep.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, text
 from sweep.space import Search, check_search
@@ -71,6 +71,15 @@ def _check_source(source: str, info: ValidationInfo) -> str:
     return folder
 
 
+def _own_precision(read: dict[str, Any]) -> str:
+    """The backbone's own, from the keys that were read before."""
+    return BACKBONES.get(read.get("backbone", ""), PRECISIONS[0])
+
+
+def _absolute(folder: str | None, info: ValidationInfo) -> str | None:
+    return folder and os.path.abspath(_context(info)["file"].parent / os.path.expanduser(folder))
+
+
 def _context(info: ValidationInfo) -> dict[str, Any]:
     assert info.context is not None, "a study is made by load_study"
     return info.context
@@ -114,8 +123,11 @@ class Sampler(Section):
 class Study(Section):
     """A study: what is searched, what is fixed, what is tried first, the gate, the budget."""
     name: Annotated[str, Setting(kind=str, pattern=FOLDER_NAME, meaning="Name of the study and its folder in runs/")]
-    backbone: Annotated[str, Setting(kind=str, words=("tiny",), meaning="The model that gets the LoRA")] = "tiny"
-    precision: Annotated[str, Setting(kind=str, words=("fp32",), meaning="Number format of the model")] = "fp32"
+    backbone: Annotated[str, Setting(kind=str, words=tuple(BACKBONES), meaning="The model that gets the LoRA")] = "tiny"
+    precision: Annotated[str, Setting(kind=str, words=PRECISIONS, meaning="Number format in training and rendering; "
+                                      "default: fp16 for kolors, fp32 for tiny")] = Field(default_factory=_own_precision)
+    weights: Annotated[str | None, text("Folder of Kolors' weights, relative to the study file or absolute; null: the "
+                                        "usual one", optional=True), AfterValidator(_absolute)] = None
     seed: Annotated[int, Setting(kind=int, low=0, high=MAX_SEED, meaning="Seed of sampling and training")] = 0
     story: Annotated[StoryFile, BeforeValidator(_read_story, json_schema_input_type=str | StoryFile)] = Field(
         description="The story: a file's path, relative to the study file, or the story itself")
@@ -149,13 +161,6 @@ class Study(Section):
         if name.lower() in TAKEN_NAMES:
             raise Mistake("runs/ has a file of that name", f"any name but {', '.join(TAKEN_NAMES)}")
         return name
-
-    @field_validator("backbone", mode="before")
-    @classmethod
-    def _check_backbone(cls, backbone: Any) -> Any:
-        if backbone == "kolors":
-            raise Mistake("it is not built yet", "tiny")
-        return backbone
 
     @field_validator("space")
     @classmethod
@@ -217,7 +222,7 @@ class Study(Section):
         return TrialSpec(
             study=self.name, number=number, seed=self.seed, backbone=self.backbone, precision=self.precision,
             data=self.data_value, story=self.story_value, train=overlay(self.train), render=overlay(self.render),
-            filters=overlay(self.data.filters), gate=self.objective.gate)
+            filters=overlay(self.data.filters), gate=self.objective.gate, weights=self.weights)
 
     def base_spec(self) -> TrialSpec:
         """The base model's own story: no LoRA; a searched setting has its first choice or its low."""

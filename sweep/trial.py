@@ -12,8 +12,8 @@ from PIL import Image
 from core import lora
 from core.backbone import Backbone
 from core.cache import Cache
-from core.dataset import audit
-from core.encode import encode_examples
+from core.dataset import audit, caption_of, read_folder
+from core.encode import encode_examples, encode_missing
 from core.files import sha256, write_json, write_whole
 from core.filters import select
 from core.folders import TrialFolder
@@ -25,6 +25,7 @@ from core.sheet import story_sheet
 from core.train import train_lora
 
 Report = Callable[..., None]
+MIXED_PRECISION = {"fp32": "no"}  # kohya's word for it; the others are called as ours
 PACKAGES = ("torch", "diffsynth", "peft", "lightning", "transformers", "simple-aesthetics-predictor")
 
 
@@ -40,6 +41,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     """Take one trial from its parameters to its verdict; every output lies under `folder`, result.json last."""
     started, encoded_before = time.monotonic(), cache.encoded.copy()
     write_json(folder.spec, spec.to_json())
+    encode_missing(all_words(spec), backbone, cache)  # before the UNet comes: both need not fit the device together
     losses: list[float] = []
     images = 0
     if spec.train:
@@ -67,6 +69,12 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     write_json(folder.recipe, recipe(result, folder))
     write_json(folder.result, result.to_json())
     return result
+
+
+def all_words(spec: TrialSpec) -> list[str]:
+    """Every caption and prompt that a trial of this study can meet, whatever its filters keep."""
+    captions = [caption_of(picture.prompt, spec.data.caption) for picture in read_folder(spec.data)]
+    return [*captions, *(words for scene in spec.story.scenes for words in (scene.prompt, scene.negative_prompt))]
 
 
 def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache) -> pd.DataFrame:
@@ -130,11 +138,12 @@ def _epoch_saver(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, image
 
     def save(epoch: int, losses: list[float]) -> None:
         metadata = lora.metadata_of(
-            shape, architecture="kolors-tiny" if backbone.name == "tiny" else "sdxl_kolors",
+            shape, architecture=backbone.architecture,
             title=f"{spec.study} trial {spec.number} epoch {epoch}", resolution=spec.render.size_px,
             learning_rate=train.learning_rate, num_train_images=images, num_epochs=epoch,
             steps=epoch * train.steps_per_epoch, max_train_steps=train.total_steps, seed=spec.seed,
-            optimizer="torch.optim.AdamW", mixed_precision="no", output_name=f"{spec.study}-{spec.number:04d}",
+            optimizer="torch.optim.AdamW", mixed_precision=MIXED_PRECISION.get(spec.precision, spec.precision),
+            output_name=f"{spec.study}-{spec.number:04d}",
         )
         lora.save_lora(folder.epoch_lora(epoch), lora.read_off(backbone.unet), shape, metadata)
         report("epoch", epoch=epoch, losses=losses)

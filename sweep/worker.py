@@ -44,10 +44,14 @@ def serve(packs: Iterator[str], events: TextIO) -> None:
         specs = [TrialSpec.from_json(values) for values in order["specs"]]
         if backbone is None:
             started = time.monotonic()
-            backbone = load_backbone(specs[0].backbone, order["device"], specs[0].precision)
+            try:
+                backbone = load_backbone(specs[0].backbone, order["device"], specs[0].precision, specs[0].weights)
+            except ValueError as refusal:
+                _send(events, None, "refused", message=str(refusal))
+                return
             cache = Cache(Path(order["cache"]))
             unknown = unknown_story_words(backbone, [scene.prompt for scene in specs[0].story.scenes])
-            _send(events, None, "ready", device=order["device"], seconds=time.monotonic() - started,
+            _send(events, None, "ready", device=str(backbone.device), seconds=time.monotonic() - started,
                   threads=torch.get_num_threads(), unknown_words=unknown)
         for spec, path in zip(specs, order["folders"], strict=True):
             folder = TrialFolder(Path(path))

@@ -83,6 +83,15 @@ def fetch_missing(folder: Path, announce: Callable[[str], None], progress: Calla
             _fetch(api, list(group), folder, tally)
 
 
+def fetch_with_bar(folder: Path, out: Console) -> None:
+    """The same, shown to whoever waits at a terminal."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=out, transient=True) as bar:
+        task = bar.add_task("", total=None)
+        fetch_missing(folder, lambda line: out.print(line, markup=False, soft_wrap=True),
+                      lambda done, total: bar.update(task, completed=done, total=total))
+
+
 @contextlib.contextmanager
 def _only_fetcher(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
     try:
@@ -238,11 +247,8 @@ def main() -> int:
                         help=f"the models folder; default: {FOLDER_VARIABLE}, else {models_folder()}")
     folder = models_folder(parser.parse_args().to)
     out = Console(highlight=False, markup=False, soft_wrap=True)
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=out, transient=True) as bar:
-            task = bar.add_task("", total=None)
-            fetch_missing(folder, out.print, lambda done, total: bar.update(task, completed=done, total=total))
+        fetch_with_bar(folder, out)
     except (DownloadError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1 if isinstance(error, DownloadError) else 2

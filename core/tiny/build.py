@@ -22,9 +22,9 @@ from diffsynth.prompters import KolorsPrompter
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from core.kolors.models import LATENT_SCALE
 from core.tiny import scenes
 from core.tiny.models import (
-    LATENT_SCALE,
     TEXT_WIDTH,
     VOCABULARY,
     WEIGHTS,
@@ -98,7 +98,7 @@ def build_unet() -> dict[str, float]:
 
 def build_looks() -> dict[str, float]:
     """Go on with the four looks beside flat pictures: a model that knows one look only cannot bend to another."""
-    text, _ = load_text_encoder()
+    text = load_text_encoder()
     unknown = (text.embedding.word_embeddings.weight == 0).all(1, keepdim=True)
     fresh = torch.randn(VOCABULARY, TEXT_WIDTH)
     text.embedding.word_embeddings.weight.data += torch.where(unknown, fresh, 0.0)

@@ -23,12 +23,12 @@ def test_an_unknown_precision_is_refused_by_name() -> None:
 
 def test_text_is_encoded_as_the_prompter_encodes_it(backbone: Backbone, story: Story) -> None:
     prompt = story.scenes[0].prompt
-    tokens_TD, pooled_D = backbone.encode_text(prompt)
+    ours = backbone.encode_text([prompt])
     with torch.no_grad():
         pooled_BD, tokens_BTD = backbone.prompter.encode_prompt(prompt, device="cpu")
-    assert tokens_TD.shape == (256, 64)
-    assert torch.equal(tokens_TD, tokens_BTD[0])
-    assert torch.equal(pooled_D, pooled_BD[0])
+    assert ours[0].shape == (1, 256, 64)
+    assert torch.equal(ours[0], tokens_BTD)
+    assert torch.equal(ours[1], pooled_BD)
 
 
 def test_latents_are_decoded_to_the_bits_of_diffsynth(backbone: Backbone) -> None:

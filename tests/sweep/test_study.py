@@ -13,6 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.files import write_text
 from core.settings import Filters, Rendering, Training, TrialSpec, setting_names
 from core.tiny import scenes as tiny
 from sweep import study as study_module
@@ -90,9 +91,10 @@ BAD_STUDIES = [
     ("name", "", "name is '', but it must not be blank", ""),
     ("name", 7, "name is 7, but it must be text", ""),
     ("name", "x" * 65, "name is 'xxx", ""),
-    ("backbone", "kolors", "backbone is 'kolors', but it is not built yet (allowed: tiny)", ""),
+    ("backbone", "kolor", "backbone is 'kolor'", "(allowed: tiny, kolors); did you mean kolors?"),
     ("backbone", "tinny", "backbone is 'tinny'", "did you mean tiny?"),
-    ("precision", "bf16", "precision is 'bf16'", "(allowed: fp32)"),
+    ("precision", "fp8", "precision is 'fp8'", "(allowed: fp32, fp16, bf16)"),
+    ("weights", " ", "weights is ' ', but it must not be blank", ""),
     ("seed", -1, "seed is -1, but it is too small", "(allowed: 0 to 4294967295)"),
     ("seed", True, "seed is true, but it must be a whole number", ""),
     ("story", "stroy.yaml", "story is 'stroy.yaml', but there is no such file", "did you mean story.yaml?"),
@@ -272,6 +274,24 @@ def test_a_spec_is_the_fixed_settings_under_the_sampled_ones(folder: Path) -> No
 def test_the_base_spec_has_no_lora_and_starts_the_searched_settings(folder: Path) -> None:
     spec = load_study(write(folder / "study.yaml", STUDY)).base_spec()
     assert (spec.number, spec.train, spec.render.steps, spec.filters.deduplicate) == (-1, None, 10, "phash")
+
+
+@pytest.mark.parametrize(("keys", "precision"), [
+    ({}, "fp32"), ({"backbone": "tiny"}, "fp32"), ({"backbone": "kolors"}, "fp16"),
+    ({"precision": "bf16", "backbone": "kolors"}, "bf16")])
+def test_a_backbone_has_its_own_precision_unless_told_otherwise(folder: Path, keys: dict[str, str], precision: str) -> None:
+    study = load_study(write(folder / "mine.yaml", STUDY | keys))
+    assert study.precision == study.spec(0, SAMPLED).precision == precision
+    write_text(folder / "frozen.yaml", study.to_yaml())
+    assert load_frozen(folder / "frozen.yaml").precision == precision
+
+
+@pytest.mark.parametrize(("written", "meant"), [(None, None), ("models", "{}/models"), ("/w/models", "/w/models")])
+def test_the_weights_folder_is_seen_from_the_study_file(folder: Path, written: str | None, meant: str | None) -> None:
+    study = load_study(write(folder / "mine.yaml", STUDY | {"weights": written}))
+    assert study.spec(0, SAMPLED).weights == (meant and meant.format(folder))
+    write_text(folder / "frozen.yaml", study.to_yaml())
+    assert study.changes(folder / "frozen.yaml") == []
 
 
 def test_numbers_take_their_settings_type(folder: Path) -> None:

@@ -1,0 +1,132 @@
+"""Read Kolors' weights where DiffSynth keeps them: tensor by tensor from the mapped file to its device and dtype.
+
+The networks are built without memory of their own and take the tensors over, so a host never holds more than the file
+that is being read (and, on a CPU, the model itself).
+"""
+import hashlib
+import pickle
+import re
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from aesthetics_predictor import AestheticsPredictorV2Linear
+from diffsynth.models.kolors_text_encoder import ChatGLMModel
+from diffsynth.models.utils import init_weights_on_device
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import CLIPImageProcessor
+from transformers.models.clip.configuration_clip import CLIPVisionConfig
+
+from core.files import sampled_sha256
+from core.kolors.files import FILES, SCORER_FOLDER, Part
+from core.kolors.models import (
+    KolorsUNet,
+    KolorsVAEDecoder,
+    KolorsVAEEncoder,
+    Tensors,
+    UNetShape,
+    VAEShape,
+    chatglm,
+    chatglm_sizes,
+)
+
+
+def read_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsUNet:
+    return _read(folder, "unet", device, dtype, _diffsynth_names(KolorsUNet), lambda tensors: KolorsUNet(UNetShape.of(tensors)))
+
+
+def read_vae_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsVAEEncoder:
+    return _read(folder, "vae", device, dtype, _diffsynth_names(KolorsVAEEncoder),
+                 lambda tensors: KolorsVAEEncoder(VAEShape.of(tensors, (0, 4, 7))), r"(encoder|quant_conv)\.")
+
+
+def read_vae_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsVAEDecoder:
+    return _read(folder, "vae", device, dtype, _diffsynth_names(KolorsVAEDecoder),
+                 lambda tensors: KolorsVAEDecoder(VAEShape.of(tensors, (17, 13, 0))), r"(decoder|post_quant_conv)\.")
+
+
+def read_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> ChatGLMModel:
+    # ChatGLM3's own files begin every name with `transformer.`; the head is never used.
+    return _read(folder, "text_encoder", device, dtype,
+                 lambda tensors: {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()},
+                 lambda tensors: chatglm(dtype, **chatglm_sizes(tensors)), r"(?!.*output_layer\.)")
+
+
+def read_scorer(folder: Path, device: torch.device) -> AestheticsPredictorV2Linear:
+    """In fp32 whatever the precision: half a point decides about the gate."""
+    config = CLIPVisionConfig.from_pretrained(folder / SCORER_FOLDER)
+    # Files of older transformers also hold `position_ids`, which are no weights.
+    return _read(folder, "scorer", device, torch.float32, dict, lambda _: AestheticsPredictorV2Linear(config),
+                 r"(?!.*position_ids$)")
+
+
+def read_image_processor(folder: Path) -> CLIPImageProcessor:
+    return CLIPImageProcessor.from_pretrained(folder / SCORER_FOLDER)
+
+
+def fingerprints(folder: Path, parts: Collection[Part]) -> dict[str, str]:
+    """Part of the backbone -> what its weights are; both halves of the VAE share one file."""
+    digests: dict[str, str] = {
+        part: hashlib.sha256("".join(map(sampled_sha256, _paths(folder, part))).encode()).hexdigest() for part in parts}
+    if vae := digests.pop("vae", None):
+        digests |= {"vae_encoder": vae, "vae_decoder": vae}
+    return digests
+
+
+def _paths(folder: Path, part: Part) -> list[Path]:
+    return [path for file in FILES if file.part == part and (path := file.find(folder))]
+
+
+def _diffsynth_names(model: type[Any]) -> Callable[[Tensors], Tensors]:
+    """DiffSynth's own converter from diffusers' names; some of them also return arguments for the class."""
+    def convert(tensors: Tensors) -> Tensors:
+        converted = model.state_dict_converter().from_diffusers(tensors)
+        return converted[0] if isinstance(converted, tuple) else converted
+
+    return convert
+
+
+def _read(folder: Path, part: Part, device: torch.device, dtype: torch.dtype, rename: Callable[[Tensors], Tensors],
+          build: Callable[[Tensors], Any], names: str = "") -> Any:
+    """Read the tensors whose names match `names`, give them the names of the model that they tell how to build."""
+    paths = [path for path in _paths(folder, part) if path.suffix != ".json"]
+    found = {name: _placed(tensor, device, dtype) for path in paths for name, tensor in _mapped(path) if re.match(names, name)}
+    try:
+        tensors = rename(found)
+        with init_weights_on_device():
+            model = build(tensors)
+    except (KeyError, IndexError, ValueError) as error:
+        raise ValueError(f"{paths[0]}: holds no {part} of Kolors' kind ({error})") from error
+    # Buffers that need no file have their values already.
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if tensor.is_meta or name in tensors}
+    given = {name: tensor.shape for name, tensor in tensors.items()}
+    if wanted != given:
+        odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+        raise ValueError(f"{paths[0]}: holds no {part} of Kolors' kind: {len(odd)} tensors are missing, unknown or of "
+                         f"another shape, {odd[0]} among them")
+    model.load_state_dict(tensors, strict=False, assign=True)
+    return model.to(device).eval().requires_grad_(False)
+
+
+def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """On the device, in its dtype and in the memory order that convolutions are fastest in."""
+    order = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+    return tensor.to(device, dtype if tensor.is_floating_point() else None, memory_format=order)
+
+
+def _mapped(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a file, in memory only once its bytes are looked at. Raises ValueError; never runs pickled code."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118  safetensors' file is no dict
+                    yield name, file.get_tensor(name)
+        else:
+            yield from torch.load(path, map_location="cpu", mmap=True, weights_only=True).items()
+    except pickle.UnpicklingError:
+        raise ValueError(f"{path}: holds more than tensors, and pickled code is never run; delete it and fetch it anew") from None
+    except (SafetensorError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{path}: cannot be read ({reason}); delete it and fetch it anew") from None
