@@ -108,8 +108,7 @@ def status(
 def plan(
     study: StudyName, runs: RunsFolder = HERE,
     until: Annotated[str, typer.Option(metavar="HH:MM", help="How many trials fit before this time.")] = "07:00",
-    device: Annotated[str | None, typer.Option(metavar="NAME", help="Where to train and render; default: cuda for Kolors, "
-                                               "cpu for tiny.")] = None,
+    device: Device = "auto",
 ) -> None:
     """What a trial costs here (time, memory, disk), and how many fit before morning."""
     from datetime import datetime

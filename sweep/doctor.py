@@ -129,7 +129,7 @@ def check_weights(study: Study) -> Check:
         gone = [f"{part}.safetensors" for part in TINY_PARTS if not (TINY_WEIGHTS / f"{part}.safetensors").is_file()]
         return Check(name="weights", state="missing" if gone else "OK", todo="install lora-sweep again" if gone else "",
                      found=f"{TINY_WEIGHTS}: {', '.join(gone)} missing" if gone else "tiny's, shipped with lora-sweep")
-    folder = models_folder()
+    folder = models_folder(study.weights or "")
     gone_files = missing_files(folder)
     there = [found for file in FILES if file not in gone_files and (found := file.find(folder))]
     if not gone_files:
@@ -137,7 +137,7 @@ def check_weights(study: Study) -> Check:
                      found=f"all {len(there)} files, {size(sum(path.stat().st_size for path in there))}, in {folder}")
     fetched = f"{len(gone_files)} of {len(FILES)} files (about {size(needed_bytes(gone_files))})"
     return Check(name="weights", state="missing", found=f"{fetched} are missing in {folder}",
-                 todo=f"{FETCH_COMMAND} fetches them; {FOLDER_VARIABLE} names another folder",
+                 todo=f"lora-sweep run fetches them first, or now: {FETCH_COMMAND}; {FOLDER_VARIABLE} names another folder",
                  files=tuple(f"{size(file.size_bytes) if file.size_bytes else '':>8}  {file.path}" for file in gone_files))
 
 
@@ -176,7 +176,7 @@ def check_runs(study: Study, runs: Runs) -> Check:
 
 def check_disk(plan: Plan, runs: Runs) -> Check:
     """Room for the trials under the runs folder, and for missing weights under the models folder; they may share a disk."""
-    weights = models_folder()
+    weights = models_folder(plan.study.weights or "")
     trials = plan.disk_bytes or 0
     fetched = needed_bytes(missing_files(weights)) if plan.study.backbone == "kolors" else 0
     shared = existing(runs.path).stat().st_dev == existing(weights).stat().st_dev

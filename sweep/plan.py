@@ -91,11 +91,12 @@ class Plan:
         return picture_cache_bytes(self.dearest.spec) + text_cache_bytes(self.typical.spec)
 
 
-def make_plan(study: Study, runs: Runs, device: str | None = None) -> Plan:
-    """`device` is a worker's, by default what the backbone is made for. Raises ValueError on one that there cannot be."""
-    device = device or ("cuda" if study.backbone == "kolors" else "cpu")
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise ValueError(f"--device is {device!r}, but there is no such device (allowed: cpu, cuda, cuda:1)")
+def make_plan(study: Study, runs: Runs, device: str = "auto") -> Plan:
+    """`device` is a worker's; auto is a GPU for kolors, the CPU for tiny. Raises ValueError on one that there cannot be."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError(f"--device is {device!r}, but there is no such device (allowed: auto, cpu, cuda, cuda:1)")
+    if device == "auto":
+        device = "cuda" if study.backbone == "kolors" else "cpu"
     specs = {"cheapest": _spec(study, _least), "typical": _spec(study, _middle), "dearest": _spec(study, _most)}
     specs |= {f"first {number}": study.spec(0, _sampled(study, _middle) | entry) for number, entry in enumerate(study.first, 1)}
     rows = {name: Row(name=name, spec=spec, disk_bytes=trial_disk_bytes(spec)) for name, spec in specs.items()}
@@ -105,7 +106,7 @@ def make_plan(study: Study, runs: Runs, device: str | None = None) -> Plan:
     folder = runs.study(study.name)
     return Plan(
         study=study, device=device, gpu=gpu, pace=guess.pace, basis=guess.basis, cheapest=rows.pop("cheapest"),
-        typical=rows.pop("typical"), dearest=rows.pop("dearest"), first=tuple(rows.values()), done=len(folder.results()),
+        typical=rows.pop("typical"), dearest=rows.pop("dearest"), first=tuple(rows.values()), done=len(readable_results(folder)),
         base_done=folder.base.result.exists(), memory=memory, host_bytes=memory.host if memory else TINY_HOST_BYTES)
 
 
@@ -128,19 +129,19 @@ def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Guess | None:
         return (spec.backbone, spec.precision) == (one.backbone, one.precision) and spec.render.size_px in sizes \
             and result.device.partition(":")[0] == device.partition(":")[0]
 
-    own = Pace.of(filter(alike, runs.study(one.study).results()))
+    own = Pace.of(filter(alike, readable_results(runs.study(one.study))))
     if own:
         return Guess(own, f"measured on {_trials(own.trials)} of this study")
     others = [result for folder in study_folders(runs) if folder.path.name != one.study
-              for result in _readable(folder) if alike(result)]
+              for result in readable_results(folder) if alike(result)]
     pace = Pace.of(others)
     if pace is None:
         return None
     return Guess(pace, f"measured on {_trials(pace.trials)} of {', '.join(sorted({result.spec.study for result in others}))}")
 
 
-def _readable(folder: StudyFolder) -> list[Result]:
-    """Another study's results; none where another version wrote them in other words."""
+def readable_results(folder: StudyFolder) -> list[Result]:
+    """A study's results; none where another version wrote them in other words."""
     try:
         return folder.results()
     except (TypeError, KeyError, ValueError) as error:

@@ -11,7 +11,7 @@ import pytest
 
 from core.folders import Runs
 from core.kolors.files import FILES
-from core.settings import Rendering, Training
+from core.settings import Training
 from sweep import doctor, packages, reach
 from sweep.check import Check
 from sweep.doctor import check_data, check_disk, check_gpu, check_runs, check_weights, examine, is_ready
@@ -19,7 +19,7 @@ from sweep.packages import check_packages
 from sweep.plan import make_plan
 from sweep.reach import check_port, check_tracking
 from sweep.space import Choices
-from sweep.study import Study, load_study
+from sweep.study import STUDIES, Study, load_study
 
 NAMES = ["Python", "packages", "GPU", "weights", "data", "runs", "disk", "memory", "tracking", "port"]
 
@@ -30,8 +30,16 @@ def study(tmp_path, write_study) -> Study:
 
 
 @pytest.fixture
-def kolors(study) -> Study:
-    return study.model_copy(update={"backbone": "kolors", "precision": "fp16", "train": Training(), "render": Rendering()})
+def kolors(tmp_path) -> Study:
+    path = tmp_path / "watercolor.yaml"
+    path.write_text(f"""
+name: watercolor
+backbone: kolors
+story: {STUDIES}/stories/lake_painter.yaml
+data: {{source: {STUDIES}/data/watercolor}}
+space: {{lora_rank: {{low: 4, high: 64}}}}
+""")
+    return load_study(str(path))
 
 
 @pytest.fixture
@@ -140,8 +148,8 @@ def test_memory_that_another_program_holds_is_a_warning(tmp_path, kolors, nvidia
     assert check_gpu(make_plan(kolors, Runs(tmp_path))).state == state
 
 
-def test_weights_are_looked_for_by_name_and_size(tmp_path, kolors, monkeypatch):
-    monkeypatch.setenv("LORA_SWEEP_MODELS", str(tmp_path))
+def test_weights_are_looked_for_by_name_and_size(tmp_path, kolors):
+    kolors = kolors.model_copy(update={"weights": str(tmp_path)})
     for file in FILES:
         (tmp_path / file.path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file.path).write_bytes(b"x" * 1000)
