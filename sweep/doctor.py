@@ -20,7 +20,7 @@ from core.kolors.files import FETCH_COMMAND, FILES, FOLDER_VARIABLE, missing_fil
 from reports.console import size
 from sweep.check import Check
 from sweep.machine import Gpu, ask, cores, existing, find_gpus, free_disk_bytes, host_memory
-from sweep.packages import check_packages, check_python
+from sweep.packages import check_packages, check_python, installed
 from sweep.plan import Plan, make_plan
 from sweep.reach import check_port, check_tracking
 from sweep.status import is_locked
@@ -143,6 +143,9 @@ def check_weights(study: Study) -> Check:
 
 def check_data(study: Study) -> Check:
     source = study.data_value.source
+    if source.startswith(REMOTE) and not installed("datasets"):
+        return Check(name="data", state="missing", found=f"{source} needs a package that is not installed",
+                     todo="pip install 'lora-sweep[modelscope]'")
     if source.startswith(REMOTE):
         return Check(name="data", state="OK", found=f"{source} is fetched when the sweep starts; no network was tried now")
     try:

@@ -227,18 +227,18 @@ def test_targets_that_are_not_counted_leave_the_disk_unknown(tmp_path, kolors):
     assert "not known for these target_modules" in words(page(plan.study, tmp_path))
 
 
-@pytest.mark.parametrize("backbone", ["kolors", "tiny"])
-def test_the_counted_layers_are_the_model_s(backbone):
+@pytest.mark.parametrize("name", ["kolors", "tiny"])
+def test_the_counted_layers_are_the_model_s(name):
     import torch
     from diffsynth.models.sdxl_unet import SDXLUNet
 
     from core.tiny.models import TinyUNet
 
     with torch.device("meta"):
-        unet = SDXLUNet(is_kolors=True) if backbone == "kolors" else TinyUNet()
-    for target, per_rank in PER_RANK[backbone].items():
-        layers = [module for name, module in unet.named_modules() if name.endswith(f".{target}")]
-        assert len(layers) == LAYERS[backbone]
+        unet = SDXLUNet(is_kolors=True) if name == "kolors" else TinyUNet()
+    for target, per_rank in PER_RANK[name].items():
+        layers = [module for path, module in unet.named_modules() if path.endswith(f".{target}")]
+        assert len(layers) == LAYERS[name]
         assert sum(layer.in_features + layer.out_features for layer in layers) == per_rank
 
 
