@@ -69,7 +69,17 @@ def cell(name: str, value: Any) -> str:
 
 def duration(seconds: float) -> str:
     minutes = round(seconds / 60)
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
     return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+
+
+def size(count_bytes: float) -> str:
+    """Decimal, as disks are sold: 93 MB, 1.2 GB."""
+    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count_bytes >= 0.9995 * one:
+            return f"{count_bytes / one:.{0 if count_bytes >= 9.95 * one else 1}f} {unit}"
+    return f"{count_bytes:.0f} B"
 
 
 def _caption(fixed: list[str]) -> str:

@@ -57,11 +57,15 @@ def run(
     study: StudyName, runs: RunsFolder = HERE,
     trials: Annotated[int | None, typer.Option(min=1, help="Stop when this many trials are told in all; "
                                                "default: the study's budget.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="HH:MM", help="Stop at this time of day; start no trial that cannot finish "
+                                              "before.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the study and say what it would cost.")] = False,
     device: Device = "auto",
     accept_change: Annotated[list[str] | None, typer.Option(metavar="FIELD", help="Go on although this field changed, and "
                              "scores no longer compare; repeatable.")] = None,
 ) -> None:
     """Start a sweep, or go on with one; safe to repeat after anything."""
+    from sweep.deadline import hour
     from sweep.driver import run_sweep
     from sweep.fingerprint import fields_of
     from sweep.progress import LiveProgress, PlainProgress
@@ -69,14 +73,22 @@ def run(
 
     accept = fields_of(accept_change or ())
     loaded = load_study(study)
+    if dry_run:
+        plan(study, runs, until=until or "07:00", device=device)
+        return
+    stop_at = hour(until) if until else None
     if loaded.backbone == "kolors":
         _fetch_weights(loaded.weights)
     progress = LiveProgress(out) if out.is_terminal else PlainProgress(out)
     try:
-        summary = run_sweep(loaded, Runs(runs), trials or loaded.budget.trials, device, progress, accept)
+        summary = run_sweep(loaded, Runs(runs), trials or loaded.budget.trials, device, progress, accept, stop_at)
     finally:
         if isinstance(progress, LiveProgress):
             progress.stop()
+    if stop_at and summary.stopped == stop_at.name:
+        out.print(f"stopped at {stop_at.name}: {summary.new} trials in {summary.wall_s:.0f} s, {summary.told} in all; "
+                  "the same command goes on", soft_wrap=True)
+        return
     if summary.stopped:
         _fail(f"stopped by {summary.stopped} after {summary.told} trials; everything is kept, the same command goes on", 130)
     if not summary.new:
@@ -138,6 +150,42 @@ def status(
                 out.print(f"at its last start, {note}", markup=False, soft_wrap=True)
             out.print(leaderboard_table(leaderboard(folder), out.width))
             _say_where(folder, runs)
+
+
+@app.command()
+def plan(
+    study: StudyName, runs: RunsFolder = HERE,
+    until: Annotated[str, typer.Option(metavar="HH:MM", help="How many trials fit before this time.")] = "07:00",
+    device: Device = "auto",
+) -> None:
+    """What a trial costs here (time, memory, disk), and how many fit before morning."""
+    from datetime import datetime
+
+    from sweep.deadline import deadline
+    from sweep.machine import free_disk_bytes
+    from sweep.plan import make_plan
+    from sweep.plan_table import plan_page
+    from sweep.study import load_study
+
+    now = datetime.now()
+    end = deadline(until, now)
+    made = make_plan(load_study(study, data_may_be_gone=True), Runs(runs), device)
+    out.print(plan_page(made, now, end, free_disk_bytes(runs), out.width))
+
+
+@app.command()
+def doctor(
+    study: Annotated[str, typer.Argument(metavar="[STUDY]", help="The study to be ready for; default: demo.")] = "demo",
+    runs: RunsFolder = HERE,
+) -> None:
+    """Is this machine ready: GPU, versions, weights, disk, ports; exit 1 when something needed is missing."""
+    from sweep.doctor import checks_page, examine, is_ready
+    from sweep.study import load_study
+
+    loaded = load_study(study, data_may_be_gone=True)  # that it is gone is one of the answers
+    checks = examine(loaded, Runs(runs))
+    out.print(checks_page(loaded.name, checks))
+    raise typer.Exit(0 if is_ready(checks) else 1)
 
 
 @app.command()

@@ -19,9 +19,12 @@ from core.folders import Runs, StudyFolder
 from core.gate import PARAMETER_FAILURES
 from core.hub_data import bring_data
 from core.settings import Result, TrialSpec
+from reports.console import duration
 from reports.table import winner
+from sweep.deadline import Hour
 from sweep.fingerprint import Fingerprint
 from sweep.lock import study_lock
+from sweep.pace import Pace
 from sweep.progress import Progress
 from sweep.recovery import Found, Step, reconcile
 from sweep.space import distributions
@@ -64,11 +67,13 @@ class Summary:
     stopped: str | None = None
 
 
-def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Progress, accept: Iterable[str] = ()) -> Summary:
+def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Progress, accept: Iterable[str] = (),
+              until: Hour | None = None) -> Summary:
     """Work until `trials` trials are told in all, or go on where a killed run left off.
 
     Raises SweepError, StudyBusy, CannotWrite, NoRoom; StudyError where scores would not compare with earlier ones
-    (`accept`: fields that may change). Asked to stop, it leaves everything resumable and says so in the summary.
+    (`accept`: fields that may change). Asked to stop, or at the hour `until`, it leaves everything resumable and says so in
+    the summary.
     """
     folder = runs.study(study.name)
     with study_lock(folder):
@@ -80,17 +85,17 @@ def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Prog
         fail_point("frozen")
         store.enqueue(study.first)
         fail_point("enqueued")
-        return Sweep(study, runs, folder, store, fingerprint, progress, device).run(trials)
+        return Sweep(study, runs, folder, store, fingerprint, progress, device, until).run(trials)
 
 
 class Sweep:
     """One driver at work on one study."""
 
     def __init__(self, study: Study, runs: Runs, folder: StudyFolder, store: Store, fingerprint: Fingerprint,
-                 progress: Progress, device: str) -> None:
-        self.fingerprint = fingerprint
+                 progress: Progress, device: str, until: Hour | None) -> None:
+        self.fingerprint, self._until = fingerprint, until
         self.study, self.runs, self.folder, self.store, self.progress = study, runs, folder, store, progress
-        self.supervisor = Supervisor(folder.worker_log, runs.cache, device, study.storage.checkpoint_every_s)
+        self.supervisor = Supervisor(folder.worker_log, runs.cache, device, study.storage.checkpoint_every_s, until)
         self._again: list[Trial] = []
         self._noted: set[str] = set()
         self._failures_in_a_row = 0
@@ -149,7 +154,7 @@ class Sweep:
         if self.supervisor.stop_asked:
             return None
         if self._again:
-            return self._again.pop(0)
+            return self._in_time(self._again.pop(0))
         if len(self.store.told()) < target:
             self._make_room()
         while len(self.store.told()) < target:
@@ -158,8 +163,21 @@ class Sweep:
             twin = self.store.twin(trial, self.fingerprint.since)
             stored = twin and self.folder.trial(twin.number).read_result()
             if not stored:
-                return trial
+                return self._in_time(trial)
             self._repeat(trial, stored)
+        return None
+
+    def _in_time(self, trial: Trial) -> Trial | None:
+        """The trial, unless the measured pace says that it cannot finish by the hour: then the next start goes on with it."""
+        pace = Pace.of(self.folder.results()) if self._until else None
+        if self._until is None or pace is None:
+            return trial
+        need_s = pace.trial_s(self._spec(trial))
+        if self._until.left_s >= need_s:
+            return trial
+        self.supervisor.ask_to_stop(self._until.name)
+        self.progress.note(f"trial {trial.number} takes about {duration(need_s)}, too long before {self._until.name}: "
+                           f"the next start goes on with it")
         return None
 
     def _make_room(self) -> None:

@@ -27,10 +27,10 @@ HUB_SOURCE = PREFIX + r"[\w.-]+/[\w.-]+"
 BOUND_PAIRS = tuple((f"min_{what}", f"max_{what}") for what in ("width", "height", "ratio", "size", "score"))
 
 
-def load_study(name_or_path: str) -> "Study":
+def load_study(name_or_path: str, *, data_may_be_gone: bool = False) -> "Study":
     """Read a study: a path, or the name of a file in studies/; a StudyError says in one line what is wrong."""
     file = _find_study(name_or_path)
-    return parse(Study, read_yaml(file), file)
+    return parse(Study, read_yaml(file), file, data_may_be_gone=data_may_be_gone)
 
 
 def load_frozen(path: Path) -> "Study":

@@ -10,6 +10,7 @@ from core.files import write_json
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
 from sweep.attempt import Attempt
+from sweep.deadline import Hour
 from sweep.local_worker import LocalWorker, WorkerDied
 from sweep.stop import Stopped
 from sweep.watchdog import Watchdog
@@ -24,12 +25,13 @@ Hear = Callable[[dict[str, Any]], None]
 class Supervisor:
     """Owns the worker; only the driver's main thread calls it, `ask_to_stop` also a signal handler."""
 
-    def __init__(self, log_file: Path, cache: Path, device: str, checkpoint_every_s: float) -> None:
+    def __init__(self, log_file: Path, cache: Path, device: str, checkpoint_every_s: float,
+                 until: Hour | None = None) -> None:
         self._log_file, self._cache, self._device, self._checkpoint_every_s = log_file, cache, device, checkpoint_every_s
         self._worker: LocalWorker | None = None
         self._watchdog = Watchdog()
         self._sent: set[Path] = set()
-        self._until: float | None = None
+        self._until = until
         self._stop_by: float | None = None
         self.stop_asked: str | None = None  # who asked: a signal's name, or the hour
 
@@ -39,10 +41,6 @@ class Supervisor:
             self._worker = LocalWorker(self._log_file, self._cache, self._device)
             self._watchdog.watch()
             self._sent.clear()
-
-    def stop_at(self, moment: float, hour: str) -> None:
-        """Stop as if asked at `moment` (time.monotonic)."""
-        self._until, self._hour = moment, hour
 
     def ask_to_stop(self, who: str) -> None:
         self.stop_asked = who
@@ -112,12 +110,15 @@ class Supervisor:
         assert self._worker
         while True:
             now = time.monotonic()
-            if self._until is not None and now >= self._until and not self.stop_asked:
-                self.stop_asked = self._hour
+            if self._until and self._until.left_s <= 0 and not self.stop_asked:
+                self.stop_asked = self._until.name
             if self.stop_asked:
                 self._stop(now)
-            left_s = [self._watchdog.left_s, *(moment - now for moment in (self._until, self._stop_by)
-                                              if moment is not None and moment > now)]
+            left_s = [self._watchdog.left_s]
+            if self._until and not self.stop_asked:
+                left_s.append(self._until.left_s)
+            if self._stop_by is not None:
+                left_s.append(self._stop_by - now)
             try:
                 event = self._worker.next_event(min(left_s))
             except WorkerDied:

@@ -15,7 +15,7 @@ from core.beat import Beat, no_beat
 from core.cache import Cache
 from core.data_folder import DataError
 from core.dataset import Looking, audit, bad_pictures, caption_of, read_folder
-from core.encode import Examples, encode_examples, encode_missing
+from core.encode import encode_examples, encode_missing
 from core.fail_point import fail_point
 from core.files import content_key, sha256, write_json, write_whole
 from core.filters import select
@@ -27,7 +27,7 @@ from core.score import SCORING_VERSION, Score, score_pictures
 from core.settings import Data, Result, Training, TrialSpec
 from core.sheet import story_sheet
 from core.train import Checkpoint, EpochDone, train_lora
-from core.train_state import load_state
+from core.train_state import TrainState, load_state
 from sweep.attempt import Attempt
 
 Report = Callable[..., None]
@@ -56,6 +56,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     fail_point("spec_written")
     encode_missing(all_words(spec, cache), backbone, cache)  # before the UNet comes: both need not fit the device together
     losses: list[float] = []
+    state: TrainState | None = None
     images = 0
     if spec.train:
         table = select_images(spec, backbone, cache, report)
@@ -66,7 +67,11 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     trained_from = time.monotonic()
     try:
         if spec.train:
-            losses = _train(spec, spec.train, table, examples, backbone, folder, report, attempt, beat, checkpoint_every_s)
+            words = _words(spec, table, backbone)
+            state = _resumable(spec.train, folder, words, report)
+            losses = train_lora(
+                backbone, examples, spec.train, spec.seed, _epoch_saver(spec, backbone, folder, images, report), state=state,
+                micro_batch=attempt.micro_batch, checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s), beat=beat)
             last = folder.epoch_lora(spec.train.epochs)
             write_whole(folder.lora, lambda to: to.write_bytes(last.read_bytes()))
         rendered_from = time.monotonic()
@@ -78,10 +83,13 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     fail_point("score")
     score = score_pictures(backbone, pictures)
     finished = time.monotonic()
+    timings_s = {"prepare": trained_from - started, "train": rendered_from - trained_from,
+                 "render": scored_from - rendered_from, "score": finished - scored_from}
+    if state:
+        del timings_s["train"]  # of some of the steps only: no measure of the pace
     result = judge(spec, backbone, folder, score, images=images, losses=losses, duration_s=finished - started,
                    micro_batch=attempt.micro_batch, retried=attempt.retried, encoded=dict(cache.encoded - encoded_before),
-                   timings_s={"prepare": trained_from - started, "train": rendered_from - trained_from,
-                              "render": scored_from - rendered_from, "score": finished - scored_from})
+                   timings_s=timings_s)
     fail_point("recipe")
     write_json(folder.recipe, recipe(result, folder))
     fail_point("result")
@@ -91,22 +99,21 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     return result
 
 
-def _train(spec: TrialSpec, train: Training, table: pd.DataFrame, examples: Examples, backbone: Backbone, folder: TrialFolder,
-           report: Report, attempt: Attempt, beat: Beat, checkpoint_every_s: float) -> list[float]:
-    """Train, from the checkpoint on if it and every epoch before it are there."""
-    seen = [list(table["sha256"]), list(table["caption"]), backbone.weights]  # what spec.json does not say
-    words = content_key(spec.to_json(), seen)
+def _words(spec: TrialSpec, table: pd.DataFrame, backbone: Backbone) -> str:
+    """What a checkpoint must have been written for: the spec, and what the spec does not say."""
+    return content_key(spec.to_json(), list(table["sha256"]), list(table["caption"]), backbone.weights)
+
+
+def _resumable(train: Training, folder: TrialFolder, words: str, report: Report) -> TrainState | None:
+    """The checkpoint, if it is of the same words and every epoch before it is there; the journal is told of them again."""
     state = load_state(folder.checkpoint, words)
     epochs = range(1, (state.step if state else 0) // train.steps_per_epoch + 1)
-    if not all(folder.epoch_lora(epoch).exists() for epoch in epochs):
-        state, epochs = None, range(0)
-    if state:
-        report("resumed", step=state.step)
-        for epoch in epochs:  # the journal and the driver began anew
-            report("epoch", epoch=epoch, losses=state.losses[(epoch - 1) * train.steps_per_epoch:epoch * train.steps_per_epoch])
-    save_epoch = _epoch_saver(spec, backbone, folder, len(table), report)
-    return train_lora(backbone, examples, train, spec.seed, save_epoch, micro_batch=attempt.micro_batch, state=state,
-                      checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s), beat=beat)
+    if state is None or not all(folder.epoch_lora(epoch).exists() for epoch in epochs):
+        return None
+    report("resumed", step=state.step)
+    for epoch in epochs:
+        report("epoch", epoch=epoch, losses=state.losses[(epoch - 1) * train.steps_per_epoch:epoch * train.steps_per_epoch])
+    return state
 
 
 def all_words(spec: TrialSpec, cache: Cache) -> list[str]:

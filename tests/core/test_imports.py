@@ -56,7 +56,7 @@ def test_what_reports_read_with_needs_no_torch(module: str) -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("words", [["--help"], ["status"], ["run", "--help"]])
+@pytest.mark.parametrize("words", [["--help"], ["status"], ["run", "--help"], ["plan", "demo"], ["doctor"]])
 def test_looking_needs_neither_torch_nor_mlflow(words: list[str], tmp_path: Path) -> None:
     done = python("""
 import atexit

@@ -33,7 +33,8 @@ def one_line(done: subprocess.CompletedProcess, code: int = 2) -> str:
 
 def test_help_names_only_what_exists(cli):
     help_text = cli("--help").stdout
-    assert set(re.findall(r"^  ([a-z]+)  ", help_text, re.M)) == {"run", "data", "status", "report", "export", "score", "ui"}
+    names = {"run", "data", "status", "plan", "doctor", "report", "export", "score", "ui"}
+    assert set(re.findall(r"^  ([a-z]+)  ", help_text, re.M)) == names
 
 
 @pytest.mark.parametrize("words", [("run", "dmeo"), ("run", "demo", "--trials", "0"), ("run", "demo", "--trails", "3"),

@@ -1,0 +1,80 @@
+"""How fast a device probably is, where nothing was measured on it: counted work over an assumed speed. No torch.
+
+Work: TFLOP of DiffSynth's Kolors at 1024 x 1024 px and batch 1, counted on its own classes (multiply and add are two).
+Speed: the peak that NVIDIA's data sheets give for dense fp16 with fp32 sums, times the share that this kind of work is
+assumed to reach. The shares are assumptions: Hopper cards are hard to fill with one picture, GeForce cards are not.
+"""
+from dataclasses import dataclass
+
+from sweep.machine import Gpu
+from sweep.pace import Pace
+
+ROW_TFLOP = 15.0               # a LoRA training step, 14.5 at rank 4 to 15.5 at rank 128
+CHECKPOINTED_ROW_TFLOP = 21.4  # the same with DiffSynth's checkpointing of each block
+FORWARD_TFLOP = 6.96
+COUNTED_MEGAPIXELS = 1024**2 / 1e6
+SCORE_S = 0.1  # a picture through CLIP ViT-L/14: its resizing on the CPU takes longer than the model
+
+# The toy on two cores of a server CPU (AMD EPYC, 2.6 GHz), measured at 128 px in the demo: 12 ms a row, 4.3 ms a forward.
+TINY_ROW_S, TINY_FORWARD_S, TINY_SCORE_S = 0.012, 0.0043, 0.002
+TINY_MEGAPIXELS = 128**2 / 1e6
+
+HOPPER, DATACENTER, WORKSTATION = 0.25, 0.35, 0.45
+CARDS = {  # nvidia-smi's exact name -> peak TFLOP/s, assumed share
+    "NVIDIA H200": (989, HOPPER),
+    "NVIDIA H100 80GB HBM3": (989, HOPPER),
+    "NVIDIA H100 NVL": (835, HOPPER),
+    "NVIDIA H100 PCIe": (756, HOPPER),
+    "NVIDIA A100-SXM4-80GB": (312, DATACENTER),
+    "NVIDIA A100-SXM4-40GB": (312, DATACENTER),
+    "NVIDIA A100 80GB PCIe": (312, DATACENTER),
+    "NVIDIA A100-PCIE-40GB": (312, DATACENTER),
+    "NVIDIA L40S": (362, DATACENTER),
+    "NVIDIA RTX 6000 Ada Generation": (364, DATACENTER),
+    "NVIDIA L40": (181, WORKSTATION),
+    "NVIDIA L4": (121, WORKSTATION),
+    "NVIDIA A10": (125, WORKSTATION),
+    "NVIDIA RTX A6000": (155, WORKSTATION),
+    "NVIDIA RTX A5000": (111, WORKSTATION),
+    "NVIDIA GeForce RTX 5090": (209, WORKSTATION),
+    "NVIDIA GeForce RTX 4090": (165, WORKSTATION),
+    "NVIDIA GeForce RTX 4090 D": (147, WORKSTATION),
+    "NVIDIA GeForce RTX 3090 Ti": (80, WORKSTATION),
+    "NVIDIA GeForce RTX 3090": (71, WORKSTATION),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """An estimated pace and the assumption it rests on; without a pace, `basis` says what is not known."""
+    pace: Pace | None
+    basis: str
+
+
+def guess_kolors(gpu: Gpu, precision: str, checkpointing: bool) -> Guess:
+    if gpu.sliced:
+        return Guess(None, f"{gpu.name} is cut into MIG slices, and how fast one is cannot be known before a trial ran on it")
+    if gpu.name not in CARDS:
+        return Guess(None, f"how fast {gpu.name} is at this cannot be known before a trial ran on it")
+    if precision == "fp32":
+        return Guess(None, "how fast the card is in fp32 cannot be known before a trial ran on it")
+    peak, share = CARDS[gpu.name]
+    row = CHECKPOINTED_ROW_TFLOP if checkpointing else ROW_TFLOP
+    return Guess(
+        kolors_pace(gpu.name, row),
+        f"counted work ({row:g} TFLOP for a training row{' with checkpointing' if checkpointing else ''}, {FORWARD_TFLOP} for a "
+        f"forward, at 1024 px) at an assumed {peak * share:.0f} TFLOP/s, {share:.0%} of the card's peak of {peak}")
+
+
+def kolors_pace(card: str, row_tflop: float = ROW_TFLOP) -> Pace:
+    """`card` is one of CARDS."""
+    peak, share = CARDS[card]
+    megapixel_s = 1 / (peak * share * COUNTED_MEGAPIXELS)  # of one TFLOP counted at 1024 px
+    return Pace(prepare_s=0.0, row_s=row_tflop * megapixel_s, forward_s=FORWARD_TFLOP * megapixel_s, score_s=SCORE_S, trials=0)
+
+
+def guess_tiny() -> Guess:
+    return Guess(
+        Pace(prepare_s=0.0, row_s=TINY_ROW_S / TINY_MEGAPIXELS, forward_s=TINY_FORWARD_S / TINY_MEGAPIXELS,
+             score_s=TINY_SCORE_S, trials=0),
+        "a rough guess: two cores of a server CPU at 2.6 GHz were measured, yours may well be two or three times off")

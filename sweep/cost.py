@@ -1,0 +1,84 @@
+"""What a trial takes up: disk by exact arithmetic where it can, memory by counted sizes and estimates. No torch."""
+from dataclasses import dataclass
+
+from core.kolors.files import FILES
+from core.settings import TrialSpec
+
+BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
+TOKENS = 256
+WIDTHS = {"kolors": 4096, "tiny": 64}  # of a text embedding
+
+# Parameters of a LoRA per rank, by target: (in + out) over the UNet's attention layers, and how many layers these are.
+# Kolors has 10 transformer blocks of width 640 and 60 of 1280 with text of width 2048, the toy 11 of 64 with text of 64.
+PER_RANK = {"kolors": {"to_q": 332_800, "to_k": 392_960, "to_v": 392_960, "to_out": 332_800},
+            "tiny": dict.fromkeys(("to_q", "to_k", "to_v", "to_out"), 2_816)}
+LAYERS = {"kolors": 140, "tiny": 22}
+HEADER_BYTES = 445       # of a LoRA file for each layer: three names, alpha
+PNG_BYTES_PER_PIXEL = 1.5  # assumed; the toy's pictures take 1.1
+
+UNET_PARAMETERS, VAE_PARAMETERS, TEXT_ENCODER_PARAMETERS = 2.58e9, 0.084e9, 6.24e9
+SCORER_BYTES = 1.22e9    # CLIP ViT-L/14's vision half, always in fp32
+# What the backward pass needs of one picture at 1024 px: every tensor that DiffSynth's UNet with a LoRA of rank 16 saves for
+# it, counted on the meta device, each storage once, attention as a flash kernel saves it. Recomputing blocks leaves the
+# largest one (0.9 GB in 16 bits) and the inputs of all.
+ACTIVATION_BYTES = {"fp16": 8.1e9, "bf16": 8.1e9, "fp32": 12.2e9}
+CHECKPOINTED_BYTES = {"fp16": 1.5e9, "bf16": 1.5e9, "fp32": 2.3e9}
+ADAM_BYTES = 16          # a LoRA parameter in fp32, its gradient, two moments
+CUDA_BYTES = 1.0e9       # assumed: context, kernels, what the allocator holds back
+HOST_OF_LARGEST = 1.3    # loading: at most this many times the largest file
+TINY_HOST_BYTES = 1.5e9  # measured: 1.1 GB for the worker; the driver comes on top
+
+
+def lora_parameters(spec: TrialSpec) -> int | None:
+    """None where a target is none of the attention's four: then it is not known here."""
+    assert spec.train
+    sizes, targets = PER_RANK[spec.backbone], spec.train.target_modules.split(",")
+    return None if set(targets) - set(sizes) else spec.train.lora_rank * sum(sizes[target] for target in set(targets))
+
+
+def trial_disk_bytes(spec: TrialSpec) -> int | None:
+    """Every epoch's LoRA, the last one again and in MLflow; pictures and their sheet, here and in MLflow."""
+    assert spec.train
+    parameters = lora_parameters(spec)
+    if parameters is None:
+        return None
+    layers = LAYERS[spec.backbone] * len(set(spec.train.target_modules.split(",")))
+    return (spec.train.epochs + 2) * (4 * parameters + layers * HEADER_BYTES) + story_disk_bytes(spec)
+
+
+def story_disk_bytes(spec: TrialSpec) -> int:
+    """The pictures and the sheet that shows them all, each in the trial's folder and in MLflow."""
+    return round(4 * len(spec.story.scenes) * spec.render.size_px**2 * PNG_BYTES_PER_PIXEL)
+
+
+def picture_cache_bytes(spec: TrialSpec) -> int:
+    """One training picture's latents, plain and mirrored."""
+    return 2 * 4 * (spec.render.size_px // 8) ** 2 * BYTES[spec.precision]
+
+
+def text_cache_bytes(spec: TrialSpec) -> int:
+    """One prompt's embedding and its pooled one."""
+    return (TOKENS + 1) * WIDTHS[spec.backbone] * BYTES[spec.precision]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeakMemory:
+    """Estimated peaks in bytes; on a GPU with and without recomputing activations, and while text is encoded."""
+    host: float
+    training: float
+    checkpointed: float
+    encoding: float
+
+
+def kolors_memory(spec: TrialSpec) -> PeakMemory:
+    """Weights by number format, activations as counted at 1024 px and scaled with the pixels of a batch."""
+    assert spec.train
+    size = BYTES[spec.precision]
+    lora = (lora_parameters(spec) or 0) * ADAM_BYTES
+    resident = (UNET_PARAMETERS + VAE_PARAMETERS) * size + SCORER_BYTES + CUDA_BYTES
+    pictures = spec.train.batch_size * (spec.render.size_px / 1024) ** 2  # of 1024 px
+    return PeakMemory(
+        host=HOST_OF_LARGEST * max(file.size_bytes or 0 for file in FILES),
+        training=resident + lora + pictures * ACTIVATION_BYTES[spec.precision],
+        checkpointed=resident + lora + pictures * CHECKPOINTED_BYTES[spec.precision],
+        encoding=TEXT_ENCODER_PARAMETERS * size + CUDA_BYTES)

@@ -1,0 +1,39 @@
+"""The time of day by which a sweep shall be done."""
+import re
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Hour:
+    """When to stop: its name for the user, and the moment by time.monotonic, which no change of the clock moves."""
+    name: str
+    moment: float
+
+    @property
+    def left_s(self) -> float:
+        return self.moment - time.monotonic()
+
+
+def hour(written: str) -> Hour:
+    """The next `HH:MM`. Raises ValueError."""
+    now = datetime.now()
+    return Hour(written, time.monotonic() + seconds_until(deadline(written, now), now))
+
+
+def deadline(written: str, now: datetime) -> datetime:
+    """The next `HH:MM` after `now`, on this machine's clock. Raises ValueError.
+
+    `now` is naive local time; the answer too, so that a night with a change of the clock is counted by the clock.
+    """
+    if not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", written):
+        raise ValueError(f"--until is {written!r}, but it must be a time of day (allowed: 00:00 to 23:59)")
+    hour, minute = map(int, written.split(":"))
+    today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return today if today > now else today + timedelta(days=1)
+
+
+def seconds_until(moment: datetime, now: datetime) -> float:
+    """Both naive local times; seconds that really pass between them, also where the clock is changed."""
+    return moment.timestamp() - now.timestamp()

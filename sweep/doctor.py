@@ -1,0 +1,226 @@
+"""Is this machine ready for a study? Every check looks on its own, changes nothing, and may hang without harm."""
+import json
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from core.dataset import read_folder
+from core.folders import Runs
+from core.kolors.files import FETCH_COMMAND, FILES, FOLDER_VARIABLE, missing_files, models_folder, needed_bytes
+from reports.console import size
+from sweep.check import Check
+from sweep.lock import is_locked
+from sweep.machine import Gpu, ask, cores, existing, find_gpus, free_disk_bytes, host_memory
+from sweep.packages import check_packages, check_python, installed
+from sweep.plan import Plan, make_plan
+from sweep.reach import check_port, check_tracking
+from sweep.study import Study
+
+LIMIT_S = 40.0
+TORCH_LIMIT_S = 30
+STYLES = {"OK": "green", "warn": "yellow", "missing": "bold red"}
+TINY_WEIGHTS = Path(__file__).resolve().parent.parent / "core" / "tiny" / "weights"
+TINY_PARTS = ("unet", "vae_encoder", "vae_decoder", "text_encoder", "scorer")
+REMOTE = "modelscope:"
+NOT_LOOKED_AT = ("Not looked at: whether the weights' content is right, whether the network is there, and how long a trial takes "
+                 "(lora-sweep plan).")
+Answer = TypeVar("Answer")
+# Torch in a process of its own: it says what it sees, and multiplies once, for a card too new or too old fails only there.
+ASK_TORCH = """
+import json, torch
+said = {"version": torch.__version__, "built_for": torch.version.cuda, "well": False}
+if torch.cuda.is_available():
+    ones = torch.ones(64, 64, device="cuda", dtype=torch.float16)
+    said["well"] = float((ones @ ones).sum()) == 64.0 ** 3
+print(json.dumps(said))
+"""
+
+
+def examine(study: Study, runs: Runs) -> list[Check]:
+    """Look at everything at once; what gives no answer in time is told as such."""
+    plan = _ask(lambda: make_plan(study, runs))
+    looks: dict[str, Callable[[], Check]] = {
+        "Python": check_python, "packages": check_packages, "GPU": lambda: check_gpu(plan.result()),
+        "weights": lambda: check_weights(study), "data": lambda: check_data(study),
+        "runs": lambda: check_runs(study, runs), "disk": lambda: check_disk(plan.result(), runs),
+        "memory": lambda: check_memory(plan.result()), "tracking": lambda: check_tracking(runs), "port": check_port,
+    }
+    end = time.monotonic() + LIMIT_S
+    asked = {name: _ask(look) for name, look in looks.items()}
+    return [_answer(name, answer, end - time.monotonic()) for name, answer in asked.items()]
+
+
+def is_ready(checks: Sequence[Check]) -> bool:
+    return all(check.state != "missing" for check in checks)
+
+
+def checks_page(study: str, checks: Sequence[Check]) -> Group:
+    """The verdict, a line for each check, the files that are missing."""
+    missing = [check.name for check in checks if check.state == "missing"]
+    verdict = f"not ready for {study}: look at {', '.join(missing)}" if missing else f"ready for {study}"
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for check in checks:
+        table.add_row(Text(check.state, STYLES[check.state]), check.name, Text(check.found))
+        if check.todo:
+            table.add_row("", "", Text(f"-> {check.todo}", "bold" if check.state == "missing" else ""))
+    files = [Text(f"\nmissing {check.name}:\n" + "\n".join(check.files)) for check in checks if check.files]
+    return Group(Text(verdict, "bold"), Text(), table, *files, Text(f"\n{NOT_LOOKED_AT}", "dim"))
+
+
+def check_gpu(plan: Plan) -> Check:
+    """The cards, and whether torch can compute on them; torch is asked in a child process, only where there is a card."""
+    gpus, needs_one = find_gpus(), plan.study.backbone == "kolors"
+    if not gpus.found:
+        return Check(name="GPU", state="missing" if needs_one else "OK", found=gpus.problem if needs_one
+                     else f"{gpus.problem}: tiny runs on the CPU, Kolors needs one",
+                     todo="Kolors needs an NVIDIA card, 24 GB are enough; tiny runs without (lora-sweep run demo)"
+                     if needs_one else "")
+    cards = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GB" for gpu in gpus.found)
+    cards += f", driver {gpus.found[0].driver}"
+    problem = torch_problem()
+    if problem:
+        return Check(name="GPU", state="missing" if needs_one else "warn", found=f"{cards}; {problem}",
+                     todo="a CUDA build of torch that fits this driver is needed; CUDA_VISIBLE_DEVICES must not hide the card")
+    return _check_gpu_memory(plan, gpus.found[0], cards)
+
+
+def torch_problem() -> str:
+    """Why torch cannot compute on the card; empty when it can."""
+    try:
+        done = ask([sys.executable, "-c", ASK_TORCH], TORCH_LIMIT_S)
+    except subprocess.TimeoutExpired:
+        return f"torch gave no answer in {TORCH_LIMIT_S} s"
+    if done.returncode:
+        return f"torch cannot compute on it: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
+    said = json.loads(done.stdout.splitlines()[-1])
+    built = f"torch {said['version']} ({'CUDA ' + said['built_for'] if said['built_for'] else 'no CUDA'})"
+    return "" if said["well"] else f"{built} sees no card it can use"
+
+
+def _check_gpu_memory(plan: Plan, gpu: Gpu, cards: str) -> Check:
+    if plan.memory is None:
+        return Check(name="GPU", state="OK", found=f"{cards}; torch computes on it")
+    needed = max(plan.memory.checkpointed, plan.memory.encoding)
+    free = gpu.memory_bytes - gpu.used_bytes
+    room = f"{size(free)} are free, about {size(needed)} are needed (estimate)"
+    if free >= needed:
+        return Check(name="GPU", state="OK", found=f"{cards}; torch computes on it; {room}")
+    small = gpu.memory_bytes < needed
+    return Check(name="GPU", state="warn", found=f"{cards}; {room}", todo="a smaller size_px or batch_size may fit" if small
+                 else "another program holds memory of this card (see nvidia-smi)")
+
+
+def check_weights(study: Study) -> Check:
+    """What is there by name and size; whether the content is right is seen when a file is loaded."""
+    if study.backbone == "tiny":
+        gone = [f"{part}.safetensors" for part in TINY_PARTS if not (TINY_WEIGHTS / f"{part}.safetensors").is_file()]
+        return Check(name="weights", state="missing" if gone else "OK", todo="install lora-sweep again" if gone else "",
+                     found=f"{TINY_WEIGHTS}: {', '.join(gone)} missing" if gone else "tiny's, shipped with lora-sweep")
+    folder = models_folder(study.weights or "")
+    gone_files = missing_files(folder)
+    there = [found for file in FILES if file not in gone_files and (found := file.find(folder))]
+    if not gone_files:
+        return Check(name="weights", state="OK",
+                     found=f"all {len(there)} files, {size(sum(path.stat().st_size for path in there))}, in {folder}")
+    fetched = f"{len(gone_files)} of {len(FILES)} files (about {size(needed_bytes(gone_files))})"
+    return Check(name="weights", state="missing", found=f"{fetched} are missing in {folder}",
+                 todo=f"lora-sweep run fetches them first, or now: {FETCH_COMMAND}; {FOLDER_VARIABLE} names another folder",
+                 files=tuple(f"{size(file.size_bytes) if file.size_bytes else '':>8}  {file.path}" for file in gone_files))
+
+
+def check_data(study: Study) -> Check:
+    source = study.data_value.source
+    if source.startswith(REMOTE) and not installed("datasets"):
+        return Check(name="data", state="missing", found=f"{source} needs a package that is not installed",
+                     todo="pip install 'lora-sweep[modelscope]'")
+    if source.startswith(REMOTE):
+        return Check(name="data", state="OK", found=f"{source} is fetched when the sweep starts; no network was tried now")
+    try:
+        pictures = read_folder(study.data_value)
+    except (ValueError, OSError) as error:
+        return Check(name="data", state="missing", found=str(error), todo="put the pictures there, or change data.source")
+    gone = [picture.file for picture in pictures if not picture.path.is_file()]
+    if len(pictures) - len(gone) < study.data.min_images:
+        return Check(name="data", state="missing", found=f"{len(pictures) - len(gone)} pictures in {source}",
+                     todo=f"data.min_images is {study.data.min_images}")
+    if gone:
+        return Check(name="data", state="warn", found=f"{len(pictures)} pictures in {source}, of which files are missing: "
+                     f"{', '.join(gone[:3])}{f' and {len(gone) - 3} more' if len(gone) > 3 else ''}")
+    return Check(name="data", state="OK", found=f"{len(pictures)} pictures in {source}")
+
+
+def check_runs(study: Study, runs: Runs) -> Check:
+    """May results be written, and does another driver work on this study? A lock file alone means nothing."""
+    nearest = existing(runs.path)
+    try:
+        tempfile.TemporaryFile(dir=nearest).close()
+    except OSError as error:
+        return Check(name="runs", state="missing", found=f"{runs.path} cannot be written ({error.strerror})",
+                     todo="choose another folder with --runs or LORA_SWEEP_RUNS")
+    folder = runs.study(study.name)
+    if is_locked(folder):
+        return Check(name="runs", state="warn", found=f"a driver works on {study.name} right now ({folder.lock})",
+                     todo="wait for it, or end it with Ctrl-C; one study has one driver")
+    return Check(name="runs", state="OK", found=f"{runs.path} can be written; no driver is at work on {study.name}")
+
+
+def check_disk(plan: Plan, runs: Runs) -> Check:
+    """Room for the trials under the runs folder, and for missing weights under the models folder; they may share a disk."""
+    weights = models_folder(plan.study.weights or "")
+    trials = plan.disk_bytes or 0
+    fetched = needed_bytes(missing_files(weights)) if plan.study.backbone == "kolors" else 0
+    shared = existing(runs.path).stat().st_dev == existing(weights).stat().st_dev
+    places = [(runs.path, trials + fetched if shared else trials)] + ([] if shared or not fetched else [(weights, fetched)])
+    short = [f"{folder} has {size(free_disk_bytes(folder))} free and needs about {size(needed)}"
+             for folder, needed in places if free_disk_bytes(folder) < needed]
+    if short:
+        return Check(name="disk", state="missing", found="; ".join(short), todo="free some, or choose another disk with --runs "
+                     f"or {FOLDER_VARIABLE}")
+    return Check(name="disk", state="OK", found="; ".join(
+        f"{size(free_disk_bytes(folder))} free, about {size(needed)} needed" for folder, needed in places)
+        + (f" ({size(fetched)} of it for weights)" if shared and fetched else ""))
+
+
+def check_memory(plan: Plan) -> Check:
+    memory, needed = host_memory(), plan.host_bytes
+    found = (f"{cores()} cores; {size(memory.free_bytes)} of {size(memory.total_bytes)} memory free, about {size(needed)} needed "
+             "(estimate)")
+    if memory.total_bytes < needed:
+        return Check(name="memory", state="missing", found=found, todo="this machine is too small to load the model")
+    if memory.free_bytes < needed:
+        return Check(name="memory", state="warn", found=found, todo="other programs hold it; end some before a sweep")
+    return Check(name="memory", state="OK", found=found)
+
+
+def _ask(look: Callable[[], Answer]) -> "Future[Answer]":
+    """Start a look in a thread that does not keep the program alive."""
+    future: Future[Answer] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(look())
+        except Exception as error:  # raised again where the answer is wanted
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future
+
+
+def _answer(name: str, answer: "Future[Check]", left_s: float) -> Check:
+    try:
+        return answer.result(timeout=max(0.0, left_s))
+    except TimeoutError:
+        return Check(name=name, state="warn", found=f"no answer in {LIMIT_S:g} s, so this is not known")

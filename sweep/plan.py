@@ -1,0 +1,189 @@
+"""What a study costs on this machine: time, memory, disk. Measured where trials were finished, else estimated; no torch."""
+import logging
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import accumulate
+from statistics import median_high
+from typing import Any
+
+from core.folders import Runs, StudyFolder
+from core.settings import Result, TrialSpec
+from sweep.cards import Guess, guess_kolors, guess_tiny
+from sweep.cost import (
+    TINY_HOST_BYTES,
+    PeakMemory,
+    kolors_memory,
+    picture_cache_bytes,
+    story_disk_bytes,
+    text_cache_bytes,
+    trial_disk_bytes,
+)
+from sweep.machine import Gpu, find_gpus
+from sweep.pace import Pace
+from sweep.space import Choices, Range
+from sweep.status import study_folders
+from sweep.study import Study
+
+log = logging.getLogger(__name__)
+Pick = Callable[[Choices | Range], Any]
+COSTLY = ("lora_rank", "epochs", "steps_per_epoch", "batch_size", "steps", "cfg_scale", "size_px")  # cheap when small
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A kind of trial; `disk_bytes` is None where the LoRA's size is not known."""
+    name: str
+    spec: TrialSpec
+    disk_bytes: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What trials of a study cost: those that are sampled from the cheapest to the dearest, and the hand-made `first` ones."""
+    study: Study
+    device: str
+    gpu: Gpu | None
+    pace: Pace | None          # None: times are not known
+    basis: str                 # what the pace rests on, or why there is none
+    cheapest: Row
+    typical: Row
+    dearest: Row
+    first: tuple[Row, ...]
+    done: int
+    base_done: bool            # whether the base model's own story is there
+    memory: PeakMemory | None  # None for the toy
+    host_bytes: float
+
+    @property
+    def todo(self) -> int:
+        return max(0, self.study.budget.trials - self.done)
+
+    @property
+    def queue(self) -> list[Row]:
+        """The trials still to do, in order: the hand-made ones, then typical ones."""
+        first = list(self.first[self.done:][:self.todo])
+        return first + [self.typical] * (self.todo - len(first))
+
+    def ends_s(self, pace: Pace) -> list[float]:
+        """When the base model's story is done, then each trial of the queue, in seconds from now."""
+        base_s = 0.0 if self.base_done else pace.trial_s(self.study.base_spec())
+        return list(accumulate((pace.trial_s(row.spec) for row in self.queue), initial=base_s))
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """What the trials still to do and the base model's story leave behind, without the cache."""
+        sizes = [row.disk_bytes for row in self.queue]
+        known = [size for size in sizes if size is not None]
+        base = 0 if self.base_done else story_disk_bytes(self.typical.spec)
+        return base + sum(known) if len(known) == len(sizes) else None
+
+    @property
+    def story_texts_bytes(self) -> int:
+        spec = self.typical.spec
+        return text_cache_bytes(spec) * len({words for scene in spec.story.scenes
+                                             for words in ((scene.prompt, True), (scene.negative_prompt, False))})
+
+    @property
+    def picture_bytes(self) -> int:
+        """What one training picture with its caption takes in the cache."""
+        return picture_cache_bytes(self.dearest.spec) + text_cache_bytes(self.typical.spec)
+
+
+def make_plan(study: Study, runs: Runs, device: str = "auto") -> Plan:
+    """`device` is a worker's; auto is a GPU for kolors, the CPU for tiny. Raises ValueError on one that there cannot be."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise ValueError(f"--device is {device!r}, but there is no such device (allowed: auto, cpu, cuda, cuda:1)")
+    if device == "auto":
+        device = "cuda" if study.backbone == "kolors" else "cpu"
+    specs = {"cheapest": _spec(study, _least), "typical": _spec(study, _middle), "dearest": _spec(study, _most)}
+    specs |= {f"first {number}": study.spec(0, _sampled(study, _middle) | entry) for number, entry in enumerate(study.first, 1)}
+    rows = {name: Row(name=name, spec=spec, disk_bytes=trial_disk_bytes(spec)) for name, spec in specs.items()}
+    gpu, problem = _gpu(device)
+    memory = kolors_memory(specs["dearest"]) if study.backbone == "kolors" else None
+    guess = measured(list(specs.values()), runs, device) or _estimated(study, device, gpu, problem, memory)
+    folder = runs.study(study.name)
+    return Plan(
+        study=study, device=device, gpu=gpu, pace=guess.pace, basis=guess.basis, cheapest=rows.pop("cheapest"),
+        typical=rows.pop("typical"), dearest=rows.pop("dearest"), first=tuple(rows.values()), done=len(readable_results(folder)),
+        base_done=folder.base.result.exists(), memory=memory, host_bytes=memory.host if memory else TINY_HOST_BYTES)
+
+
+def _gpu(device: str) -> tuple[Gpu | None, str]:
+    """The card that `device` names, or why there is none."""
+    if device == "cpu":
+        return None, ""
+    gpus, number = find_gpus(), int(device.partition(":")[2] or 0)
+    if number < len(gpus.found):
+        return gpus.found[number], ""
+    return None, gpus.problem or f"there is no {device}, only {len(gpus.found)} GPU"
+
+
+def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Guess | None:
+    """The pace of finished trials of this study, else of others under `runs` that are of a kind with it."""
+    sizes, one = {spec.render.size_px for spec in specs}, specs[0]
+
+    def alike(result: Result) -> bool:
+        spec = result.spec
+        return (spec.backbone, spec.precision) == (one.backbone, one.precision) and spec.render.size_px in sizes \
+            and result.device.partition(":")[0] == device.partition(":")[0]
+
+    own = Pace.of(filter(alike, readable_results(runs.study(one.study))))
+    if own:
+        return Guess(own, f"measured on {_trials(own.trials)} of this study")
+    others = [result for folder in study_folders(runs) if folder.path.name != one.study
+              for result in readable_results(folder) if alike(result)]
+    pace = Pace.of(others)
+    if pace is None:
+        return None
+    return Guess(pace, f"measured on {_trials(pace.trials)} of {', '.join(sorted({result.spec.study for result in others}))}")
+
+
+def readable_results(folder: StudyFolder) -> list[Result]:
+    """A study's results; none where another version wrote them in other words."""
+    try:
+        return folder.results()
+    except (TypeError, KeyError, ValueError) as error:
+        log.info("%s: its results cannot be read (%s)", folder.path, error)
+        return []
+
+
+def _estimated(study: Study, device: str, gpu: Gpu | None, problem: str, memory: PeakMemory | None) -> Guess:
+    if problem:
+        return Guess(None, problem)
+    if memory and gpu:
+        return guess_kolors(gpu, study.precision, checkpointing=memory.training > gpu.memory_bytes)
+    if study.backbone == "tiny" and device == "cpu":
+        return guess_tiny()
+    return Guess(None, f"how fast {study.backbone} is on {device} cannot be known before a trial ran there")
+
+
+def _trials(number: int) -> str:
+    return f"{number} finished trial{'s' if number != 1 else ''}"
+
+
+def _spec(study: Study, pick: Pick) -> TrialSpec:
+    return study.spec(0, _sampled(study, pick))
+
+
+def _sampled(study: Study, pick: Pick) -> dict[str, Any]:
+    """One value for each setting of the space: `pick` chooses where it changes the cost, elsewhere any will do."""
+    return {name: pick(search) if name in COSTLY else search.start for name, search in study.space.items()}
+
+
+def _least(search: Choices | Range) -> Any:
+    return min(search.values)
+
+
+def _most(search: Choices | Range) -> Any:
+    return max(search.values)
+
+
+def _middle(search: Choices | Range) -> Any:
+    """The value in the middle of the search: of a logarithmic range the geometric one."""
+    if isinstance(search, Choices):
+        return median_high(search.choices)
+    value = math.sqrt(search.low * search.high) if search.log else (search.low + search.high) / 2
+    step = search.step or (1 if isinstance(search.low, int) else None)
+    return search.low + math.floor((value - search.low) / step + 0.5) * step if step else value

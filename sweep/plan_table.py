@@ -1,0 +1,135 @@
+"""A plan in a terminal: the verdict first, then what each kind of trial costs, then what that rests on."""
+from datetime import datetime, timedelta
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from reports.console import cell, duration, size
+from sweep.cards import kolors_pace
+from sweep.deadline import seconds_until
+from sweep.pace import PARTS
+from sweep.plan import COSTLY, Plan, Row
+
+WORDS = {"prepare": "prepare", "train": "training", "render": "story", "score": "scoring"}
+EXAMPLES = ("NVIDIA GeForce RTX 3090", "NVIDIA GeForce RTX 4090", "NVIDIA H200")
+CARD_BYTES = 24 * 2**30
+UNKNOWN = "?"
+WIDE = 96  # columns: three searched settings and all parts of a trial
+PLACES = {"cpu": "the CPU", "cuda": "the GPU"}
+
+
+def plan_page(plan: Plan, now: datetime, until: datetime, free_bytes: int, width: int) -> Group:
+    """`now` and `until` are naive local times, `free_bytes` the disk's under the runs folder, `width` in columns."""
+    too_small = plan.disk_bytes is not None and plan.disk_bytes > free_bytes
+    warning = [Text(f"The disk is too small for that: {size(plan.disk_bytes or 0)} against {size(free_bytes)} free.", "yellow")]
+    return Group(Text(verdict(plan, now, until), style="bold"), *(warning if too_small else []), Text(provenance(plan), "dim"),
+                 costs(plan, width), facts(plan, free_bytes))
+
+
+def verdict(plan: Plan, now: datetime, until: datetime) -> str:
+    """One sentence: how long it takes, and what of it is there in the morning."""
+    name, clock, place = plan.study.name, f"{until:%H:%M}", plan.gpu.name if plan.gpu else PLACES.get(plan.device, plan.device)
+    if plan.pace is None:
+        return f"{name}: how long a trial takes here is not known: {plan.basis}."
+    if not plan.todo:
+        more_s = plan.pace.trial_s(plan.typical.spec)
+        return f"{name}: all {plan.done} trials are done; one more takes about {duration(more_s)} on {place}."
+    ends_s, left_s = plan.ends_s(plan.pace)[1:], seconds_until(until, now)
+    fitting = sum(end_s <= left_s for end_s in ends_s)
+    takes = f"{name}: {plan.todo}{' more' if plan.done else ''} trials take about {duration(ends_s[-1])} on {place}"
+    if fitting == plan.todo:
+        return f"{takes}; all fit before {clock}, done by about {now + timedelta(seconds=ends_s[-1]):%H:%M}."
+    some = f"{fitting} of them fit" if fitting > 1 else "one of them fits" if fitting else "none of them fits"
+    return f"{takes}; {some} before {clock}, {duration(left_s)} from now."
+
+
+def provenance(plan: Plan) -> str:
+    if plan.pace is None:
+        return "Disk and memory are estimates; times come with the first finished trial."
+    if plan.pace.trials:
+        return f"Times are {plan.basis}; memory and disk are estimates."
+    return "All of this is an estimate: nothing was measured here yet. The first finished trials replace it."
+
+
+def costs(plan: Plan, width: int) -> Table:
+    """A row for each kind of trial; a narrow terminal gets the two parts that count."""
+    rows = [plan.cheapest, plan.typical, plan.dearest, *plan.first]
+    if plan.cheapest.spec == plan.dearest.spec:
+        rows = [plan.typical, *plan.first]
+    settings = [name for name in COSTLY if name in plan.study.space]
+    parts = [part for part in PARTS if width >= WIDE or part in ("train", "render")]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("trial", vertical="bottom", no_wrap=True)
+    headings = [name.replace("_", "\n") for name in settings]
+    for heading in (*headings, "training\nsteps", *(WORDS[part] for part in parts), "in all", "disk"):
+        table.add_column(heading, justify="right", vertical="bottom", overflow="fold")
+    for row in rows:
+        table.add_row(*_cells(plan, row, settings, parts), style="bold" if row is plan.typical else "")
+    return table
+
+
+def _cells(plan: Plan, row: Row, settings: list[str], parts: list[str]) -> list[str]:
+    assert row.spec.train
+    params = row.spec.params()
+    parts_s = plan.pace.parts_s(row.spec) if plan.pace else {}
+    in_all = duration(sum(parts_s.values())) if parts_s else UNKNOWN
+    if plan.pace and not plan.pace.trials:
+        del parts_s["prepare"]  # nobody can guess what the cache lacks
+    times = [duration(parts_s[part]) if part in parts_s else UNKNOWN for part in parts]
+    disk = UNKNOWN if row.disk_bytes is None else size(row.disk_bytes)
+    return [row.name, *(cell(name, params[name]) for name in settings), str(row.spec.train.total_steps), *times, in_all, disk]
+
+
+def facts(plan: Plan, free_bytes: int) -> Table:
+    told = {"sweep": _extremes(plan), "GPU memory": _gpu_memory(plan), "memory": f"about {size(plan.host_bytes)} of the host's",
+            "disk": _disk(plan, free_bytes), "rests on": plan.basis if plan.pace and not plan.pace.trials else "",
+            "elsewhere": _elsewhere(plan), "not known": _unknown(plan)}
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in told.items():
+        if text:
+            table.add_row(name, Text(text))
+    return table
+
+
+def _extremes(plan: Plan) -> str:
+    if plan.pace is None or plan.cheapest.spec == plan.dearest.spec or not plan.todo:
+        return ""
+    least, most = (duration(plan.todo * plan.pace.trial_s(row.spec)) for row in (plan.cheapest, plan.dearest))
+    return f"{least} if every trial left were the cheapest, {most} if the dearest"
+
+
+def _gpu_memory(plan: Plan) -> str:
+    if not plan.memory:
+        return ""
+    least = max(plan.memory.checkpointed, plan.memory.encoding)
+    enough = "a 24 GB card is enough" if least < CARD_BYTES else "a 24 GB card is too small for this"
+    if plan.memory.training > CARD_BYTES > least:
+        enough += " with checkpointing"
+    here = f"; this one has {plan.gpu.memory_bytes / 2**30:.0f} GB" if plan.gpu else ""
+    return (f"about {size(plan.memory.training)} in training, {size(plan.memory.checkpointed)} with checkpointing, "
+            f"{size(plan.memory.encoding)} while text is encoded: {enough}{here}")
+
+
+def _disk(plan: Plan, free_bytes: int) -> str:
+    trials = "not known for these target_modules" if plan.disk_bytes is None else f"about {size(plan.disk_bytes)}"
+    left = f"{trials} for the {plan.todo} trials left; " if plan.todo else ""
+    return (f"{left}{size(plan.story_texts_bytes)} in the cache for the story's words, {size(plan.picture_bytes)} for each "
+            f"training picture; {size(free_bytes)} are free")
+
+
+def _elsewhere(plan: Plan) -> str:
+    """What a typical trial would take on cards one may think of, where this machine says nothing."""
+    if plan.pace or plan.study.backbone != "kolors" or plan.study.precision == "fp32":
+        return ""
+    times = [f"{duration(kolors_pace(card).trial_s(plan.typical.spec))} on {card.removeprefix('NVIDIA ')}" for card in EXAMPLES]
+    return f"a typical trial by estimate: {', '.join(times)}"
+
+
+def _unknown(plan: Plan) -> str:
+    if plan.pace and plan.pace.trials:
+        return ""
+    return "how long it takes once to load the base model and to encode new pictures and words: it comes on top"

@@ -1,0 +1,87 @@
+"""Can the tracking store be reached, and is the port of `lora-sweep ui` free? Nothing here waits long."""
+import os
+import socket
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from core.folders import Runs
+from sweep.check import Check
+
+TIMEOUT_S = 4
+UI_PORT = 5000
+UNSET = "unset MLFLOW_TRACKING_URI to keep runs under the runs folder"
+
+
+def check_tracking(runs: Runs) -> Check:
+    """Where MLflow's runs go, and whether that answers."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri:
+        return Check(name="tracking", state="OK", found=f"{runs.tracking_db}"
+                     + ("" if runs.tracking_db.exists() else ", made when a study starts"))
+    parts = urlsplit(uri)
+    try:
+        host = parts.hostname or ""
+        place = f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}"  # without a password
+    except ValueError as error:
+        return Check(name="tracking", state="missing", found=f"MLFLOW_TRACKING_URI is no address: {error}", todo=UNSET)
+    if parts.scheme in ("http", "https"):
+        return _check_server(parts, place)
+    if parts.scheme in ("", "file"):
+        return Check(name="tracking", state="missing", found=f"MLFLOW_TRACKING_URI is {uri}, but MLflow 3.17 refuses a folder",
+                     todo=f"name a server or sqlite:///FILE, or {UNSET}")
+    if parts.scheme == "sqlite":
+        return _check_file(uri)
+    return _check_host(host, parts.port, place)
+
+
+def _check_server(parts: SplitResult, place: str) -> Check:
+    request = urllib.request.Request(f"{place}{parts.path.rstrip('/')}/health")
+    if parts.username:
+        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        request.add_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
+    try:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+            well = answer.read(16).strip() == b"OK"
+    except urllib.error.HTTPError as error:
+        return Check(name="tracking", state="warn", found=f"{place} answers with HTTP {error.code}",
+                     todo="look whether it is MLflow, and whether MLFLOW_TRACKING_USERNAME and _PASSWORD are needed")
+    except (OSError, HTTPException) as error:
+        return Check(name="tracking", state="missing", todo=f"start it, or {UNSET}",
+                     found=f"{place} cannot be reached ({getattr(error, 'reason', error)})")
+    if well:
+        return Check(name="tracking", state="OK", found=f"{place} answers")
+    return Check(name="tracking", state="warn", found=f"{place} answers, but not as MLflow does")
+
+
+def _check_file(uri: str) -> Check:
+    file = Path(uri.removeprefix("sqlite:///"))
+    if file.parent.is_dir() and os.access(file if file.exists() else file.parent, os.W_OK):
+        return Check(name="tracking", state="OK", found=str(file))
+    return Check(name="tracking", state="missing", found=f"MLFLOW_TRACKING_URI names {file}, which cannot be written",
+                 todo="make its folder, or name another file")
+
+
+def _check_host(host: str, port: int | None, place: str) -> Check:
+    if not host or not port:
+        return Check(name="tracking", state="warn", found=f"{place}: whether it answers was not looked at")
+    try:
+        socket.create_connection((host, port), timeout=TIMEOUT_S).close()
+    except OSError as error:
+        return Check(name="tracking", state="missing", found=f"{place} cannot be reached ({error})", todo=f"start it, or {UNSET}")
+    return Check(name="tracking", state="OK", found=f"{place} takes connections; its login was not tried")
+
+
+def check_port() -> Check:
+    """The port of `lora-sweep ui`; a sweep itself needs none."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", UI_PORT))
+        except OSError:
+            return Check(name="port", state="warn", found=f"{UI_PORT} is in use (by another program, or by MLflow's own UI)",
+                         todo=f"lora-sweep ui --port {UI_PORT + 1}")
+    return Check(name="port", state="OK", found=f"{UI_PORT} is free for lora-sweep ui")
