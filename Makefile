@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check bench gpu clean
+.PHONY: demo test faults check bench gpu clean
 
 demo: $(READY)          ## a real sweep of the toy model: eight trials, report, exported winner
 	@$(BIN)/lora-sweep run demo
@@ -19,6 +19,9 @@ demo: $(READY)          ## a real sweep of the toy model: eight trials, report, 
 
 test: $(READY)          ## the test suite, on the toy model
 	$(BIN)/python -m pytest
+
+faults: $(READY)        ## kill, tear, fill and hang everything, on the toy model: a few minutes
+	$(BIN)/python -m pytest --override-ini addopts=-q -n 2 --dist worksteal tests/faults
 
 check: $(READY)         ## ruff and mypy
 	$(BIN)/ruff check .
