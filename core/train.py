@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core import lora
+from core import lora, memory
 from core.backbone import TRAIN_TIMESTEPS, Backbone
 from core.encode import Examples
 from core.settings import Training
@@ -56,6 +56,8 @@ class LoraTraining(lightning.LightningModule):
         self._parts = (backbone, examples, training)
         self._seed = seed
         self._epoch_done = epoch_done
+        self._checkpointing = memory.needs_checkpointing(
+            training.gradient_checkpointing, backbone, (training.batch_size, *examples.latents_NCHW.shape[1:]))
         self._pending: list[Tensor] = []
         self.losses: list[float] = []
         alphas = torch.tensor(backbone.new_scheduler().alphas_cumprod, device=backbone.device)
@@ -66,17 +68,18 @@ class LoraTraining(lightning.LightningModule):
         count, *shape_CHW = examples.latents_NCHW.shape
         draw = StepDraw(self._seed, self.current_epoch * training.steps_per_epoch + batch_idx,
                         count, tuple(shape_CHW), training.batch_size)
-        rows, timesteps = draw.rows.to(backbone.device), draw.timesteps.to(backbone.device)
+        rows, timesteps = backbone.put(draw.rows), backbone.put(draw.timesteps)
         latents = examples.latents_NCHW[rows]
         if training.random_flip:
-            mirror = draw.mirror.to(backbone.device).view(-1, 1, 1, 1)
+            mirror = backbone.put(draw.mirror).view(-1, 1, 1, 1)
             latents = torch.where(mirror, examples.mirrored_NCHW[rows], latents)
-        noise = draw.noise_BCHW.to(backbone.device, backbone.dtype)
+        noise = backbone.put(draw.noise_BCHW).to(backbone.dtype)
         noisy = self.signal_rates[timesteps].view(-1, 1, 1, 1) * latents + self.noise_rates[timesteps].view(-1, 1, 1, 1) * noise
         if training.lora_dropout:
             torch.manual_seed(draw.dropout_seed)
         predicted = backbone.predict_noise(noisy.to(backbone.dtype), timesteps,
-                                           examples.words.tokens_NTD[rows], examples.words.pooled_ND[rows])
+                                           examples.words.tokens_NTD[rows], examples.words.pooled_ND[rows],
+                                           gradient_checkpointing=self._checkpointing)
         loss = F.mse_loss(predicted.float(), noise.float())
         self._pending.append(loss.detach())
         if len(self._pending) == LOSS_CHECK_STEPS:
