@@ -30,8 +30,8 @@ check: $(READY)         ## ruff and mypy
 bench: $(READY)         ## ratios against the naive way, in one run
 	$(BIN)/python -m tests.bench
 
-gpu: $(READY)           ## the CPU and CUDA paths against each other; needs a CUDA card
-	$(BIN)/python -m pytest --override-ini addopts=-q tests/gpu
+gpu: $(READY)           ## Kolors' true shape on this card: speed, memory, numbers; needs a CUDA card, no weights, 9 minutes
+	$(BIN)/python -m tests.gpu
 
 clean:                  ## remove .venv and everything that runs made
 	rm -rf .venv runs exports *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

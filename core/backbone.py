@@ -90,6 +90,11 @@ class Backbone:
         """A scheduler of one's own: rendering shortens `timesteps` in place (schedulers/ddim.py, DiffSynth 1.1.9)."""
         return EnhancedDDIMScheduler(beta_end=BETA_END, num_train_timesteps=TRAIN_TIMESTEPS)
 
+    def put(self, tensor: Tensor) -> Tensor:
+        """A tensor of the host's on the device; a GPU that is still busy is not waited for (hence the pinned memory)."""
+        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return pinned.to(self.device, non_blocking=True)
+
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """-> prompt embeddings (B, 256, D) and pooled embeddings (B, D)."""
@@ -106,16 +111,20 @@ class Backbone:
     def decode(self, latents_BCHW: Tensor) -> list[Image.Image]:
         """Latents -> pictures, in 8 bits exactly as DiffSynth's `vae_output_to_image`."""
         at_once = max(1, DECODED_CELLS // (latents_BCHW.shape[2] * latents_BCHW.shape[3]))
-        pixels = torch.cat([self.vae_decoder(part.contiguous(memory_format=torch.channels_last)).float().cpu()
-                            for part in latents_BCHW.split(at_once)])
-        arrays = (pixels / 2 + 0.5).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).numpy()
-        return [Image.fromarray(array) for array in arrays]
+        pictures: list[Image.Image] = []
+        for part in latents_BCHW.split(at_once):
+            pixels = self.vae_decoder(part.contiguous(memory_format=torch.channels_last))
+            arrays = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).cpu().numpy()
+            pictures += [Image.fromarray(array) for array in arrays]
+        return pictures
 
-    def predict_noise(self, noisy_BCHW: Tensor, timesteps: Tensor, tokens_BTD: Tensor, pooled_BD: Tensor) -> Tensor:
+    def predict_noise(self, noisy_BCHW: Tensor, timesteps: Tensor, tokens_BTD: Tensor, pooled_BD: Tensor, *,
+                      gradient_checkpointing: bool = False) -> Tensor:
         """One forward of the UNet; `timesteps` (B,) or (1,)."""
         height, width = noisy_BCHW.shape[2] * 8, noisy_BCHW.shape[3] * 8
-        size = torch.tensor([height, width, 0, 0, height, width], device=self.device).repeat(len(noisy_BCHW))
-        return self.unet(noisy_BCHW.contiguous(memory_format=torch.channels_last), timesteps, tokens_BTD, size, pooled_BD)
+        size = self.put(torch.tensor([height, width, 0, 0, height, width]).repeat(len(noisy_BCHW)))
+        return self.unet(noisy_BCHW.contiguous(memory_format=torch.channels_last), timesteps, tokens_BTD, size, pooled_BD,
+                         use_gradient_checkpointing=gradient_checkpointing)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Pieces of the prompt that the text encoder was never taught (they count as silence)."""
@@ -139,6 +148,8 @@ def load_backbone(name: str, device: str = "auto", precision: str | None = None,
     if precision not in DTYPES:
         raise ValueError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
     place = _device(name, device)
+    # fp32 is meant: TF32, cuDNN's default, keeps ten bits of the mantissa, and half a point decides about the gate.
+    torch.backends.cudnn.allow_tf32 = False
     if precision == "fp16" and place.type == "cpu":
         raise ValueError("precision is fp16, but loss scaling needs a GPU, and this is the CPU (allowed here: fp32, bf16)")
     if name == "tiny":

@@ -4,6 +4,8 @@ The file has kohya keys on diffusers block names, the strength alpha / rank fold
 so that DiffSynth (which ignores alpha), diffusers, ComfyUI and sd-scripts all apply what was trained at strength 1.
 """
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -63,6 +65,8 @@ def put_on(unet: nn.Module, shape: LoraShape, seed: int) -> None:
         fresh = torch.empty(down.shape, dtype=torch.float32)
         nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
         down.data, up.data = fresh.to(down.device), torch.zeros_like(up, dtype=torch.float32)
+        # PEFT would turn every input into fp32 first. Autocast in training and `in_precision` in rendering see to it.
+        layer.cast_input_dtype_enabled = False
 
 
 def take_off(unet: nn.Module) -> None:
@@ -72,6 +76,19 @@ def take_off(unet: nn.Module) -> None:
         setattr(unet.get_submodule(parent), child, layer.base_layer)
     if hasattr(unet, "peft_config"):
         del unet.peft_config
+
+
+@contextmanager
+def in_precision(unet: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Wear the adapters in the base model's own precision, as whoever loads the file will; what was trained comes back."""
+    trained = [(parameter, parameter.data) for parameter in trained_parameters(unet).values() if parameter.dtype != dtype]
+    for parameter, data in trained:
+        parameter.data = data.to(dtype)
+    try:
+        yield
+    finally:
+        for parameter, data in trained:
+            parameter.data = data
 
 
 def trained_parameters(unet: nn.Module) -> dict[str, nn.Parameter]:

@@ -8,13 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from core import lora, memory
 from core.backbone import Backbone
 from core.beat import Beat, no_beat
 from core.cache import Cache
 from core.encode import Words, encode_prompts
 from core.settings import Rendering, Scene
-
-RENDER_BATCH = 8  # pictures at a time; with guidance the UNet sees twice as many
 
 
 def render_scenes(backbone: Backbone, scenes: Sequence[Scene], rendering: Rendering, cache: Cache,
@@ -23,9 +22,11 @@ def render_scenes(backbone: Backbone, scenes: Sequence[Scene], rendering: Render
     positive = encode_prompts([scene.prompt for scene in scenes], backbone, cache)
     negative = encode_prompts([scene.negative_prompt for scene in scenes], backbone, cache)
     noise = torch.cat([scene_noise(scene.seed, rendering.size_px, backbone) for scene in scenes])
-    for first in range(0, len(scenes), RENDER_BATCH):
-        part = slice(first, first + RENDER_BATCH)
-        latents = denoise(backbone, noise[part], _part(positive, part), _part(negative, part), rendering, beat)
+    batch = memory.pictures_at_once(backbone, rendering)
+    for first in range(0, len(scenes), batch):
+        part = slice(first, first + batch)
+        with lora.in_precision(backbone.unet, backbone.dtype):
+            latents = denoise(backbone, noise[part], _part(positive, part), _part(negative, part), rendering, beat)
         yield from backbone.decode(latents)
 
 
@@ -45,14 +46,16 @@ def denoise(backbone: Backbone, latents_BCHW: Tensor, positive: Words, negative:
     guided = rendering.cfg_scale != 1.0
     tokens = torch.cat([positive.tokens_NTD, negative.tokens_NTD]) if guided else positive.tokens_NTD
     pooled = torch.cat([positive.pooled_ND, negative.pooled_ND]) if guided else positive.pooled_ND
-    for timestep in scheduler.timesteps:
-        moment = timestep[None].to(backbone.device)
+    # The scheduler reads its timesteps on the host, the UNet on the device: one copy each, so that no step waits.
+    moments = backbone.put(scheduler.timesteps)
+    for index, timestep in enumerate(scheduler.timesteps):
+        moment = moments[index:index + 1]
         inputs = torch.cat([latents_BCHW, latents_BCHW]) if guided else latents_BCHW
         noise = backbone.predict_noise(inputs, moment, tokens, pooled)
         if guided:
             wanted, unwanted = noise.chunk(2)
             noise = unwanted + rendering.cfg_scale * (wanted - unwanted)
-        latents_BCHW = scheduler.step(noise, moment, latents_BCHW)
+        latents_BCHW = scheduler.step(noise, timestep, latents_BCHW)
         beat()
     return latents_BCHW
 

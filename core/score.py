@@ -40,13 +40,14 @@ class NoScoreError(RuntimeError):
 def score_pictures(backbone: Backbone, pictures: Sequence[Image.Image]) -> Score:
     """Score RGB pictures as `CLIPProcessor` + `AestheticsPredictorV2Linear` do, in fp32. Raises NoScoreError."""
     scorer = backbone.scorer
-    embeddings, aesthetic = [], []
+    embeddings, answers = [], []
     for picture in pictures:  # one at a time: a score must not depend on its neighbours in a batch
-        pixels = backbone.image_processor(images=picture, return_tensors="pt")["pixel_values"].to(backbone.device)
-        embedding = scorer.visual_projection(scorer.vision_model(pixel_values=pixels).pooler_output)
+        pixels = backbone.image_processor(images=picture, return_tensors="pt")["pixel_values"]
+        embedding = scorer.visual_projection(scorer.vision_model(pixel_values=backbone.put(pixels)).pooler_output)
         embedding = F.normalize(embedding, dim=-1)
         embeddings.append(embedding[0])
-        aesthetic.append(float(scorer.layers(embedding)[0, 0]))
+        answers.append(scorer.layers(embedding)[0, 0])
+    aesthetic = torch.stack(answers).tolist()  # one wait for all
     if not all(math.isfinite(value) for value in aesthetic):
         raise NoScoreError(f"the scorer answered {aesthetic}")
     return Score(tuple(aesthetic), _coherence(torch.stack(embeddings)))

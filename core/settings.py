@@ -20,6 +20,7 @@ class Training:
     lora_dropout: float = 0.0
     random_flip: bool = False
     target_modules: str = "to_q,to_k,to_v,to_out"
+    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
 
     @property
     def total_steps(self) -> int:

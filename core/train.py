@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from core import lora
+from core import lora, memory
 from core.backbone import TRAIN_TIMESTEPS, Backbone
 from core.beat import Beat, Interrupted, no_beat
 from core.encode import Examples
@@ -88,6 +88,8 @@ class LoraTraining(lightning.LightningModule):
         self._seed, self._epoch_done, self._micro_batch = seed, epoch_done, micro_batch
         self._state, self._checkpoint, self._beat = state, checkpoint, beat
         self._saved_at = time.monotonic()
+        self._checkpointing = memory.needs_checkpointing(
+            training.gradient_checkpointing, backbone, (micro_batch, *examples.latents_NCHW.shape[1:]))
         self._pending: list[Tensor] = []
         self.parts = training.batch_size // micro_batch
         self.losses = list(state.losses) if state else []
@@ -100,17 +102,18 @@ class LoraTraining(lightning.LightningModule):
         fail_point("step")
         count, *shape_CHW = examples.latents_NCHW.shape
         draw = StepDraw(self._seed, step, count, tuple(shape_CHW), training.batch_size).keep_part(part, self._micro_batch)
-        rows, timesteps = draw.rows.to(backbone.device), draw.timesteps.to(backbone.device)
+        rows, timesteps = backbone.put(draw.rows), backbone.put(draw.timesteps)
         latents = examples.latents_NCHW[rows]
         if training.random_flip:
-            mirror = draw.mirror.to(backbone.device).view(-1, 1, 1, 1)
+            mirror = backbone.put(draw.mirror).view(-1, 1, 1, 1)
             latents = torch.where(mirror, examples.mirrored_NCHW[rows], latents)
-        noise = draw.noise_BCHW.to(backbone.device, backbone.dtype)
+        noise = backbone.put(draw.noise_BCHW).to(backbone.dtype)
         noisy = self.signal_rates[timesteps].view(-1, 1, 1, 1) * latents + self.noise_rates[timesteps].view(-1, 1, 1, 1) * noise
         if training.lora_dropout:
             torch.manual_seed(draw.dropout_seed)
         predicted = backbone.predict_noise(noisy.to(backbone.dtype), timesteps,
-                                           examples.words.tokens_NTD[rows], examples.words.pooled_ND[rows])
+                                           examples.words.tokens_NTD[rows], examples.words.pooled_ND[rows],
+                                           gradient_checkpointing=self._checkpointing)
         loss = F.mse_loss(predicted.float(), noise.float())
         if fail_point("loss") == "nan":
             loss = loss * math.nan

@@ -1,4 +1,4 @@
-"""YAML as plain data: no tags, no aliases, no key twice, keys are words, and `1e-4` is a number."""
+"""YAML as plain data: no tags, no aliases, no key twice, keys are words, `1e-4` is a number, and `on` is a word."""
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -59,6 +59,10 @@ PlainLoader.add_constructor("tag:yaml.org,2002:int", PlainLoader.construct_yaml_
 # PyYAML 6 follows YAML 1.1, where 1e-4 is text for want of a dot; YAML 1.2 reads the number that was meant.
 PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"),
                                   list("-+0123456789"))
+# There `on`, `off`, `yes` and `no` are booleans too; in YAML 1.2 they are words, and a setting may be on, off or auto.
+for letter in "oOyYnN":
+    PlainLoader.yaml_implicit_resolvers[letter] = [
+        (tag, pattern) for tag, pattern in PlainLoader.yaml_implicit_resolvers[letter] if tag != "tag:yaml.org,2002:bool"]
 
 
 def _refusal(problem: str, mark: Any) -> yaml.MarkedYAMLError:

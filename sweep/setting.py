@@ -108,6 +108,8 @@ SETTINGS = {
     "random_flip": Setting(kind=bool, meaning="Whether pictures are mirrored at random"),
     "target_modules": Setting(kind=str, pattern=r"\w[\w.]*(,\w[\w.]*)*",
                               meaning="UNet layers that get a LoRA: endings of their names, commas between, no spaces"),
+    "gradient_checkpointing": Setting(kind=str, words=("auto", "on", "off"),
+                                      meaning="Recompute activations to save memory; auto: when the GPU needs it"),
     "steps": Setting(kind=int, low=1, high=1000, meaning="Denoising steps for each picture"),
     "cfg_scale": Setting(kind=float, low=1, high=30, meaning="Guidance by the prompt; 1 is without"),
     "size_px": Setting(kind=int, low=64, high=2048, multiple_of=SIZE_STEP_PX,

@@ -80,4 +80,4 @@ def test_kolors_takes_560_adapters() -> None:
     lora.put_on(unet, lora.LoraShape(rank=16, alpha=4), seed=0)
     names = [name for name, module in unet.named_modules() if isinstance(module, LoraLayer)]
     assert len(names) == len({lora.kohya_key(name) for name in names}) == 560
-    assert sum(parameter.numel() for parameter in lora.trained_parameters(unet)) == 23_224_320
+    assert sum(parameter.numel() for parameter in lora.trained_parameters(unet).values()) == 23_224_320

@@ -102,6 +102,15 @@ def test_the_delta_is_alpha_over_rank_times_up_times_down(backbone: Backbone) ->
         torch.testing.assert_close(delta, 2.5 * pairs[name].up @ pairs[name].down)
 
 
+def test_adapters_are_worn_in_another_precision_for_a_while(backbone: Backbone) -> None:
+    trained = put_on_trained(backbone.unet, LoraShape(rank=4, alpha=8))
+    with lora.in_precision(backbone.unet, torch.bfloat16):
+        assert {parameter.dtype for parameter in lora.trained_parameters(backbone.unet).values()} == {torch.bfloat16}
+    kept = lora.read_off(backbone.unet)
+    assert all(torch.equal(kept[name].up, pair.up) and torch.equal(kept[name].down, pair.down) for name, pair in trained.items())
+    assert {parameter.dtype for parameter in lora.trained_parameters(backbone.unet).values()} == {torch.float32}
+
+
 def test_taking_off_gives_the_base_model_back(backbone: Backbone) -> None:
     before, names = noise_of(backbone), [name for name, _ in backbone.unet.named_modules()]
     put_on_trained(backbone.unet)

@@ -342,6 +342,16 @@ def test_a_frozen_copy_needs_no_other_file(folder: Path) -> None:
     assert load_frozen(frozen).to_yaml() == study.to_yaml()
 
 
+def test_on_and_off_are_words_and_only_true_and_false_are_booleans(folder: Path) -> None:
+    text = yaml.safe_dump(STUDY).replace("steps_per_epoch: 20", "steps_per_epoch: 20\n  gradient_checkpointing: on\n"
+                                         "  random_flip: True")
+    study = load_study(write(folder / "study.yaml", text))
+    assert (study.train.gradient_checkpointing, study.train.random_flip) == ("on", True)
+    frozen = folder / "frozen.yaml"
+    write(frozen, study.to_yaml())
+    assert load_frozen(frozen).train == study.train
+
+
 def test_the_table_covers_every_setting_once() -> None:
     assert list(SETTINGS) == [name for section in (Training, Rendering, Filters) for name in setting_names(section)]
 

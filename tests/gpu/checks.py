@@ -1,0 +1,83 @@
+"""Numbers that must agree: half precision with fp32, our pictures with the stock pipeline's, the device with the CPU."""
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from PIL import Image
+
+from core import lora
+from core.backbone import Backbone, load_backbone
+from core.encode import Words
+from core.settings import Training
+from core.train import train_lora
+from tests.gpu.shapes import TEXT_TOKENS, Shape
+from tests.gpu.table import Check
+from tests.gpu.work import random_examples
+
+TINY_TRAINING = Training(lora_rank=4, lora_alpha=8, epochs=1, steps_per_epoch=10, batch_size=2, learning_rate=1e-3)
+TINY_LATENTS, TINY_WIDTH = (4, 16, 16), 64
+
+
+def half_against_full(backbone: Backbone, shape: Shape, dtypes: Sequence[torch.dtype]) -> Iterator[Check]:
+    """One forward of the UNet in each precision against fp32, relative in the 2-norm. The UNet ends as it was."""
+    weights = {name: tensor.clone() for name, tensor in backbone.unet.state_dict().items()}
+    inputs = _random_inputs(2, shape.latents_CHW, shape.text_width)
+    with true_fp32():
+        truth = _predict(backbone, inputs, torch.float32)
+        for dtype in dtypes:
+            backbone.unet.load_state_dict(weights)
+            error = (_predict(backbone, inputs, dtype) - truth).norm() / truth.norm()
+            name = str(dtype).removeprefix("torch.")
+            yield Check(name=f"UNet forward in {name} against float32, relative", value=float(error), limit=1e-2)
+    backbone.unet.to(backbone.dtype).load_state_dict(weights)
+
+
+def pictures_apart(name: str, ours: Sequence[Image.Image], theirs: Sequence[Image.Image]) -> Check:
+    """Mean difference over pixels and channels of the worst pair, in levels of 255."""
+    levels = [float(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).mean()) for a, b in zip(ours, theirs, strict=True)]
+    return Check(name=name, value=max(levels), limit=3.0)
+
+
+def device_against_cpu(device: torch.device) -> Iterator[Check]:
+    """The trained toy in fp32: what its UNet predicts, and the losses of ten steps."""
+    with true_fp32():
+        here, there = load_backbone("tiny", str(device)), load_backbone("tiny")
+        inputs = _random_inputs(2, TINY_LATENTS, TINY_WIDTH)
+        noise = (_predict(here, inputs, torch.float32).cpu() - _predict(there, inputs, torch.float32)).abs().max()
+        yield Check(name=f"toy UNet on {device.type} against the CPU, largest difference", value=float(noise), limit=1e-3)
+        losses = [abs(a - b) for a, b in zip(_tiny_losses(here), _tiny_losses(there), strict=True)]
+        yield Check(name=f"toy losses on {device.type} against the CPU, largest difference", value=max(losses), limit=1e-3)
+
+
+@contextmanager
+def true_fp32() -> Iterator[None]:
+    """TF32 keeps ten bits of the mantissa, which is no basis for a comparison."""
+    kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = kept
+
+
+def _random_inputs(batch: int, latents_CHW: tuple[int, ...], text_width: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    sizes = ((batch, *latents_CHW), (batch, TEXT_TOKENS, text_width), (batch, text_width))
+    return [torch.randn(size, generator=generator) for size in sizes]
+
+
+@torch.no_grad()
+def _predict(backbone: Backbone, inputs: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    backbone.unet.to(dtype)
+    latents, tokens, pooled = (tensor.to(backbone.device, dtype) for tensor in inputs)
+    return backbone.predict_noise(latents, torch.tensor([500.0], device=backbone.device), tokens, pooled).float()
+
+
+def _tiny_losses(backbone: Backbone) -> list[float]:
+    _, tokens, pooled = _random_inputs(4, TINY_LATENTS, TINY_WIDTH)
+    words = Words(tokens.to(backbone.device), pooled.to(backbone.device))
+    try:
+        return train_lora(backbone, random_examples(backbone, TINY_LATENTS, words), TINY_TRAINING, 7, lambda *_: None)
+    finally:
+        lora.take_off(backbone.unet)

@@ -1,0 +1,93 @@
+"""The product's own training and rendering, on random examples and the words of two small stories."""
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from diffsynth.models.sd_unet import BasicTransformerBlock
+from PIL import Image
+from safetensors.torch import save_file
+
+from core import lora
+from core.backbone import Backbone
+from core.cache import Cache
+from core.encode import Examples, Words
+from core.kolors import load
+from core.kolors.files import FILES
+from core.render import render_scenes
+from core.settings import Rendering, Scene, Training
+from core.train import train_lora
+from tests.gpu.clock import Stopwatch
+from tests.gpu.shapes import Shape
+
+PLACES = ("by the lake", "under the old bridge", "in a snowy wood", "on a ship at night",
+          "in the market", "on a mountain road", "in the rain", "at the harbour")
+SCENES = tuple(Scene(prompt=f"watercolor, a girl with a red balloon {place}", negative_prompt="blurred, dark", seed=101 + number)
+               for number, place in enumerate(PLACES))
+
+
+def random_examples(backbone: Backbone, latents_CHW: tuple[int, ...], words: Words, count: int = 4) -> Examples:
+    """As many latents as asked for, from one seed, with the first of the words."""
+    generator = torch.Generator().manual_seed(1)
+    latents = torch.randn(count, *latents_CHW, generator=generator).to(backbone.device, backbone.dtype)
+    return Examples(latents, latents.flip(-1), Words(words.tokens_NTD[:count], words.pooled_ND[:count]))
+
+
+def time_training(backbone: Backbone, examples: Examples, training: Training) -> Stopwatch:
+    """Marks after each epoch; the first is the warm-up and holds the making of the adapters."""
+    watch = Stopwatch(backbone.device)
+    try:
+        train_lora(backbone, examples, training, 7, lambda epoch, losses: watch.mark())
+    finally:
+        lora.take_off(backbone.unet)
+    return watch
+
+
+def time_pictures(backbone: Backbone, stories: Sequence[Sequence[Scene]], rendering: Rendering,
+                  cache: Cache) -> tuple[Stopwatch, list[Image.Image]]:
+    """One mark for the warm-up, one after each story; with whatever adapters the UNet wears."""
+    watch = Stopwatch(backbone.device)
+    list(render_scenes(backbone, stories[0], replace(rendering, steps=2), cache))
+    watch.mark()
+    pictures: list[Image.Image] = []
+    for story in stories:
+        pictures += render_scenes(backbone, story, rendering, cache)
+        watch.mark()
+    return watch, pictures
+
+
+def time_loading(backbone: Backbone, shape: Shape, folder: Path) -> Stopwatch:
+    """Read a UNet of this size with the product's reader, from a file just written (so it may still be in memory)."""
+    path = folder / next(file.path for file in FILES if file.part == "unet")
+    path.parent.mkdir(parents=True)
+    save_file({name: tensor.contiguous().cpu() for name, tensor in backbone.unet.state_dict().items()}, path)
+    watch = Stopwatch(backbone.device)
+    # The file has DiffSynth's names already: diffusers' own would need diffusers here.
+    load._read(folder, "unet", backbone.device, backbone.dtype, dict, lambda _: shape.unet())
+    watch.mark()
+    return watch
+
+
+@contextmanager
+def wearing(backbone: Backbone, training: Training) -> Iterator[None]:
+    """Fresh adapters on the UNet, as a trial renders with."""
+    lora.put_on(backbone.unet, lora.LoraShape(rank=training.lora_rank, alpha=training.lora_alpha), seed=1)
+    try:
+        yield
+    finally:
+        lora.take_off(backbone.unet)
+
+
+@contextmanager
+def compiled_blocks(backbone: Backbone, backend: str) -> Iterator[None]:
+    """Each transformer block compiled by itself (regional compilation): equal blocks share their code."""
+    blocks = [module for module in backbone.unet.modules() if isinstance(module, BasicTransformerBlock)]
+    for block in blocks:
+        block.compile(backend=backend, dynamic=False)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            block._compiled_call_impl = None
+        torch._dynamo.reset()
