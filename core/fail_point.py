@@ -1,9 +1,9 @@
 """Named places where a test makes the process fail: killed, stopped, out of memory, out of disk.
 
-Without the variable LORA_SWEEP_FAIL every point is a lookup in the environment and nothing else. Its forms:
-`point=action`, `point@3=action` (the third time that the process passes), once for all processes together if
-LORA_SWEEP_FAIL_ONCE names a file, which is made when the point fires; `point#2=action` (always in trial 2),
-`point#*=action` (in every trial).
+Without the variable LORA_SWEEP_FAIL every point is a lookup in the environment and nothing else. It holds orders, apart by `;`:
+`point=action` the first time that a process passes there, `point@3=action` the third time, `point#2@3=action` in trial 2,
+each of them once for all processes together if LORA_SWEEP_FAIL_ONCE names a file (made, with the order's number, when the
+point fires); and `point#2=action` always in trial 2, `point#*=action` in every trial.
 
 Actions are signals for this process (SIGKILL) or, from a worker, for its parent (driver_SIGINT), joined by `+`; or
 disk_full, oom, device_lost; nan, which the caller acts on; anything else is an unforeseen mistake. Only tests set them.
@@ -14,8 +14,9 @@ import re
 import signal
 from collections import Counter
 
-_passed: Counter[str] = Counter()
+_passed: Counter[int] = Counter()
 _trial: int | None = None
+ORDER = re.compile(r"(?P<point>.+?)(?:#(?P<trial>\d+|\*))?(?:@(?P<count>\d+))?=(?P<action>.+)")
 
 
 def at_trial(number: int) -> None:
@@ -26,30 +27,34 @@ def at_trial(number: int) -> None:
 
 def fail_point(name: str) -> str | None:
     """Do what the environment asks of the point `name`, and say what; usually nothing."""
-    order = os.environ.get("LORA_SWEEP_FAIL", "")
-    if not order.startswith(name):
+    orders = os.environ.get("LORA_SWEEP_FAIL")
+    if orders is None:
         return None
-    asked = re.fullmatch(r"(.+?)(?:@(\d+)|#(\d+|\*))?=(.+)", order)
-    if asked is None or asked[1] != name or not _due(name, asked[2], asked[3]):
-        return None
-    for action in asked[4].split("+"):
-        _act(name, action)
-    return asked[4]
+    for index, order in enumerate(orders.split(";")):
+        asked = ORDER.fullmatch(order)
+        assert asked, f"LORA_SWEEP_FAIL has {order!r}"
+        if asked["point"] == name and _due(index, asked["trial"], asked["count"]):
+            for action in asked["action"].split("+"):
+                _act(name, action)
+            return asked["action"]
+    return None
 
 
-def _due(name: str, count: str | None, trial: str | None) -> bool:
-    if trial:
-        return _trial is not None and _trial >= 0 and trial in ("*", str(_trial))
-    _passed[name] += 1
-    return _passed[name] == int(count or 1) and _first_time()
+def _due(index: int, trial: str | None, count: str | None) -> bool:
+    if trial and (_trial is None or _trial < 0 or trial not in ("*", str(_trial))):
+        return False
+    if trial and not count:
+        return True
+    _passed[index] += 1
+    return _passed[index] == int(count or 1) and _first_time(index)
 
 
-def _first_time() -> bool:
+def _first_time(index: int) -> bool:
     marker = os.environ.get("LORA_SWEEP_FAIL_ONCE")
     if not marker:
         return True
     try:
-        os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+        os.close(os.open(f"{marker}.{index}", os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return False
     return True

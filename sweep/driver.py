@@ -132,8 +132,7 @@ class Sweep:
 
     def _work(self, target: int) -> None:
         self.progress.start(self.study.name, len(self.store.told()), target)
-        if len(self.store.told()) < target or self._again:
-            self._tell_base_story()
+        self._tell_base_story(wanted=len(self.store.told()) < target or bool(self._again))
         trial = self._next(target)
         while trial:
             result = self._carry_out(trial)
@@ -232,9 +231,11 @@ class Sweep:
             self._noted.add(text)
             self.progress.note(text)
 
-    def _tell_base_story(self) -> None:
+    def _tell_base_story(self, wanted: bool) -> None:
         """The base model's own story, once per study: the row that every trial is compared with."""
         result = self.folder.base.read_result()
+        if result is None and not wanted:
+            return
         if result is None or result.state == "failed":
             spec = self.study.base_spec()
             result = self.supervisor.carry_out(spec, self.folder.base, partial(self._hear, spec))
@@ -252,7 +253,7 @@ class Sweep:
         told = {trial.number for trial in self.store.told()}
         for number in sorted(told | asked.keys() | self.folder.numbers()):
             folder = self.folder.trial(number)
-            found = Found(known=number in frozen, told=number in told, result=folder.read_result() is not None,
+            found = Found(known=number in told or number in asked, told=number in told, result=folder.read_result() is not None,
                           stored=number in frozen and "result" in frozen[number].user_attrs,
                           checkpoint=folder.checkpoint.exists())
             step = reconcile(found)
@@ -271,7 +272,7 @@ class Sweep:
     def _take(self, step: Step, number: int, trial: Trial | FrozenTrial | None) -> None:
         folder = self.folder.trial(number)
         if step is Step.SET_ASIDE:
-            shutil.move(folder.path, folder.path.with_name(f"{folder.path.name}.aside-{int(time.time())}"))
+            shutil.move(folder.path, folder.path.with_name(f"aside-{folder.path.name}-{int(time.time())}"))
             return
         assert trial is not None
         if step is Step.RESTORE:

@@ -9,14 +9,14 @@ class Step(Enum):
     AGAIN = "start again under the same number with the same parameters"
     RESTORE = "write the result again from what Optuna keeps of it"
     LOST = "its result is gone from the disk; Optuna and MLflow keep what they have"
-    SET_ASIDE = "move the folder aside: Optuna knows no such trial"
+    SET_ASIDE = "move the folder aside: Optuna never asked for it"
     NOTHING = "all agree"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
     """One trial as three witnesses tell it."""
-    known: bool          # Optuna has a trial of this number
+    known: bool          # Optuna asked for a trial of this number
     told: bool           # and its outcome
     stored: bool         # Optuna keeps a copy of its result
     result: bool         # a whole result.json lies in its folder

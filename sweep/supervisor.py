@@ -18,7 +18,7 @@ from sweep.watchdog import Watchdog
 log = logging.getLogger(__name__)
 # After these the process or its device context cannot be trusted with the next trial.
 RETIRING = frozenset({"cuda_oom", "host_oom", "device_lost", "hung", "killed"})
-STOP_GRACE_S = 7.0  # for the step at work and its checkpoint; 10 s in all are promised
+STOP_GRACE_S = 5.0  # for the step at work and its checkpoint; 10 s in all are promised
 Hear = Callable[[dict[str, Any]], None]
 
 

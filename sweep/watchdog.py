@@ -13,8 +13,8 @@ class Watchdog:
     """Told of every event of one worker."""
 
     def __init__(self) -> None:
-        # Tests shorten the floors; nobody else should.
-        self._floor_s = float(os.environ.get("LORA_SWEEP_WATCHDOG_S") or 0)
+        # Tests shorten the floor of a step; nobody else should.
+        self._floors_s = FLOORS_S | {"step": float(os.environ.get("LORA_SWEEP_STEP_FLOOR_S") or FLOORS_S["step"])}
         self._longest_s: dict[str, float] = {}
         self.watch()
 
@@ -35,7 +35,7 @@ class Watchdog:
     @property
     def allowed_s(self) -> float:
         """The longest silence in this phase."""
-        return max(self._floor_s or FLOORS_S[self.phase], PATIENCE * self._longest_s.get(self.phase, 0.0))
+        return max(self._floors_s[self.phase], PATIENCE * self._longest_s.get(self.phase, 0.0))
 
     @property
     def left_s(self) -> float:

@@ -1,5 +1,4 @@
 """One undisturbed sweep to compare with, and the means to disturb another."""
-import json
 import os
 import shutil
 import subprocess
@@ -7,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import filelock
 import optuna
@@ -33,16 +33,18 @@ budget: {{trials: {trials}}}
 sampler: {{startup_trials: 1}}
 storage: {{checkpoint_every_s: 0}}
 """
+TRIALS = 5
 Done = subprocess.CompletedProcess[str]
 
 
 class Sweeps:
     """Starts of one study in one folder, each through the real command line."""
 
-    def __init__(self, folder: Path, trials: int = 2) -> None:
+    def __init__(self, folder: Path, trials: int = TRIALS) -> None:
         self.folder, self.runs = folder, Runs(folder / "runs")
         self.study: StudyFolder = self.runs.study("faults")
         self.file = folder / "faults.yaml"
+        self.starts = 0
         self.file.write_text(STUDY.format(root=ROOT, trials=trials))
 
     def command(self, *words: object) -> list[str]:
@@ -53,17 +55,17 @@ class Sweeps:
         return clean | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"} | env
 
     def run(self, fail: str = "", *, once: bool = True, words: tuple[object, ...] = (), **env: str) -> Done:
-        """One start; `fail` is the order for the fail points."""
+        """One start; `fail` holds orders for the fail points."""
         if fail:
+            self.starts += 1
             env["LORA_SWEEP_FAIL"] = fail
             if once:
-                env["LORA_SWEEP_FAIL_ONCE"] = str(self.folder / "failed")
+                env["LORA_SWEEP_FAIL_ONCE"] = str(self.folder / f"failed-{self.starts}")
         return subprocess.run(self.command(*words), capture_output=True, text=True, env=self.environment(**env), timeout=240)
 
-    @property
-    def failed(self) -> bool:
-        """Whether the fail point was reached."""
-        return (self.folder / "failed").exists()
+    def failed(self) -> list[str]:
+        """The orders of the last start that were carried out."""
+        return sorted(path.suffix.removeprefix(".") for path in self.folder.glob(f"failed-{self.starts}.*"))
 
     def optuna(self) -> list[tuple]:
         trials = optuna.load_study(storage=f"sqlite:///{self.study.db}", study_name="faults").trials
@@ -83,29 +85,17 @@ class Sweeps:
             {key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
              for key in run.data.metrics if not key.endswith("duration_s")},
             {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
-            self._artifacts(client, run.info.run_id),
+            _files(Path(unquote(urlparse(run.info.artifact_uri).path))),
         ) for run in client.search_runs([experiment.experiment_id])}
-
-    def _artifacts(self, client: MlflowClient, run_id: str, path: str = "") -> dict[str, str]:
-        found: dict[str, str] = {}
-        for artifact in client.list_artifacts(run_id, path):
-            if artifact.is_dir:
-                found |= self._artifacts(client, run_id, artifact.path)
-            else:
-                local = Path(client.download_artifacts(run_id, artifact.path))
-                found[artifact.path] = _digest(local)
-        return found
 
     def story(self) -> tuple:
         """What Optuna, the disk and MLflow tell."""
         return self.optuna(), self.leaderboard(), self.mlflow()
 
 
-def _digest(path: Path) -> str:
-    """Content; of a recipe all but how long things took and how often they were tried."""
-    if path.suffix != ".json":
-        return sha256(path)
-    return json.dumps(json.loads(path.read_text()), sort_keys=True)
+def _files(folder: Path) -> dict[str, str]:
+    """A run's artifacts, where the store keeps them."""
+    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 @pytest.fixture(scope="session")
@@ -130,6 +120,32 @@ def sweeps(tmp_path: Path, undisturbed: Sweeps) -> Iterator[Sweeps]:
     shutil.copytree(undisturbed.runs.cache, made.runs.cache)
     yield made
     shutil.rmtree(tmp_path, ignore_errors=True)  # many sweeps, some megabytes each
+
+
+@pytest.fixture
+def finished(sweeps: Sweeps, undisturbed: Sweeps) -> Sweeps:
+    """A sweep that is complete; its MLflow store was left behind."""
+    shutil.copytree(undisturbed.study.path, sweeps.study.path)
+    sweeps.study.tracked.unlink()
+    return sweeps
+
+
+@pytest.fixture(scope="session")
+def halted(tmp_path_factory: pytest.TempPathFactory, undisturbed: Sweeps) -> Sweeps:
+    """A sweep whose driver was killed in the middle of trial 0."""
+    made = Sweeps(tmp_path_factory.mktemp("halted"))
+    shutil.copytree(undisturbed.runs.cache, made.runs.cache)
+    assert made.run("step#0@5=driver_SIGKILL").returncode < 0
+    assert made.study.trial(0).checkpoint.exists()
+    return made
+
+
+@pytest.fixture
+def stopped(sweeps: Sweeps, halted: Sweeps) -> Sweeps:
+    """The same in a folder of its own; its MLflow store was left behind."""
+    shutil.copytree(halted.study.path, sweeps.study.path)
+    sweeps.study.tracked.unlink(missing_ok=True)
+    return sweeps
 
 
 @pytest.fixture

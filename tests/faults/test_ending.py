@@ -2,41 +2,35 @@
 import signal
 import subprocess
 import time
-from collections.abc import Callable
-
-import pytest
+from datetime import datetime, timedelta
 
 from tests.faults.conftest import Sweeps
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGUSR1"])
-def test_one_signal_stops_with_everything_resumable(sweeps: Sweeps, undisturbed: Sweeps, name: str) -> None:
-    done = sweeps.run(f"step@4=driver_{name}")
-    assert done.returncode == 130
-    assert f"stopped by {name}" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert sweeps.study.trial(0).checkpoint.exists()
-    assert sweeps.optuna()[0][1] == "RUNNING"
-    assert {run[0] for run in sweeps.mlflow().values()} == {"KILLED"}
+def test_one_signal_stops_with_everything_resumable(sweeps: Sweeps, undisturbed: Sweeps) -> None:
+    for name, step in (("SIGINT", "0@2"), ("SIGTERM", "0@2"), ("SIGUSR1", "1@5")):
+        done = sweeps.run(f"step#{step}=driver_{name}")
+        assert done.returncode == 130
+        assert f"stopped by {name}" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        trial = int(step[0])
+        assert sweeps.study.trial(trial).checkpoint.exists()
+        assert sweeps.optuna()[trial][1] == "RUNNING"
+        assert {run[0] for run in sweeps.mlflow().values()} <= {"KILLED", "FINISHED"}
     again = sweeps.run()
-    assert "trial 0: goes on from step" in again.stdout
+    assert "trial 1: goes on from step 5" in again.stdout
     assert sweeps.story() == undisturbed.story()
 
 
 def test_a_worker_that_does_not_answer_is_not_waited_for(sweeps: Sweeps, undisturbed: Sweeps) -> None:
-    with subprocess.Popen(sweeps.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          env=order(sweeps, "step@5=driver_SIGINT+SIGSTOP")) as driver:
+    with start(sweeps, "step#0@5=driver_SIGINT+SIGSTOP") as driver:
         asked = when_failed(sweeps)
         _, stderr = driver.communicate(timeout=60)
         assert driver.returncode == 130, stderr
         assert time.monotonic() - asked < 10
-    assert sweeps.run().returncode == 0
-    assert sweeps.story() == undisturbed.story()
 
-
-def test_a_second_signal_stops_at_once(sweeps: Sweeps, undisturbed: Sweeps) -> None:
-    with subprocess.Popen(sweeps.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          env=order(sweeps, "step@5=driver_SIGINT+SIGSTOP")) as driver:
+    # Asked a second time it stops at once, without the grace that an unanswered first one has.
+    with start(sweeps, "step#0@1=driver_SIGINT+SIGSTOP") as driver:
         when_failed(sweeps)
         time.sleep(0.5)  # the system would fold two signals into one
         driver.send_signal(signal.SIGINT)
@@ -44,35 +38,54 @@ def test_a_second_signal_stops_at_once(sweeps: Sweeps, undisturbed: Sweeps) -> N
         _, stderr = driver.communicate(timeout=60)
         assert driver.returncode == 130
         assert "Traceback" not in stderr
-        assert time.monotonic() - asked < 5  # and not the grace that an unanswered first one has
+        assert time.monotonic() - asked < 5
     assert sweeps.run().returncode == 0
     assert sweeps.story() == undisturbed.story()
 
 
-def order(sweeps: Sweeps, fail: str) -> dict[str, str]:
-    return sweeps.environment(LORA_SWEEP_FAIL=fail, LORA_SWEEP_FAIL_ONCE=str(sweeps.folder / "failed"))
+def test_the_hour_is_kept(sweeps: Sweeps, undisturbed: Sweeps) -> None:
+    """In the last minute before it: the first trial is measured, the next ones fit or wait, exit 0."""
+    assert sweeps.run(words=("--trials", 1)).returncode == 0
+    before = sweeps.optuna()
+    result = sweeps.study.trial(0).read_result()
+    slow = result.to_json() | {"timings_s": {"prepare": 1e5, "train": 1e5, "render": 1e5, "score": 1e5}}
+    write(sweeps, slow)  # as if trials took more than a day each
+    done = sweeps.run(words=("--until", (datetime.now() + timedelta(hours=2)).strftime("%H:%M")))
+    assert done.returncode == 0, done.stderr
+    assert "the next start goes on with it" in done.stdout
+    assert sweeps.optuna()[:1] == before[:1]
+    assert [row[1] for row in sweeps.optuna()[1:]] == ["RUNNING"]
+    write(sweeps, result.to_json())
+    assert sweeps.run().returncode == 0
+    assert sweeps.optuna() == undisturbed.optuna()
+    assert sweeps.leaderboard() == undisturbed.leaderboard()
 
 
-def when_failed(sweeps: Sweeps) -> float:
-    while not sweeps.failed:
-        time.sleep(0.01)
-    return time.monotonic()
-
-
-def test_a_second_driver_names_the_first(make_sweeps: Callable[[int], Sweeps]) -> None:
-    sweeps = make_sweeps(1)
-    with subprocess.Popen(sweeps.command(), env=sweeps.environment(), stdout=subprocess.DEVNULL) as first:
+def test_a_second_driver_names_the_first(sweeps: Sweeps) -> None:
+    with subprocess.Popen(sweeps.command("--trials", 1), env=sweeps.environment(), stdout=subprocess.DEVNULL) as first:
         while not sweeps.study.driver.exists():
             time.sleep(0.01)
         second = sweeps.run()
         assert second.returncode == 2
         assert f"process {first.pid} on " in second.stderr
         assert len(second.stderr.splitlines()) == 1
-        assert first.wait(timeout=120) == 0
+        first.send_signal(signal.SIGINT)
+        assert first.wait(timeout=120) == 130
 
 
-def test_the_lock_of_a_dead_driver_is_taken_over(sweeps: Sweeps) -> None:
-    assert sweeps.run("asked=SIGKILL").returncode < 0
-    assert sweeps.study.driver.exists()  # its note is still there, its lock is not
-    assert sweeps.run().returncode == 0
-    assert not sweeps.study.driver.exists()
+def start(sweeps: Sweeps, fail: str) -> subprocess.Popen[str]:
+    sweeps.starts += 1
+    env = sweeps.environment(LORA_SWEEP_FAIL=fail, LORA_SWEEP_FAIL_ONCE=str(sweeps.folder / f"failed-{sweeps.starts}"))
+    return subprocess.Popen(sweeps.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
+def when_failed(sweeps: Sweeps) -> float:
+    while not sweeps.failed():
+        time.sleep(0.01)
+    return time.monotonic()
+
+
+def write(sweeps: Sweeps, values: dict) -> None:
+    from core.files import write_json
+
+    write_json(sweeps.study.trial(0).result, values)
