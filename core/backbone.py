@@ -70,8 +70,11 @@ class Backbone:
 
     def free_text_encoder(self) -> None:
         """Give its room back to the UNet, if they cannot share it."""
-        if self.text_encoder_alone and self._parts.pop("text_encoder", None):
-            self._prompter.fetch_models(None)
+        if not self.text_encoder_alone:
+            return
+        self._parts.pop("text_encoder", None)
+        self._prompter.fetch_models(None)
+        if "unet" in self._parts and next(self._parts["unet"].parameters()).device.type != self.device.type:
             self._move_unet(self.device)
 
     def _part(self, name: str) -> Any:
@@ -161,9 +164,14 @@ def _device(name: str, written: str) -> torch.device:
     gpu = torch.cuda.is_available()
     if written == "auto":
         return torch.device("cuda" if gpu and name == "kolors" else "cpu")
-    device = torch.device(written)
+    try:
+        device = torch.device(written)
+    except RuntimeError:
+        raise ValueError(f"device is {written!r}, but there is no such device (allowed: auto, cpu, cuda, cuda:1)") from None
     if device.type == "cuda" and not gpu:
         raise ValueError(f"device is {written!r}, but torch sees no GPU here (allowed: cpu)")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device is {written!r}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
     return device
 
 

@@ -17,6 +17,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from core.backbone import Backbone
+from core.beat import Beat, no_beat
 from core.cache import Cache
 from core.picture import READING, PictureError, open_picture
 
@@ -46,7 +47,7 @@ def encode_prompts(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> 
                  torch.stack([f["pooled"] for f in found]).to(backbone.device))
 
 
-def encode_missing(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> None:
+def encode_missing(prompts: Sequence[str], backbone: Backbone, cache: Cache, beat: Beat = no_beat) -> None:
     """Encode into the cache what nobody encoded before; only for that is the text encoder needed."""
     missing = [prompt for prompt in dict.fromkeys(prompts) if cache.find_tensors(_text_key(prompt, backbone)) is None]
     # On a CPU one at a time: there, not even the last bit of an embedding may depend on what stood beside it.
@@ -56,6 +57,7 @@ def encode_missing(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> 
             batch = missing[first:first + at_once]
             for prompt, tokens, pooled in zip(batch, *backbone.encode_text(batch), strict=True):
                 cache.keep_tensors(_text_key(prompt, backbone), {"tokens": tokens, "pooled": pooled})
+            beat()
     finally:
         backbone.free_text_encoder()
 
@@ -64,7 +66,7 @@ def _text_key(prompt: str, backbone: Backbone) -> tuple:
     return "text", backbone.weights["text_encoder"], str(backbone.dtype), prompt
 
 
-def encode_examples(table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache) -> Examples:
+def encode_examples(table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, beat: Beat = no_beat) -> Examples:
     """Both mirror images of every latent are kept, so that a flip equals encoding the flipped picture.
 
     Raises PictureError where a picture that is not in the cache has gone since the audit.
@@ -72,6 +74,7 @@ def encode_examples(table: pd.DataFrame, size_px: int, backbone: Backbone, cache
     weights = backbone.weights["vae_encoder"]
 
     def encode(path: str) -> dict[str, Tensor]:
+        beat()
         try:
             pixels = picture_tensor(open_picture(Path(path)), size_px)[None]
         except PictureError as error:  # it was good when the audit looked

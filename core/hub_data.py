@@ -107,7 +107,11 @@ def write_folder(rows: Iterable[Mapping[str, Any]], data: Data, folder: Path) ->
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows([("file_name", "text", "subset"), *table])
         write_text(made / "train" / "metadata.csv", text.getvalue())
-        made.rename(folder)
+        try:
+            made.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another study that loaded the same was first
+                raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
     words = f"words from {columns.words!r}" if columns.words else "no words"

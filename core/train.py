@@ -14,6 +14,7 @@ from typing import Any, Literal, Self, cast
 import lightning
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from core import lora, memory
@@ -229,6 +230,7 @@ def _trainer(backbone: Backbone, parts: int) -> lightning.Trainer:
         accelerator="gpu" if backbone.device.type == "cuda" else "cpu",
         devices=[backbone.device.index or 0] if backbone.device.type == "cuda" else 1,
         precision=LIGHTNING_PRECISION[backbone.dtype],
+        plugins=[LightningEnvironment()],  # whatever batch system this runs in: restarts are the driver's affair
         max_epochs=1, accumulate_grad_batches=parts, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0,
     )

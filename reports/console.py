@@ -10,7 +10,7 @@ from reports.survey import Survey
 from reports.table import BASE, SCORES, TRAINED
 
 ALWAYS = ("trial", "gate", "aesthetic_mean", "coherence", "images")
-LEFT_OUT = ("state", "reason", "aesthetic_min", "aesthetic_std", "duration_s")  # on the page, where there is room
+LEFT_OUT = ("state", "reason", "message", "aesthetic_min", "aesthetic_std", "duration_s")  # on the page, where there is room
 WIDE = 104  # columns: the LoRA's settings and four filters
 GATE_STYLES = {"pass": "green", "fail": "yellow"}
 

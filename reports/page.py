@@ -14,7 +14,7 @@ from reports.console import cell, duration
 from reports.table import BASE, gate_word, leaderboard, rank, winner
 
 TEMPLATES = Path(__file__).with_name("templates")
-UNSHOWN = ("state", "reason")  # columns whose words stand in the gate's column
+UNSHOWN = ("state", "reason", "message")  # columns whose words stand in the gate's column
 WORDS = ("trial", "gate")
 
 

@@ -24,7 +24,7 @@ def leaderboard(study: StudyFolder) -> pd.DataFrame:
     base = study.base.read_result()
     rows = [_row(BASE, base, searched)] if base else []
     rows += [_row(result.spec.number, result, searched) for result in sorted(trials, key=rank)]
-    columns = ["trial", "state", "gate", *SCORES, *TRAINED, "images", *searched, "duration_s", "reason"]
+    columns = ["trial", "state", "gate", *SCORES, *TRAINED, "images", *searched, "duration_s", "reason", "message"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     return frame.astype(DTYPES)
 
@@ -65,4 +65,5 @@ def _row(trial: int | str, result: Result, searched: list[str]) -> dict[str, Any
         **{name: getattr(result, name) for name in SCORES},
         **{name: params.get(name) for name in (*TRAINED, *searched)},
         "images": result.images if trained else None, "duration_s": result.duration_s, "reason": result.reason,
+        "message": result.message if result.same_as is None else f"an exact repeat of trial {result.same_as}, told its result",
     }

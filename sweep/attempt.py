@@ -23,7 +23,7 @@ class Attempt:
         if reason != "cuda_oom":
             return again
         smaller = [size for size in range(1, self.micro_batch) if self.micro_batch % size == 0]
-        return replace(again, micro_batch=smaller[-1]) if smaller else None
+        return replace(again, micro_batch=smaller[-1]) if smaller else again  # the memory may have been another program's
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -37,8 +37,9 @@ class Attempt:
 
     @classmethod
     def load(cls, path: Path, batch_size: int) -> Self:
-        """What an earlier driver wrote down, if it did."""
+        """What an earlier driver wrote down, if it did and it is about this batch size."""
         try:
-            return cls.from_json(read_json(path))
-        except (OSError, ValueError, KeyError, TypeError):
+            attempt = cls.from_json(read_json(path))
+            return attempt if batch_size % attempt.micro_batch == 0 else cls(micro_batch=batch_size)
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
             return cls(micro_batch=batch_size)

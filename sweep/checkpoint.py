@@ -22,6 +22,9 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
     if stored := folder.read_result():
         return folder, stored
 
+    if not folder.lora.exists():
+        raise ValueError(f"trial {result.spec.number}: its LoRAs were removed to make room (storage.keep); "
+                         f"its pictures and its recipe are in {trial.path}")
     from core.backbone import load_backbone
     from core.cache import Cache
     from core.lora import put_on_file

@@ -47,9 +47,14 @@ def main() -> None:
             raise
         _fail(str(error), 2)
     except RuntimeError as error:
-        if type(error).__module__ not in ("sweep.driver", "sweep.lock", "sweep.storage", "core.kolors.download"):
+        if type(error).__module__ not in ("sweep.driver", "sweep.supervisor", "sweep.lock", "sweep.storage",
+                                          "core.kolors.download"):
             raise
         _fail(str(error), 2 if type(error).__name__ in ("StudyBusy", "SweepRefused") else 1)
+
+
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
 
 
 @app.command()
@@ -65,12 +70,15 @@ def run(
                              "scores no longer compare; repeatable.")] = None,
 ) -> None:
     """Start a sweep, or go on with one; safe to repeat after anything."""
+    from reports.table import winner
     from sweep.deadline import hour
     from sweep.driver import run_sweep
     from sweep.fingerprint import fields_of
     from sweep.progress import LiveProgress, PlainProgress
+    from sweep.stop import stop_by_keyboard
     from sweep.study import load_study
 
+    stop_by_keyboard()
     accept = fields_of(accept_change or ())
     loaded = load_study(study)
     if dry_run:
@@ -86,7 +94,9 @@ def run(
         if isinstance(progress, LiveProgress):
             progress.stop()
     if stop_at and summary.stopped == stop_at.name:
-        out.print(f"stopped at {stop_at.name}: {summary.new} trials in {summary.wall_s:.0f} s, {summary.told} in all; "
+        best = winner(Runs(runs).study(loaded.name))
+        said = f"best {best.aesthetic_mean:.2f} (trial {best.spec.number})" if best else "none passes the gate yet"
+        out.print(f"stopped at {stop_at.name}: {summary.new} trials in {summary.wall_s:.0f} s, {summary.told} in all, {said}; "
                   "the same command goes on", soft_wrap=True)
         return
     if summary.stopped:

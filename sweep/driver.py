@@ -3,7 +3,6 @@
 While the worker trains one trial, the driver logs the one before: the device never waits for bookkeeping.
 """
 import logging
-import shutil
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -11,7 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from optuna.trial import FrozenTrial, Trial
+import optuna
+import sqlalchemy.exc
+from optuna.trial import Trial
 
 from core.fail_point import fail_point
 from core.files import write_json
@@ -26,7 +27,7 @@ from sweep.fingerprint import Fingerprint
 from sweep.lock import study_lock
 from sweep.pace import Pace
 from sweep.progress import Progress
-from sweep.recovery import Found, Step, reconcile
+from sweep.recovery import recover
 from sweep.space import distributions
 from sweep.stop import Stopped, asked_by_signal
 from sweep.storage import ensure_room
@@ -78,14 +79,25 @@ def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Prog
     folder = runs.study(study.name)
     with study_lock(folder):
         fail_point("locked")
-        if loaded := bring_data(study.data_value, runs.cache):
-            progress.note(loaded)
-        store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials)
-        fingerprint = Fingerprint(study, folder, accept, store.after_told(), progress.note)
-        fail_point("frozen")
-        store.enqueue(study.first)
-        fail_point("enqueued")
-        return Sweep(study, runs, folder, store, fingerprint, progress, device, until).run(trials)
+        try:
+            return _locked_sweep(study, runs, folder, trials, device, progress, accept, until)
+        except (OSError, optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+            log.exception("the driver cannot go on")
+            line = str(error.__cause__ or error).splitlines()[0]
+            raise SweepError(f"{folder.path}: its files cannot be read or written ({line}); mend that, the same command goes on"
+                             ) from None
+
+
+def _locked_sweep(study: Study, runs: Runs, folder: StudyFolder, trials: int, device: str, progress: Progress,
+                  accept: Iterable[str], until: Hour | None) -> Summary:
+    if loaded := bring_data(study.data_value, runs.cache):
+        progress.note(loaded)
+    store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials)
+    fingerprint = Fingerprint(study, folder, accept, store.after_told(), progress.note)
+    fail_point("frozen")
+    store.enqueue(study.first)
+    fail_point("enqueued")
+    return Sweep(study, runs, folder, store, fingerprint, progress, device, until).run(trials)
 
 
 class Sweep:
@@ -109,29 +121,34 @@ class Sweep:
         status = "FAILED"
         if told_before < target or self.store.running():
             self.supervisor.start()  # its imports run while MLflow's do
-        self.tracking = Tracking(self.runs, self.study.name)
-        try:
-            with asked_by_signal(self.supervisor.ask_to_stop):
+        with asked_by_signal(self.supervisor.ask_to_stop):
+            self.tracking = Tracking(self.runs, self.study.name)
+            try:
                 self.tracking.start_study(self._study_params(), self.folder.frozen)
                 self.tracking.tag_study(self.fingerprint.tags)
                 fail_point("tracked")
-                self._recover()
+                self._again = recover(self.study, self.store, self.folder, self.tracking, self.progress)
                 cpu_before = time.process_time()  # opening the stores (imports, schema) is paid once, not per trial
                 self._work(target)
-            status = "KILLED" if self.supervisor.stop_asked else "FINISHED"
-        except (Stopped, KeyboardInterrupt):
-            status = "KILLED"
-        finally:
-            self.supervisor.close()
-            best = winner(self.folder)
-            fail_point("finish_study")
-            self.tracking.finish_study(status, best.spec.number if best else None)
+                status = "KILLED" if self._stopped(target) else "FINISHED"
+            except (Stopped, KeyboardInterrupt):
+                status = "KILLED"
+            finally:
+                self.supervisor.close()
+                best = winner(self.folder)
+                fail_point("finish_study")
+                self.tracking.finish_study(status, best.spec.number if best else None)
         told = len(self.store.told())
         return Summary(told=told, new=told - told_before, wall_s=time.monotonic() - started, idle_s=self._idle_s,
-                       driver_cpu_s=time.process_time() - cpu_before, stopped=self.supervisor.stop_asked)
+                       driver_cpu_s=time.process_time() - cpu_before, stopped=self._stopped(target))
+
+    def _stopped(self, target: int) -> str | None:
+        """Who ended this call before its work was done."""
+        return self.supervisor.stop_asked if len(self.store.told()) < target or self._again else None
 
     def _work(self, target: int) -> None:
-        self.progress.start(self.study.name, len(self.store.told()), target)
+        best = winner(self.folder)
+        self.progress.start(self.study.name, len(self.store.told()), target, best.aesthetic_mean if best else None)
         self._tell_base_story(wanted=len(self.store.told()) < target or bool(self._again))
         trial = self._next(target)
         while trial:
@@ -139,10 +156,12 @@ class Sweep:
             fail_point("tell")
             self.store.tell(trial, result)
             fail_point("told")
-            following = self._next(target)
-            if following:
-                self.supervisor.send(self._spec(following), self.folder.trial(following.number))
-            self.tracking.finish_trial(result, self.folder.trial(trial.number))
+            try:
+                following = self._next(target)
+                if following:
+                    self.supervisor.send(self._spec(following), self.folder.trial(following.number))
+            finally:
+                self.tracking.finish_trial(result, self.folder.trial(trial.number))
             fail_point("logged")
             self.progress.trial_finished(result, trial.params)
             self._count_failure(result)
@@ -153,36 +172,31 @@ class Sweep:
         if self.supervisor.stop_asked:
             return None
         if self._again:
-            return self._in_time(self._again.pop(0))
-        if len(self.store.told()) < target:
-            self._make_room()
-        while len(self.store.told()) < target:
+            return self._startable(self._again.pop(0))
+        while len(self.store.told()) < target and not self.supervisor.stop_asked:
             trial = self.store.ask()
             fail_point("asked")
             twin = self.store.twin(trial, self.fingerprint.since)
             stored = twin and self.folder.trial(twin.number).read_result()
             if not stored:
-                return self._in_time(trial)
+                return self._startable(trial)
             self._repeat(trial, stored)
         return None
 
-    def _in_time(self, trial: Trial) -> Trial | None:
-        """The trial, unless the measured pace says that it cannot finish by the hour: then the next start goes on with it."""
-        pace = Pace.of(self.folder.results()) if self._until else None
-        if self._until is None or pace is None:
-            return trial
-        need_s = pace.trial_s(self._spec(trial))
-        if self._until.left_s >= need_s:
-            return trial
-        self.supervisor.ask_to_stop(self._until.name)
-        self.progress.note(f"trial {trial.number} takes about {duration(need_s)}, too long before {self._until.name}: "
-                           f"the next start goes on with it")
-        return None
-
-    def _make_room(self) -> None:
-        removed = ensure_room(self.folder, self.study.storage.keep, self.study.storage.limit_gb, self.store.enqueued())
+    def _startable(self, trial: Trial) -> Trial | None:
+        """The trial, if it can finish by the hour and there is room for it; else the next start goes on with it."""
+        spec = self._spec(trial)
+        removed = ensure_room(self.folder, spec, self.study.storage.keep, self.study.storage.limit_gb, self.store.enqueued())
         if removed:
             self.progress.note(f"room was short: trials {', '.join(map(str, removed))} keep their pictures, not their LoRAs")
+        pace = Pace.of(self.folder.results()) if self._until else None
+        if self._until is None or pace is None or self._until.left_s >= pace.trial_s(spec):
+            return trial
+        self._again.insert(0, trial)
+        self.supervisor.ask_to_stop(self._until.name)
+        self.progress.note(f"trial {trial.number} takes about {duration(pace.trial_s(spec))}, too long before "
+                           f"{self._until.name}: the next start goes on with it")
+        return None
 
     def _carry_out(self, trial: Trial) -> Result:
         spec, folder = self._spec(trial), self.folder.trial(trial.number)
@@ -234,72 +248,17 @@ class Sweep:
     def _tell_base_story(self, wanted: bool) -> None:
         """The base model's own story, once per study: the row that every trial is compared with."""
         result = self.folder.base.read_result()
-        if result is None and not wanted:
+        if not wanted and (result is None or result.state == "failed"):
             return
         if result is None or result.state == "failed":
             spec = self.study.base_spec()
             result = self.supervisor.carry_out(spec, self.folder.base, partial(self._hear, spec))
+            self.folder.base.attempt.unlink(missing_ok=True)  # the next start may try as often again
         if result.state == "failed":
             raise SweepError(f"the base model's own story could not be made ({result.reason}): {result.message}; "
                              f"see {self.folder.worker_log}")
         self.tracking.log_base(result, self.folder.base)
         self.progress.base(result)
-
-    def _recover(self) -> None:
-        """Make Optuna, the disk and MLflow tell the same story before anything new is asked for."""
-        notes: list[str] = []
-        asked = {trial.number: trial for trial in self.store.running()}
-        frozen = {trial.number: trial for trial in self.store.trials()}
-        told = {trial.number for trial in self.store.told()}
-        for number in sorted(told | asked.keys() | self.folder.numbers()):
-            folder = self.folder.trial(number)
-            found = Found(known=number in told or number in asked, told=number in told, result=folder.read_result() is not None,
-                          stored=number in frozen and "result" in frozen[number].user_attrs,
-                          checkpoint=folder.checkpoint.exists())
-            step = reconcile(found)
-            if step is not Step.NOTHING:
-                self._take(step, number, asked.get(number) or frozen.get(number))
-                notes.append(f"trial {number}: {step.value}")
-        for note in notes:
-            self.progress.note(note)
-        if notes:
-            write_json(self.folder.recovered, {"at": time.strftime("%Y-%m-%d %H:%M:%S"), "notes": notes})
-        else:
-            self.folder.recovered.unlink(missing_ok=True)
-        for number in sorted(told - self.tracking.sent()):
-            self._log_told(frozen[number])
-
-    def _take(self, step: Step, number: int, trial: Trial | FrozenTrial | None) -> None:
-        folder = self.folder.trial(number)
-        if step is Step.SET_ASIDE:
-            shutil.move(folder.path, folder.path.with_name(f"aside-{folder.path.name}-{int(time.time())}"))
-            return
-        assert trial is not None
-        if step is Step.RESTORE:
-            assert isinstance(trial, FrozenTrial)
-            stored = self.store.stored(trial, self._spec(trial))
-            assert stored is not None
-            write_json(folder.result, stored.to_json())
-        elif step in (Step.GO_ON, Step.AGAIN):
-            assert isinstance(trial, Trial)
-            self._again.append(trial)
-        elif step is Step.ADOPT:
-            result = folder.read_result()
-            assert isinstance(trial, Trial)
-            assert result is not None
-            self.store.tell(trial, result)
-            folder.checkpoint.unlink(missing_ok=True)
-            self.tracking.start_trial(result.spec, trial.params)
-            self.tracking.finish_trial(result, folder)
-
-    def _log_told(self, frozen: FrozenTrial) -> None:
-        """Write to MLflow what Optuna was told before an earlier run was killed."""
-        folder = self.folder.trial(frozen.number)
-        result = folder.read_result() or Result(
-            state="failed", spec=self._spec(frozen), reason=frozen.user_attrs.get("reason", "killed"),
-            message=frozen.user_attrs.get("message", "its result is gone"))
-        self.tracking.start_trial(result.spec, frozen.params)
-        self.tracking.finish_trial(result, folder)
 
     def _repeat(self, trial: Trial, stored: Result) -> None:
         """An exact repeat is told the stored result, and has a result and a run of its own, marked same_as."""
@@ -321,7 +280,7 @@ class Sweep:
             raise SweepError(f"{MAX_FAILURES_IN_A_ROW} trials in a row failed, the last as {result.reason}: {result.message}; "
                              f"{advice}; the same command goes on")
 
-    def _spec(self, trial: Trial | FrozenTrial) -> TrialSpec:
+    def _spec(self, trial: Trial) -> TrialSpec:
         return self.study.spec(trial.number, trial.params)
 
     def _study_params(self) -> dict[str, Any]:

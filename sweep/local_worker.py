@@ -13,6 +13,8 @@ from typing import Any
 from core.settings import TrialSpec
 from sweep.attempt import Attempt
 
+END_S = 10.0
+
 
 class WorkerDied(RuntimeError):
     """The worker is gone; `reason` is the class of failure, the message says how it ended."""
@@ -71,7 +73,8 @@ class LocalWorker:
         if self._process.poll() is None:
             with suppress(ProcessLookupError):  # it went by itself in this moment
                 os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        with suppress(subprocess.TimeoutExpired):  # stuck in a device or a network folder: SIGKILL waits there, we do not
+            self._process.wait(END_S)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe
             with suppress(BrokenPipeError):  # an order that the dead worker never read
@@ -93,7 +96,10 @@ class LocalWorker:
             raise self._obituary() from None
 
     def _obituary(self) -> WorkerDied:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            return WorkerDied("hung", "the worker closed its pipes and does not end")
         if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
             return WorkerDied("host_oom", "the machine ran out of memory and killed the worker")
         if code < 0:
@@ -102,12 +108,12 @@ class LocalWorker:
 
 
 def _oom_kills() -> int:
-    """How many processes of this control group the kernel has killed for memory; 0 where it does not tell."""
-    try:
-        facts = Path("/sys/fs/cgroup/memory.events").read_text().split()
-    except OSError:
-        return 0
-    return int(facts[facts.index("oom_kill") + 1]) if "oom_kill" in facts else 0
+    """How many processes the kernel has killed for memory, in this container or on this machine; 0 where it does not tell."""
+    for place in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
+        with suppress(OSError, ValueError):
+            facts = Path(place).read_text(encoding="ascii").split()
+            return int(facts[facts.index("oom_kill") + 1])
+    return 0
 
 
 def _environment() -> dict[str, str]:

@@ -25,7 +25,7 @@ def study_lock(folder: StudyFolder) -> Iterator[None]:
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder.lock)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=0.5)  # `status` takes it for an instant to look
         folder.driver.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), encoding="utf-8")
     except filelock.Timeout:
         raise StudyBusy(f"another lora-sweep{_holder(folder)} works on {folder.path} right now; "

@@ -1,5 +1,4 @@
 """What a study costs on this machine: time, memory, disk. Measured where trials were finished, else estimated; no torch."""
-import logging
 import math
 import re
 from collections.abc import Callable
@@ -8,7 +7,7 @@ from itertools import accumulate
 from statistics import median_high
 from typing import Any
 
-from core.folders import Runs, StudyFolder
+from core.folders import Runs
 from core.settings import Result, TrialSpec
 from sweep.cards import Guess, guess_kolors, guess_tiny
 from sweep.cost import (
@@ -26,7 +25,6 @@ from sweep.space import Choices, Range
 from sweep.status import study_folders
 from sweep.study import Study
 
-log = logging.getLogger(__name__)
 Pick = Callable[[Choices | Range], Any]
 COSTLY = ("lora_rank", "epochs", "steps_per_epoch", "batch_size", "steps", "cfg_scale", "size_px")  # cheap when small
 
@@ -106,7 +104,7 @@ def make_plan(study: Study, runs: Runs, device: str = "auto") -> Plan:
     folder = runs.study(study.name)
     return Plan(
         study=study, device=device, gpu=gpu, pace=guess.pace, basis=guess.basis, cheapest=rows.pop("cheapest"),
-        typical=rows.pop("typical"), dearest=rows.pop("dearest"), first=tuple(rows.values()), done=len(readable_results(folder)),
+        typical=rows.pop("typical"), dearest=rows.pop("dearest"), first=tuple(rows.values()), done=len(folder.results()),
         base_done=folder.base.result.exists(), memory=memory, host_bytes=memory.host if memory else TINY_HOST_BYTES)
 
 
@@ -129,24 +127,15 @@ def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Guess | None:
         return (spec.backbone, spec.precision) == (one.backbone, one.precision) and spec.render.size_px in sizes \
             and result.device.partition(":")[0] == device.partition(":")[0]
 
-    own = Pace.of(filter(alike, readable_results(runs.study(one.study))))
+    own = Pace.of(filter(alike, runs.study(one.study).results()))
     if own:
         return Guess(own, f"measured on {_trials(own.trials)} of this study")
     others = [result for folder in study_folders(runs) if folder.path.name != one.study
-              for result in readable_results(folder) if alike(result)]
+              for result in folder.results() if alike(result)]
     pace = Pace.of(others)
     if pace is None:
         return None
     return Guess(pace, f"measured on {_trials(pace.trials)} of {', '.join(sorted({result.spec.study for result in others}))}")
-
-
-def readable_results(folder: StudyFolder) -> list[Result]:
-    """A study's results; none where another version wrote them in other words."""
-    try:
-        return folder.results()
-    except (TypeError, KeyError, ValueError) as error:
-        log.info("%s: its results cannot be read (%s)", folder.path, error)
-        return []
 
 
 def _estimated(study: Study, device: str, gpu: Gpu | None, problem: str, memory: PeakMemory | None) -> Guess:

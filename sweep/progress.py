@@ -12,7 +12,7 @@ from sweep.store import describe
 class Progress(Protocol):
     """Told of everything that happens, in the order it happens."""
 
-    def start(self, study: str, told: int, target: int) -> None: ...
+    def start(self, study: str, told: int, target: int, best: float | None = None) -> None: ...
     def worker_ready(self, event: dict[str, Any]) -> None: ...
     def base(self, result: Result) -> None: ...
     def looking(self, spec: TrialSpec, number: int, total: int) -> None: ...
@@ -30,8 +30,8 @@ class PlainProgress:
         self.best: float | None = None
         self.told, self.target = 0, 0
 
-    def start(self, study: str, told: int, target: int) -> None:
-        self.told, self.target = told, target
+    def start(self, study: str, told: int, target: int, best: float | None = None) -> None:
+        self.told, self.target, self.best = told, target, best
         self.note(f"study {study}: {told} of {target} trials told")
 
     def worker_ready(self, event: dict[str, Any]) -> None:
@@ -80,8 +80,8 @@ class LiveProgress(PlainProgress):
         self._sweep = self._bars.add_task("trials", total=1, word="")
         self._trial = self._bars.add_task("trial", total=1, visible=False, word="")
 
-    def start(self, study: str, told: int, target: int) -> None:
-        super().start(study, told, target)
+    def start(self, study: str, told: int, target: int, best: float | None = None) -> None:
+        super().start(study, told, target, best)
         self._bars.update(self._sweep, completed=told, total=target)
         self._bars.start()
 

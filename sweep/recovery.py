@@ -1,6 +1,19 @@
 """What to do with what an earlier run left: decided once per trial, from what Optuna, the disk and MLflow say."""
+import shutil
+import time
 from dataclasses import dataclass
 from enum import Enum
+
+from optuna.trial import FrozenTrial, Trial
+
+from core.files import write_json
+from core.folders import StudyFolder, TrialFolder
+from core.settings import Result, TrialSpec
+from sweep.attempt import Attempt
+from sweep.progress import Progress
+from sweep.store import Store
+from sweep.study import Study
+from sweep.tracking import Tracking
 
 
 class Step(Enum):
@@ -34,3 +47,76 @@ def reconcile(found: Found) -> Step:
     if found.result:
         return Step.ADOPT
     return Step.GO_ON if found.checkpoint else Step.AGAIN
+
+
+def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking, progress: Progress) -> list[Trial]:
+    """Make Optuna, the disk and MLflow tell the same story -> the trials to go on with, by number."""
+    asked = {trial.number: trial for trial in store.running()}
+    told = {trial.number: trial for trial in store.told()}
+    notes: list[str] = []
+    again: list[Trial] = []
+    for number in sorted(told.keys() | asked.keys() | folder.numbers()):
+        trial = folder.trial(number)
+        if number in asked:
+            _take_back_retried(study.spec(number, asked[number].params), trial)
+        step = reconcile(Found(
+            known=number in told or number in asked, told=number in told, result=trial.read_result() is not None,
+            stored=number in told and "result" in told[number].user_attrs, checkpoint=trial.checkpoint.exists()))
+        if step is Step.NOTHING:
+            continue
+        notes.append(f"trial {number}: {step.value}")
+        if step is Step.SET_ASIDE:
+            shutil.move(trial.path, trial.path.with_name(f"aside-{trial.path.name}-{int(time.time())}"))
+        elif step is Step.RESTORE:
+            _restore(store, told[number], study.spec(number, told[number].params), trial)
+        elif step is Step.ADOPT:
+            _adopt(store, asked[number], trial)
+        elif step in (Step.GO_ON, Step.AGAIN):
+            again.append(asked[number])
+    _say(notes, folder, progress)
+    sent = tracking.sent()
+    for frozen in store.told():
+        if frozen.number not in sent:
+            _track(study, frozen, folder.trial(frozen.number), tracking)
+    return again
+
+
+def _take_back_retried(spec: TrialSpec, trial: TrialFolder) -> None:
+    """A failure that was to be tried once more when the driver died is not the trial's end."""
+    result, attempt = trial.read_result(), Attempt.load(trial.attempt, spec.train.batch_size if spec.train else 1)
+    again = attempt.after(result.reason) if result else None
+    if again:
+        again.save(trial.attempt)
+        trial.result.unlink()
+
+
+def _restore(store: Store, frozen: FrozenTrial, spec: TrialSpec, trial: TrialFolder) -> None:
+    stored = store.stored(frozen, spec)
+    assert stored is not None
+    write_json(trial.result, stored.to_json())
+
+
+def _adopt(store: Store, asked: Trial, trial: TrialFolder) -> None:
+    result = trial.read_result()
+    assert result is not None
+    store.tell(asked, result)
+    trial.checkpoint.unlink(missing_ok=True)
+
+
+def _say(notes: list[str], folder: StudyFolder, progress: Progress) -> None:
+    """Now, and to whoever asks `status` later."""
+    for note in notes:
+        progress.note(note)
+    if notes:
+        write_json(folder.recovered, {"at": time.strftime("%Y-%m-%d %H:%M:%S"), "notes": notes})
+    else:
+        folder.recovered.unlink(missing_ok=True)
+
+
+def _track(study: Study, frozen: FrozenTrial, trial: TrialFolder, tracking: Tracking) -> None:
+    """Have MLflow told what Optuna was told before an earlier run was killed."""
+    result = trial.read_result() or Result(
+        state="failed", spec=study.spec(frozen.number, frozen.params), reason=frozen.user_attrs.get("reason", "killed"),
+        message=frozen.user_attrs.get("message", "its result is gone"))
+    tracking.start_trial(result.spec, frozen.params)
+    tracking.finish_trial(result, trial)

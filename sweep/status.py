@@ -30,15 +30,23 @@ def study_status(folder: StudyFolder) -> Status:
     results = folder.results()
     target = load_frozen(folder.frozen).budget.trials
     complete = [result for result in results if result.state == "complete"]
-    mean_s = sum(result.duration_s for result in complete) / len(complete) if complete else None
+    timed = [result for result in complete if result.same_as is None]  # a repeat takes no time
+    mean_s = sum(result.duration_s for result in timed) / len(timed) if timed else None
     return Status(
         name=folder.path.name, running=is_locked(folder), target=target, done=len(results),
         passed=sum(result.passed_gate for result in results), failed=len(results) - len(complete),
         best=winner(folder), left_s=None if mean_s is None else mean_s * max(0, target - len(results)),
-        recovered=tuple(read_json(folder.recovered)["notes"]) if folder.recovered.exists() else (),
+        recovered=_recovered(folder),
     )
 
 
 def study_folders(runs: Runs) -> list[StudyFolder]:
     """Every study under `runs`, by name."""
     return [StudyFolder(path.parent) for path in sorted(runs.path.glob("*/study.yaml"))]
+
+
+def _recovered(folder: StudyFolder) -> tuple[str, ...]:
+    try:
+        return tuple(read_json(folder.recovered)["notes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()

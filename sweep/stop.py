@@ -34,3 +34,13 @@ def asked_by_signal(stop: Callable[[str], None]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop_by_keyboard() -> None:
+    """Before a sweep has begun, every such signal ends the command as Ctrl-C does."""
+    def handle(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    for number in SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handle)

@@ -4,26 +4,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from core.folders import StudyFolder, TrialFolder
-from core.settings import Result
+from core.settings import Result, TrialSpec
 from reports.table import rank
+from sweep.cost import trial_disk_bytes
 
 GB = 10**9
-MARGIN = 1.5             # a trial may be larger than all before it
-LEAST_BYTES = 200 * 10**6  # before the first trial is done, and for databases and logs
+LEAST_BYTES = 200 * 10**6  # for pictures, databases and logs
 
 
 class NoRoom(RuntimeError):
     """The disk is too full for another trial; the message is one line for the user."""
 
 
-def ensure_room(study: StudyFolder, keep: int, limit_gb: float | None, baselines: set[int]) -> list[int]:
-    """Remove weights if the next trial needs their room -> the trials that lost theirs. Raises NoRoom.
+def ensure_room(study: StudyFolder, spec: TrialSpec, keep: int, limit_gb: float | None, baselines: set[int]) -> list[int]:
+    """Remove weights if trial `spec` needs their room -> the trials that lost theirs. Raises NoRoom.
 
     The best `keep` trials and the `baselines` never lose theirs; pictures, scores and recipes stay in any case.
     """
-    sizes = [_size(study.trial(number).path) for number in study.numbers()]
-    need = LEAST_BYTES + int(MARGIN * max(sizes, default=0))
+    need = LEAST_BYTES + (trial_disk_bytes(spec) or 0)
     removed: list[int] = []
+    if limit_gb is None and shutil.disk_usage(study.path).free >= need:
+        return removed
     for result in _expendable(study, keep, baselines):
         if _lacking(study, need, limit_gb) <= 0:
             break
@@ -48,8 +49,8 @@ def _lacking(study: StudyFolder, need: int, limit_gb: float | None) -> float:
 def _expendable(study: StudyFolder, keep: int, baselines: set[int]) -> Iterator[Result]:
     """From the worst on: finished trials that have weights, neither among the best nor a baseline nor a repeat's twin."""
     results = sorted(study.results(), key=rank)
-    kept = baselines | {result.spec.number for result in results[:keep]} | {
-        result.same_as for result in results[:keep] if result.same_as is not None}
+    best = {result.spec.number for result in results[:keep]} | baselines
+    kept = best | {result.same_as for result in results if result.spec.number in best}
     for result in reversed(results):
         if result.spec.number not in kept and any(True for _ in _weights(study.trial(result.spec.number))):
             yield result

@@ -12,7 +12,7 @@ from core.fail_point import fail_point
 from core.gate import FAILED_BY_PARAMETERS, PARAMETER_FAILURES, constraint
 from core.settings import Result, TrialSpec
 
-BUSY_S = 300
+BUSY_S = 90
 Distributions = dict[str, optuna.distributions.BaseDistribution]
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 

@@ -19,7 +19,12 @@ log = logging.getLogger(__name__)
 # After these the process or its device context cannot be trusted with the next trial.
 RETIRING = frozenset({"cuda_oom", "host_oom", "device_lost", "hung", "killed"})
 STOP_GRACE_S = 5.0  # for the step at work and its checkpoint; 10 s in all are promised
+MAX_FAILED_STARTS = 2
 Hear = Callable[[dict[str, Any]], None]
+
+
+class WorkerCannotStart(RuntimeError):
+    """No trial's fault: the machine or the installation is broken; the message is one line for the user."""
 
 
 class Supervisor:
@@ -31,6 +36,7 @@ class Supervisor:
         self._worker: LocalWorker | None = None
         self._watchdog = Watchdog()
         self._sent: set[Path] = set()
+        self._failed_starts = 0
         self._until = until
         self._stop_by: float | None = None
         self.stop_asked: str | None = None  # who asked: a signal's name, or the hour
@@ -64,16 +70,23 @@ class Supervisor:
             self._worker.send([spec], [folder.path], [self._attempt(spec, folder)], self._checkpoint_every_s)
 
     def carry_out(self, spec: TrialSpec, folder: TrialFolder, hear: Hear) -> Result:
-        """One trial to its end, tried again where that may help; every event goes to `hear`. Raises Stopped."""
+        """One trial to its end, tried again where that may help; every event goes to `hear`.
+
+        Raises Stopped, and WorkerCannotStart, which is no fault of the trial.
+        """
         while True:
             self.send(spec, folder)
             attempt = self._attempt(spec, folder)
             result = self._follow(spec, folder, attempt, hear)
             self._sent.discard(folder.path)
-            if result.reason in RETIRING:
+            if result is None or result.reason in RETIRING:
                 self.close()
+            if result is None:
+                continue
             again = attempt.after(result.reason)
             if again is None:
+                with suppress(OSError):  # in a dead worker's place, for tables read the disk
+                    write_json(folder.result, result.to_json())
                 return result
             hear({"event": "again", "reason": result.reason, "message": result.message, "micro_batch": again.micro_batch})
             again.save(folder.attempt)
@@ -82,28 +95,37 @@ class Supervisor:
     def _attempt(self, spec: TrialSpec, folder: TrialFolder) -> Attempt:
         return Attempt.load(folder.attempt, spec.train.batch_size if spec.train else 1)
 
-    def _follow(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt, hear: Hear) -> Result:
-        """Read events until the trial is finished; a silent or dead worker ends it too."""
+    def _follow(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt, hear: Hear) -> Result | None:
+        """Read events until the trial is finished; a silent or dead worker ends it too. None if the worker did not get ready."""
         try:
             while True:
                 event = self._next_event()
+                if event["event"] == "ready":
+                    self._failed_starts = 0
                 if event["event"] != "alive":
                     hear(event)
                 if event["event"] == "finished":
                     break
+            reason, message = event["reason"], event["message"]
         except WorkerDied as death:
             log.warning("trial %d: %s", spec.number, death)
-            return self._failed(spec, folder, attempt, death.reason, str(death))
+            if self._watchdog.phase == "start":
+                self._failed_starts += 1
+                if self._failed_starts == MAX_FAILED_STARTS:
+                    raise WorkerCannotStart(f"the worker cannot start ({death}); see {self._log_file}") from None
+                return None
+            reason, message = death.reason, str(death)
+            stored = folder.read_result()
+            if stored and stored.state == "complete":  # it died after its work was done
+                self.close()
+                return stored
+            return self._failed(spec, attempt, reason, message)
         # On a full disk the worker could say how it ended, but not write it.
-        return folder.read_result() or self._failed(spec, folder, attempt, event["reason"], event["message"])
+        return folder.read_result() or self._failed(spec, attempt, reason, message)
 
-    def _failed(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt, reason: str, message: str) -> Result:
-        """Written in the worker's place, for tables read the disk."""
-        result = Result(state="failed", spec=spec, reason=reason, message=message, micro_batch=attempt.micro_batch,
-                        retried=attempt.retried)
-        with suppress(OSError):
-            write_json(folder.result, result.to_json())
-        return result
+    def _failed(self, spec: TrialSpec, attempt: Attempt, reason: str, message: str) -> Result:
+        return Result(state="failed", spec=spec, reason=reason, message=message, micro_batch=attempt.micro_batch,
+                      retried=attempt.retried)
 
     def _next_event(self) -> dict[str, Any]:
         """Raises WorkerDied, also for one that was killed for its silence, and Stopped."""

@@ -54,14 +54,15 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     fail_point("spec")
     write_json(folder.spec, spec.to_json())
     fail_point("spec_written")
-    encode_missing(all_words(spec, cache), backbone, cache)  # before the UNet comes: both need not fit the device together
+    encode_missing(all_words(spec, cache), backbone, cache, beat)  # before the UNet comes: both need not fit the device together
+    unet = backbone.unet  # read here: minutes from a slow disk must not count as a step's silence
     losses: list[float] = []
     state: TrainState | None = None
     images = 0
     if spec.train:
         table = select_images(spec, backbone, cache, report)
         images = len(table)
-        examples = encode_examples(table, spec.render.size_px, backbone, cache)
+        examples = encode_examples(table, spec.render.size_px, backbone, cache, beat)
         fail_point("encoded")
         report("training", images=images, steps=spec.train.total_steps)
     trained_from = time.monotonic()
@@ -78,7 +79,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
         report("drawing", pictures=len(spec.story.scenes))
         pictures = draw_story(spec, backbone, cache, folder, report, beat)
     finally:
-        lora.take_off(backbone.unet)
+        lora.take_off(unet)
     scored_from = time.monotonic()
     fail_point("score")
     score = score_pictures(backbone, pictures)

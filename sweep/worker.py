@@ -9,12 +9,13 @@ import logging
 import os
 import queue
 import re
+import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -23,6 +24,7 @@ from core.files import write_json, write_text
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
 from sweep.attempt import Attempt
+from sweep.stop import SIGNALS
 
 log = logging.getLogger(__name__)
 BEAT_S = 1.0
@@ -30,6 +32,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
+    # A batch system may send its warning to every process of a job: only the driver answers, and asks for a checkpoint.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
@@ -54,8 +58,9 @@ def serve(orders: "Orders", events: TextIO) -> None:
             started = time.monotonic()
             try:
                 backbone = load_backbone(specs[0].backbone, order["device"], specs[0].precision, specs[0].weights)
-            except ValueError as refusal:
-                _send(events, None, "refused", message=str(refusal))
+            except Exception as refusal:
+                log.exception("the base model cannot be loaded")
+                _send(events, None, "refused", message=_first_line(refusal))
                 return
             cache = Cache(Path(order["cache"]))
             unknown = unknown_story_words(backbone, [scene.prompt for scene in specs[0].story.scenes])
@@ -178,7 +183,7 @@ def failure_class(error: Exception) -> str:
     text = str(error)
     if getattr(error, "errno", None) in DISK_FULL or re.search(r"os error (28|27|122)\b", text):
         return "disk_full"
-    if "CUBLAS_STATUS_ALLOC_FAILED" in text or "CUDA out of memory" in text:
+    if re.search("CUDA|CUBLAS|CUDNN", text) and re.search("out of memory|ALLOC_FAILED|cudaErrorMemoryAllocation", text):
         return "cuda_oom"
     if isinstance(error, RuntimeError) and re.search(r"CUDA error|cudaError|CUBLAS_STATUS|CUDNN_STATUS|Xid", text):
         return "device_lost"
@@ -194,7 +199,8 @@ def _first_line(error: Exception) -> str:
 def _send(events: TextIO, journal: Path | None, event: str, **facts: Any) -> None:
     line = json.dumps({"event": event, "time": time.time(), "monotonic": time.monotonic(), **facts}) + "\n"
     if journal:
-        with journal.open("a", encoding="utf-8") as handle:
+        # On a full disk the driver must hear of the end all the same; anything earlier ends the trial as disk_full.
+        with suppress(OSError) if event == "finished" else nullcontext(), journal.open("a", encoding="utf-8") as handle:
             handle.write(line)
     events.write(line)
     events.flush()

@@ -9,6 +9,7 @@ import torch
 
 from core import lora
 from core.backbone import Backbone
+from core.beat import no_beat
 from core.encode import Examples, Words
 from core.render import denoise
 from core.settings import Rendering, Training
@@ -30,16 +31,22 @@ def words(count: int) -> Words:
     return Words(torch.empty(count, 256, 64, device=META), torch.empty(count, 64, device=META))
 
 
-def test_a_training_step_reads_nothing_from_the_device(far: Backbone) -> None:
+@pytest.mark.parametrize("micro_batch", [2, 1])
+def test_a_training_step_reads_nothing_from_the_device(far: Backbone, micro_batch: int) -> None:
     latents = torch.empty(6, 4, 16, 16, device=META)
-    training = Training(lora_rank=4, batch_size=2, lora_dropout=0.1, random_flip=True, gradient_checkpointing="on")
+    training = Training(lora_rank=4, steps_per_epoch=3, batch_size=2, lora_dropout=0.1, random_flip=True,
+                        gradient_checkpointing="on")
     lora.put_on(far.unet, lora.LoraShape(rank=4, alpha=4, dropout=0.1), seed=0)
-    module = LoraTraining(far, Examples(latents, latents, words(6)), training, 7, lambda epoch, losses: None)
+    module = LoraTraining(far, Examples(latents, latents, words(6)), training, 7, lambda epoch, losses: None,
+                          micro_batch, state=None, checkpoint=None, beat=no_beat)
     far.unet.train()
-    for step in range(2):
-        module.training_step(step, step).backward()
+    *parts, last = range(training.total_steps * module.parts)
+    for part in parts:
+        module.training_step(part, part).backward()
+        module.on_train_batch_end(None, part, part)
+    module.training_step(last, last).backward()
     with pytest.raises((NotImplementedError, RuntimeError)):
-        module.on_train_epoch_end()  # which fetches the losses
+        module.on_train_batch_end(None, last, last)  # the epoch's end, which fetches the losses
 
 
 @pytest.mark.parametrize("cfg_scale", [1.0, 3.0])

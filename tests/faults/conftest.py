@@ -33,7 +33,7 @@ budget: {{trials: {trials}}}
 sampler: {{startup_trials: 1}}
 storage: {{checkpoint_every_s: 0}}
 """
-TRIALS = 5
+TRIALS = 3
 Done = subprocess.CompletedProcess[str]
 
 

@@ -17,10 +17,9 @@ WRITTEN = ["spec.json", "checkpoint.safetensors", "", "lora.safetensors", "1.png
            "result.json"]
 
 
-@pytest.mark.parametrize("tear", [lambda b: b"", lambda b: b[:len(b) // 2]], ids=["emptied", "cut"])
-def test_a_torn_checkpoint_is_not_believed(stopped: Sweeps, undisturbed: Sweeps, tear: Callable[[bytes], bytes]) -> None:
+def test_a_torn_checkpoint_is_not_believed(stopped: Sweeps, undisturbed: Sweeps) -> None:
     path = stopped.study.trial(0).checkpoint
-    path.write_bytes(tear(path.read_bytes()))
+    path.write_bytes(path.read_bytes()[:-1000])
     again = stopped.run()
     assert again.returncode == 0, again.stderr
     assert "goes on from step" not in again.stdout

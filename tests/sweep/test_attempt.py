@@ -16,8 +16,15 @@ def test_too_little_memory_halves_the_micro_batch_to_a_divisor(before, after):
     assert Attempt(micro_batch=before).after("cuda_oom") == Attempt(micro_batch=after, retried=("cuda_oom",))
 
 
-def test_one_row_cannot_be_halved():
-    assert Attempt(micro_batch=1).after("cuda_oom") is None
+def test_one_row_cannot_be_halved_and_gets_one_more_try_as_it_is():
+    again = Attempt(micro_batch=1).after("cuda_oom")
+    assert again == Attempt(micro_batch=1, retried=("cuda_oom",))
+    assert again.after("cuda_oom") is None
+
+
+def test_a_note_about_another_batch_size_counts_as_none(tmp_path):
+    Attempt(micro_batch=4, retried=("cuda_oom",)).save(tmp_path / "attempt.json")
+    assert Attempt.load(tmp_path / "attempt.json", 6) == Attempt(micro_batch=6)
 
 
 @pytest.mark.parametrize("reason", [None, "nan_loss", "no_images", "disk_full", "bug", "host_oom"])

@@ -2,6 +2,7 @@
 import io
 import json
 import shutil
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from core.cache import Cache
 from core.data_folder import DataError
 from core.folders import Runs, TrialFolder
 from core.settings import Result, TrialSpec
+from sweep.attempt import Attempt
 from sweep.driver import run_sweep
 from sweep.progress import LiveProgress, PlainProgress
 from sweep.study import load_study
-from sweep.worker import _attempt
+from sweep.worker import Voice, _attempt
 
 WATERCOLOR = Path(__file__).resolve().parents[2] / "studies" / "data" / "watercolor" / "train"
 BAD = {"empty.png": "cannot be read: it is empty", "half <b>.png": "cannot be read: it is cut short or damaged",
@@ -139,16 +141,17 @@ def study(tmp_path, write_study):
 
 @pytest.fixture
 def attempt(backbone, tmp_path):
-    """Do one trial as the worker does, with one cache; the events come too."""
+    """Do one trial as the worker does, with one cache; what its journal has comes too."""
     cache = Cache(tmp_path / "cache")
 
-    def call(spec: TrialSpec) -> tuple[Result, list[tuple[str, dict]]]:
-        events: list[tuple[str, dict]] = []
+    def call(spec: TrialSpec) -> tuple[Result, list[dict[str, Any]]]:
         folder = TrialFolder(tmp_path / "trial")
-        result = _attempt(spec, backbone, cache, folder, lambda event, **facts: events.append((event, facts)))
+        voice = Voice(io.StringIO(), folder, spec.number, threading.Event())
+        result = _attempt(Attempt(micro_batch=1), spec, backbone, cache, folder, voice, checkpoint_every_s=120.0)
+        assert folder.read_result() == result
         assert not (folder.path / "traceback.txt").exists()
         assert not (folder.path / "epochs").exists()
-        return result, events
+        return result, [json.loads(line) for line in folder.events.read_text(encoding="utf-8").splitlines()]
     return call
 
 
@@ -160,14 +163,14 @@ def test_filters_that_keep_too_few_end_the_trial_as_no_images(study, attempt):
     result, events = attempt(spec_of(study, min_width=96, max_ratio=1.6))
     assert (result.state, result.reason) == ("failed", "no_images")
     assert result.message == "the filters keep 3 of 11 pictures; min_images is 4"
-    looked = [(facts["picture"], facts["pictures"]) for event, facts in events if event == "looking"]
+    looked = [(event["picture"], event["pictures"]) for event in events if event["event"] == "looking"]
     assert looked == [(n, 11) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9)]
-    note, = [facts["text"] for event, facts in events if event == "note"]
+    note, = [event["text"] for event in events if event["event"] == "note"]
     assert note.startswith("note: 5 pictures cannot be used: empty.png (cannot be read: it is empty), half <b>.png (")
 
     again, events = attempt(spec_of(study, min_width=96, max_ratio=1.6))
     assert again.reason == "no_images"
-    assert [event for event, _ in events] == ["note"]  # all is known: nothing is looked at again
+    assert [event["event"] for event in events] == ["started", "note"]  # all is known: nothing is looked at again
 
 
 def test_a_terminal_shows_which_picture_is_looked_at(study):

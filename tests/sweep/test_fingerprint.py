@@ -275,7 +275,8 @@ def test_a_changed_space_crashes_neither_running_nor_queued_trials(folder):
                         "space.batch_size": {"low": 1, "high": 2}}.items():
         changed = with_value(changed, path, value)
     store, study = opened(changed)
-    again = store.ask_again(store.running()[0])
+    again, = store.running()
+    assert again.number == running.number
     assert running.params.items() < again.params.items()
     spec = study.spec(again.number, again.params)
     assert (spec.train.epochs, spec.train.batch_size) == (running.params["epochs"], again.params["batch_size"])
@@ -346,12 +347,14 @@ def test_a_run_begun_under_other_words_gives_way(swept):
 
     folder, _, _ = swept
     result = Runs(folder / "runs").study("quick").results()[0]
-    tracking = Tracking(Runs(folder / "runs"), "quick")
-    tracking.start_trial(result.spec, {})
-    same = runs_of(folder)["trial-0000"].info.run_id
     changed = replace(result.spec, train=replace(result.spec.train, batch_size=5))
-    for _ in range(2):
-        tracking.start_trial(changed, {})
-    run = runs_of(folder)["trial-0000"]
-    assert run.data.params["batch_size"] == "5"
-    assert run.info.run_id != same
+    found = []
+    for spec in (result.spec, changed, changed):  # each by a driver of its own
+        tracking = Tracking(Runs(folder / "runs"), "quick")
+        tracking.start_trial(spec, {})
+        assert tracking.flush(60)
+        tracking.close()
+        found.append(runs_of(folder)["trial-0000"])
+    assert [run.data.params["batch_size"] for run in found] == ["2", "5", "5"]
+    before, now, again = (run.info.run_id for run in found)
+    assert before != now == again

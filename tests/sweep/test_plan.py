@@ -119,12 +119,15 @@ def test_another_study_s_pace_counts_where_model_size_and_device_are_the_same(tm
 
 
 def test_results_that_another_version_wrote_are_left_out(tmp_path, study):
-    other = study.model_copy(update={"name": "other"})
+    runs, other = Runs(tmp_path), study.model_copy(update={"name": "other"})
+    finish(runs, other, 0)
     for each in (study, other):
-        finish(Runs(tmp_path), each, 0)
-        write_json(Runs(tmp_path).study(each.name).trial(1).result, {"verdict": "good"})
-    plan = make_plan(study, Runs(tmp_path))
-    assert (plan.pace.trials, plan.done) == (0, 0)
+        write_json(runs.study(each.name).trial(1).result, {"verdict": "good"})
+    plan = make_plan(study, runs)
+    assert (plan.basis, plan.done) == ("measured on 1 finished trial of other", 0)
+    finish(runs, study, 0)
+    plan = make_plan(study, runs)
+    assert (plan.basis, plan.done) == ("measured on 1 finished trial of this study", 1)
 
 
 def test_rows_go_from_the_cheapest_trial_to_the_dearest_and_to_the_hand_made(tmp_path, kolors):

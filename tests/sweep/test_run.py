@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from core.folders import Runs, StudyFolder
 from core.gate import FAILED_BY_PARAMETERS
 from core.settings import Result
-from sweep.driver import SweepError, run_sweep
+from sweep.driver import SweepRefused, run_sweep
 from sweep.progress import PlainProgress
 from sweep.study import load_study
 
@@ -218,7 +218,7 @@ def test_a_worker_that_cannot_start_ends_the_sweep_with_one_line(tmp_path, write
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     study = load_study(str(write_study(tmp_path)))
-    with pytest.raises(SweepError, match="base model's own story could not be made"):
+    with pytest.raises(SweepRefused, match="device is 'no-such-device', but there is no such device"):
         run_sweep(study, Runs(tmp_path / "runs"), 1, "no-such-device", PlainProgress(Console(quiet=True)))
 
 

@@ -7,7 +7,7 @@ from core.files import write_json
 from core.folders import Runs
 from sweep import storage
 from sweep.storage import NoRoom, ensure_room
-from tests.sweep.test_store import complete, failed
+from tests.sweep.test_store import complete, failed, spec
 
 
 @pytest.fixture
@@ -30,25 +30,25 @@ def kept(study):
 
 
 def test_with_room_nothing_goes(study):
-    assert ensure_room(study, 2, None, set()) == []
+    assert ensure_room(study, spec(7), 2, None, set()) == []
     assert kept(study) == list(range(7))
 
 
 def test_over_the_limit_the_worst_go_first_and_no_more_than_needed(study):
-    assert ensure_room(study, 2, 0.0055, set()) == [6, 0]
+    assert ensure_room(study, spec(7), 2, 0.0055, set()) == [6, 0]
     assert kept(study) == [1, 2, 3, 4, 5]
     assert len(study.results()) == 7
     assert all(study.trial(number).sheet.exists() for number in range(7))
 
 
 def test_the_best_and_the_baselines_stay_whatever_the_limit(study):
-    assert ensure_room(study, 2, 0.0001, {0}) == [6, 1, 2, 3]
+    assert ensure_room(study, spec(7), 2, 0.0001, {0}) == [6, 1, 2, 3]
     assert kept(study) == [0, 4, 5]
-    assert ensure_room(study, 2, 0.0001, {0}) == []
+    assert ensure_room(study, spec(7), 2, 0.0001, {0}) == []
 
 
 def test_a_full_disk_says_what_is_missing(study, monkeypatch):
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
     with pytest.raises(NoRoom, match=r"0\.0 GB are free and the next trial needs 0\.2 GB"):
-        ensure_room(study, 2, None, set())
+        ensure_room(study, spec(7), 2, None, set())
     assert kept(study) == [4, 5]

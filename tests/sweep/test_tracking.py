@@ -110,11 +110,13 @@ def whole_trial(runs: Runs, tracking: Tracking, number: int) -> None:
 
 
 def repeat(runs: Runs, tracking: Tracking) -> None:
-    """Trial 3 repeats trial 0."""
-    stored = result(runs, 0)
-    again = replace(stored, spec=replace(stored.spec, number=3))
+    """Trial 3 repeats trial 0: its folder has the result alone."""
+    stored, folder = result(runs, 0), runs.study(STUDY).trial(3)
+    again = replace(stored, spec=replace(stored.spec, number=3), duration_s=0.0, same_as=0)
+    write_json(folder.result, again.to_json())
+    os.utime(folder.result, (NOON + 5, NOON + 5))
     tracking.start_trial(again.spec, {"learning_rate": 0.1})
-    tracking.finish_trial(again, runs.study(STUDY).trial(0), {"same_as": "0"})
+    tracking.finish_trial(again, folder)
 
 
 def play(runs: Runs, tracking: Tracking, disturb: Callable[[], object] = lambda: None,
@@ -271,7 +273,8 @@ def test_an_exact_repeat_has_a_run_of_its_own_with_the_stored_result(undisturbed
     trial, twin = undisturbed["trial-0003"], undisturbed["trial-0000"]
     assert trial["tags"]["same_as"] == "0"
     assert trial["tags"]["trial_number"] == "3"
-    assert (trial["metrics"], trial["artifacts"], trial["params"]) == (twin["metrics"], twin["artifacts"], twin["params"])
+    assert trial["metrics"] == twin["metrics"] | {"duration_s": [(0, 0.0, (NOON + 5) * 1000)]}
+    assert (trial["artifacts"], trial["params"]) == (twin["artifacts"], twin["params"])
 
 
 def test_the_base_model_s_story_is_on_the_parent_run(undisturbed):
@@ -510,18 +513,21 @@ def test_a_run_made_twice_by_a_request_that_was_given_up_is_one_again(runs, undi
 def test_what_mlflow_refuses_holds_up_nothing_else(runs, caplog):
     tracking = Tracking(runs, STUDY)
     begin(runs, tracking)
+    tracking.start_trial(spec(0), {"learning_rate": 0.1})
     assert tracking.flush(60)
     client = MlflowClient(store_uri(runs))
     experiment = client.get_experiment_by_name(STUDY)
     assert experiment
-    foreign = client.create_run(experiment.experiment_id, run_name="trial-0000", tags={"trial_number": "0"})
-    client.log_param(foreign.info.run_id, "lora_rank", "99")
-    whole_trial(runs, tracking, 0)
+    run, = client.search_runs([experiment.experiment_id], "tags.trial_number = '0'")
+    client.delete_run(run.info.run_id)  # by the user, while the trial is at work
+    tracking.finish_trial(result(runs, 0), runs.study(STUDY).trial(0))
     whole_trial(runs, tracking, 2)
     assert tracking.flush(60)
     assert tracking.sent() == {2}
     tracking.close()
-    assert any("refuses trial 0: Changing param values is not allowed" in record.getMessage() for record in caplog.records)
+    line, = caplog.messages
+    assert line.startswith("MLflow refuses trial 0: ")
+    assert "must be in the 'active' state" in line
 
 
 def test_a_torn_line_of_events_and_a_torn_list_of_what_was_sent_cost_nothing(runs, undisturbed):
