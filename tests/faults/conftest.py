@@ -98,19 +98,27 @@ def _files(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
-    """The sweep that nothing happened to; made once for all test processes."""
-    shared = tmp_path_factory.getbasetemp().parent if "PYTEST_XDIST_WORKER" in os.environ else tmp_path_factory.getbasetemp()
-    folder = shared / "undisturbed"
-    with filelock.FileLock(shared / "undisturbed.lock"):
+def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Sweeps], None]) -> Sweeps:
+    """A sweep that is made once for all test processes."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / name
+    with filelock.FileLock(shared / f"{name}.lock"):
         if not (folder / "done").exists():
             folder.mkdir(exist_ok=True)
-            sweeps = Sweeps(folder)
-            done = sweeps.run()
-            assert done.returncode == 0, done.stdout + done.stderr
+            make(Sweeps(folder))
             (folder / "done").touch()
     return Sweeps(folder)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
+    """The sweep that nothing happened to."""
+    def make(sweeps: Sweeps) -> None:
+        done = sweeps.run()
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return once(tmp_path_factory, "undisturbed", make)
 
 
 @pytest.fixture
@@ -133,11 +141,12 @@ def finished(sweeps: Sweeps, undisturbed: Sweeps) -> Sweeps:
 @pytest.fixture(scope="session")
 def halted(tmp_path_factory: pytest.TempPathFactory, undisturbed: Sweeps) -> Sweeps:
     """A sweep whose driver was killed in the middle of trial 0."""
-    made = Sweeps(tmp_path_factory.mktemp("halted"))
-    shutil.copytree(undisturbed.runs.cache, made.runs.cache)
-    assert made.run("step#0@5=driver_SIGKILL").returncode < 0
-    assert made.study.trial(0).checkpoint.exists()
-    return made
+    def make(sweeps: Sweeps) -> None:
+        shutil.copytree(undisturbed.runs.cache, sweeps.runs.cache)
+        assert sweeps.run("step#0@5=driver_SIGKILL").returncode < 0
+        assert sweeps.study.trial(0).checkpoint.exists()
+
+    return once(tmp_path_factory, "halted", make)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from tests.faults.conftest import Sweeps
 
 
 def test_one_signal_stops_with_everything_resumable(sweeps: Sweeps, undisturbed: Sweeps) -> None:
-    for name, step in (("SIGINT", "0@2"), ("SIGTERM", "0@2"), ("SIGUSR1", "1@5")):
+    for name, step in (("SIGINT", "0@2"), ("SIGTERM", "1@5")):
         done = sweeps.run(f"step#{step}=driver_{name}")
         assert done.returncode == 130
         assert f"stopped by {name}" in done.stderr
@@ -44,7 +44,7 @@ def test_a_worker_that_does_not_answer_is_not_waited_for(sweeps: Sweeps, undistu
 
 
 def test_the_hour_is_kept(sweeps: Sweeps, undisturbed: Sweeps) -> None:
-    """In the last minute before it: the first trial is measured, the next ones fit or wait, exit 0."""
+    """A trial that the measured pace says cannot finish is left for the next start; exit 0."""
     assert sweeps.run(words=("--trials", 1)).returncode == 0
     before = sweeps.optuna()
     result = sweeps.study.trial(0).read_result()

@@ -1,6 +1,6 @@
 """Train the tiny backbone from nothing: `python -m core.tiny.build [--stage vae|unet|looks|scorer]`.
 
-Seeded, CPU only, about 40 minutes on two cores. Writes core/tiny/weights/*.safetensors (fp16) and losses.json.
+Seeded, CPU only, 40 to 50 minutes on two cores. Writes core/tiny/weights/*.safetensors (fp16) and losses.json.
 The VAE and the scorer see watercolour; the UNet sees flat pictures, then four looks, so that watercolour is new to it.
 """
 import argparse
