@@ -2,6 +2,7 @@
 import os
 import socket
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,6 +32,7 @@ HERE = Path("runs")
 
 def main() -> None:
     """Exit 0 done, 1 it failed, 2 the words were wrong (one line on stderr), 130 interrupted and resumable."""
+    warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries say to their developers
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
         if code == 130:  # typer 0.29 answers Ctrl-C with this number and no word
