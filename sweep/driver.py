@@ -82,7 +82,7 @@ def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Prog
         try:
             return _locked_sweep(study, runs, folder, trials, device, progress, accept, until)
         except (OSError, optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-            log.exception("the driver cannot go on")
+            log.debug("the driver cannot go on", exc_info=True)  # louder would be a traceback on the terminal
             line = str(error.__cause__ or error).splitlines()[0]
             raise SweepError(f"{folder.path}: its files cannot be read or written ({line}); mend that, the same command goes on"
                              ) from None
@@ -168,7 +168,7 @@ class Sweep:
             trial = following
 
     def _next(self, target: int) -> Trial | None:
-        """A trial to go on with, or a new one; exact repeats are answered here and cost nothing. Raises Stopped."""
+        """A trial to go on with, or a new one; exact repeats are answered here and cost nothing."""
         if self.supervisor.stop_asked:
             return None
         if self._again:

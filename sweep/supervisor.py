@@ -108,7 +108,7 @@ class Supervisor:
                     break
             reason, message = event["reason"], event["message"]
         except WorkerDied as death:
-            log.warning("trial %d: %s", spec.number, death)
+            log.info("trial %d: %s", spec.number, death)  # the user hears of it as an event
             if self._watchdog.phase == "start":
                 self._failed_starts += 1
                 if self._failed_starts == MAX_FAILED_STARTS:

@@ -222,6 +222,28 @@ def test_a_worker_that_cannot_start_ends_the_sweep_with_one_line(tmp_path, write
         run_sweep(study, Runs(tmp_path / "runs"), 1, "no-such-device", PlainProgress(Console(quiet=True)))
 
 
+def test_a_study_db_that_is_none_ends_with_one_line(tmp_path, write_study, cli):
+    study = write_study(tmp_path)
+    folder = study_folder(tmp_path)
+    folder.path.mkdir(parents=True)
+    folder.db.write_bytes(b"this is no database" * 100)
+    done = cli("run", study, "--runs", tmp_path / "runs")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "its files cannot be read or written (" in done.stderr
+    assert "file is not a database" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["study.yaml", "fingerprint.json"])
+def test_a_disk_that_is_full_for_the_driver_ends_with_one_line_and_the_next_start_goes_on(tmp_path, write_study, cli, name):
+    study = write_study(tmp_path, trials=1, filters="{min_width: 4000}")
+    done = cli("run", study, "--runs", tmp_path / "runs", LORA_SWEEP_FAIL=f"write {name}=disk_full")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert "No space left on device" in done.stderr
+    assert cli("run", study, "--runs", tmp_path / "runs").returncode == 0
+
+
 def test_result_json_reads_back_as_it_was(swept):
     folder = study_folder(swept[0])
     for result in folder.results():
