@@ -33,7 +33,7 @@ def study_status(folder: StudyFolder) -> Status:
     timed = [result for result in complete if result.same_as is None]  # a repeat takes no time
     mean_s = sum(result.duration_s for result in timed) / len(timed) if timed else None
     return Status(
-        name=folder.path.name, running=is_locked(folder), target=target, done=len(results),
+        name=folder.path.name, running=is_locked(folder), target=max(target, len(results)), done=len(results),
         passed=sum(result.passed_gate for result in results), failed=len(results) - len(complete),
         best=winner(folder), left_s=None if mean_s is None else mean_s * max(0, target - len(results)),
         recovered=_recovered(folder),
