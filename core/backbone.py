@@ -121,13 +121,13 @@ class Backbone:
             pictures += [Image.fromarray(array) for array in arrays]
         return pictures
 
-    def predict_noise(self, noisy_BCHW: Tensor, timesteps: Tensor, tokens_BTD: Tensor, pooled_BD: Tensor, *,
-                      gradient_checkpointing: bool = False) -> Tensor:
+    def predict_noise(self, noisy_BCHW: Tensor, timesteps: Tensor, tokens_BTD: Tensor, pooled_BD: Tensor) -> Tensor:
         """One forward of the UNet; `timesteps` (B,) or (1,)."""
-        height, width = noisy_BCHW.shape[2] * 8, noisy_BCHW.shape[3] * 8
-        size = self.put(torch.tensor([height, width, 0, 0, height, width]).repeat(len(noisy_BCHW)))
-        return self.unet(noisy_BCHW.contiguous(memory_format=torch.channels_last), timesteps, tokens_BTD, size, pooled_BD,
-                         use_gradient_checkpointing=gradient_checkpointing)
+        # Height, width, no crop, height, width; filled on the device, for a CUDA graph allows no copy from the host.
+        size = timesteps.new_zeros((len(noisy_BCHW), 6), dtype=torch.long)
+        size[:, 0::4], size[:, 1::4] = noisy_BCHW.shape[2] * 8, noisy_BCHW.shape[3] * 8
+        noisy = noisy_BCHW.contiguous(memory_format=torch.channels_last)
+        return self.unet(noisy, timesteps, tokens_BTD, size.flatten(), pooled_BD)
 
     def unknown_words(self, prompt: str) -> list[str]:
         """Pieces of the prompt that the text encoder was never taught (they count as silence)."""

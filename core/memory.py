@@ -3,20 +3,23 @@
 On a CPU both answers are fixed, so that its numbers depend on nothing but the words of the study.
 """
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Literal
 
 import torch
+from diffsynth.models.sd_unet import PopBlock, PushBlock
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from core.backbone import Backbone
+from core.kolors.work import DRAWN_BYTES, KEPT_BYTES
 from core.settings import Rendering
 
 log = logging.getLogger(__name__)
 MOST_PICTURES = 8  # a story; at 1024 px a GPU gains nothing from more at a time
 SHARE = 0.8        # of the free memory: the rest is for libraries' workspaces and for gaps between tensors
-# What Kolors' UNet takes for each latent cell of one picture, by the bytes of its numbers: counted with tensors that have
-# a shape but no memory, at rank 16 (rank 128 keeps 2 % more); not measured.
-KEPT_BYTES = {2: 450_000, 4: 700_000}  # activations until the way back; in half precision autocast keeps its norms in fp32
-DRAWN_BYTES = {2: 9_000, 4: 18_000}    # at the most while drawing
 
 
 def pictures_at_once(backbone: Backbone, rendering: Rendering) -> int:
@@ -36,6 +39,22 @@ def needs_checkpointing(choice: Literal["auto", "on", "off"], backbone: Backbone
     if choice != "auto" or backbone.device.type != "cuda":
         return choice == "on"
     return not step_fits_in(free_bytes(backbone.device), latents_BCHW, backbone.dtype)
+
+
+@contextmanager
+def recomputing(unet: nn.Module, *, draws: bool) -> Iterator[None]:
+    """Each block keeps its inputs alone, as with DiffSynth's checkpointing; `draws` if a block rolls dice (dropout).
+
+    Remembering the dice costs a wait for each block and forbids a CUDA graph, so that is done only where there are any.
+    """
+    blocks = [block for block in unet.get_submodule("blocks").children() if not isinstance(block, (PushBlock, PopBlock))]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=draws)
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward  # the class's own comes back
 
 
 def step_fits_in(room_bytes: int, latents_BCHW: tuple[int, ...], dtype: torch.dtype) -> bool:

@@ -12,6 +12,7 @@ from core import lora, memory
 from core.backbone import Backbone
 from core.beat import Beat, no_beat
 from core.cache import Cache
+from core.cuda_graph import record
 from core.encode import Words, encode_prompts
 from core.settings import Rendering, Scene
 
@@ -48,10 +49,14 @@ def denoise(backbone: Backbone, latents_BCHW: Tensor, positive: Words, negative:
     pooled = torch.cat([positive.pooled_ND, negative.pooled_ND]) if guided else positive.pooled_ND
     # The scheduler reads its timesteps on the host, the UNet on the device: one copy each, so that no step waits.
     moments = backbone.put(scheduler.timesteps)
+
+    def predict(latents: Tensor, moment: Tensor) -> Tensor:
+        inputs = torch.cat([latents, latents]) if guided else latents
+        return backbone.predict_noise(inputs, moment, tokens, pooled)
+
+    predict_again = record(predict, latents_BCHW, moments[:1])
     for index, timestep in enumerate(scheduler.timesteps):
-        moment = moments[index:index + 1]
-        inputs = torch.cat([latents_BCHW, latents_BCHW]) if guided else latents_BCHW
-        noise = backbone.predict_noise(inputs, moment, tokens, pooled)
+        noise = predict_again(latents_BCHW, moments[index:index + 1])
         if guided:
             wanted, unwanted = noise.chunk(2)
             noise = unwanted + rendering.cfg_scale * (wanted - unwanted)

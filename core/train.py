@@ -7,6 +7,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
@@ -14,12 +15,14 @@ from typing import Any, Literal, Self, cast
 import lightning
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from core import lora, memory
 from core.backbone import TRAIN_TIMESTEPS, Backbone
 from core.beat import Beat, Interrupted, no_beat
+from core.cuda_graph import record
 from core.encode import Examples
 from core.fail_point import fail_point
 from core.settings import Training
@@ -63,12 +66,15 @@ def train_lora(backbone: Backbone, examples: Examples, training: Training, seed:
                 parameter.copy_(state.tensors[name])
     module = LoraTraining(backbone, examples, training, seed, epoch_done, micro_batch or training.batch_size, state, checkpoint,
                           beat)
+    micro_steps = range(len(module.losses) * module.parts, training.total_steps * module.parts)
+    keeping = memory.recomputing(backbone.unet, draws=training.lora_dropout > 0) if module.checkpointing else nullcontext()
     backbone.unet.train()
     try:
-        micro_steps = range(len(module.losses) * module.parts, training.total_steps * module.parts)
         if micro_steps:
-            _trainer(backbone, module.parts).fit(module, train_dataloaders=micro_steps)
+            with keeping:
+                _trainer(backbone).fit(module, train_dataloaders=micro_steps)
     finally:
+        module.forget_gradients()
         backbone.unet.eval()
     return module.losses
 
@@ -77,8 +83,9 @@ class LoraTraining(lightning.LightningModule):
     """DiffSynth's training step (epsilon target, plain MSE) on latents and words that are encoded already.
 
     Lightning sees one long epoch of micro-batches, numbered from the first; our epochs are counted in steps, so that a
-    training can begin at any of them.
+    training can begin at any of them. Gradients are computed by us, so that a GPU may replay them (core/cuda_graph.py).
     """
+    automatic_optimization = False
 
     def __init__(self, backbone: Backbone, examples: Examples, training: Training, seed: int, epoch_done: EpochDone,
                  micro_batch: int, state: TrainState | None, checkpoint: Checkpoint | None, beat: Beat) -> None:
@@ -89,37 +96,66 @@ class LoraTraining(lightning.LightningModule):
         self._seed, self._epoch_done, self._micro_batch = seed, epoch_done, micro_batch
         self._state, self._checkpoint, self._beat = state, checkpoint, beat
         self._saved_at = time.monotonic()
-        self._checkpointing = memory.needs_checkpointing(
+        self.checkpointing = memory.needs_checkpointing(
             training.gradient_checkpointing, backbone, (micro_batch, *examples.latents_NCHW.shape[1:]))
+        self._parameters_trained = list(lora.trained_parameters(backbone.unet).values())
+        self._differentiate: Callable[..., tuple[Tensor, ...]] | None = None
+        self._gradients: list[Tensor] = []
         self._pending: list[Tensor] = []
         self.parts = training.batch_size // micro_batch
         self.losses = list(state.losses) if state else []
         alphas = torch.tensor(backbone.new_scheduler().alphas_cumprod, device=backbone.device)
         self.signal_rates, self.noise_rates = alphas.sqrt(), (1 - alphas).sqrt()
 
-    def training_step(self, batch: int, batch_idx: int) -> Tensor:
+    def training_step(self, batch: int, batch_idx: int) -> None:
         backbone, examples, training = self._given
         step, part = divmod(batch, self.parts)
         fail_point("step")
         count, *shape_CHW = examples.latents_NCHW.shape
         draw = StepDraw(self._seed, step, count, tuple(shape_CHW), training.batch_size).keep_part(part, self._micro_batch)
-        rows, timesteps = backbone.put(draw.rows), backbone.put(draw.timesteps)
-        latents = examples.latents_NCHW[rows]
-        if training.random_flip:
-            mirror = backbone.put(draw.mirror).view(-1, 1, 1, 1)
-            latents = torch.where(mirror, examples.mirrored_NCHW[rows], latents)
-        noise = backbone.put(draw.noise_BCHW).to(backbone.dtype)
-        noisy = self.signal_rates[timesteps].view(-1, 1, 1, 1) * latents + self.noise_rates[timesteps].view(-1, 1, 1, 1) * noise
+        inputs = [backbone.put(tensor) for tensor in (draw.rows, draw.timesteps, draw.mirror, draw.noise_BCHW)]
+        inputs.append(self._loss_scale() / self.parts)
+        if not self._differentiate:
+            remembers_dice = self.checkpointing and training.lora_dropout > 0
+            self._differentiate = self._loss_and_gradients if remembers_dice else record(self._loss_and_gradients, *inputs)
         if training.lora_dropout:
             torch.manual_seed(draw.dropout_seed)
+        loss, *gradients = self._differentiate(*inputs)
+        if self.parts == 1:
+            self._gradients = gradients
+        else:  # a replay overwrites what it returned, so their sum has a place of its own
+            self._gradients = (list(torch._foreach_add(self._gradients, gradients)) if part
+                               else [gradient.clone() for gradient in gradients])
+        if part == self.parts - 1:
+            for parameter, gradient in zip(self._parameters_trained, self._gradients, strict=True):
+                parameter.grad = gradient
+            cast(LightningOptimizer, self.optimizers()).step()
+        self._pending.append(loss * math.nan if fail_point("loss") == "nan" else loss.clone())
+
+    def _loss_and_gradients(self, rows: Tensor, timesteps: Tensor, mirror: Tensor, noise_BCHW: Tensor,
+                            scale: Tensor) -> tuple[Tensor, ...]:
+        """-> (loss, gradient of `scale` * loss for each trained matrix); reads nothing on the host."""
+        backbone, examples, training = self._given
+        latents = examples.latents_NCHW[rows]
+        if training.random_flip:
+            latents = torch.where(mirror.view(-1, 1, 1, 1), examples.mirrored_NCHW[rows], latents)
+        noise = noise_BCHW.to(backbone.dtype)
+        noisy = self.signal_rates[timesteps].view(-1, 1, 1, 1) * latents + self.noise_rates[timesteps].view(-1, 1, 1, 1) * noise
         predicted = backbone.predict_noise(noisy.to(backbone.dtype), timesteps,
-                                           examples.words.tokens_NTD[rows], examples.words.pooled_ND[rows],
-                                           gradient_checkpointing=self._checkpointing)
+                                           examples.words.tokens_NTD[rows], examples.words.pooled_ND[rows])
         loss = F.mse_loss(predicted.float(), noise.float())
-        if fail_point("loss") == "nan":
-            loss = loss * math.nan
-        self._pending.append(loss.detach())
-        return loss
+        return loss.detach(), *torch.autograd.grad(loss * scale, self._parameters_trained)
+
+    def _loss_scale(self) -> Tensor:
+        """fp16's loss scaling, on the device; 1 without."""
+        one, scaler = torch.ones((), device=self._given[0].device), self._scaler()
+        return scaler.scale(one) if scaler else one
+
+    def forget_gradients(self) -> None:
+        """And what was recorded to compute them: both hold a step's memory."""
+        self._differentiate, self._gradients = None, []
+        for parameter in self._parameters_trained:
+            parameter.grad = None
 
     def on_train_batch_end(self, outputs: Any, batch: int, batch_idx: int) -> None:
         training = self._given[2]
@@ -222,7 +258,7 @@ def _mix(seed: int, purpose: int, step: int) -> int:
     return (mixed ^ mixed >> 31) >> 1
 
 
-def _trainer(backbone: Backbone, parts: int) -> lightning.Trainer:
+def _trainer(backbone: Backbone) -> lightning.Trainer:
     # Lightning advises on data loaders and GPUs in ways that do not fit a step counter as data.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
@@ -231,6 +267,6 @@ def _trainer(backbone: Backbone, parts: int) -> lightning.Trainer:
         devices=[backbone.device.index or 0] if backbone.device.type == "cuda" else 1,
         precision=LIGHTNING_PRECISION[backbone.dtype],
         plugins=[LightningEnvironment()],  # whatever batch system this runs in: restarts are the driver's affair
-        max_epochs=1, accumulate_grad_batches=parts, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, num_sanity_val_steps=0,
     )

@@ -1,26 +1,25 @@
 """How fast a device probably is, where nothing was measured on it: counted work over an assumed speed. No torch.
 
-Work: TFLOP of DiffSynth's Kolors at 1024 x 1024 px and batch 1, counted on its own classes (multiply and add are two).
-Speed: the peak that NVIDIA's data sheets give for dense fp16 with fp32 sums, times the share that this kind of work is
-assumed to reach. The shares are assumptions: Hopper cards are hard to fill with one picture, GeForce cards are not.
+Speed: the peak that NVIDIA's data sheets give for dense fp16 with fp32 sums, times the share of it that training and drawing
+reach. Hopper's shares were measured on an H100 (docs/measurements.md); the others are assumptions: smaller cards are easier
+to fill with one picture.
 """
 from dataclasses import dataclass
 
+from core.kolors.work import FORWARD_TFLOP, RECOMPUTED_STEP_TFLOP, STEP_TFLOP
 from sweep.machine import Gpu
 from sweep.pace import Pace
 
-ROW_TFLOP = 15.0               # a LoRA training step, 14.5 at rank 4 to 15.5 at rank 128
-CHECKPOINTED_ROW_TFLOP = 21.4  # the same with DiffSynth's checkpointing of each block
-FORWARD_TFLOP = 6.96
 COUNTED_MEGAPIXELS = 1024**2 / 1e6
-SCORE_S = 0.1  # a picture through CLIP ViT-L/14: its resizing on the CPU takes longer than the model
+SCORE_S = 0.04  # a picture through CLIP ViT-L/14, measured beside an H100: its resizing on the CPU takes longer than the model
 
 # The toy on two cores of a server CPU (AMD EPYC, 2.6 GHz), measured at 128 px in the demo: 12 ms a row, 4.3 ms a forward.
 TINY_ROW_S, TINY_FORWARD_S, TINY_SCORE_S = 0.012, 0.0043, 0.002
 TINY_MEGAPIXELS = 128**2 / 1e6
 
-HOPPER, DATACENTER, WORKSTATION = 0.25, 0.35, 0.45
-CARDS = {  # nvidia-smi's exact name -> peak TFLOP/s, assumed share
+# Share of the peak in training one picture at a time, and in drawing eight.
+HOPPER, DATACENTER, WORKSTATION = (0.146, 0.287), (0.35, 0.35), (0.45, 0.45)
+CARDS = {  # nvidia-smi's exact name -> peak TFLOP/s, shares
     "NVIDIA H200": (989, HOPPER),
     "NVIDIA H100 80GB HBM3": (989, HOPPER),
     "NVIDIA H100 NVL": (835, HOPPER),
@@ -58,19 +57,23 @@ def guess_kolors(gpu: Gpu, precision: str, checkpointing: bool) -> Guess:
         return Guess(None, f"how fast {gpu.name} is at this cannot be known before a trial ran on it")
     if precision == "fp32":
         return Guess(None, "how fast the card is in fp32 cannot be known before a trial ran on it")
-    peak, share = CARDS[gpu.name]
-    row = CHECKPOINTED_ROW_TFLOP if checkpointing else ROW_TFLOP
+    peak, shares = CARDS[gpu.name]
+    step = RECOMPUTED_STEP_TFLOP if checkpointing else STEP_TFLOP
+    training, drawing = (peak * share for share in shares)
+    basis = "as measured on an H100" if shares == HOPPER else "assumed"
     return Guess(
-        kolors_pace(gpu.name, row),
-        f"counted work ({row:g} TFLOP for a training row{' with checkpointing' if checkpointing else ''}, {FORWARD_TFLOP} for a "
-        f"forward, at 1024 px) at an assumed {peak * share:.0f} TFLOP/s, {share:.0%} of the card's peak of {peak}")
+        kolors_pace(gpu.name, checkpointing=checkpointing),
+        f"counted work ({step:g} TFLOP for a training row{' with checkpointing' if checkpointing else ''}, {FORWARD_TFLOP} for a "
+        f"forward, at 1024 px) at {training:.0f} TFLOP/s in training and {drawing:.0f} in drawing, shares of the card's peak of "
+        f"{peak} {basis}")
 
 
-def kolors_pace(card: str, row_tflop: float = ROW_TFLOP) -> Pace:
+def kolors_pace(card: str, *, checkpointing: bool = False) -> Pace:
     """`card` is one of CARDS."""
-    peak, share = CARDS[card]
-    megapixel_s = 1 / (peak * share * COUNTED_MEGAPIXELS)  # of one TFLOP counted at 1024 px
-    return Pace(prepare_s=0.0, row_s=row_tflop * megapixel_s, forward_s=FORWARD_TFLOP * megapixel_s, score_s=SCORE_S, trials=0)
+    peak, (training, drawing) = CARDS[card]
+    step = RECOMPUTED_STEP_TFLOP if checkpointing else STEP_TFLOP
+    return Pace(prepare_s=0.0, row_s=step / (peak * training * COUNTED_MEGAPIXELS),
+                forward_s=FORWARD_TFLOP / (peak * drawing * COUNTED_MEGAPIXELS), score_s=SCORE_S, trials=0)
 
 
 def guess_tiny() -> Guess:

@@ -2,6 +2,7 @@
 from dataclasses import dataclass
 
 from core.kolors.files import FILES
+from core.kolors.work import KEPT_BYTES, RECOMPUTED_BYTES
 from core.settings import TrialSpec
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -18,11 +19,6 @@ PNG_BYTES_PER_PIXEL = 1.5  # assumed; the toy's pictures take 1.1
 
 UNET_PARAMETERS, VAE_PARAMETERS, TEXT_ENCODER_PARAMETERS = 2.58e9, 0.084e9, 6.24e9
 SCORER_BYTES = 1.22e9    # CLIP ViT-L/14's vision half, always in fp32
-# What the backward pass needs of one picture at 1024 px: every tensor that DiffSynth's UNet with a LoRA of rank 16 saves for
-# it, counted on the meta device, each storage once, attention as a flash kernel saves it. Recomputing blocks leaves the
-# largest one (0.9 GB in 16 bits) and the inputs of all.
-ACTIVATION_BYTES = {"fp16": 8.1e9, "bf16": 8.1e9, "fp32": 12.2e9}
-CHECKPOINTED_BYTES = {"fp16": 1.5e9, "bf16": 1.5e9, "fp32": 2.3e9}
 ADAM_BYTES = 16          # a LoRA parameter in fp32, its gradient, two moments
 CUDA_BYTES = 1.0e9       # assumed: context, kernels, what the allocator holds back
 HOST_OF_LARGEST = 1.3    # loading: at most this many times the largest file
@@ -71,14 +67,14 @@ class PeakMemory:
 
 
 def kolors_memory(spec: TrialSpec) -> PeakMemory:
-    """Weights by number format, activations as counted at 1024 px and scaled with the pixels of a batch."""
+    """Weights by number format, activations by the latent cells of a batch."""
     assert spec.train
     size = BYTES[spec.precision]
     lora = (lora_parameters(spec) or 0) * ADAM_BYTES
     resident = (UNET_PARAMETERS + VAE_PARAMETERS) * size + SCORER_BYTES + CUDA_BYTES
-    pictures = spec.train.batch_size * (spec.render.size_px / 1024) ** 2  # of 1024 px
+    cells = spec.train.batch_size * (spec.render.size_px // 8) ** 2
     return PeakMemory(
         host=HOST_OF_LARGEST * max(file.size_bytes or 0 for file in FILES),
-        training=resident + lora + pictures * ACTIVATION_BYTES[spec.precision],
-        checkpointed=resident + lora + pictures * CHECKPOINTED_BYTES[spec.precision],
+        training=resident + lora + cells * KEPT_BYTES[size],
+        checkpointed=resident + lora + cells * RECOMPUTED_BYTES[size],
         encoding=TEXT_ENCODER_PARAMETERS * size + CUDA_BYTES)

@@ -142,7 +142,9 @@ def _estimated(study: Study, device: str, gpu: Gpu | None, problem: str, memory:
     if problem:
         return Guess(None, problem)
     if memory and gpu:
-        return guess_kolors(gpu, study.precision, checkpointing=memory.training > gpu.memory_bytes)
+        choice = study.train.gradient_checkpointing
+        return guess_kolors(gpu, study.precision,
+                            checkpointing=memory.training > gpu.memory_bytes if choice == "auto" else choice == "on")
     if study.backbone == "tiny" and device == "cpu":
         return guess_tiny()
     return Guess(None, f"how fast {study.backbone} is on {device} cannot be known before a trial ran there")

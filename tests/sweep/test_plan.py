@@ -171,13 +171,29 @@ def test_a_known_card_is_estimated_from_counted_work(tmp_path, kolors, nvidia_sm
     nvidia_smi(RTX_4090)
     plan = make_plan(kolors, Runs(tmp_path))
     five_epochs = plan.pace.parts_s(plan.first[0].spec)
-    assert five_epochs["train"] == pytest.approx(500 * 15.0 / (165 * 0.45))
+    assert five_epochs["train"] == pytest.approx(500 * 14.5 / (165 * 0.45))
     assert five_epochs["render"] == pytest.approx(8 * 50 * 2 * 6.96 / (165 * 0.45))
     text = words(page(kolors, tmp_path))
     assert "on NVIDIA GeForce RTX 4090" in text
     assert "All of this is an estimate" in text
-    assert "at an assumed 74 TFLOP/s, 45% of the card's peak of 165" in text
+    assert "at 74 TFLOP/s in training and 74 in drawing, shares of the card's peak of 165 assumed" in text
     assert "a 24 GB card is enough; this one has 24 GB" in text
+
+
+def test_the_measured_card_s_pace_is_the_measured_one(tmp_path, kolors, nvidia_smi):
+    nvidia_smi("NVIDIA H100 80GB HBM3, 81559, 1, 580.159, Disabled")
+    plan = make_plan(kolors, Runs(tmp_path))
+    five_epochs = plan.pace.parts_s(plan.first[0].spec)
+    assert five_epochs["train"] == pytest.approx(500 * 0.101, rel=0.02)  # docs/measurements.md
+    assert five_epochs["render"] == pytest.approx(19.9, rel=0.02)
+    assert "as measured on an H100" in plan.basis
+
+
+@pytest.mark.parametrize(("choice", "tflop"), [("on", 20.9), ("off", 14.5), ("auto", 14.5)])
+def test_the_study_s_word_on_checkpointing_counts(tmp_path, kolors, nvidia_smi, choice, tflop):
+    nvidia_smi(RTX_4090)
+    plan = make_plan(kolors.model_copy(update={"train": Training(gradient_checkpointing=choice)}), Runs(tmp_path))
+    assert plan.pace.parts_s(plan.first[0].spec)["train"] == pytest.approx(500 * tflop / (165 * 0.45))
 
 
 @pytest.mark.parametrize(("answer", "reason"), [
