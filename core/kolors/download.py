@@ -112,8 +112,13 @@ def _ask(api: HubApi, model: str, files: Sequence[WeightFile], folder: Path) -> 
     lost = [file.file for file, variant in found.items() if variant is None]
     if lost:
         raise _failure(api, {model: f"the server lists no {', '.join(lost)}, or an empty one"}, folder)
-    return [Listed(one, int(entries[one.file]["Size"]), entries[one.file].get("Sha256"), entries[one.file].get("Revision"))
-            for one in found.values() if one]
+    listed = [Listed(one, int(entries[one.file]["Size"]), entries[one.file].get("Sha256"), entries[one.file].get("Revision"))
+              for one in found.values() if one]
+    pins = {path: known.get("sha256") for path, known in read_record(folder).items()}
+    if other := [one.weight.file for one in listed if pins.get(one.weight.path) not in (None, one.sha256)]:
+        raise _failure(api, {model: f"the server's {', '.join(other)} is no longer what was fetched here before (sha256); "
+                                    f"to take the new one, delete {folder / RECORD}"}, folder)
+    return listed
 
 
 def _fetch(api: HubApi, listed: Sequence[Listed], folder: Path, tally: "_Tally") -> None:

@@ -219,6 +219,21 @@ def test_a_file_that_shrank_since_it_was_fetched_is_fetched_again(hub: Hub, fold
     assert (folder / UNET.path).read_bytes() == hub.files[UNET.model, UNET.file]
 
 
+def test_what_was_fetched_once_pins_the_file(hub: Hub, folder: Path) -> None:
+    fetch(folder)
+    (folder / UNET.path).unlink()
+    before = hub.files[UNET.model, UNET.file]
+    hub.files[UNET.model, UNET.file] = before[::-1]
+    asked = len(hub.sent)
+    line = failure(folder)
+    assert UNET.file in line
+    assert f"delete {folder / RECORD}" in line
+    assert len(hub.sent) == asked
+    hub.files[UNET.model, UNET.file] = before
+    fetch(folder)
+    assert missing_files(folder) == []
+
+
 def test_a_cut_connection_goes_on_from_the_bytes_that_came(hub: Hub, folder: Path) -> None:
     hub.cuts[KOLORS, UNET.file] = [HALF_BYTES]
     fetch(folder)
