@@ -72,8 +72,9 @@ class Backbone:
         """Give its room back to the UNet, if they cannot share it."""
         if not self.text_encoder_alone:
             return
-        self._parts.pop("text_encoder", None)
         self._prompter.fetch_models(None)
+        if self._parts.pop("text_encoder", None):
+            self._give_back()
         if "unet" in self._parts and next(self._parts["unet"].parameters()).device.type != self.device.type:
             self._move_unet(self.device)
 
@@ -86,6 +87,10 @@ class Backbone:
         """Off the device and back, with whatever adapters it wears."""
         if "unet" in self._parts:
             self._parts["unet"].to(device)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """What was freed is the card's again, in whatever pieces the next one wants."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 

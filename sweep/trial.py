@@ -54,14 +54,13 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     fail_point("spec")
     write_json(folder.spec, spec.to_json())
     fail_point("spec_written")
+    table = select_images(spec, backbone, cache, report) if spec.train else pd.DataFrame()  # no model for too few pictures
     encode_missing(all_words(spec, cache), backbone, cache, beat)  # before the UNet comes: both need not fit the device together
     unet = backbone.unet  # read here: minutes from a slow disk must not count as a step's silence
     losses: list[float] = []
     state: TrainState | None = None
-    images = 0
+    images = len(table)
     if spec.train:
-        table = select_images(spec, backbone, cache, report)
-        images = len(table)
         examples = encode_examples(table, spec.render.size_px, backbone, cache, beat)
         fail_point("encoded")
         report("training", images=images, steps=spec.train.total_steps)

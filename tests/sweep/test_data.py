@@ -159,6 +159,12 @@ def spec_of(study, **sampled) -> TrialSpec:
     return study.spec(0, {name: search.start for name, search in study.space.items()} | sampled)
 
 
+def test_filters_that_keep_too_few_end_the_trial_before_a_model_is_read(study, attempt, backbone):
+    backbone._parts.clear()
+    assert attempt(spec_of(study, min_width=96, max_ratio=1.6))[0].reason == "no_images"
+    assert backbone._parts.keys() == {"scorer"}
+
+
 def test_filters_that_keep_too_few_end_the_trial_as_no_images(study, attempt):
     result, events = attempt(spec_of(study, min_width=96, max_ratio=1.6))
     assert (result.state, result.reason) == ("failed", "no_images")
