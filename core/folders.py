@@ -159,6 +159,14 @@ class StudyFolder:
         found = (TrialFolder(path.parent).read_result() for path in sorted((self.path / "trials").glob("[0-9]*/result.json")))
         return [result for result in found if result]
 
+    def compares_from(self) -> int:
+        """The first trial whose score compares with the newest: those before it had other words, pictures or weights."""
+        try:
+            history = read_json(self.fingerprint)["history"]
+            return max((entry["from_trial"] for entry in history if not entry.get("compares")), default=0)
+        except (OSError, ValueError, KeyError, TypeError):  # none, or one that the next start refuses
+            return 0
+
     def made(self, result: Result) -> TrialFolder:
         """Where a result's LoRA and pictures lie: an exact repeat has those of its twin."""
         return self.trial(result.spec.number if result.same_as is None else result.same_as)

@@ -12,7 +12,8 @@ from reports.table import BASE, SCORES, TRAINED
 ALWAYS = ("trial", "gate", "aesthetic_mean", "coherence", "images")
 LEFT_OUT = ("state", "reason", "message", "aesthetic_min", "aesthetic_std", "duration_s")  # on the page, where there is room
 WIDE = 104  # columns: the LoRA's settings and four filters
-GATE_STYLES = {"pass": "green", "fail": "yellow"}
+GATE_STYLES = {"pass": "green", "fail": "yellow", "older": "dim"}
+REASON_CHARACTERS = 160
 
 
 def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
@@ -29,10 +30,11 @@ def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
 
     hidden = ", ".join(name for name in varying if name not in narrow)
     hidden = f"in the report and in a terminal of {WIDE} columns also: {hidden}" if hidden else ""
-    caption = "\n".join(line for line in ("★ winner" if len(first) else "", _caption(fixed), hidden) if line)
+    caption = "\n".join(line for line in ("★ winner" if len(first) else "", _caption(fixed), hidden, *_reasons(trials)) if line)
     numbers = [*ALWAYS[2:], *narrow]
     gap = 2 if len(narrow) <= 5 else 1  # six settings still fit into 100 columns
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, caption=caption or None, caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, caption=Text(caption) if caption else None,
+                  caption_justify="left")
     for name in ("trial", "gate", *numbers):
         table.add_column(name.replace("_", "\n"), justify="left" if name == "gate" else "right", vertical="bottom",
                          overflow="fold")
@@ -80,6 +82,15 @@ def size(count_bytes: float) -> str:
         if count_bytes >= 0.9995 * one:
             return f"{count_bytes / one:.{0 if count_bytes >= 9.95 * one else 1}f} {unit}"
     return f"{count_bytes:.0f} B"
+
+
+def _reasons(trials: pd.DataFrame) -> list[str]:
+    """Why trials failed, each in a line; and what `older` means."""
+    lines = [f"trial {row['trial']}: {row['reason']}: {row['message']}"[:REASON_CHARACTERS]
+             for _, row in trials[trials["state"] == "failed"].iterrows()]
+    if (trials["gate"] == "older").any():
+        lines.append("older: made before a change that was accepted; these scores do not compare with the others")
+    return lines
 
 
 def _caption(fixed: list[str]) -> str:

@@ -11,7 +11,7 @@ from core.files import write_text
 from core.folders import StudyFolder, TrialFolder
 from core.settings import Result
 from reports.console import cell, duration
-from reports.table import BASE, gate_word, leaderboard, rank, winner
+from reports.table import BASE, gate_word, leaderboard, passed, ranked
 
 TEMPLATES = Path(__file__).with_name("templates")
 UNSHOWN = ("state", "reason", "message")  # columns whose words stand in the gate's column
@@ -53,19 +53,19 @@ class Cell:
 
 def write_report(study: StudyFolder, title: str = "") -> Path:
     """Write runs/<study>/report/index.html; pictures stay where they are and are linked. `title` stands above it all."""
-    results = study.results()
-    best = winner(study)
+    results, since = ranked(study), study.compares_from()
+    best = next(iter(passed(study)), None)
     base = study.base.read_result()
-    boards = [_board(study, BASE, study.base, base, False)] if base else []
-    for result in sorted(results, key=rank):
+    boards = [_board(study, BASE, study.base, base, since, False)] if base else []
+    for result in results:
         number = result.spec.number
-        boards.append(_board(study, number, study.made(result), result, best is not None and number == best.spec.number))
+        boards.append(_board(study, number, study.made(result), result, since, best is not None and number == best.spec.number))
 
     frame = leaderboard(study)
     columns = [name for name in frame.columns if name not in UNSHOWN]
     html = template_environment().get_template("report.html.jinja").render(
         name=study.path.name, title=title or _story_title(results, base), best=best, base=base, results=results,
-        passed=sum(result.passed_gate for result in results), failed=sum(result.state == "failed" for result in results),
+        passed=len(passed(study)), failed=sum(result.state == "failed" for result in results),
         unfinished=_unfinished(study), gate=_gate(results, base), columns=columns, words=WORDS,
         rows=[_cells(row, columns, best) for _, row in frame.iterrows()], boards=boards,
         study_file=study.frozen.read_text(encoding="utf-8") if study.frozen.exists() else "",
@@ -73,7 +73,7 @@ def write_report(study: StudyFolder, title: str = "") -> Path:
     return write_text(study.report, html)
 
 
-def _board(study: StudyFolder, trial: int | str, folder: TrialFolder, result: Result, won: bool) -> Board:
+def _board(study: StudyFolder, trial: int | str, folder: TrialFolder, result: Result, since: int, won: bool) -> Board:
     link = _linker(study)
     scores = result.aesthetic or (None,) * len(result.spec.story.scenes)
     pictures = tuple(
@@ -85,7 +85,7 @@ def _board(study: StudyFolder, trial: int | str, folder: TrialFolder, result: Re
               "data": result.spec.data.source, "caption": result.spec.data.caption} | result.spec.params()
     return Board(
         title="Base model" if trial == BASE else f"Trial {trial}", anchor=_anchor(trial), result=result,
-        gate=gate_word(result), won=won, pictures=pictures, sheet=link(folder.sheet), lora=link(folder.lora),
+        gate=gate_word(result, since), won=won, pictures=pictures, sheet=link(folder.sheet), lora=link(folder.lora),
         params={name: "–" if value is None else str(value) for name, value in params.items()},
     )
 
@@ -102,7 +102,7 @@ def _cell(name: str, row: pd.Series, best: Result | None) -> Cell:
                     anchor=_anchor(value))
     if name == "gate":
         word = row["gate"] or row["reason"] or "failed"
-        return Cell(text=word, order={"pass": "0", "fail": "1"}.get(word, f"2 {word}"))
+        return Cell(text=word, order={"pass": "0", "fail": "1", "older": "3"}.get(word, f"2 {word}"))
     if name == "duration_s":
         return Cell(text=duration(value), order=str(value))
     return Cell(text=cell(name, value), order="" if pd.isna(value) else str(value))

@@ -15,15 +15,16 @@ DTYPES = {"lora_rank": "Int64", "epochs": "Int64", "images": "Int64", "lora_alph
 
 
 def leaderboard(study: StudyFolder) -> pd.DataFrame:
-    """Base model first, then the stories that passed by falling mean, those that did not, and failed trials last.
+    """Base model first, then the stories that passed by falling mean, those that did not, and failed trials; after them
+    all those from before a change that was accepted, for their scores do not compare.
 
     Settings outside `TRAINED` have a column only where trials differ in them. Scores from 1 to 10; absent is NaN or None.
     """
-    trials = study.results()
+    trials, since = ranked(study), study.compares_from()
     searched = searched_settings(trials)
     base = study.base.read_result()
-    rows = [_row(BASE, base, searched)] if base else []
-    rows += [_row(result.spec.number, result, searched) for result in sorted(trials, key=rank)]
+    rows = [_row(BASE, base, searched, since)] if base else []
+    rows += [_row(result.spec.number, result, searched, since) for result in trials]
     columns = ["trial", "state", "gate", *SCORES, *TRAINED, "images", *searched, "duration_s", "reason", "message"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     return frame.astype(DTYPES)
@@ -31,8 +32,19 @@ def leaderboard(study: StudyFolder) -> pd.DataFrame:
 
 def winner(study: StudyFolder) -> Result | None:
     """The story that passed the gate with the highest mean; the earlier trial of two equals."""
-    passed = [result for result in study.results() if result.passed_gate]
-    return min(passed, key=rank, default=None)
+    return next(iter(passed(study)), None)
+
+
+def passed(study: StudyFolder) -> list[Result]:
+    """The stories that passed the gate, best first; none whose score does not compare with the newest."""
+    since = study.compares_from()
+    return [result for result in ranked(study) if result.passed_gate and result.spec.number >= since]
+
+
+def ranked(study: StudyFolder) -> list[Result]:
+    """Every finished trial in the leaderboard's order."""
+    since = study.compares_from()
+    return sorted(study.results(), key=lambda result: (result.spec.number < since, *_rank(result)))
 
 
 def searched_settings(trials: list[Result]) -> list[str]:
@@ -43,25 +55,27 @@ def searched_settings(trials: list[Result]) -> list[str]:
     return sorted(differing, key=lambda name: name in setting_names(Filters))
 
 
-def gate_word(result: Result) -> str:
-    """`pass`, `fail`, or nothing for a trial that has no score to judge."""
+def gate_word(result: Result, since: int) -> str:
+    """`pass`, `fail`, `older` for a trial before `since`, whose score does not compare, or nothing where there is none."""
     if result.state == "failed":
         return ""
+    if result.spec.train and result.spec.number < since:  # the base model's story is told again after a change
+        return "older"
     return "pass" if result.passed_gate else "fail"
 
 
-def rank(result: Result) -> tuple[int, float, int]:
+def _rank(result: Result) -> tuple[int, float, int]:
     """Sort key: passed, then under the gate, each by falling mean; then failed. Equals stand by trial number."""
     if result.aesthetic_mean is None:
         return 2, 0.0, result.spec.number
     return 0 if result.passed_gate else 1, -result.aesthetic_mean, result.spec.number
 
 
-def _row(trial: int | str, result: Result, searched: list[str]) -> dict[str, Any]:
+def _row(trial: int | str, result: Result, searched: list[str], since: int) -> dict[str, Any]:
     params = result.spec.params() if result.spec.train else asdict(result.spec.render)  # no pictures, no filters
     trained = result.spec.train and result.state == "complete"
     return {
-        "trial": trial, "state": result.state, "gate": gate_word(result),
+        "trial": trial, "state": result.state, "gate": gate_word(result, since),
         **{name: getattr(result, name) for name in SCORES},
         **{name: params.get(name) for name in (*TRAINED, *searched)},
         "images": result.images if trained else None, "duration_s": result.duration_s, "reason": result.reason,

@@ -190,11 +190,14 @@ class Sweep:
         if removed:
             self.progress.note(f"room was short: trials {', '.join(map(str, removed))} keep their pictures, not their LoRAs")
         pace = Pace.of(self.folder.results()) if self._until else None
-        if self._until is None or pace is None or self._until.left_s >= pace.trial_s(spec):
+        if self._until is None or pace is None:
+            return trial
+        takes_s = pace.left_s(spec, self.folder.trial(trial.number))
+        if self._until.left_s >= takes_s:
             return trial
         self._again.insert(0, trial)
         self.supervisor.ask_to_stop(self._until.name)
-        self.progress.note(f"trial {trial.number} takes about {duration(pace.trial_s(spec))}, too long before "
+        self.progress.note(f"trial {trial.number} takes about {duration(takes_s)}, too long before "
                            f"{self._until.name}: the next start goes on with it")
         return None
 

@@ -35,7 +35,8 @@ Changes = dict[str, tuple[Any, Any]]  # key -> before, now
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Kept:
     """fingerprint.json: `space` has what Optuna never changes of any setting that was ever searched, its choices in their
-    order or the kind of its range; `history` has the dated changes, and trials from `from_trial` on had the new values."""
+    order or the kind of its range; `history` has the dated changes: trials from `from_trial` on had the new values, and
+    their scores compare with those before or not."""
     fields: Fields
     space: dict[str, Any]
     history: list[dict[str, Any]]
@@ -121,7 +122,8 @@ class Fingerprint:
         if "backbone" in found:  # another model has other weights
             before = {field: values for field, values in before.items() if field not in OF_THE_WORKER}
         at = datetime.now().astimezone().isoformat(timespec="seconds")
-        entries = [{"at": at, "field": field, "from_trial": self._next_trial, "changes": changes}
+        entries = [{"at": at, "field": field, "from_trial": self._next_trial, "changes": changes,
+                    "compares": field not in to_accept}
                    for field, changes in found.items()]
         self._kept = replace(self._kept, fields=before | now, history=[*self._kept.history, *entries])
         if self._kept != self._stored or not self._folder.fingerprint.exists():

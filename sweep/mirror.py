@@ -4,12 +4,15 @@ Everything here may be repeated, after a failure in the middle too: what MLflow 
 MLflow keeps one of two metric points with equal key, step, timestamp and value; params, tags and artifacts are the same when
 sent again; a run is looked for before it is made; and the final status comes last.
 """
+import logging
 import os
 from dataclasses import dataclass
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import filelock
+import requests
 import sqlalchemy.exc
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
@@ -22,6 +25,7 @@ from core.settings import Result, TrialSpec
 from sweep.tracking_uri import VARIABLE, masked, tracking_uri
 from sweep.trial_record import artifact_files, as_params, loss_points, result_points, result_tags, started_ms, written_ms
 
+log = logging.getLogger(__name__)
 MAX_METRICS = 1000  # MLflow's own limit for one call
 LOCK_S = 60.0
 OLDEST_FIRST = ["start_time ASC", "run_id ASC"]
@@ -100,7 +104,7 @@ class Mirror:
         client, run_id = self._connected()
         points = _missing(result_points(result, folder, "base_"), self._parent.data.metrics)
         if points:
-            client.log_artifact(run_id, str(folder.sheet), "base")
+            _upload(client, run_id, folder.sheet, "base")
             client.log_batch(run_id, metrics=points)
 
     def trial(self, spec: TrialSpec, sampled: str, folder: TrialFolder, result: Result | None) -> None:
@@ -118,7 +122,7 @@ class Mirror:
         if result is None:
             return
         for path, where in artifact_files(result, made):
-            client.log_artifact(child.run_id, str(path), where)
+            _upload(client, child.run_id, path, where)
         tags = result_tags(result) | {MLFLOW_PARENT_RUN_ID: parent}
         client.log_batch(child.run_id, metrics=_missing(result_points(result, folder), child.metrics),
                          tags=[RunTag(key, value) for key, value in tags.items() if value])
@@ -217,6 +221,16 @@ class Mirror:
     def _write_sent(self) -> None:
         trials = {number: [sent.run_id, sent.written_ms] for number, sent in self.sent.items()}
         write_json(self._folder.tracked, {"parent": self._parent_of_sent, "trials": trials})
+
+
+def _upload(client: MlflowClient, run_id: str, path: Path, where: str | None) -> None:
+    """Send one file. A size that the server or a proxy will never take must not hold up all that is behind it."""
+    try:
+        client.log_artifact(run_id, str(path), where)
+    except requests.HTTPError as error:
+        if error.response is None or error.response.status_code != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            raise
+        log.warning("MLflow's server takes no file as large as %s; it stays where it is", path)
 
 
 def refused(error: MlflowException) -> bool:

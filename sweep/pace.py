@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Self
 
+from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
 
 PARTS = ("prepare", "train", "render", "score")  # as in result.json's timings_s
@@ -44,6 +45,13 @@ class Pace:
 
     def trial_s(self, spec: TrialSpec) -> float:
         return sum(self.parts_s(spec).values())
+
+    def left_s(self, spec: TrialSpec, folder: TrialFolder) -> float:
+        """What a trial takes that may have been interrupted: its whole epochs count, if it can go on from them."""
+        if not spec.train or not folder.checkpoint.exists():
+            return self.trial_s(spec)
+        done = sum(folder.epoch_lora(epoch).exists() for epoch in range(1, spec.train.epochs + 1))
+        return self.trial_s(spec) - self.parts_s(spec)["train"] * done / spec.train.epochs
 
 
 def train_work(spec: TrialSpec) -> float:

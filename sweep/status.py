@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from core.files import read_json
 from core.folders import Runs, StudyFolder
 from core.settings import Result
-from reports.table import winner
+from reports.table import passed
 from sweep.lock import is_locked
 from sweep.study import load_frozen
 
@@ -27,15 +27,15 @@ class Status:
 
 
 def study_status(folder: StudyFolder) -> Status:
-    results = folder.results()
+    results, passing = folder.results(), passed(folder)
     target = load_frozen(folder.frozen).budget.trials
     complete = [result for result in results if result.state == "complete"]
     timed = [result for result in complete if result.same_as is None]  # a repeat takes no time
     mean_s = sum(result.duration_s for result in timed) / len(timed) if timed else None
     return Status(
         name=folder.path.name, running=is_locked(folder), target=max(target, len(results)), done=len(results),
-        passed=sum(result.passed_gate for result in results), failed=len(results) - len(complete),
-        best=winner(folder), left_s=None if mean_s is None else mean_s * max(0, target - len(results)),
+        passed=len(passing), failed=len(results) - len(complete),
+        best=next(iter(passing), None), left_s=None if mean_s is None else mean_s * max(0, target - len(results)),
         recovered=_recovered(folder),
     )
 

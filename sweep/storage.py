@@ -5,7 +5,7 @@ from pathlib import Path
 
 from core.folders import StudyFolder, TrialFolder
 from core.settings import Result, TrialSpec
-from reports.table import rank
+from reports.table import ranked
 from sweep.cost import trial_disk_bytes
 
 GB = 10**9
@@ -48,7 +48,7 @@ def _lacking(study: StudyFolder, need: int, limit_gb: float | None) -> float:
 
 def _expendable(study: StudyFolder, keep: int, baselines: set[int]) -> Iterator[Result]:
     """From the worst on: finished trials that have weights, neither among the best nor a baseline nor a repeat's twin."""
-    results = sorted(study.results(), key=rank)
+    results = ranked(study)
     best = {result.spec.number for result in results[:keep]} | baselines
     kept = best | {result.same_as for result in results if result.spec.number in best}
     for result in reversed(results):

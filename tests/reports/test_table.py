@@ -3,6 +3,7 @@ from io import StringIO
 
 from rich.console import Console
 
+from core.files import write_json
 from reports.console import leaderboard_table
 from reports.table import leaderboard, winner
 
@@ -39,6 +40,33 @@ def test_the_base_model_has_no_settings_it_was_never_trained_with(make_study):
 
 def test_winner_has_the_highest_mean_and_ties_go_to_the_earlier_trial(make_study):
     assert winner(make_study((6.1, 6.4, 6.4, 5.0))).spec.number == 1
+
+
+def accept_change(study, from_trial: int, *, compares: bool = False) -> None:
+    write_json(study.fingerprint, {"fields": {}, "space": {}, "history": [
+        {"at": "2026-03-01", "field": "data", "from_trial": from_trial, "changes": {}, "compares": compares}]})
+
+
+def test_scores_from_before_an_accepted_change_never_win(make_study):
+    study = make_study((6.1, 6.9, 6.2, 5.0))
+    accept_change(study, from_trial=2)
+    assert winner(study).spec.number == 2
+    frame = leaderboard(study)
+    assert frame["trial"].tolist() == ["base", 2, 3, 1, 0]
+    assert frame["gate"].tolist() == ["fail", "pass", "fail", "older", "older"]
+    assert "older: made before a change" in printed(study)
+    accept_change(study, from_trial=4)
+    assert winner(study) is None
+
+
+def test_a_setting_that_only_moved_leaves_scores_comparable(make_study):
+    study = make_study((6.1, 6.9))
+    accept_change(study, from_trial=2, compares=True)
+    assert winner(study).spec.number == 1
+
+
+def test_the_console_says_why_trials_failed(make_study):
+    assert "trial 1: nan_loss: loss is NaN at step 3 <b>" in printed(make_study((6.1,), failed=1))
 
 
 def test_no_winner_under_the_gate(make_study):

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 
+from core.folders import TrialFolder
 from core.settings import Data, Filters, Rendering, Result, Scene, Story, Training, TrialSpec
 from sweep.pace import Pace
 
@@ -32,6 +33,15 @@ def longer(**changes: float) -> TrialSpec:
 def test_there_is_no_pace_before_a_trial_is_finished():
     assert Pace.of([]) is None
     assert Pace.of([Result(state="failed", spec=SPEC, reason="nan_loss"), finished(replace(SPEC, train=None))]) is None
+
+
+def test_an_interrupted_trial_takes_what_is_left_of_it(tmp_path):
+    found, folder = pace(finished()), TrialFolder(tmp_path)
+    folder.epoch_lora(1).parent.mkdir(parents=True)
+    folder.epoch_lora(1).touch()
+    assert found.left_s(SPEC, folder) == pytest.approx(77.8)  # nothing to go on from
+    folder.checkpoint.touch()
+    assert found.left_s(SPEC, folder) == pytest.approx(47.8)
 
 
 def test_a_trial_is_told_its_own_time():

@@ -222,6 +222,28 @@ def unavailable_server() -> Iterator[str]:
         server.shutdown()
 
 
+@contextmanager
+def small_proxy() -> Iterator[tuple[str, list[str]]]:
+    """Takes files by PUT, but no LoRA: too large for it. Yields its address and the names that it took."""
+    took: list[str] = []
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(413 if self.path.endswith("lora.safetensors") else 200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            took.append(self.path.rpartition("/")[2])
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/artifacts", took
+        server.shutdown()
+
+
 class Locked:
     """Another process holds the database for itself."""
 
@@ -314,6 +336,20 @@ def test_what_was_sent_is_not_sent_again_though_mlflow_answers_only_after_the_st
         tracking.finish_study("FINISHED", winner=2)
     assert tracking.sent() == {0, 1, 2, 3}
     assert content(store_uri(runs)) == undisturbed
+
+
+def test_a_file_too_large_for_the_server_holds_nothing_up(runs, monkeypatch, caplog):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with small_proxy() as (address, took):
+        client = MlflowClient(store_uri(runs))
+        experiment = client.create_experiment(STUDY, artifact_location=address)
+        play(runs, Tracking(runs, STUDY))
+    found = {run.info.run_name: run for run in client.search_runs([experiment])}
+    assert {run.info.status for name, run in found.items() if name != "trial-0001"} == {"FINISHED"}
+    assert found["trial-0002"].data.metrics["aesthetic_mean"] == 6.5
+    assert took.count("recipe.json") == 3  # it comes after the LoRA
+    assert "takes no file as large as" in caplog.text
+    assert str(runs.study(STUDY).trial(0).lora) in caplog.text
 
 
 def test_a_new_result_of_a_trial_that_was_sent_is_sent(runs):
