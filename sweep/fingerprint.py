@@ -66,6 +66,9 @@ class Fingerprint:
 
     def check_worker(self, ready: dict[str, Any]) -> None:
         """Compare what a worker's event `ready` says of base model and scorer."""
+        if not self._next_trial and not self._folder.base.result.exists():  # nothing was made with what an earlier start found
+            fields = {field: values for field, values in self._kept.fields.items() if field not in OF_THE_WORKER}
+            self._kept = replace(self._kept, fields=fields)
         weights = dict(ready["weights"])
         scorer = {"scorer.name": ready["scorer"], "scorer.sha256": weights.pop("scorer")}
         self._compare({"scorer": scorer, "weights": {f"weights.{part}": digest for part, digest in weights.items()},

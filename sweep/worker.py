@@ -48,6 +48,7 @@ def serve(orders: "Orders", events: TextIO) -> None:
     from core.backbone import load_backbone, unknown_story_words
     from core.beat import Interrupted
     from core.cache import Cache
+    from core.kolors.files import WeightsError
     from core.score import SCORING_VERSION
 
     torch.set_flush_denormal(True)
@@ -75,6 +76,9 @@ def serve(orders: "Orders", events: TextIO) -> None:
                                   Voice(events, folder, spec.number, orders.stop), order["checkpoint_every_s"])
             except Interrupted:
                 _send(events, None, "stopped", number=spec.number)
+                return
+            except WeightsError as refusal:
+                _send(events, None, "refused", message=_first_line(refusal))
                 return
             fail_point("result_unsaid")
             _send(events, folder.events, "finished", number=spec.number, state=result.state, reason=result.reason,
@@ -132,8 +136,9 @@ class Voice:
 
 def _attempt(attempt: Attempt, spec: TrialSpec, backbone: Any, cache: Any, folder: TrialFolder, voice: Voice,
              checkpoint_every_s: float) -> Result:
-    """Run a trial; whatever goes wrong in it becomes its failed result."""
+    """Run a trial; whatever goes wrong in it becomes its failed result, but for weights that no trial can be made with."""
     from core.beat import Interrupted
+    from core.kolors.files import WeightsError
     from sweep.trial import run_trial
 
     started = time.monotonic()
@@ -142,7 +147,7 @@ def _attempt(attempt: Attempt, spec: TrialSpec, backbone: Any, cache: Any, folde
         voice.report("started")
         return run_trial(spec, backbone, cache, folder, voice.report, attempt=attempt, beat=voice.beat,
                          checkpoint_every_s=checkpoint_every_s)
-    except Interrupted:
+    except (Interrupted, WeightsError):
         raise
     except Exception as error:
         reason = failure_class(error)

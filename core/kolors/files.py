@@ -30,6 +30,10 @@ SCORER = "AI-ModelScope/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
 SCORER_FOLDER = "aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
 
 
+class WeightsError(ValueError):
+    """A weight file is damaged or of another model: no trial can do anything about it."""
+
+
 @dataclass(frozen=True, slots=True)
 class WeightFile:
     """One file: `path` under the models folder, `file` in the repository `model` on ModelScope; path ends with file.

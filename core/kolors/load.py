@@ -20,7 +20,7 @@ from transformers import CLIPImageProcessor
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
 from core.files import sampled_sha256
-from core.kolors.files import FILES, SCORER_FOLDER, Part
+from core.kolors.files import FILES, SCORER_FOLDER, Part, WeightsError
 from core.kolors.models import (
     KolorsUNet,
     KolorsVAEDecoder,
@@ -98,13 +98,13 @@ def _read(folder: Path, part: Part, device: torch.device, dtype: torch.dtype, re
         with init_weights_on_device():
             model = build(tensors)
     except (KeyError, IndexError, ValueError) as error:
-        raise ValueError(f"{paths[0]}: holds no {part} of Kolors' kind ({error})") from error
+        raise WeightsError(f"{paths[0]}: holds no {part} of Kolors' kind ({error})") from error
     # Buffers that need no file have their values already.
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if tensor.is_meta or name in tensors}
     given = {name: tensor.shape for name, tensor in tensors.items()}
     if wanted != given:
         odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
-        raise ValueError(f"{paths[0]}: holds no {part} of Kolors' kind: {len(odd)} tensors are missing, unknown or of "
+        raise WeightsError(f"{paths[0]}: holds no {part} of Kolors' kind: {len(odd)} tensors are missing, unknown or of "
                          f"another shape, {odd[0]} among them")
     model.load_state_dict(tensors, strict=False, assign=True)
     return model.to(device).eval().requires_grad_(False)
@@ -117,7 +117,7 @@ def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def _mapped(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a file, in memory only once its bytes are looked at. Raises ValueError; never runs pickled code."""
+    """Every tensor of a file, in memory only once its bytes are looked at. Raises WeightsError; never runs pickled code."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
@@ -126,7 +126,8 @@ def _mapped(path: Path) -> Iterator[tuple[str, Tensor]]:
         else:
             yield from torch.load(path, map_location="cpu", mmap=True, weights_only=True).items()
     except pickle.UnpicklingError:
-        raise ValueError(f"{path}: holds more than tensors, and pickled code is never run; delete it and fetch it anew") from None
+        raise WeightsError(f"{path}: holds more than tensors, and pickled code is never run; delete it and fetch it anew"
+                           ) from None
     except (SafetensorError, RuntimeError) as error:
         reason = (str(error).splitlines() or [""])[0]
-        raise ValueError(f"{path}: cannot be read ({reason}); delete it and fetch it anew") from None
+        raise WeightsError(f"{path}: cannot be read ({reason}); delete it and fetch it anew") from None

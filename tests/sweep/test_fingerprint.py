@@ -90,6 +90,10 @@ def refusal(folder: Path, values: Any = STUDY, *accept: str, ready: Any = READY)
     return str(raised.value)
 
 
+def base_story(folder: Path) -> None:
+    write_text(study_of(folder).base.result, "{}")
+
+
 CHANGES = [
     ("story.scenes.2.prompt", "a dragon", "story", "story.scenes[3].prompt ('draw scene 3' -> 'draw a dragon')"),
     ("story.scenes.7.seed", 99, "story", "story.scenes[8].seed (8 -> 99)"),
@@ -154,10 +158,19 @@ WORKERS = [
 @pytest.mark.parametrize(("changed", "field", "told"), WORKERS, ids=[field for _, field, _ in WORKERS])
 def test_another_model_or_scorer_is_refused_once_a_worker_has_loaded_it(folder, changed, field, told):
     start(folder)
+    base_story(folder)
     assert f"{told}; scores" in refusal(folder, ready=READY | changed)
     fingerprint, _ = start(folder, STUDY, field, after_told=4, ready=READY | changed)
     assert fingerprint.tags.keys() == {f"changed_{field}"}
     start(folder, ready=READY | changed)
+
+
+def test_as_long_as_nothing_was_made_another_model_is_taken_without_a_word(folder):
+    start(folder)
+    _, notes = start(folder, ready=READY | {"weights": {"unet": "c" * 64, "scorer": "c" * 64}})
+    assert notes == []
+    base_story(folder)
+    assert "weights.unet (cccccccccccc -> aaaaaaaaaaaa)" in refusal(folder)
 
 
 def test_all_changes_are_refused_at_once_and_accepted_together(folder):

@@ -1,4 +1,5 @@
 """A folder of thirty pictures and a small random Kolors in the true layout, through the command line on the CPU."""
+import shutil
 import socket
 from pathlib import Path
 
@@ -67,6 +68,21 @@ def test_a_precision_that_cannot_train_here_costs_one_line(tmp_path, models, cli
     assert done.returncode == 2, done.stderr
     assert "precision is fp16" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_damaged_weight_file_ends_the_sweep_in_one_line_and_the_trial_goes_on_once_it_is_mended(tmp_path, models, cli):
+    unet = next(file.path for file in FILES if file.part == "unet")
+    torn = shutil.copytree(models, tmp_path / "torn")
+    (torn / unet).write_bytes((models / unet).read_bytes()[:-1000])
+    study = write_study(tmp_path, torn, "precision: fp32")
+    words = ("run", study, "--runs", tmp_path / "runs", "--device", "cpu", "--trials", "1")
+    done = cli(*words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    line, = done.stderr.splitlines()
+    assert str(torn / unet) in line
+    assert "delete it and fetch it anew" in line
+    shutil.copy(models / unet, torn / unet)
+    assert cli(*words).returncode == 0
 
 
 def test_without_weights_and_network_every_missing_file_is_named(tmp_path, cli):
