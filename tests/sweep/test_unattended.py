@@ -171,7 +171,9 @@ def test_a_clock_that_is_set_back_an_hour_disturbs_nothing(tmp_path: Path, undis
 
     journal = events(sweeps, 1)
     assert journal[-1]["time"] < journal[0]["time"], "the worker's clock was not set back"
-    parent, = MlflowClient(store_uri(sweeps.runs)).search_runs(["1"], "tags.kind = 'study'")
+    client = MlflowClient(store_uri(sweeps.runs))
+    experiment = client.get_experiment_by_name(sweeps.name)
+    parent, = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
     assert parent.info.end_time < parent.info.start_time, "the driver's clock was not set back"
     assert "stopped" not in done.stdout
     assert [[event["event"] for event in events(sweeps, number)].count("started") for number in range(3)] == [1, 1, 1]
