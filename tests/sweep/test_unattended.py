@@ -46,15 +46,24 @@ os.replace = replace_and_date
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
-    """The sweep that nothing happened to, and beside it an empty store: to make MLflow's tables takes seconds."""
-    sweeps = Sweeps(tmp_path_factory.mktemp("undisturbed"))
-    sweeps.runs.path.mkdir()
-    MlflowClient(store_uri(sweeps.runs))
-    shutil.copy(sweeps.runs.tracking_db, sweeps.folder / "empty.db")
-    done = sweeps.run()
-    assert done.returncode == 0, done.stderr
-    return sweeps
+def at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweeps, Sweeps]:
+    """Two studies started for the first time at once on a fresh runs folder: one store, one cache."""
+    folder = tmp_path_factory.mktemp("at_once")
+    first, second = (Sweeps(folder, name=name) for name in ("faults", "other"))
+    with started(first, "locked=SIGSTOP") as one, started(second, "locked=SIGSTOP") as two:
+        with halted(one), halted(two):  # until both are at the line
+            assert not first.runs.tracking_db.exists()
+            assert not first.runs.cache.exists()
+        for done in (ended(one), ended(two)):
+            assert (done.returncode, done.stderr) == (0, "")
+    return first, second
+
+
+@pytest.fixture(scope="module")
+def undisturbed(at_once: tuple[Sweeps, Sweeps]) -> Sweeps:
+    """The sweep that the others are compared with, and beside it an empty store: to make MLflow's tables takes seconds."""
+    MlflowClient(f"sqlite:///{at_once[0].folder / 'empty.db'}")
+    return at_once[0]
 
 
 def fresh(folder: Path, undisturbed: Sweeps, trials: int) -> Sweeps:
@@ -144,6 +153,15 @@ def files(sweeps: Sweeps, result: Result) -> dict[str, str]:
             **{f"story/{path.name}": sha256(path) for path in pictures}}
 
 
+def test_two_studies_started_for_the_first_time_at_once_are_both_whole(at_once: tuple[Sweeps, Sweeps]) -> None:
+    first, second = at_once
+    assert [r.aesthetic for r in first.study.results()] == [r.aesthetic for r in second.study.results()]
+    for sweeps in at_once:
+        assert [row[1] for row in sweeps.optuna()] == ["COMPLETE"] * 3
+        check_mlflow(sweeps, store_uri(sweeps.runs))
+    assert not list(first.folder.rglob(".*.tmp"))
+
+
 def test_an_mlflow_server_that_is_gone_for_the_middle_third_misses_nothing(tmp_path: Path, undisturbed: Sweeps) -> None:
     sweeps = fresh(tmp_path, undisturbed, trials=6)
     server = Server(sweeps.runs, free_port())
@@ -193,21 +211,6 @@ def test_a_clock_that_is_set_back_an_hour_disturbs_nothing(tmp_path: Path, undis
 def command(sweeps: Sweeps, word: str, **env: str) -> Done:
     return subprocess.run([sys.executable, "-m", "sweep.cli", word, "faults", "--runs", str(sweeps.runs.path)],
                           capture_output=True, text=True, env=sweeps.environment(**env), timeout=60)
-
-
-def test_two_studies_started_for_the_first_time_at_once_are_both_whole(tmp_path: Path, undisturbed: Sweeps) -> None:
-    """On a fresh runs folder: one store, one cache; SIGCONT is the starting gun."""
-    one, two = (Sweeps(tmp_path, trials=2, name=name) for name in ("one", "two"))
-    with started(one, "locked=SIGSTOP") as first, started(two, "locked=SIGSTOP") as second:
-        with halted(first), halted(second):
-            assert not one.runs.tracking_db.exists()
-            assert not one.runs.cache.exists()
-        for done in (ended(first), ended(second)):
-            assert (done.returncode, done.stderr) == (0, "")
-    for sweeps in (one, two):
-        assert [r.aesthetic for r in sweeps.study.results()] == [r.aesthetic for r in undisturbed.study.results()[:2]]
-        check_mlflow(sweeps, store_uri(sweeps.runs))
-    assert not list(tmp_path.rglob(".*.tmp"))
 
 
 def test_an_mlflow_db_for_which_there_is_no_room_is_made_once_there_is(tmp_path: Path, undisturbed: Sweeps) -> None:
