@@ -152,7 +152,7 @@ class Mirror:
             if not os.environ.get(VARIABLE) and not database.exists():
                 for half in database.parent.glob(f".{database.name}.*"):  # with its journal, from a process that was killed
                     half.unlink()
-                write_whole(database, lambda to: MlflowClient(f"sqlite:///{to.resolve()}"))
+                write_whole(database, _make_store)
             return MlflowClient(self._uri)
 
     def _open_experiment(self, client: MlflowClient) -> str:
@@ -236,6 +236,21 @@ def _upload(client: MlflowClient, run_id: str, path: Path, where: str | None) ->
 def refused(error: MlflowException) -> bool:
     """Whether sending the same again is useless: a param that differs, a run that the user deleted."""
     return error.error_code == "INVALID_PARAMETER_VALUE"
+
+
+def _make_store(path: Path) -> None:
+    """MLflow's tables in a new file; nothing in this process holds the file afterwards."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # half a second, for a fresh runs folder only
+
+    uri = f"sqlite:///{path.resolve()}"
+    try:
+        MlflowClient(uri)
+    finally:
+        # MLflow 3.17 keeps its connections to a URI for good (store/tracking/sqlalchemy_store.py): after a disk that was full,
+        # every later try would write to the half file that is deleted by then.
+        engine = SqlAlchemyStore._engine_map.pop(uri, None)
+        if engine:
+            engine.dispose()
 
 
 def _missing(points: list[Metric], known: dict[str, float]) -> list[Metric]:

@@ -206,6 +206,7 @@ def _send(events: TextIO, journal: Path | None, event: str, **facts: Any) -> Non
     if journal:
         # On a full disk the driver must hear of the end all the same; anything earlier ends the trial as disk_full.
         with suppress(OSError) if event == "finished" else nullcontext(), journal.open("a", encoding="utf-8") as handle:
+            fail_point(f"write {journal.name}")
             handle.write(line)
     events.write(line)
     events.flush()

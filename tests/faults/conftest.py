@@ -18,7 +18,7 @@ from core.folders import Runs, StudyFolder
 
 ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
-name: faults
+name: {name}
 story: {root}/studies/stories/lake_painter.yaml
 data: {{source: {root}/studies/data/watercolor, caption: "{{prompt}}, watercolor style", filters: {{max_images: 6}}}}
 train: {{steps_per_epoch: 3, batch_size: 2}}
@@ -40,12 +40,12 @@ Done = subprocess.CompletedProcess[str]
 class Sweeps:
     """Starts of one study in one folder, each through the real command line."""
 
-    def __init__(self, folder: Path, trials: int = TRIALS) -> None:
-        self.folder, self.runs = folder, Runs(folder / "runs")
-        self.study: StudyFolder = self.runs.study("faults")
-        self.file = folder / "faults.yaml"
+    def __init__(self, folder: Path, trials: int = TRIALS, name: str = "faults") -> None:
+        self.folder, self.name, self.runs = folder, name, Runs(folder / "runs")
+        self.study: StudyFolder = self.runs.study(name)
+        self.file = folder / f"{name}.yaml"
         self.starts = 0
-        self.file.write_text(STUDY.format(root=ROOT, trials=trials))
+        self.file.write_text(STUDY.format(root=ROOT, name=name, trials=trials))
 
     def command(self, *words: object) -> list[str]:
         return [sys.executable, "-m", "sweep.cli", "run", str(self.file), "--runs", str(self.runs.path), *map(str, words)]
@@ -68,7 +68,7 @@ class Sweeps:
         return sorted(path.suffix.removeprefix(".") for path in self.folder.glob(f"failed-{self.starts}.*"))
 
     def optuna(self) -> list[tuple]:
-        trials = optuna.load_study(storage=f"sqlite:///{self.study.db}", study_name="faults").trials
+        trials = optuna.load_study(storage=f"sqlite:///{self.study.db}", study_name=self.name).trials
         return [(t.number, t.state.name, t.params, t.value, t.user_attrs.get("gate_constraint")) for t in trials]
 
     def leaderboard(self) -> list[tuple]:
@@ -79,7 +79,7 @@ class Sweeps:
     def mlflow(self) -> dict[str, Any]:
         """Every run's status, params, metrics by step, tags and artifacts, without times and ids."""
         client = MlflowClient(f"sqlite:///{self.runs.tracking_db}")
-        experiment = client.get_experiment_by_name("faults")
+        experiment = client.get_experiment_by_name(self.name)
         return {run.info.run_name: (
             run.info.status, run.data.params,
             {key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))

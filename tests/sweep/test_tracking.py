@@ -1,25 +1,20 @@
 """What MLflow is told, and that it is told all of it once, whatever MLflow does meanwhile. No torch: trials made by hand."""
-import hashlib
 import http.server
 import json
 import os
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy
 from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
 
 from core.files import write_json
 from core.folders import Runs, TrialFolder
@@ -29,12 +24,12 @@ from sweep import tracking as tracking_module
 from sweep.tracking import Tracking
 from sweep.tracking_uri import masked
 from tests.reports.conftest import STUDY, fill, make_failure, make_spec
+from tests.sweep.mlflow_store import Content, Server, content, free_port, store_uri
 
 ROOT = Path(__file__).resolve().parents[2]
 NOON = 1_700_000_000.0  # s; files and events are dated by hand, so that two stores can be compared
 TRAINING = Training(lora_rank=4, epochs=2, steps_per_epoch=3)
 SETTINGS = {"backbone": "kolors", "seed": 7}
-Content = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="session")
@@ -132,76 +127,6 @@ def play(runs: Runs, tracking: Tracking, disturb: Callable[[], object] = lambda:
     mend()
     repeat(runs, tracking)
     tracking.finish_study("FINISHED", winner=2)
-
-
-def store_uri(runs: Runs) -> str:
-    return f"sqlite:///{runs.tracking_db}"
-
-
-def content(uri: str, study: str = STUDY) -> Content:
-    """Everything that a user can see of a study, by the name of the run; every point of every metric."""
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name(study)
-    assert experiment
-    found = client.search_runs([experiment.experiment_id])
-    names = {run.info.run_id: run.info.run_name for run in found}
-    assert len(set(names.values())) == len(found), "a run twice"
-    return {run.info.run_name: {
-        "status": run.info.status, "params": run.data.params,
-        "parent": names.get(run.data.tags.get("mlflow.parentRunId")),
-        "tags": {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
-        "metrics": {key: sorted((point.step, point.value, point.timestamp)
-                                for point in client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics},
-        "artifacts": artifacts(uri, run.info.run_id),
-    } for run in found}
-
-
-def artifacts(uri: str, run_id: str) -> dict[str, str]:
-    if not MlflowClient(uri).list_artifacts(run_id):
-        return {}
-    folder = Path(download_artifacts(run_id=run_id, tracking_uri=uri))
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
-            for path in folder.rglob("*") if path.is_file()}
-
-
-@dataclass
-class Server:
-    """A real `mlflow server` on a store, which can be killed and started again."""
-    runs: Runs
-    port: int
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def uri(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(self.runs),
-                   "--artifacts-destination", str(self.runs.artifacts), "--host", "127.0.0.1", "--port", str(self.port),
-                   "--workers", "1"]
-        with (self.runs.path / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                probe.settimeout(1)
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            assert self.process.poll() is None, (self.runs.path / "server.log").read_text()
-            time.sleep(0.1)  # a foreign program says nothing when it is ready
-        raise TimeoutError("mlflow server")
-
-    def kill(self) -> None:
-        if self.process:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-            self.process = None
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
