@@ -156,6 +156,8 @@ def load_backbone(name: str, device: str = "auto", precision: str | None = None,
     if precision not in DTYPES:
         raise ValueError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
     place = _device(name, device)
+    if place.index is not None and place.type == "cuda":
+        torch.cuda.set_device(place)  # streams and CUDA graphs belong to the current one
     # fp32 is meant: TF32, cuDNN's default, keeps ten bits of the mantissa, and half a point decides about the gate.
     torch.backends.cudnn.allow_tf32 = False
     if precision == "fp16" and place.type == "cpu":
