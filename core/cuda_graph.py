@@ -3,7 +3,9 @@
 One step of Kolors' UNet is some ten thousand kernels, most of them short: launching them one by one takes many times
 longer than running them (docs/measurements.md).
 """
+import functools
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -12,6 +14,7 @@ from torch import Tensor
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
+STEPS_AHEAD = 2
 works_here = True  # until a recording fails: torch 2.11 then keeps the memory of every later one, too
 
 
@@ -20,13 +23,13 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
 
     What a replay returns, the next one overwrites. `work` is called with `inputs` once or twice on the way, so it must
     change nothing; it must not look at a value on the host. If it cannot be recorded, that is logged, and from then on all
-    runs as it is.
+    runs as it is. Raises torch.OutOfMemoryError.
     """
     global works_here
     if inputs[0].device.type != "cuda" or not works_here:
         return work
     kept = [tensor.clone() for tensor in inputs]
-    side = torch.cuda.Stream()  # libraries set themselves up at a first call, which a recording does not allow
+    side = _side_stream(inputs[0].device)  # libraries set themselves up at a first call, which a recording does not allow
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         work(*kept)
@@ -36,6 +39,9 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = work(*kept)
     except RuntimeError as error:
+        for cause in (error, error.__context__):  # what ends the recording fails too, and hides it
+            if isinstance(cause, torch.OutOfMemoryError):
+                raise cause from None
         log.warning("steps are launched kernel by kernel, for they could not be recorded: %s", str(error).splitlines()[0])
         works_here = False
         return work
@@ -47,3 +53,27 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
         return results
 
     return replay
+
+
+class Leash:
+    """Keeps the host a step or two ahead of a GPU, so that a sign of life after each step tells of work that is done."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_gpu = device.type == "cuda"
+        self._steps: deque[torch.cuda.Event] = deque()
+
+    def step(self) -> None:
+        """The step's work was handed to the device; wait until that of `STEPS_AHEAD` steps ago is done."""
+        if not self._on_gpu:
+            return
+        done = torch.cuda.Event(blocking=True)
+        done.record()
+        self._steps.append(done)
+        if len(self._steps) > STEPS_AHEAD:
+            self._steps.popleft().synchronize()
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all recordings: libraries keep a workspace for each stream that they ever saw."""
+    return torch.cuda.Stream(device)

@@ -12,7 +12,7 @@ from core import lora, memory
 from core.backbone import Backbone
 from core.beat import Beat, no_beat
 from core.cache import Cache
-from core.cuda_graph import record
+from core.cuda_graph import Leash, record
 from core.encode import Words, encode_prompts
 from core.settings import Rendering, Scene
 
@@ -54,13 +54,14 @@ def denoise(backbone: Backbone, latents_BCHW: Tensor, positive: Words, negative:
         inputs = torch.cat([latents, latents]) if guided else latents
         return backbone.predict_noise(inputs, moment, tokens, pooled)
 
-    predict_again = record(predict, latents_BCHW, moments[:1])
+    predict_again, leash = record(predict, latents_BCHW, moments[:1]), Leash(backbone.device)
     for index, timestep in enumerate(scheduler.timesteps):
         noise = predict_again(latents_BCHW, moments[index:index + 1])
         if guided:
             wanted, unwanted = noise.chunk(2)
             noise = unwanted + rendering.cfg_scale * (wanted - unwanted)
         latents_BCHW = scheduler.step(noise, timestep, latents_BCHW)
+        leash.step()
         beat()
     return latents_BCHW
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from core import lora, memory
 from core.backbone import TRAIN_TIMESTEPS, Backbone
 from core.beat import Beat, Interrupted, no_beat
-from core.cuda_graph import record
+from core.cuda_graph import Leash, record
 from core.encode import Examples
 from core.fail_point import fail_point
 from core.settings import Training
@@ -101,6 +101,7 @@ class LoraTraining(lightning.LightningModule):
         self._parameters_trained = list(lora.trained_parameters(backbone.unet).values())
         self._differentiate: Callable[..., tuple[Tensor, ...]] | None = None
         self._gradients: list[Tensor] = []
+        self._leash = Leash(backbone.device)
         self._pending: list[Tensor] = []
         self.parts = training.batch_size // micro_batch
         self.losses = list(state.losses) if state else []
@@ -169,6 +170,7 @@ class LoraTraining(lightning.LightningModule):
             self._epoch_done(steps // training.steps_per_epoch, self.losses[-training.steps_per_epoch:])
         if self._checkpoint and (at_epoch_end or time.monotonic() - self._saved_at >= self._checkpoint.every_s):
             self._save()
+        self._leash.step()
         try:
             self._beat()
         except Interrupted:

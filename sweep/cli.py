@@ -72,6 +72,7 @@ def run(
                              "scores no longer compare; repeatable.")] = None,
 ) -> None:
     """Start a sweep, or go on with one; safe to repeat after anything."""
+    from core.hub_data import bring_data
     from reports.table import winner
     from sweep.deadline import hour
     from sweep.driver import run_sweep
@@ -88,6 +89,8 @@ def run(
         return
     stop_at = hour(until) if until else None
     if loaded.backbone == "kolors":
+        if brought := bring_data(loaded.data_value, Runs(runs).cache):  # the smaller first: it may be refused
+            out.print(brought, markup=False, soft_wrap=True)
         _fetch_weights(loaded.weights)
     progress = LiveProgress(out) if out.is_terminal else PlainProgress(out)
     try:

@@ -77,4 +77,4 @@ def kolors_memory(spec: TrialSpec) -> PeakMemory:
         host=HOST_OF_LARGEST * max(file.size_bytes or 0 for file in FILES),
         training=resident + lora + cells * KEPT_BYTES[size],
         checkpointed=resident + lora + cells * RECOMPUTED_BYTES[size],
-        encoding=TEXT_ENCODER_PARAMETERS * size + CUDA_BYTES)
+        encoding=TEXT_ENCODER_PARAMETERS * size + SCORER_BYTES + CUDA_BYTES)

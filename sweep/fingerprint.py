@@ -66,7 +66,8 @@ class Fingerprint:
 
     def check_worker(self, ready: dict[str, Any]) -> None:
         """Compare what a worker's event `ready` says of base model and scorer."""
-        if not self._next_trial and not self._folder.base.result.exists():  # nothing was made with what an earlier start found
+        base = self._folder.base.read_result()
+        if not self._next_trial and not (base and base.state == "complete"):  # nothing was made with what was found before
             fields = {field: values for field, values in self._kept.fields.items() if field not in OF_THE_WORKER}
             self._kept = replace(self._kept, fields=fields)
         weights = dict(ready["weights"])

@@ -49,7 +49,8 @@ def _lacking(study: StudyFolder, need: int, limit_gb: float | None) -> float:
 def _expendable(study: StudyFolder, keep: int, baselines: set[int]) -> Iterator[Result]:
     """From the worst on: finished trials that have weights, neither among the best nor a baseline nor a repeat's twin."""
     results = ranked(study)
-    best = {result.spec.number for result in results[:keep]} | baselines
+    complete = [result for result in results if result.state == "complete"]
+    best = {result.spec.number for result in complete[:keep]} | baselines
     kept = best | {result.same_as for result in results if result.spec.number in best}
     for result in reversed(results):
         if result.spec.number not in kept and any(True for _ in _weights(study.trial(result.spec.number))):

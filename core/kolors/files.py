@@ -20,7 +20,7 @@ FOLDER_VARIABLE = "LORA_SWEEP_MODELS"
 FETCH_COMMAND = "python -m core.kolors.download"
 # A branch, not a commit: no commit of these repositories could be looked up when this was written. What a download
 # got is therefore recorded beside the files (commit, size and sha256 as the server told them), and later starts
-# hold the files to the recorded sizes.
+# hold the files to the recorded sizes, and what is fetched again to the recorded sha256.
 REVISION = "master"
 RECORD = "lora-sweep-weights.json"
 

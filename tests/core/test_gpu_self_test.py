@@ -23,7 +23,7 @@ def test_the_gpu_command_does_all_its_work_at_toy_shape_on_the_cpu(tmp_path: Pat
     assert main(["--self-test"]) == 0
     found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert not found["dropped"]
-    assert [check["passed"] for check in found["checks"]] == [True] * 4
+    assert [check["passed"] for check in found["checks"]] == [True] * 10
     rows = {(row["work"], row["way"], row["precision"], row["batch"], row["checkpointing"]): row for row in found["rows"]}
     bf16_steps = {key[3:] for key in rows if key[:3] == ("step", "ours", "bf16")}
     assert bf16_steps == {(batch, on) for batch in (1, 2, 4) for on in (False, True)}

@@ -68,6 +68,7 @@ class Bench:
             self._compare(lambda: checks.half_against_full(self._backbone, self._plan.shape, [
                 DTYPES[name] for name in self._plan.precisions if name != "fp32"]))
             self._compare(lambda: checks.device_against_cpu(self._plan.device))
+            self._compare(lambda: checks.replayed_against_launched(self._plan.device))
             self._pictures(self._main, 1)
             self._load(Path(folder) / "models")
             self._score()

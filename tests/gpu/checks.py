@@ -1,12 +1,14 @@
 """Numbers that must agree: half precision with fp32, our pictures with the stock pipeline's, the device with the CPU."""
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from core import lora
+from core import cuda_graph, lora
 from core.backbone import Backbone, load_backbone
 from core.encode import Words
 from core.settings import Training
@@ -50,6 +52,25 @@ def device_against_cpu(device: torch.device) -> Iterator[Check]:
         yield Check(name=f"toy losses on {device.type} against the CPU, largest difference", value=max(losses), limit=1e-3)
 
 
+def replayed_against_launched(device: torch.device) -> Iterator[Check]:
+    """The toy's losses in each way of training, its steps recorded as CUDA graphs and launched kernel by kernel."""
+    precision = "fp16" if device.type == "cuda" else "bf16"
+    backbone = load_backbone("tiny", str(device), precision)
+    ways: dict[str, dict[str, Any]] = {
+        "plain": {}, "dropout": {"lora_dropout": 0.2}, "recomputing": {"gradient_checkpointing": "on"}}
+    for way, words in ways.items():
+        for micro_batch in (2, 1):
+            training = replace(TINY_TRAINING, **words)
+            replayed = _tiny_losses(backbone, training, micro_batch)
+            cuda_graph.works_here = False
+            try:
+                launched = _tiny_losses(backbone, training, micro_batch)
+            finally:
+                cuda_graph.works_here = True
+            yield Check(name=f"toy losses in {precision} replayed against launched, {way}, micro-batches of {micro_batch}",
+                        value=max(abs(a - b) for a, b in zip(replayed, launched, strict=True)), limit=1e-3)
+
+
 @contextmanager
 def true_fp32() -> Iterator[None]:
     """TF32 keeps ten bits of the mantissa, which is no basis for a comparison."""
@@ -74,10 +95,11 @@ def _predict(backbone: Backbone, inputs: list[torch.Tensor], dtype: torch.dtype)
     return backbone.predict_noise(latents, torch.tensor([500.0], device=backbone.device), tokens, pooled).float()
 
 
-def _tiny_losses(backbone: Backbone) -> list[float]:
+def _tiny_losses(backbone: Backbone, training: Training = TINY_TRAINING, micro_batch: int | None = None) -> list[float]:
     _, tokens, pooled = _random_inputs(4, TINY_LATENTS, TINY_WIDTH)
-    words = Words(tokens.to(backbone.device), pooled.to(backbone.device))
+    words = Words(tokens.to(backbone.device, backbone.dtype), pooled.to(backbone.device, backbone.dtype))
+    examples = random_examples(backbone, TINY_LATENTS, words)
     try:
-        return train_lora(backbone, random_examples(backbone, TINY_LATENTS, words), TINY_TRAINING, 7, lambda *_: None)
+        return train_lora(backbone, examples, training, 7, lambda *_: None, micro_batch=micro_batch)
     finally:
         lora.take_off(backbone.unet)

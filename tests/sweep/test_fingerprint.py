@@ -18,6 +18,7 @@ from sweep.space import distributions
 from sweep.store import Store
 from sweep.study import STUDIES, load_frozen, load_study
 from sweep.study_errors import StudyError
+from tests.reports.conftest import make_result, make_spec
 
 STORY = {"title": "t", "template": "draw {scene}", "negative_prompt": "blur",
          "scenes": [{"prompt": f"scene {n}", "seed": n} for n in range(1, 9)]}
@@ -91,7 +92,7 @@ def refusal(folder: Path, values: Any = STUDY, *accept: str, ready: Any = READY)
 
 
 def base_story(folder: Path) -> None:
-    write_text(study_of(folder).base.result, "{}")
+    write_json(study_of(folder).base.result, make_result(make_spec(-1, train=None), 5.5).to_json())
 
 
 CHANGES = [
