@@ -6,6 +6,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import diffsynth
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from diffusers import Transformer2DModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import CLIPProcessor, CLIPTokenizer
 
 import core.backbone
 from core import lora
@@ -42,6 +44,7 @@ from tests.core.small_kolors import (
 
 ROOT = Path(__file__).parent.parent.parent
 CPU = torch.device("cpu")
+TOKENIZER = Path(diffsynth.__file__).parent / "tokenizer_configs" / "stable_diffusion" / "tokenizer"  # CLIP's own
 
 
 @pytest.fixture(scope="session")
@@ -228,6 +231,18 @@ def test_all_that_is_missing_is_named_at_once_with_the_command(linked: Path) -> 
     assert all(path in str(error.value) for path in (*gone, str(linked), "core.kolors.download"))
     assert str(error.value).count("\n") == 0
     assert not any(file.path in str(error.value) for file in FILES if file.path not in gone)
+
+
+@torch.no_grad()
+def test_the_score_is_that_of_the_notebook_s_recipe(models: Path, linked: Path) -> None:
+    """CLIPProcessor and predictor, both read from the scorer's folder as the challenge's notebook reads them."""
+    folder = linked / SCORER_FOLDER
+    CLIPTokenizer.from_pretrained(TOKENIZER).save_pretrained(folder)
+    processor, predictor = CLIPProcessor.from_pretrained(folder), AestheticsPredictorV2Linear.from_pretrained(folder).eval()
+    picture = Image.fromarray((noise(40, 50, 3).clamp(0, 1) * 255).byte().numpy())
+    recipe = float(predictor(**processor(images=picture, return_tensors="pt")).logits)
+    kolors = load_backbone("kolors", "cpu", "fp32", str(linked), parts=("scorer",))
+    assert score_pictures(kolors, [picture]).aesthetic[0] == pytest.approx(recipe, abs=1e-4)
 
 
 def test_the_scorer_alone_needs_no_other_file(linked: Path) -> None:
