@@ -1,6 +1,6 @@
 """CUDA graphs: what is the same at every step is recorded once and replayed, so that a GPU never waits for Python.
 
-One step of Kolors' UNet is some ten thousand kernels, most of them short: launching them one by one takes many times
+A training step of Kolors' UNet is some fifteen thousand kernels, most of them short: launching them one by one takes many times
 longer than running them (docs/measurements.md).
 """
 import functools

@@ -86,7 +86,7 @@ def size(count_bytes: float) -> str:
 
 def _reasons(trials: pd.DataFrame) -> list[str]:
     """Why trials failed, each in a line; and what `older` means."""
-    lines = [f"trial {row['trial']}: {row['reason']}: {row['message']}"[:REASON_CHARACTERS]
+    lines = [f"trial {row['trial']}: {row['reason']}: {row['message'] or 'no more is known'}"[:REASON_CHARACTERS]
              for _, row in trials[trials["state"] == "failed"].iterrows()]
     if (trials["gate"] == "older").any():
         lines.append("older: made before a change that was accepted; these scores do not compare with the others")

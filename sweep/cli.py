@@ -53,8 +53,6 @@ def main() -> None:
                                           "core.kolors.download"):
             raise
         _fail(str(error), 2 if type(error).__name__ in ("StudyBusy", "SweepRefused") else 1)
-
-
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
 
@@ -88,9 +86,9 @@ def run(
         plan(study, runs, until=until or "07:00", device=device)
         return
     stop_at = hour(until) if until else None
+    if brought := bring_data(loaded.data_value, Runs(runs).cache):  # before the weights: smaller, and it may be refused
+        out.print(brought, markup=False, soft_wrap=True)
     if loaded.backbone == "kolors":
-        if brought := bring_data(loaded.data_value, Runs(runs).cache):  # the smaller first: it may be refused
-            out.print(brought, markup=False, soft_wrap=True)
         _fetch_weights(loaded.weights)
     progress = LiveProgress(out) if out.is_terminal else PlainProgress(out)
     try:

@@ -18,7 +18,6 @@ from core.fail_point import fail_point
 from core.files import write_json
 from core.folders import Runs, StudyFolder
 from core.gate import PARAMETER_FAILURES
-from core.hub_data import bring_data
 from core.settings import Result, TrialSpec
 from reports.console import duration
 from reports.table import winner
@@ -90,8 +89,6 @@ def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Prog
 
 def _locked_sweep(study: Study, runs: Runs, folder: StudyFolder, trials: int, device: str, progress: Progress,
                   accept: Iterable[str], until: Hour | None) -> Summary:
-    if loaded := bring_data(study.data_value, runs.cache):
-        progress.note(loaded)
     store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials)
     fingerprint = Fingerprint(study, folder, accept, store.after_told(), progress.note)
     fail_point("frozen")

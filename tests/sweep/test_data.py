@@ -14,12 +14,10 @@ from PIL import Image
 from rich.console import Console
 
 from core.cache import Cache
-from core.data_folder import DataError
 from core.folders import Runs, TrialFolder
 from core.settings import Result, TrialSpec
 from sweep.attempt import Attempt
-from sweep.driver import run_sweep
-from sweep.progress import LiveProgress, PlainProgress
+from sweep.progress import LiveProgress
 from sweep.study import load_study
 from sweep.worker import Voice, _attempt
 
@@ -128,10 +126,12 @@ def test_a_data_set_that_cannot_be_loaded_costs_one_line(cli, tmp_path):
 
 
 @pytest.mark.skipif(find_spec("datasets") is not None, reason="the package that loads it is installed")
-def test_a_sweep_whose_data_cannot_be_loaded_does_not_start(tmp_path):
-    with pytest.raises(DataError, match="the package that loads it is missing"):
-        run_sweep(load_study("kolors_watercolor"), Runs(tmp_path), 1, "cpu", PlainProgress(Console()))
-    assert not Runs(tmp_path).study("kolors_watercolor").frozen.exists()
+def test_a_sweep_whose_data_cannot_be_loaded_does_not_start_nor_fetch_weights(cli, tmp_path):
+    done = cli("run", "kolors_watercolor", "--runs", tmp_path / "runs", LORA_SWEEP_MODELS=str(tmp_path / "models"))
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
+    assert "the package that loads it is missing" in done.stderr
+    assert not Runs(tmp_path / "runs").study("kolors_watercolor").frozen.exists()
+    assert not (tmp_path / "models").exists()
 
 
 @pytest.fixture
