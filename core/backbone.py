@@ -150,21 +150,28 @@ def load_backbone(name: str, device: str = "auto", precision: str | None = None,
     `device` auto is a GPU for kolors where there is one; `precision` None is the backbone's own. Raises ValueError, before
     anything is loaded, on a name, device or precision that does not exist or cannot train here, and on missing weights.
     """
+    place = place_of(name, device, precision)
+    precision = precision or BACKBONES[name]
+    if place.index is not None and place.type == "cuda":
+        torch.cuda.set_device(place)  # streams and CUDA graphs belong to the current one
+    # fp32 is meant: TF32, cuDNN's default, keeps ten bits of the mantissa, and half a point decides about the gate.
+    torch.backends.cudnn.allow_tf32 = False
+    if name == "tiny":
+        return _tiny(place, DTYPES[precision])
+    return _kolors(place, DTYPES[precision], weights_folder, parts)
+
+
+def place_of(name: str, device: str, precision: str | None) -> torch.device:
+    """Where a base model would train in this precision. Raises ValueError on words that are not known or cannot work here."""
     if name not in BACKBONES:
         raise ValueError(f"backbone {name!r} is not known (allowed: {', '.join(BACKBONES)})")
     precision = precision or BACKBONES[name]
     if precision not in DTYPES:
         raise ValueError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
     place = _device(name, device)
-    if place.index is not None and place.type == "cuda":
-        torch.cuda.set_device(place)  # streams and CUDA graphs belong to the current one
-    # fp32 is meant: TF32, cuDNN's default, keeps ten bits of the mantissa, and half a point decides about the gate.
-    torch.backends.cudnn.allow_tf32 = False
     if precision == "fp16" and place.type == "cpu":
         raise ValueError("precision is fp16, but loss scaling needs a GPU, and this is the CPU (allowed here: fp32, bf16)")
-    if name == "tiny":
-        return _tiny(place, DTYPES[precision])
-    return _kolors(place, DTYPES[precision], weights_folder, parts)
+    return place
 
 
 def _device(name: str, written: str) -> torch.device:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from core.folders import Runs
 from core.picture import ENDINGS
 from core.settings import PROMPT, Data
 
@@ -70,8 +71,13 @@ def _read_table(table: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
     if table.suffix == ".jsonl":
         return _read_lines(table, text)
     try:
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        return list(reader.fieldnames or ()), list(reader)
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns, rows = list(reader.fieldnames or ()), []
+        for row in reader:
+            if None in row:
+                raise DataError(f"{table}: line {reader.line_num} has more cells than columns; put words with a comma in quotes")
+            rows.append(row)
+        return columns, rows
     except csv.Error as error:
         raise DataError(f"{table}: is no CSV after line {reader.line_num}: {error}") from None
 
@@ -102,7 +108,9 @@ def _clean(text: str) -> str:
 
 
 def _from_files(root: Path, data: Data) -> list[CaptionedPicture]:
-    folder, paths = next(((folder, paths) for folder in (root / "train", root) if (paths := _picture_files(folder))), (root, []))
+    paths = _picture_files(root)
+    train = root / "train"
+    folder = train if paths and all(path.is_relative_to(train) for path in paths) else root
     if not paths:
         raise DataError(f"{root}: holds no pictures (allowed: {LAYOUTS})")
     if PROMPT in data.caption and not any(path.with_suffix(".txt").is_file() for path in paths):
@@ -111,9 +119,15 @@ def _from_files(root: Path, data: Data) -> list[CaptionedPicture]:
 
 
 def _picture_files(folder: Path) -> list[Path]:
-    """Pictures in the folder and its sub-folders, by name; not what a file manager hides there."""
-    return sorted(path for pattern in ("*", "*/*") for path in folder.glob(pattern) if path.suffix.lower() in ENDINGS
-                  and not any(part.startswith(".") for part in path.relative_to(folder).parts))
+    """Pictures in the folder and everywhere below, by name; not what a file manager hides there.
+
+    Of linked folders only those at the top are entered, so that a circle of links ends.
+    """
+    found = {*folder.rglob("*"), *folder.glob("*/*")}
+    ours = [path.parent for path in folder.rglob(Runs(Path()).tracking_db.name)]  # a runs folder: its stories are no data
+    return sorted(path for path in found if path.suffix.lower() in ENDINGS
+                  and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+                  and not any(path.is_relative_to(runs) for runs in ours))
 
 
 def _from_file(path: Path, folder: Path, data: Data) -> CaptionedPicture:

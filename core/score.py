@@ -4,7 +4,7 @@ Raise SCORING_VERSION with any change of this code, of training or of rendering 
 seeds would score otherwise than before: a study that was started under another version is not gone on with unasked.
 """
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +37,7 @@ class NoScoreError(RuntimeError):
 
 
 @torch.no_grad()
-def score_pictures(backbone: Backbone, pictures: Sequence[Image.Image]) -> Score:
+def score_pictures(backbone: Backbone, pictures: Iterable[Image.Image]) -> Score:
     """Score RGB pictures as `CLIPProcessor` + `AestheticsPredictorV2Linear` do, in fp32. Raises NoScoreError."""
     scorer = backbone.scorer
     embeddings, answers = [], []

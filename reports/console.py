@@ -13,7 +13,7 @@ ALWAYS = ("trial", "gate", "aesthetic_mean", "coherence", "images")
 LEFT_OUT = ("state", "reason", "message", "aesthetic_min", "aesthetic_std", "duration_s")  # on the page, where there is room
 WIDE = 104  # columns: the LoRA's settings and four filters
 GATE_STYLES = {"pass": "green", "fail": "yellow", "older": "dim"}
-REASON_CHARACTERS = 160
+REASON_CHARACTERS, MAX_REASONS, MAX_NUMBERS = 160, 8, 6
 
 
 def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
@@ -85,12 +85,25 @@ def size(count_bytes: float) -> str:
 
 
 def _reasons(trials: pd.DataFrame) -> list[str]:
-    """Why trials failed, each in a line; and what `older` means."""
-    lines = [f"trial {row['trial']}: {row['reason']}: {row['message'] or 'no more is known'}"[:REASON_CHARACTERS]
-             for _, row in trials[trials["state"] == "failed"].iterrows()]
+    """Why trials failed, each reason in a line with its trials; and what `older` means."""
+    same: dict[str, list[int]] = {}
+    for _, row in trials[trials["state"] == "failed"].iterrows():
+        same.setdefault(f"{row['reason']}: {row['message'] or 'no more is known'}", []).append(row["trial"])
+    lines = [f"{_numbers(numbers)}: {reason}"[:REASON_CHARACTERS] for reason, numbers in same.items()][:MAX_REASONS]
+    if len(same) > MAX_REASONS:
+        lines.append(f"and {len(same) - MAX_REASONS} more reasons, in the report")
     if (trials["gate"] == "older").any():
         lines.append("older: made before a change that was accepted; these scores do not compare with the others")
     return lines
+
+
+def _numbers(trials: list[int]) -> str:
+    """trial 3; trials 3, 4 and 5; trials 3, 4, 5 and 9 more."""
+    if len(trials) == 1:
+        return f"trial {trials[0]}"
+    shown = trials[:MAX_NUMBERS] if len(trials) > MAX_NUMBERS + 1 else trials[:-1]
+    last = f"{len(trials) - len(shown)} more" if len(shown) < len(trials) - 1 else str(trials[-1])
+    return f"trials {', '.join(map(str, shown))} and {last}"
 
 
 def _caption(fixed: list[str]) -> str:

@@ -115,10 +115,14 @@ def _check_out(out: Path) -> None:
         return
     if not {CHECKSUMS, RECIPE} <= files:
         raise ExportError(f"{out} holds files that no export made; choose a new folder with --out")
-    listed = {line.partition("  ")[2] for line in (out / CHECKSUMS).read_text(encoding="utf-8").splitlines()}
-    foreign = sorted(files - listed - {CHECKSUMS})
+    lines = (line.partition("  ") for line in (out / CHECKSUMS).read_text(encoding="utf-8").splitlines())
+    listed = {name: digest for digest, _, name in lines}
+    foreign = sorted(files - listed.keys() - {CHECKSUMS})
     if foreign:
         raise ExportError(f"{out} holds {foreign[0]!r}, which no export made; move it away or choose another --out")
+    changed = next((name for name in sorted(files & listed.keys()) if sha256(out / name) != listed[name]), None)
+    if changed:
+        raise ExportError(f"{out} holds {changed!r}, which was changed after its export; move it away or choose another --out")
 
 
 def _write_folder(made: Path, card: Card, folder: TrialFolder) -> None:

@@ -1,17 +1,19 @@
 """The command line. Every command imports what it needs when it runs: `--help` starts without torch."""
 import os
-import socket
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.exceptions
 from rich.console import Console
 
 from core.folders import Runs, StudyFolder
-from sweep.tracking_uri import VARIABLE, masked, tracking_uri
+from sweep.tracking_uri import VARIABLE, masked
+
+if TYPE_CHECKING:
+    from sweep.study import Study
 
 app = typer.Typer(
     name="lora-sweep", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -27,7 +29,7 @@ RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar="LORA_
                                           help="Where results, cache and the tracking store lie.")]
 Device = Annotated[str, typer.Option(metavar="NAME", help="Where to train and render: cpu, cuda, cuda:1; auto is a GPU "
                                           "for kolors where there is one, else the CPU.")]
-HERE = Path("runs")
+HERE, MORNING = Path("runs"), "07:00"
 
 
 def main() -> None:
@@ -45,16 +47,23 @@ def main() -> None:
     except typer.exceptions.TyperException as error:
         _fail(" ".join(error.format_message().split()), 2)
     except ValueError as error:  # StudyError, ExportError: the user's words
-        if type(error).__module__.split(".")[0] not in ("sweep", "reports", "core", "builtins"):
+        if not _ours(error):
             raise
         _fail(str(error), 2)
     except RuntimeError as error:
-        if type(error).__module__ not in ("sweep.driver", "sweep.supervisor", "sweep.lock", "sweep.storage",
-                                          "core.kolors.download"):
+        if not _ours(error) or type(error) is RuntimeError:
             raise
         _fail(str(error), 2 if type(error).__name__ in ("StudyBusy", "SweepRefused") else 1)
     except OSError as error:
         _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
+
+
+def _ours(error: Exception) -> bool:
+    """Whether our own code raised it, to tell the user something; what a library raises is a bug, and is shown whole."""
+    traceback = error.__traceback__
+    while traceback and traceback.tb_next:
+        traceback = traceback.tb_next
+    return traceback is not None and str(traceback.tb_frame.f_globals.get("__name__")).startswith(("sweep.", "core.", "reports."))
 
 
 @app.command()
@@ -82,34 +91,25 @@ def run(
     stop_by_keyboard()
     accept = fields_of(accept_change or ())
     loaded = load_study(study)
+    loaded = loaded.with_trials(trials) if trials else loaded
     if dry_run:
-        plan(study, runs, until=until or "07:00", device=device)
+        _print_plan(loaded, runs, until or MORNING, device)
         return
     stop_at = hour(until) if until else None
     if brought := bring_data(loaded.data_value, Runs(runs).cache):  # before the weights: smaller, and it may be refused
-        out.print(brought, markup=False, soft_wrap=True)
+        _say(brought)
     if loaded.backbone == "kolors":
-        _fetch_weights(loaded.weights)
+        _fetch_weights(loaded, device)
     progress = LiveProgress(out) if out.is_terminal else PlainProgress(out)
     try:
-        summary = run_sweep(loaded, Runs(runs), trials or loaded.budget.trials, device, progress, accept, stop_at)
+        summary = run_sweep(loaded, Runs(runs), device, progress, accept, stop_at)
     finally:
         if isinstance(progress, LiveProgress):
             progress.stop()
-    if stop_at and summary.stopped == stop_at.name:
-        best = winner(Runs(runs).study(loaded.name))
-        said = f"best {best.aesthetic_mean:.2f} (trial {best.spec.number})" if best else "none passes the gate yet"
-        out.print(f"stopped at {stop_at.name}: {summary.new} trials in {summary.wall_s:.0f} s, {summary.told} in all, {said}; "
-                  "the same command goes on", soft_wrap=True)
-        return
-    if summary.stopped:
-        _fail(f"stopped by {summary.stopped} after {summary.told} trials; everything is kept, the same command goes on", 130)
-    if not summary.new:
-        out.print(f"study {loaded.name} is complete: {summary.told} trials told, nothing left to do")
-        return
-    idle = f", the worker waited {sum(summary.idle_s) / len(summary.idle_s):.2f} s between trials" if summary.idle_s else ""
-    out.print(f"{summary.new} trials in {summary.wall_s:.0f} s; the driver took {summary.driver_cpu_s / summary.new:.2f} s "
-              f"of CPU per trial{idle}", soft_wrap=True)
+    words, code = summary.closing(winner(Runs(runs).study(loaded.name)))
+    if code:
+        _fail(words, code)
+    _say(words)
 
 
 @app.command()
@@ -128,15 +128,15 @@ def data(study: StudyName, runs: RunsFolder = HERE, device: Device = "auto") -> 
         task = bars.add_task("looking at pictures", total=None)
         survey = survey_data(loaded, Runs(runs), device, lambda number, total: bars.update(task, completed=number, total=total))
     if survey.loaded:
-        out.print(survey.loaded, markup=False, soft_wrap=True)
+        _say(survey.loaded)
     out.print(data_table(survey))
     for file, reason in survey.bad.items():
-        out.print(f"cannot be used: {file}: {reason}", markup=False, soft_wrap=True)
+        _say(f"cannot be used: {file}: {reason}")
     if survey.warning:
-        out.print(survey.warning, markup=False, soft_wrap=True)
+        _say(survey.warning)
     folder = Runs(runs).study(loaded.name).data
-    out.print(f"page       {write_data_page(survey, folder)}", markup=False, soft_wrap=True)
-    out.print(f"recipe     {write_recipe(survey, folder)}", markup=False, soft_wrap=True)
+    _say(f"page       {write_data_page(survey, folder)}")
+    _say(f"recipe     {write_recipe(survey, folder)}")
 
 
 @app.command()
@@ -160,7 +160,7 @@ def status(
                   f"{now.passed} passed the gate, {now.failed} failed, {best}{left}", markup=False, soft_wrap=True)
         if study:
             for note in now.recovered:
-                out.print(f"at its last start, {note}", markup=False, soft_wrap=True)
+                _say(f"at its last start, {note}")
             out.print(leaderboard_table(leaderboard(folder), out.width))
             _say_where(folder, runs)
 
@@ -168,22 +168,13 @@ def status(
 @app.command()
 def plan(
     study: StudyName, runs: RunsFolder = HERE,
-    until: Annotated[str, typer.Option(metavar="HH:MM", help="How many trials fit before this time.")] = "07:00",
+    until: Annotated[str, typer.Option(metavar="HH:MM", help="How many trials fit before this time.")] = MORNING,
     device: Device = "auto",
 ) -> None:
     """What a trial costs here (time, memory, disk), and how many fit before morning."""
-    from datetime import datetime
-
-    from sweep.deadline import deadline
-    from sweep.machine import free_disk_bytes
-    from sweep.plan import make_plan
-    from sweep.plan_table import plan_page
     from sweep.study import load_study
 
-    now = datetime.now()
-    end = deadline(until, now)
-    made = make_plan(load_study(study, data_may_be_gone=True), Runs(runs), device)
-    out.print(plan_page(made, now, end, free_disk_bytes(runs), out.width))
+    _print_plan(load_study(study, data_may_be_gone=True), runs, until, device)
 
 
 @app.command()
@@ -206,7 +197,7 @@ def report(study: StudyName, runs: RunsFolder = HERE) -> None:
     """Write the study's report, one offline page: leaderboard and every story."""
     from reports.page import write_report
 
-    out.print(f"report: {write_report(_started(study, runs))}", soft_wrap=True, markup=False)
+    _say(f"report: {write_report(_started(study, runs))}")
 
 
 @app.command()
@@ -217,7 +208,8 @@ def export(
     trial: Annotated[int | None, typer.Option(min=0, help="Which trial; default: the winner.")] = None,
     epoch: Annotated[int | None, typer.Option(min=1, help="Which epoch's checkpoint, rendered and judged anew; "
                                               "default: the last.")] = None,
-    out_dir: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to; default: exports/STUDY-TRIAL.")] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to; default: such as "
+                                         "exports/demo-0006.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Export a story under the gate all the same; its card says so.")] = False,
     runs: RunsFolder = HERE, device: Device = "auto",
 ) -> None:
@@ -235,11 +227,11 @@ def export(
     source = folder.made(result)
     if epoch is not None and result.state == "complete":
         source, result = epoch_story(folder, result, epoch, Runs(runs).cache, device)
-    target = out_dir or Path("exports") / f"{folder.path.name}-{result.spec.number:04d}"
-    last = folder.made(result)
-    made = write_export(folder, result, source, team=team, title=title, out=target, force=force,
-                        epoch=epoch if source.path != last.path else None)
-    out.print(f"exported trial {result.spec.number} (mean {result.aesthetic_mean:.2f}) to {made}", soft_wrap=True, markup=False)
+    earlier = epoch if source.path != folder.made(result).path else None
+    name = f"{folder.path.name}-{result.spec.number:04d}" + (f"-epoch{earlier:02d}" if earlier else "")
+    target = out_dir or Path("exports") / name
+    made = write_export(folder, result, source, team=team, title=title, out=target, force=force, epoch=earlier)
+    _say(f"exported trial {result.spec.number} (mean {result.aesthetic_mean:.2f}) to {made}")
 
 
 @app.command()
@@ -248,27 +240,9 @@ def score(
     backbone: Annotated[str, typer.Option(help="Whose scorer: tiny or kolors.")] = "tiny", device: Device = "auto",
 ) -> None:
     """The mean aesthetic score of any folder of pictures."""
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".bmp"))
-    if not files:
-        raise ValueError(f"{folder}: holds no picture (allowed: png, jpg, jpeg, webp, bmp)")
+    from sweep.folder_score import score_folder
 
-    from core.backbone import load_backbone
-    from core.picture import PictureError, open_picture
-    from core.score import score_pictures
-
-    loaded = load_backbone(backbone, device, "fp32", parts=["scorer"])
-    good = []
-    for path in files:
-        try:
-            good.append((path, open_picture(path)))
-        except PictureError as error:
-            err.print(f"{path}: left out, {error}", markup=False, soft_wrap=True)
-    if not good:
-        raise ValueError(f"{folder}: none of its {len(files)} pictures can be read")
-    result = score_pictures(loaded, [picture for _, picture in good])
-    for (path, _), value in zip(good, result.aesthetic, strict=True):
-        out.print(f"{value:6.3f}  {path.name}", markup=False, soft_wrap=True)
-    out.print(f"{result.mean:6.3f}  mean of {len(good)} by {loaded.scorer_name}; coherence {result.coherence:.3f}")
+    score_folder(folder, backbone, device, _say, _warn)
 
 
 @app.command()
@@ -277,26 +251,18 @@ def ui(
     host: Annotated[str, typer.Option(help="Stay on loopback unless you set up authentication.")] = "127.0.0.1",
 ) -> None:
     """MLflow's own UI on the right store."""
-    uri = os.environ.get(VARIABLE)
-    if uri and uri.startswith("http"):
-        out.print(f"your tracking server is {masked(uri)}: open it in a browser", markup=False)
-        return
-    if not uri and not Runs(runs).tracking_db.exists():
-        raise ValueError(f"{runs}: holds no tracking store yet (try: lora-sweep run demo)")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ValueError(f"--port is {port}, but {host}:{port} cannot be used ({error.strerror}); choose another") from None
+    from sweep.mlflow_ui import open_ui
 
-    # By the environment, for a command line is public and the URI may hold a password.
-    os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri(Runs(runs))
-    out.print(f"MLflow on http://{host}:{port} (Ctrl-C ends it)", markup=False)
-    command = [sys.executable, "-m", "mlflow", "server", "--artifacts-destination", str(Runs(runs).artifacts.resolve()),
-               "--host", host, "--port", str(port), "--workers", "1"]
-    sys.stdout.flush()
-    os.execv(sys.executable, command)  # the server takes this process over, and its signals with it
+    open_ui(Runs(runs), host, port, _say)
+
+
+def _say(line: str) -> None:
+    """One line to people, whatever is in it."""
+    out.print(line, markup=False, soft_wrap=True)
+
+
+def _warn(line: str) -> None:
+    err.print(line, markup=False, soft_wrap=True)
 
 
 def _started(study: str, runs: Path) -> StudyFolder:
@@ -313,14 +279,30 @@ def _started(study: str, runs: Path) -> StudyFolder:
     return folder
 
 
-def _fetch_weights(written: str | None) -> None:
-    """Fetch what is missing before anything starts, announced and with a bar."""
-    from core.kolors.files import missing_files, models_folder
+def _print_plan(study: "Study", runs: Path, until: str, device: str) -> None:
+    from datetime import datetime
 
-    folder = models_folder(written or "")
+    from sweep.deadline import deadline
+    from sweep.machine import free_disk_bytes
+    from sweep.plan import make_plan
+    from sweep.plan_table import plan_page
+
+    now = datetime.now()
+    end = deadline(until, now)
+    out.print(plan_page(make_plan(study, Runs(runs), device), now, end, free_disk_bytes(runs), out.width))
+
+
+def _fetch_weights(study: "Study", device: str) -> None:
+    """Fetch what is missing before anything starts, announced and with a bar; not for a machine that could not use it."""
+    from core.kolors.files import FETCH_COMMAND, missing_files, models_folder
+    from sweep.machine import refusal
+
+    folder = models_folder(study.weights or "")
     if missing_files(folder):
         from core.kolors.download import fetch_with_progress
 
+        if why := refusal(study.backbone, device, study.precision):
+            raise ValueError(f"{why}; nothing was fetched ({FETCH_COMMAND} does it all the same)")
         fetch_with_progress(folder, out)
 
 
@@ -329,11 +311,11 @@ def _say_where(folder: StudyFolder, runs: Path) -> None:
                                    ("tracking", masked(os.environ.get(VARIABLE, "")) or Runs(runs).tracking_db)]
     for word, place in rows:
         if isinstance(place, str) or place.exists():
-            out.print(f"{word:10}{place}", markup=False, soft_wrap=True)
+            _say(f"{word:10}{place}")
 
 
 def _fail(line: str, code: int) -> None:
-    err.print(f"lora-sweep: {line}", markup=False, soft_wrap=True)
+    _warn(f"lora-sweep: {line}")
     sys.exit(code)
 
 

@@ -5,7 +5,7 @@ While the worker trains one trial, the driver logs the one before: the device ne
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from sweep.stop import Stopped, asked_by_signal
 from sweep.storage import ensure_room
 from sweep.store import Store
 from sweep.study import Study
+from sweep.summary import Summary
 from sweep.supervisor import Supervisor
 from sweep.tracking import Tracking
 
@@ -56,20 +57,9 @@ class SweepRefused(SweepError):
     """The study cannot run on this machine as it is written."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """What one call of `run` came to; `stopped` says who ended it early."""
-    told: int
-    new: int
-    wall_s: float
-    driver_cpu_s: float
-    idle_s: list[float] = field(default_factory=list)  # the worker's waits between trials
-    stopped: str | None = None
-
-
-def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Progress, accept: Iterable[str] = (),
+def run_sweep(study: Study, runs: Runs, device: str, progress: Progress, accept: Iterable[str] = (),
               until: Hour | None = None) -> Summary:
-    """Work until `trials` trials are told in all, or go on where a killed run left off.
+    """Work until as many trials as the budget has are told in all, or go on where a killed run left off.
 
     Raises SweepError, StudyBusy, CannotWrite, NoRoom; StudyError where scores would not compare with earlier ones
     (`accept`: fields that may change). Asked to stop, or at the hour `until`, it leaves everything resumable and says so in
@@ -79,22 +69,22 @@ def run_sweep(study: Study, runs: Runs, trials: int, device: str, progress: Prog
     with study_lock(folder):
         fail_point("locked")
         try:
-            return _locked_sweep(study, runs, folder, trials, device, progress, accept, until)
+            return _locked_sweep(study, runs, folder, device, progress, accept, until)
         except (OSError, optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
             log.debug("the driver cannot go on", exc_info=True)  # louder would be a traceback on the terminal
-            line = str(error.__cause__ or error).splitlines()[0]
+            line = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
             raise SweepError(f"{folder.path}: its files cannot be read or written ({line}); mend that, the same command goes on"
                              ) from None
 
 
-def _locked_sweep(study: Study, runs: Runs, folder: StudyFolder, trials: int, device: str, progress: Progress,
-                  accept: Iterable[str], until: Hour | None) -> Summary:
+def _locked_sweep(study: Study, runs: Runs, folder: StudyFolder, device: str, progress: Progress, accept: Iterable[str],
+                  until: Hour | None) -> Summary:
     store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials)
     fingerprint = Fingerprint(study, folder, accept, store.after_told(), progress.note)
     fail_point("frozen")
     store.enqueue(study.first)
     fail_point("enqueued")
-    return Sweep(study, runs, folder, store, fingerprint, progress, device, until).run(trials)
+    return Sweep(study, runs, folder, store, fingerprint, progress, device, until).run(study.budget.trials)
 
 
 class Sweep:
@@ -119,6 +109,7 @@ class Sweep:
         if told_before < target or self.store.running():
             self.supervisor.start()  # its imports run while MLflow's do
         with asked_by_signal(self.supervisor.ask_to_stop):
+            self.store.wait_unless(lambda: self.supervisor.stop_asked)
             self.tracking = Tracking(self.runs, self.study.name)
             try:
                 self.tracking.start_study(self._study_params(), self.folder.frozen)
@@ -136,8 +127,9 @@ class Sweep:
                 fail_point("finish_study")
                 self.tracking.finish_study(status, best.spec.number if best else None)
         told = len(self.store.told())
-        return Summary(told=told, new=told - told_before, wall_s=time.monotonic() - started, idle_s=self._idle_s,
-                       driver_cpu_s=time.process_time() - cpu_before, stopped=self._stopped(target))
+        return Summary(study=self.study.name, told=told, new=told - told_before, wall_s=time.monotonic() - started,
+                       driver_cpu_s=time.process_time() - cpu_before, idle_s=self._idle_s, stopped=self._stopped(target),
+                       until=self._until.name if self._until else None)
 
     def _stopped(self, target: int) -> str | None:
         """Who ended this call before its work was done."""

@@ -2,6 +2,7 @@
 import json
 import os
 import queue
+import select
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 from core.settings import TrialSpec
 from sweep.attempt import Attempt
 
-END_S = 10.0
+END_S = 3.0  # for a killed process to be gone; Ctrl-C is answered within 10 s in all
 
 
 class WorkerDied(RuntimeError):
@@ -57,6 +58,11 @@ class LocalWorker:
         """Have a waiting `next_event` return None now; may be called from a signal handler."""
         self._inbox.put({})
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something was said that nobody has heard yet, as after a pause of the driver (Ctrl-Z)."""
+        return not self._inbox.empty() or bool(select.select([self._process.stdout], [], [], 0)[0])
+
     def next_event(self, timeout_s: float) -> dict[str, Any] | None:
         """The next event; None after `timeout_s` or `wake`. Raises WorkerDied when there will be no more."""
         try:
@@ -73,8 +79,10 @@ class LocalWorker:
         if self._process.poll() is None:
             with suppress(ProcessLookupError):  # it went by itself in this moment
                 os.killpg(self._process.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):  # stuck in a device or a network folder: SIGKILL waits there, we do not
+        try:
             self._process.wait(END_S)
+        except subprocess.TimeoutExpired:  # stuck in a device or a network folder: SIGKILL waits there, we do not,
+            return  # nor for the thread that still reads from it
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe
             with suppress(BrokenPipeError):  # an order that the dead worker never read

@@ -2,10 +2,24 @@
 import os
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 NVIDIA_SMI_TIMEOUT_S = 5
+TORCH_TIMEOUT_S = 60
+REFUSED = 3
+ASK_PLACE = f"""
+import sys
+sys.path.insert(0, sys.argv[1])
+from core.backbone import place_of
+try:
+    place_of(*sys.argv[2:])
+except ValueError as refusal:
+    print(refusal)
+    sys.exit({REFUSED})
+"""
+ROOT = Path(__file__).resolve().parent.parent
 FIELDS = ("name", "memory.total", "memory.used", "driver_version", "mig.mode.current")
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
 CGROUP = Path("/sys/fs/cgroup")  # a container's limits (cgroup v2)
@@ -48,6 +62,15 @@ def find_gpus() -> Gpus:
         return Gpus(found=tuple(_gpu(line) for line in lines))
     except ValueError:
         return Gpus(problem=f"nvidia-smi's answer cannot be read: {lines[0][:80]}")
+
+
+def refusal(backbone: str, device: str, precision: str) -> str:
+    """Why a base model cannot train here, as a worker's torch would say; empty where it can, or where that cannot be told."""
+    try:
+        done = ask([sys.executable, "-P", "-c", ASK_PLACE, str(ROOT), backbone, device, precision], TORCH_TIMEOUT_S)
+    except (subprocess.TimeoutExpired, OSError):
+        return ""
+    return done.stdout.strip().splitlines()[-1] if done.returncode == REFUSED else ""
 
 
 def ask(command: list[str], timeout_s: float) -> "subprocess.CompletedProcess[str]":

@@ -6,6 +6,7 @@ sent again; a run is looked for before it is made; and the final status comes la
 """
 import logging
 import os
+import time
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -17,7 +18,7 @@ import sqlalchemy.exc
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import InvalidUrlException, MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from core.files import read_json, write_json, write_whole
 from core.folders import Runs, TrialFolder
@@ -28,6 +29,8 @@ from sweep.trial_record import artifact_files, as_params, loss_points, result_po
 log = logging.getLogger(__name__)
 MAX_METRICS = 1000  # MLflow's own limit for one call
 LOCK_S = 60.0
+# Without a kind MLflow 3.17's pages (server/js, ExperimentKind) open in the view for chat models, where runs are hard to find.
+EXPERIMENT_TAGS = {MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "aesthetic_mean", "mlflow.experimentKind": "custom_model_development"}
 OLDEST_FIRST = ["start_time ASC", "run_id ASC"]
 
 
@@ -142,7 +145,7 @@ class Mirror:
                 client.set_tag(run.info.run_id, "winner", "false")
         if best:
             client.set_tag(best, "winner", "true")
-        client.set_terminated(parent, status)
+        client.set_terminated(parent, status, max(self._parent.info.start_time, round(time.time() * 1000)))
 
     def _open_store(self) -> MlflowClient:
         """Made by one process at a time: MLflow 3.17 fails when several find the same database empty."""
@@ -158,8 +161,8 @@ class Mirror:
     def _open_experiment(self, client: MlflowClient) -> str:
         experiment = client.get_experiment_by_name(self._study)
         if experiment is None:
-            ours = not os.environ.get(VARIABLE)
-            return client.create_experiment(self._study, self._runs.artifacts.resolve().as_uri() if ours else None)
+            place = None if os.environ.get(VARIABLE) else self._runs.artifacts.resolve().as_uri()
+            return client.create_experiment(self._study, place, EXPERIMENT_TAGS)
         if experiment.lifecycle_stage != "active":
             raise TrackingError(f"MLflow's experiment {self._study!r} was deleted: restore it there, "
                                 f"or give the study another name")

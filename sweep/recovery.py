@@ -86,8 +86,8 @@ def _take_back_retried(spec: TrialSpec, trial: TrialFolder) -> None:
     result, attempt = trial.read_result(), Attempt.load(trial.attempt, spec.train.batch_size if spec.train else 1)
     again = attempt.after(result.reason) if result else None
     if again:
+        trial.result.unlink()  # first: an attempt that is noted beside its result would count as the second
         again.save(trial.attempt)
-        trial.result.unlink()
 
 
 def _restore(store: Store, frozen: FrozenTrial, spec: TrialSpec, trial: TrialFolder) -> None:

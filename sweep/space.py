@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag
 from sweep.setting import SETTINGS, Section, Setting
 from sweep.study_errors import Mistake, near, shown
 
+MAX_STEPS = 10**6
 ON_STEP = 1e-8  # as exact as Optuna 5 is about a value being on a step (distributions.py)
 
 
@@ -119,6 +120,8 @@ def _check_range(name: str, setting: Setting, search: Range) -> Range:
         raise Mistake(f"low is {low}", f"{low} to {setting.high}", at=(name, "high"), value=high)
     if search.log and low <= 0:
         raise Mistake("a logarithm needs more than 0", f"more than 0, up to {high}", at=(name, "low"), value=low)
+    if step and high - low > MAX_STEPS * step:
+        raise Mistake("that makes more than a million steps", "a larger step, or none", at=(name, "step"), value=step)
     if search.log and step not in (None, 1):
         raise Mistake("a logarithmic range has no step", "log or step", at=(name, "log"), value=True)
     found = Range(low=low, high=high, step=step, log=search.log)

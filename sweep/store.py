@@ -1,18 +1,19 @@
 """The Optuna study: asks for parameters, is told outcomes. The one place where an outcome becomes a trial's state."""
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.fail_point import fail_point
 from core.gate import FAILED_BY_PARAMETERS, PARAMETER_FAILURES, constraint
 from core.settings import Result, TrialSpec
+from sweep.busy_sqlite import Patience
 
-BUSY_S = 90
 Distributions = dict[str, optuna.distributions.BaseDistribution]
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -24,9 +25,13 @@ class Store:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._space, self._seed, self._startup_trials = space, seed, startup_trials
-        # A backup or a dashboard may hold the file for a while: wait for it rather than lose a night.
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": BUSY_S}})
+        self._patience = Patience()
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": self._patience.connect_args})
         self._study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+
+    def wait_unless(self, stop_asked: Callable[[], object]) -> None:
+        """From now on a file that somebody else has locked is waited for only until `stop_asked`: then KeyboardInterrupt."""
+        self._patience.stop_asked = stop_asked
 
     def enqueue(self, first: Iterable[dict[str, Any]]) -> None:
         """Queue hand-made settings to be tried before sampling; repeated calls add nothing."""
@@ -43,7 +48,9 @@ class Store:
         return self._study.ask(self._space)
 
     def _sampler(self, trials: int) -> optuna.samplers.BaseSampler:
-        return optuna.samplers.TPESampler(seed=self._seed + trials, n_startup_trials=self._startup_trials)
+        """Mixed, for a sum would give the next study seed the same draws one trial later."""
+        seed = int(np.random.SeedSequence((self._seed, trials)).generate_state(1)[0])
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._startup_trials)
 
     def running(self) -> list[Trial]:
         """Trials that were asked for and never told, by number; an ask that was cut short is finished first."""

@@ -22,7 +22,8 @@ from sweep.study_errors import Mistake, StudyError, near, parse
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 FOLDER_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
-TAKEN_NAMES = tuple(path.name for path in (Runs(Path()).cache, Runs(Path()).tracking_db, Runs(Path()).artifacts))
+RUNS = Runs(Path())
+TAKEN_NAMES = ("default", *(path.name for path in (RUNS.cache, RUNS.tracking_db, RUNS.tracking_lock, RUNS.artifacts)))  # MLflow's
 HUB_SOURCE = PREFIX + r"[\w.-]+/[\w.-]+"
 BOUND_PAIRS = tuple((f"min_{what}", f"max_{what}") for what in ("width", "height", "ratio", "size", "score"))
 
@@ -197,7 +198,7 @@ class Study(Section):
     @classmethod
     def _check_name(cls, name: str) -> str:
         if name.lower() in TAKEN_NAMES:
-            raise Mistake("runs/ has a file of that name", f"any name but {', '.join(TAKEN_NAMES)}")
+            raise Mistake("it is taken", f"any name but {', '.join(TAKEN_NAMES)}")
         return name
 
     @field_validator("space")
@@ -237,6 +238,10 @@ class Study(Section):
     def _never(self, name: str, value: float, why: str) -> Mistake:
         home = "space" if name in self.space else HOMES[name]
         return Mistake(why, at=(*home.split("."), name), value=value)
+
+    def with_trials(self, trials: int) -> Self:
+        """The same study with another budget."""
+        return self.model_copy(update={"budget": Budget(trials=trials)})
 
     @property
     def file(self) -> Path:

@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from core.fail_point import fail_point
 from core.files import write_json
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
@@ -89,8 +90,9 @@ class Supervisor:
                     write_json(folder.result, result.to_json())
                 return result
             hear({"event": "again", "reason": result.reason, "message": result.message, "micro_batch": again.micro_batch})
+            folder.result.unlink(missing_ok=True)  # first: an attempt noted beside its result would count as the second
+            fail_point("retry")
             again.save(folder.attempt)
-            folder.result.unlink(missing_ok=True)
 
     def _attempt(self, spec: TrialSpec, folder: TrialFolder) -> Attempt:
         return Attempt.load(folder.attempt, spec.train.batch_size if spec.train else 1)
@@ -152,7 +154,7 @@ class Supervisor:
                 if event["event"] == "stopped":
                     raise Stopped
                 return event
-            if self._watchdog.left_s <= 0:
+            if self._watchdog.left_s <= 0 and not self._worker.waiting:
                 silent_s, phase = self._watchdog.allowed_s, self._watchdog.phase
                 self._worker.close()
                 raise WorkerDied("hung", f"the worker gave no sign of life for {silent_s:.0f} s ({phase})")

@@ -132,7 +132,8 @@ def test_pictures_alone_are_enough_for_a_style_alone(tmp_path: Path) -> None:
 def test_a_subset_is_the_sub_folder_or_the_table_s_column(tmp_path: Path) -> None:
     pictures_in(tmp_path / "a", "top.png", "anime/1.png", "sketch/1.png", "deep/er/1.png")
     rows = read_folder(Data(source=str(tmp_path / "a"), caption="style"))
-    assert {row.file: row.subset for row in rows} == {"top.png": "", "anime/1.png": "anime", "sketch/1.png": "sketch"}
+    assert {row.file: row.subset for row in rows} == {"top.png": "", "anime/1.png": "anime", "sketch/1.png": "sketch",
+                                                      "deep/er/1.png": "deep/er"}
     table = folder_with(tmp_path / "b", "file_name,text,subset\nx/1.png,a,anime\n")
     assert [row.subset for row in read_folder(table)] == ["anime"]
     table = folder_with(tmp_path / "c", "file_name,text\nx/1.png,a\n")

@@ -105,6 +105,26 @@ def test_what_is_no_picture_says_so(tmp_path: Path, content: bytes, reason: str)
         open_picture(tmp_path / "1.png")
 
 
+def test_a_kind_without_a_reader_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "1.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(PictureError, match=r"there is no reader for \.heic here; save it as PNG"):
+        open_picture(tmp_path / "1.HEIC")
+
+
+def test_a_name_never_has_a_program_started(tmp_path: Path) -> None:
+    """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.eps")
+    (tmp_path / "1.eps").rename(tmp_path / "1.png")
+    with pytest.raises(PictureError, match="it is no picture"):
+        open_picture(tmp_path / "1.png")
+
+
+@pytest.mark.parametrize("ending", ["jfif", "jp2", "tga", "ppm", "ico", "avif"])
+def test_rarer_kinds_are_read(tmp_path: Path, ending: str) -> None:
+    Image.new("RGB", (16, 16), "red").save(tmp_path / f"1.{ending}")
+    assert open_picture(tmp_path / f"1.{ending}").getpixel((8, 8)) == pytest.approx((255, 0, 0), abs=8)
+
+
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "gif", "tif"])
 def test_a_truncated_picture_is_refused(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"1.{ending}"

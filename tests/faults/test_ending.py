@@ -4,6 +4,13 @@ import subprocess
 import time
 from datetime import datetime, timedelta
 
+from rich.console import Console
+
+from core.settings import TrialSpec
+from sweep.deadline import Hour
+from sweep.driver import run_sweep
+from sweep.progress import PlainProgress
+from sweep.study import load_study
 from tests.faults.conftest import Sweeps
 
 
@@ -59,6 +66,26 @@ def test_the_hour_is_kept(sweeps: Sweeps, undisturbed: Sweeps) -> None:
     assert sweeps.run().returncode == 0
     assert sweeps.optuna() == undisturbed.optuna()
     assert sweeps.leaderboard() == undisturbed.leaderboard()
+
+
+def test_the_hour_strikes_in_the_middle_of_a_trial(sweeps: Sweeps, undisturbed: Sweeps) -> None:
+    """The step at work is finished and kept; nothing but the rest of the trial is done by the next start."""
+    hour = Hour("07:00", time.monotonic() + 3600)
+
+    class Struck(PlainProgress):
+        def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None:
+            object.__setattr__(hour, "moment", time.monotonic())
+
+    summary = run_sweep(load_study(str(sweeps.file)), sweeps.runs, "cpu", Struck(Console(quiet=True)), until=hour)
+    assert (summary.stopped, summary.told) == ("07:00", 0)
+    assert summary.closing(None) == (f"stopped at 07:00: 0 trials in {summary.wall_s:.0f} s, 0 in all, none passes the gate yet; "
+                                     "the same command goes on", 0)
+    assert sweeps.study.trial(0).checkpoint.exists()
+    assert [row[1] for row in sweeps.optuna()] == ["RUNNING"]
+    assert {run[0] for run in sweeps.mlflow().values()} == {"KILLED"}
+    again = sweeps.run(words=("--trials", 1))
+    assert "trial 0: goes on from step" in again.stdout
+    assert (sweeps.optuna(), sweeps.leaderboard()) == (undisturbed.optuna()[:1], undisturbed.leaderboard()[:1])
 
 
 def test_a_second_driver_names_the_first(sweeps: Sweeps) -> None:

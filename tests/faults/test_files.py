@@ -1,6 +1,8 @@
 """Torn files, files that went, a full disk: one start of the same command, and nothing is lost that was told."""
+import os
 import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import threading
@@ -100,9 +102,20 @@ def workers(driver: int) -> list[psutil.Process]:
 
 
 def test_a_study_db_that_another_process_locks_is_waited_for(sweeps: Sweeps, undisturbed: Sweeps) -> None:
-    assert sweeps.run("asked@2=SIGKILL").returncode < 0
+    """A minute without harm; and Ctrl-C is heard meanwhile."""
+    driver = subprocess.Popen(sweeps.command(), stderr=subprocess.PIPE, text=True,
+                              env=sweeps.environment(LORA_SWEEP_FAIL="tell@2=SIGSTOP"))
+    os.waitpid(driver.pid, os.WUNTRACED)
     other = sqlite3.connect(sweeps.study.db, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
+    driver.send_signal(signal.SIGCONT)
+    time.sleep(2)  # until it waits
+    asked = time.monotonic()
+    driver.send_signal(signal.SIGINT)
+    _, stderr = driver.communicate(timeout=60)
+    assert (driver.returncode, stderr) == (130, "lora-sweep: interrupted; the same command goes on from here\n")
+    assert time.monotonic() - asked < 10
+
     started = time.monotonic()
     threading.Timer(60, other.rollback).start()
     again = sweeps.run()

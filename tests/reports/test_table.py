@@ -1,6 +1,7 @@
 import math
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from core.files import write_json
@@ -67,6 +68,12 @@ def test_a_setting_that_only_moved_leaves_scores_comparable(make_study):
 
 def test_the_console_says_why_trials_failed(make_study):
     assert "trial 1: nan_loss: loss is NaN at step 3 <b>" in printed(make_study((6.1,), failed=1))
+
+
+@pytest.mark.parametrize(("failed", "said"), [(3, "trials 1, 2 and 3: nan_loss"), (7, "trials 1, 2, 3, 4, 5, 6 and 7: nan_loss"),
+                                             (20, "trials 1, 2, 3, 4, 5, 6 and 14 more: nan_loss")])
+def test_one_reason_of_many_trials_is_one_line(make_study, failed, said):
+    assert said in printed(make_study((6.1,), failed=failed))
 
 
 def test_no_winner_under_the_gate(make_study):

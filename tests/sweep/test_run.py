@@ -180,8 +180,8 @@ def test_a_trial_that_kills_its_workers_costs_one_trial(tmp_path, write_study, m
     from rich.console import Console
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    study = load_study(str(write_study(tmp_path)))
-    summary = run_sweep(study, Runs(tmp_path / "runs"), 2, "cpu", WorkerKiller(Console(quiet=True)))
+    study = load_study(str(write_study(tmp_path))).with_trials(2)
+    summary = run_sweep(study, Runs(tmp_path / "runs"), "cpu", WorkerKiller(Console(quiet=True)))
     assert summary.told == 2
     first, second = trials_of(tmp_path)
     assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
@@ -219,7 +219,7 @@ def test_a_worker_that_cannot_start_ends_the_sweep_with_one_line(tmp_path, write
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     study = load_study(str(write_study(tmp_path)))
     with pytest.raises(SweepRefused, match="device is 'no-such-device', but there is no such device"):
-        run_sweep(study, Runs(tmp_path / "runs"), 1, "no-such-device", PlainProgress(Console(quiet=True)))
+        run_sweep(study, Runs(tmp_path / "runs"), "no-such-device", PlainProgress(Console(quiet=True)))
 
 
 def test_a_study_db_that_is_none_ends_with_one_line(tmp_path, write_study, cli):

@@ -70,6 +70,16 @@ def test_a_precision_that_cannot_train_here_costs_one_line(tmp_path, models, cli
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_weights_are_not_fetched_for_a_machine_that_cannot_train_on_them(tmp_path, cli, monkeypatch):
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")  # nobody is there
+    done = cli("run", write_study(tmp_path, tmp_path / "models"), "--runs", tmp_path / "runs", "--device", "cpu")
+    assert done.returncode == 2, done.stderr
+    line, = done.stderr.splitlines()
+    assert "precision is fp16, but loss scaling needs a GPU" in line
+    assert "nothing was fetched" in line
+    assert not (tmp_path / "models").exists()
+
+
 def test_a_damaged_weight_file_ends_the_sweep_in_one_line_and_the_trial_goes_on_once_it_is_mended(tmp_path, models, cli):
     unet = next(file.path for file in FILES if file.part == "unet")
     torn = shutil.copytree(models, tmp_path / "torn")

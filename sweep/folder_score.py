@@ -1,0 +1,41 @@
+"""The aesthetic scores of pictures that lie in a folder, wherever they come from."""
+from collections.abc import Callable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from PIL import Image
+
+from core.picture import ENDINGS, PictureError, open_picture
+
+
+def score_folder(folder: Path, backbone: str, device: str, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
+    """Say each picture's score and their mean; what cannot be read is left out with a warning. Raises ValueError."""
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    if not files:
+        raise ValueError(f"{folder}: holds no picture (png, jpg, webp and others)")
+
+    from core.backbone import load_backbone
+    from core.score import score_pictures
+
+    loaded = load_backbone(backbone, device, "fp32", parts=["scorer"])
+    names: list[str] = []
+    pictures = _open(files, names, warn)
+    first = next(pictures, None)
+    if first is None:
+        raise ValueError(f"{folder}: none of its {len(files)} pictures can be read")
+    result = score_pictures(loaded, chain([first], pictures))
+    for name, value in zip(names, result.aesthetic, strict=True):
+        say(f"{value:6.3f}  {name}")
+    say(f"{result.mean:6.3f}  mean of {len(names)} by {loaded.scorer_name}; coherence {result.coherence:.3f}")
+
+
+def _open(files: list[Path], names: list[str], warn: Callable[[str], None]) -> Iterator[Image.Image]:
+    """One picture at a time, for a folder may hold thousands; `names` grows by those that can be read."""
+    for path in files:
+        try:
+            picture = open_picture(path)
+        except PictureError as error:
+            warn(f"{path}: left out, {error}")
+            continue
+        names.append(path.name)
+        yield picture

@@ -1,0 +1,34 @@
+import os
+import signal
+
+import pytest
+
+from sweep.stop import SIGNALS, asked_by_signal
+
+
+@pytest.fixture(params=SIGNALS, ids=lambda number: number.name)
+def number(request: pytest.FixtureRequest) -> signal.Signals:
+    return request.param
+
+
+def test_the_first_signal_asks_and_the_second_insists(number: signal.Signals) -> None:
+    asked: list[str] = []
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with asked_by_signal(asked.append):
+            os.kill(os.getpid(), number)
+            assert asked == [number.name]
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_that_was_ignored_stays_ignored(number: signal.Signals) -> None:
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with asked_by_signal(lambda _: pytest.fail("asked")):
+            os.kill(os.getpid(), number)
+    finally:
+        signal.signal(number, before)
