@@ -61,6 +61,7 @@ class LocalWorker:
     @property
     def waiting(self) -> bool:
         """Whether something was said that nobody has heard yet, as after a pause of the driver (Ctrl-Z)."""
+        assert self._process.stdout
         return not self._inbox.empty() or bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def next_event(self, timeout_s: float) -> dict[str, Any] | None:
