@@ -28,6 +28,8 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
     global works_here
     if inputs[0].device.type != "cuda" or not works_here:
         return work
+    # Under autocast with a cache the half-precision copies of what is trained would be recorded once, and never change again.
+    assert not (torch.is_autocast_enabled("cuda") and torch.is_autocast_cache_enabled())
     kept = [tensor.clone() for tensor in inputs]
     side = _side_stream(inputs[0].device)  # libraries set themselves up at a first call, which a recording does not allow
     side.wait_stream(torch.cuda.current_stream())

@@ -1,4 +1,4 @@
-"""What a trial takes up: disk by exact arithmetic where it can, memory by counted sizes and estimates. No torch."""
+"""What a trial takes up: disk by exact arithmetic, memory by counted sizes and estimates. No torch."""
 from dataclasses import dataclass
 
 from core.kolors.files import FILES
@@ -25,21 +25,16 @@ HOST_OF_LARGEST = 1.3    # loading: at most this many times the largest file
 TINY_HOST_BYTES = 1.5e9  # measured: 1.1 GB for the worker; the driver comes on top
 
 
-def lora_parameters(spec: TrialSpec) -> int | None:
-    """None where a target is none of the attention's four: then it is not known here."""
+def lora_parameters(spec: TrialSpec) -> int:
     assert spec.train
-    sizes, targets = PER_RANK[spec.backbone], spec.train.target_modules.split(",")
-    return None if set(targets) - set(sizes) else spec.train.lora_rank * sum(sizes[target] for target in set(targets))
+    return spec.train.lora_rank * sum(PER_RANK[spec.backbone][target] for target in spec.train.target_modules.split(","))
 
 
-def trial_disk_bytes(spec: TrialSpec) -> int | None:
+def trial_disk_bytes(spec: TrialSpec) -> int:
     """Every epoch's LoRA, the last one again and in MLflow; pictures and their sheet, here and in MLflow."""
     assert spec.train
-    parameters = lora_parameters(spec)
-    if parameters is None:
-        return None
-    layers = LAYERS[spec.backbone] * len(set(spec.train.target_modules.split(",")))
-    return (spec.train.epochs + 2) * (4 * parameters + layers * HEADER_BYTES) + story_disk_bytes(spec)
+    layers = LAYERS[spec.backbone] * len(spec.train.target_modules.split(","))
+    return (spec.train.epochs + 2) * (4 * lora_parameters(spec) + layers * HEADER_BYTES) + story_disk_bytes(spec)
 
 
 def story_disk_bytes(spec: TrialSpec) -> int:
@@ -70,7 +65,7 @@ def kolors_memory(spec: TrialSpec) -> PeakMemory:
     """Weights by number format, activations by the latent cells of a batch."""
     assert spec.train
     size = BYTES[spec.precision]
-    lora = (lora_parameters(spec) or 0) * ADAM_BYTES
+    lora = lora_parameters(spec) * ADAM_BYTES
     resident = (UNET_PARAMETERS + VAE_PARAMETERS) * size + SCORER_BYTES + CUDA_BYTES
     cells = spec.train.batch_size * (spec.render.size_px // 8) ** 2
     return PeakMemory(

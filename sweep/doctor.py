@@ -152,14 +152,13 @@ def check_data(study: Study) -> Check:
         pictures = read_folder(study.data_value)
     except (ValueError, OSError) as error:
         return Check(name="data", state="missing", found=str(error), todo="put the pictures there, or change data.source")
-    gone = [picture.file for picture in pictures if not picture.path.is_file()]
-    if len(pictures) - len(gone) < study.data.min_images:
-        return Check(name="data", state="missing", found=f"{len(pictures) - len(gone)} pictures in {source}",
-                     todo=f"data.min_images is {study.data.min_images}")
-    if gone:
-        return Check(name="data", state="warn", found=f"{len(pictures)} pictures in {source}, of which files are missing: "
-                     f"{', '.join(gone[:3])}{f' and {len(gone) - 3} more' if len(gone) > 3 else ''}")
-    return Check(name="data", state="OK", found=f"{len(pictures)} pictures in {source}")
+    bad = [f"{picture.file} ({picture.problem})" for picture in pictures if picture.problem]
+    found = f"{len(pictures)} pictures in {source}"
+    if bad:
+        found += f", of which cannot be used: {', '.join(bad[:3])}{f' and {len(bad) - 3} more' if len(bad) > 3 else ''}"
+    if len(pictures) - len(bad) < study.data.min_images:
+        return Check(name="data", state="missing", found=found, todo=f"data.min_images is {study.data.min_images}")
+    return Check(name="data", state="warn" if bad else "OK", found=found)
 
 
 def check_runs(study: Study, runs: Runs) -> Check:
@@ -180,7 +179,7 @@ def check_runs(study: Study, runs: Runs) -> Check:
 def check_disk(plan: Plan, runs: Runs) -> Check:
     """Room for the trials under the runs folder, and for missing weights under the models folder; they may share a disk."""
     weights = models_folder(plan.study.weights or "")
-    trials = plan.disk_bytes or 0
+    trials = plan.disk_bytes
     fetched = needed_bytes(missing_files(weights)) if plan.study.backbone == "kolors" else 0
     shared = existing(runs.path).stat().st_dev == existing(weights).stat().st_dev
     places = [(runs.path, trials + fetched if shared else trials)] + ([] if shared or not fetched else [(weights, fetched)])

@@ -109,8 +109,12 @@ class Sweep:
         if told_before < target or self.store.running():
             self.supervisor.start()  # its imports run while MLflow's do
         with asked_by_signal(self.supervisor.ask_to_stop):
-            self.store.wait_unless(lambda: self.supervisor.stop_asked)
-            self.tracking = Tracking(self.runs, self.study.name)
+            self.store.wait_unless(lambda: self.supervisor.stop_asked_by_signal)
+            try:
+                self.tracking = Tracking(self.runs, self.study.name)
+            except BaseException:
+                self.supervisor.close()
+                raise
             try:
                 self.tracking.start_study(self._study_params(), self.folder.frozen)
                 self.tracking.tag_study(self.fingerprint.tags)

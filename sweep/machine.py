@@ -1,5 +1,6 @@
 """What this machine has: GPUs, cores, memory, disk. Imports no torch and waits for nothing longer than it says."""
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -44,7 +45,12 @@ class Gpus:
 
 def find_gpus() -> Gpus:
     """Ask nvidia-smi, which knows NVIDIA's cards only."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible in ("", "-1"):
+        return Gpus(problem="CUDA_VISIBLE_DEVICES hides every card")
     command = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
+    if visible and re.fullmatch(r"(\d+|GPU-[\w-]+)(,(\d+|GPU-[\w-]+))*", visible):
+        command.append(f"--id={visible}")
     try:
         done = ask(command, NVIDIA_SMI_TIMEOUT_S)
     except FileNotFoundError:

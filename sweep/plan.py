@@ -31,10 +31,10 @@ COSTLY = ("lora_rank", "epochs", "steps_per_epoch", "batch_size", "steps", "cfg_
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A kind of trial; `disk_bytes` is None where the LoRA's size is not known."""
+    """A kind of trial."""
     name: str
     spec: TrialSpec
-    disk_bytes: int | None
+    disk_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,12 +70,10 @@ class Plan:
         return list(accumulate((pace.trial_s(row.spec) for row in self.queue), initial=base_s))
 
     @property
-    def disk_bytes(self) -> int | None:
+    def disk_bytes(self) -> int:
         """What the trials still to do and the base model's story leave behind, without the cache."""
-        sizes = [row.disk_bytes for row in self.queue]
-        known = [size for size in sizes if size is not None]
         base = 0 if self.base_done else story_disk_bytes(self.typical.spec)
-        return base + sum(known) if len(known) == len(sizes) else None
+        return base + sum(row.disk_bytes for row in self.queue)
 
     @property
     def story_texts_bytes(self) -> int:

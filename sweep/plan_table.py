@@ -22,8 +22,8 @@ PLACES = {"cpu": "the CPU", "cuda": "the GPU"}
 
 def plan_page(plan: Plan, now: datetime, until: datetime, free_bytes: int, width: int) -> Group:
     """`now` and `until` are naive local times, `free_bytes` the disk's under the runs folder, `width` in columns."""
-    too_small = plan.disk_bytes is not None and plan.disk_bytes > free_bytes
-    warning = [Text(f"The disk is too small for that: {size(plan.disk_bytes or 0)} against {size(free_bytes)} free.", "yellow")]
+    too_small = plan.disk_bytes > free_bytes
+    warning = [Text(f"The disk is too small for that: {size(plan.disk_bytes)} against {size(free_bytes)} free.", "yellow")]
     return Group(Text(verdict(plan, now, until), style="bold"), *(warning if too_small else []), Text(provenance(plan), "dim"),
                  costs(plan, width), facts(plan, free_bytes))
 
@@ -78,8 +78,8 @@ def _cells(plan: Plan, row: Row, settings: list[str], parts: list[str]) -> list[
     if plan.pace and not plan.pace.trials:
         del parts_s["prepare"]  # nobody can guess what the cache lacks
     times = [duration(parts_s[part]) if part in parts_s else UNKNOWN for part in parts]
-    disk = UNKNOWN if row.disk_bytes is None else size(row.disk_bytes)
-    return [row.name, *(cell(name, params[name]) for name in settings), str(row.spec.train.total_steps), *times, in_all, disk]
+    settled = [cell(name, params[name]) for name in settings]
+    return [row.name, *settled, str(row.spec.train.total_steps), *times, in_all, size(row.disk_bytes)]
 
 
 def facts(plan: Plan, free_bytes: int) -> Table:
@@ -115,8 +115,7 @@ def _gpu_memory(plan: Plan) -> str:
 
 
 def _disk(plan: Plan, free_bytes: int) -> str:
-    trials = "not known for these target_modules" if plan.disk_bytes is None else f"about {size(plan.disk_bytes)}"
-    left = f"{trials} for the {plan.todo} trials left; " if plan.todo else ""
+    left = f"about {size(plan.disk_bytes)} for the {plan.todo} trials left; " if plan.todo else ""
     return (f"{left}{size(plan.story_texts_bytes)} in the cache for the story's words, {size(plan.picture_bytes)} for each "
             f"training picture; {size(free_bytes)} are free")
 

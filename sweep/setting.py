@@ -13,6 +13,7 @@ from sweep.study_errors import Key, Mistake, near
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
+ATTENTION_LAYERS = r"(?!.*\b(to_\w+)\b.*\b\1\b)to_(q|k|v|out)(,to_(q|k|v|out))*"
 MAX_SEED = 2**32 - 1
 MAX_PX = 65_536
 MAX_BYTES = 2**40
@@ -29,13 +30,14 @@ class Setting:
     multiple_of: int = 1
     words: tuple[str, ...] = ()
     pattern: str = ""
+    form: str = ""  # the pattern in words
     optional: bool = False  # may be empty (YAML's null)
 
     @property
     def allowed(self) -> str:
         none = ", or null" if self.optional else ""
         if self.kind not in (int, float):
-            return (", ".join(self.words) or KINDS[self.kind]) + none
+            return (", ".join(self.words) or self.form or KINDS[self.kind]) + none
         bounds = f"more than {self.low}, up to {self.high}" if self.above else f"{self.low} to {self.high}"
         return bounds + (f" in steps of {self.multiple_of}" if self.multiple_of > 1 else "") + none
 
@@ -106,8 +108,8 @@ SETTINGS = {
     "batch_size": Setting(kind=int, low=1, high=1024, meaning="Pictures in one optimiser step"),
     "lora_dropout": Setting(kind=float, low=0, high=0.9, meaning="Share of the LoRA's inputs dropped in training"),
     "random_flip": Setting(kind=bool, meaning="Whether pictures are mirrored at random"),
-    "target_modules": Setting(kind=str, pattern=r"\w[\w.]*(,\w[\w.]*)*",
-                              meaning="UNet layers that get a LoRA: endings of their names, commas between, no spaces"),
+    "target_modules": Setting(kind=str, pattern=ATTENTION_LAYERS, form="each once of to_q,to_k,to_v,to_out, without spaces",
+                              meaning="Attention layers of the UNet that get a LoRA"),
     "gradient_checkpointing": Setting(kind=str, words=("auto", "on", "off"),
                                       meaning="Recompute activations to save memory; auto: when the GPU needs it"),
     "steps": Setting(kind=int, low=1, high=1000, meaning="Denoising steps for each picture"),

@@ -37,7 +37,7 @@ class Supervisor:
         self._worker: LocalWorker | None = None
         self._watchdog = Watchdog()
         self._sent: set[Path] = set()
-        self._failed_starts = 0
+        self._failed_starts, self._was_ready = 0, False
         self._until = until
         self._stop_by: float | None = None
         self.stop_asked: str | None = None  # who asked: a signal's name, or the hour
@@ -53,6 +53,10 @@ class Supervisor:
         self.stop_asked = who
         if self._worker:
             self._worker.wake()
+
+    @property
+    def stop_asked_by_signal(self) -> bool:
+        return self.stop_asked is not None and not (self._until and self.stop_asked == self._until.name)
 
     def close(self) -> None:
         if self._worker:
@@ -103,7 +107,10 @@ class Supervisor:
             while True:
                 event = self._next_event()
                 if event["event"] == "ready":
-                    self._failed_starts = 0
+                    self._failed_starts, self._was_ready = 0, True
+                    self._device = event["device"]  # a fresh worker takes this one or none: a lost card must not become the CPU
+                elif event["event"] == "refused" and event.get("loading") and self._was_ready:
+                    raise WorkerDied("device_lost", event["message"])  # it could be loaded before
                 if event["event"] != "alive":
                     hear(event)
                 if event["event"] == "finished":

@@ -1,7 +1,7 @@
 """The way of one trial, from its parameters to its verdict."""
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any, cast
@@ -70,8 +70,9 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
             words = _words(spec, table, backbone)
             state = _resumable(spec.train, folder, words, report)
             losses = train_lora(
-                backbone, examples, spec.train, spec.seed, _epoch_saver(spec, backbone, folder, images, report), state=state,
-                micro_batch=attempt.micro_batch, checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s), beat=beat)
+                backbone, examples, _sparing(spec.train, attempt), spec.seed,
+                _epoch_saver(spec, backbone, folder, images, report), state=state, micro_batch=attempt.micro_batch,
+                checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s), beat=beat)
             last = folder.epoch_lora(spec.train.epochs)
             write_whole(folder.lora, lambda to: to.write_bytes(last.read_bytes()))
         rendered_from = time.monotonic()
@@ -97,6 +98,13 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     fail_point("result_written")
     folder.checkpoint.unlink(missing_ok=True)
     return result
+
+
+def _sparing(train: Training, attempt: Attempt) -> Training:
+    """After a lack of memory, one row at a time and with activations computed again, unless the study forbids it."""
+    if train.gradient_checkpointing == "auto" and attempt.micro_batch == 1 and "cuda_oom" in attempt.retried:
+        return replace(train, gradient_checkpointing="on")
+    return train
 
 
 def _words(spec: TrialSpec, table: pd.DataFrame, backbone: Backbone) -> str:
@@ -129,8 +137,10 @@ def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Rep
     if bad := bad_pictures(table):
         report("note", text=f"note: {say_bad(bad)}")
     kept, least = select(table, spec.filters), spec.data.min_images
-    if len(table) - len(bad) < least <= len(table):
-        raise DataError(f"{say_bad(bad)}; of {len(table)} too few are left, min_images is {least}")
+    usable = int((table["problem"] == "").sum())
+    if usable < least:
+        why = f"{say_bad(bad)}; " if bad else ""
+        raise DataError(f"{why}{usable} pictures can be used, min_images is {least}: no filter can help")
     if len(kept) < least:
         raise NoImagesError(f"the filters keep {len(kept)} of {len(table)} pictures; min_images is {least}")
     return kept

@@ -58,10 +58,11 @@ def serve(orders: "Orders", events: TextIO) -> None:
         if backbone is None:
             started = time.monotonic()
             try:
+                fail_point("load")
                 backbone = load_backbone(specs[0].backbone, order["device"], specs[0].precision, specs[0].weights)
             except Exception as refusal:
                 log.exception("the base model cannot be loaded")
-                _send(events, None, "refused", message=_first_line(refusal))
+                _send(events, None, "refused", message=_first_line(refusal), loading=True)
                 return
             cache = Cache(Path(order["cache"]))
             unknown = unknown_story_words(backbone, [scene.prompt for scene in specs[0].story.scenes])

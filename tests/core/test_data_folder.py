@@ -99,6 +99,15 @@ def test_a_caption_without_end_is_one_clear_line(tmp_path: Path) -> None:
     assert "is no CSV after line 1" in one_line(folder_with(tmp_path, f"file_name,text\n1.png,{'x' * 200_000}\n"))
 
 
+def test_words_that_fell_into_two_cells_are_named_by_line(tmp_path: Path) -> None:
+    line = one_line(folder_with(tmp_path, "file_name,text\n1.png,a cat\n2.png,a boat, at sea\n"))
+    assert line.endswith("metadata.csv: line 3 has more cells than columns; put words with a comma in quotes")
+
+
+def test_a_quote_without_end_swallows_no_rows(tmp_path: Path) -> None:
+    assert "is no CSV after line" in one_line(folder_with(tmp_path, 'file_name,text\n1.png,"a cat\n2.png,a dog\n'))
+
+
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
     data = folder_with(tmp_path, "image,prompt\n1.png,a cat\n")
     row, = read_folder(Data(source=data.source, image_column="image", text_column="prompt"))
@@ -138,6 +147,18 @@ def test_a_subset_is_the_sub_folder_or_the_table_s_column(tmp_path: Path) -> Non
     assert [row.subset for row in read_folder(table)] == ["anime"]
     table = folder_with(tmp_path / "c", "file_name,text\nx/1.png,a\n")
     assert [row.subset for row in read_folder(table)] == ["x"]
+
+
+def test_pictures_beside_a_folder_train_are_not_hidden_by_it(tmp_path: Path) -> None:
+    pictures_in(tmp_path, "train/1.png", "boats/2.png")
+    rows = read_folder(Data(source=str(tmp_path), caption="style"))
+    assert {row.file: row.subset for row in rows} == {"train/1.png": "train", "boats/2.png": "boats"}
+
+
+def test_what_a_sweep_drew_is_no_data(tmp_path: Path) -> None:
+    pictures_in(tmp_path, "1.png", "runs/mine/trials/0000/story/1.png")
+    (tmp_path / "runs" / "mlflow.db").touch()
+    assert [row.file for row in read_folder(Data(source=str(tmp_path), caption="style"))] == ["1.png"]
 
 
 def test_names_with_spaces_quotes_and_chinese_are_read(tmp_path: Path) -> None:

@@ -79,6 +79,16 @@ def test_16_bits_with_transparency_stand_on_white(tmp_path: Path) -> None:
     assert [image.getpixel((x, 0)) for x in range(2)] == [(255,) * 3, (0x40,) * 3]
 
 
+@pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3)])
+def test_a_transparent_colour_of_16_bits_is_refused_not_overlooked(tmp_path: Path, colour_type: int, channels: int) -> None:
+    path = png(tmp_path / "deep.png", np.full((1, 1, channels), 0x4000), colour_type)
+    clear = struct.pack(f">{channels}H", *[0x4000] * channels)
+    chunk = struct.pack(">I", len(clear)) + b"tRNS" + clear + struct.pack(">I", zlib.crc32(b"tRNS" + clear))
+    path.write_bytes(path.read_bytes().replace(b"IDAT", b"IDAT", 1)[:33] + chunk + path.read_bytes()[33:])
+    with pytest.raises(PictureError, match="its transparent colour has 16 bits"):
+        open_picture(path)
+
+
 @pytest.mark.parametrize("ending", ["gif", "webp", "png"])
 def test_of_an_animation_the_first_frame_is_read(tmp_path: Path, ending: str) -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]

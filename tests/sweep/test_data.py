@@ -3,6 +3,7 @@ import io
 import json
 import shutil
 import threading
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from rich.console import Console
 
 from core.cache import Cache
 from core.folders import Runs, TrialFolder
-from core.settings import Result, TrialSpec
+from core.settings import Result, Training, TrialSpec
 from sweep.attempt import Attempt
 from sweep.progress import LiveProgress
 from sweep.study import load_study
+from sweep.trial import _sparing
 from sweep.worker import Voice, _attempt
 
 WATERCOLOR = Path(__file__).resolve().parents[2] / "studies" / "data" / "watercolor" / "train"
@@ -177,6 +179,21 @@ def test_filters_that_keep_too_few_end_the_trial_as_no_images(study, attempt):
     again, events = attempt(spec_of(study, min_width=96, max_ratio=1.6))
     assert again.reason == "no_images"
     assert [event["event"] for event in events] == ["started", "note"]  # all is known: nothing is looked at again
+
+
+@pytest.mark.parametrize("least", [7, 12])
+def test_too_few_pictures_for_any_filter_are_no_fault_of_the_parameters(study, attempt, least):
+    spec = spec_of(study)
+    result, _ = attempt(replace(spec, data=replace(spec.data, min_images=least)))
+    assert result.reason == "bad_image"
+    assert result.message.endswith(f"; 6 pictures can be used, min_images is {least}: no filter can help")
+
+
+def test_after_a_lack_of_memory_one_row_at_a_time_is_recomputed_unless_the_study_forbids_it():
+    again = Attempt(micro_batch=1, retried=("cuda_oom",))
+    assert _sparing(Training(), again).gradient_checkpointing == "on"
+    assert _sparing(Training(gradient_checkpointing="off"), again).gradient_checkpointing == "off"
+    assert _sparing(Training(), Attempt(micro_batch=2, retried=("cuda_oom",))).gradient_checkpointing == "auto"
 
 
 def test_a_terminal_shows_which_picture_is_looked_at(study):

@@ -42,6 +42,12 @@ space: {{lora_rank: {{low: 4, high: 64}}}}
     return load_study(str(path))
 
 
+@pytest.mark.parametrize("name", ["demo", "kolors_folder", "kolors_watercolor"])
+def test_the_shipped_studies_are_examined(tmp_path, no_gpu, name):
+    checks = examine(load_study(name, data_may_be_gone=True), Runs(tmp_path))
+    assert [check.name for check in checks] == NAMES
+
+
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch) -> Callable[[str], None]:
     """Put a program of that name first on the PATH, which does this."""

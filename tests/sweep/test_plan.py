@@ -240,12 +240,6 @@ def test_a_lora_of_rank_16_has_the_field_s_number_of_parameters(kolors):
     assert 3 * 4 * 23_224_320 < trial_disk_bytes(spec) < 3 * 4 * 23_224_320 + 60e6
 
 
-def test_targets_that_are_not_counted_leave_the_disk_unknown(tmp_path, kolors):
-    plan = make_plan(kolors.model_copy(update={"train": Training(target_modules="to_q,proj_in")}), Runs(tmp_path))
-    assert plan.disk_bytes is None
-    assert "not known for these target_modules" in words(page(plan.study, tmp_path))
-
-
 @pytest.mark.parametrize("name", ["kolors", "tiny"])
 def test_the_counted_layers_are_the_model_s(name):
     import torch

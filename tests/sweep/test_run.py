@@ -192,6 +192,30 @@ def test_a_trial_that_kills_its_workers_costs_one_trial(tmp_path, write_study, m
     assert child.data.tags["message"] == "the worker was killed by SIGKILL"
 
 
+class CardLoser(WorkerKiller):
+    """From the first death of a worker on, none can load the model any more."""
+
+    def __init__(self, console, monkeypatch):
+        super().__init__(console)
+        self._monkeypatch = monkeypatch
+
+    def epoch(self, *words):
+        self._monkeypatch.setenv("LORA_SWEEP_FAIL", "load=device_lost")
+        super().epoch(*words)
+
+
+def test_a_device_that_is_gone_for_a_fresh_worker_is_lost_and_never_another_one(tmp_path, write_study, monkeypatch):
+    from rich.console import Console
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    study = load_study(str(write_study(tmp_path))).with_trials(1)
+    summary = run_sweep(study, Runs(tmp_path / "runs"), "auto", CardLoser(Console(quiet=True), monkeypatch))
+    assert summary.told == 1
+    result, = study_folder(tmp_path).results()
+    assert (result.reason, result.retried) == ("device_lost", ("killed", "device_lost"))
+    assert "CUDA error" in result.message
+
+
 def test_a_killed_driver_goes_on_in_the_same_trial_and_run(tmp_path, write_study, swept):
     study = write_study(tmp_path)
     command = [sys.executable, "-m", "sweep.cli", "run", str(study), "--runs", str(tmp_path / "runs")]

@@ -78,6 +78,15 @@ def test_a_continued_study_samples_what_an_uninterrupted_one_would(tmp_path):
     assert work(tmp_path / "whole", ()) == work(tmp_path / "stopped", (2, 5, 6))
 
 
+def test_studies_with_neighbouring_seeds_share_no_draws(tmp_path):
+    def draws(seed):
+        (tmp_path / str(seed)).mkdir()
+        store = Store(tmp_path / str(seed) / "study.db", "s", SPACE, seed=seed, startup_trials=9)
+        return {store.ask().params["learning_rate"] for _ in range(4)}
+    assert not draws(0) & draws(1)
+    assert len(draws(2**32 - 1)) == 4
+
+
 def test_hand_made_settings_come_first_and_once(tmp_path):
     store = open_store(tmp_path)
     for _ in range(2):
