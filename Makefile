@@ -33,8 +33,9 @@ bench: $(READY)         ## ratios against the naive way, in one run
 gpu: $(READY)           ## Kolors' true shape on this card: speed, memory, numbers; needs a CUDA card, no weights, 9 minutes
 	$(BIN)/python -m tests.gpu
 
-clean:                  ## remove .venv and everything that runs made
-	rm -rf .venv runs exports *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:                  ## remove .venv and caches; runs/ and exports/ stay, and what they hold
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find core sweep reports tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "lora-sweep needs Python 3.11 or later; set PYTHON=...")'

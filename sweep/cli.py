@@ -27,8 +27,12 @@ if not out.is_terminal and "COLUMNS" not in os.environ:
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar="LORA_SWEEP_RUNS",
                                           help="Where results, cache and the tracking store lie.")]
-Device = Annotated[str, typer.Option(metavar="NAME", help="Where to train and render: cpu, cuda, cuda:1; auto is a GPU "
-                                          "for kolors where there is one, else the CPU.")]
+DEVICES = "cpu, cuda, cuda:1; auto is a GPU for kolors where there is one, else the CPU."
+Device = Annotated[str, typer.Option(metavar="NAME", help=f"Where to train and render: {DEVICES}")]
+ScorerDevice = Annotated[str, typer.Option(metavar="NAME", help=f"Where to score the pictures: {DEVICES}")]
+EpochDevice = Annotated[str, typer.Option(metavar="NAME", help=f"Where to render and score the story of --epoch: {DEVICES}")]
+PlanDevice = Annotated[str, typer.Option(metavar="NAME", help="Where the trials would run: cpu, cuda, cuda:1; auto is the GPU "
+                                              "for kolors, the CPU for tiny.")]
 HERE, MORNING = Path("runs"), "07:00"
 
 
@@ -113,8 +117,11 @@ def run(
 
 
 @app.command()
-def data(study: StudyName, runs: RunsFolder = HERE, device: Device = "auto") -> None:
-    """Which pictures each filter keeps, and why the others go."""
+def data(study: StudyName, runs: RunsFolder = HERE, device: ScorerDevice = "auto") -> None:
+    """Show which pictures each filter keeps, and why the others go.
+
+    Also writes a contact sheet, the audit table and a Data-Juicer recipe. Pictures that were never scored are scored.
+    """
     from rich.progress import Progress
 
     from reports.console import data_table
@@ -141,10 +148,13 @@ def data(study: StudyName, runs: RunsFolder = HERE, device: Device = "auto") -> 
 
 @app.command()
 def status(
-    study: Annotated[str | None, typer.Argument(metavar="[STUDY]", help="One study; default: all of them.")] = None,
+    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="One study; default: all of them.")] = None,
     runs: RunsFolder = HERE,
 ) -> None:
-    """Where it stands: running, done, passed, failed, best so far, time left; with STUDY its leaderboard."""
+    """Say where a sweep stands, and what is best so far.
+
+    Running or not, trials done, passed and failed, the best one, the time left; with STUDY its leaderboard too.
+    """
     from reports.console import duration, leaderboard_table
     from reports.table import leaderboard
     from sweep.status import study_folders, study_status
@@ -169,9 +179,12 @@ def status(
 def plan(
     study: StudyName, runs: RunsFolder = HERE,
     until: Annotated[str, typer.Option(metavar="HH:MM", help="How many trials fit before this time.")] = MORNING,
-    device: Device = "auto",
+    device: PlanDevice = "auto",
 ) -> None:
-    """What a trial costs here (time, memory, disk), and how many fit before morning."""
+    """Say what a trial costs here, and how many fit before morning.
+
+    Time, memory and disk; what is an estimate is called one.
+    """
     from sweep.study import load_study
 
     _print_plan(load_study(study, data_may_be_gone=True), runs, until, device)
@@ -179,10 +192,14 @@ def plan(
 
 @app.command()
 def doctor(
-    study: Annotated[str, typer.Argument(metavar="[STUDY]", help="The study to be ready for; default: demo.")] = "demo",
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="The study to be ready for.")] = "demo",
     runs: RunsFolder = HERE,
 ) -> None:
-    """Is this machine ready: GPU, versions, weights, disk, ports; exit 1 when something needed is missing."""
+    """Say whether this machine is ready for a study.
+
+    Looks at GPU, versions, weights, pictures, disk, memory, tracking and port, and changes nothing; exit 1 when something
+    needed is missing.
+    """
     from sweep.doctor import checks_page, examine, is_ready
     from sweep.study import load_study
 
@@ -194,7 +211,7 @@ def doctor(
 
 @app.command()
 def report(study: StudyName, runs: RunsFolder = HERE) -> None:
-    """Write the study's report, one offline page: leaderboard and every story."""
+    """Write one offline page: the leaderboard and every story."""
     from reports.page import write_report
 
     _say(f"report: {write_report(_started(study, runs))}")
@@ -211,9 +228,12 @@ def export(
     out_dir: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to; default: such as "
                                          "exports/demo-0006.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Export a story under the gate all the same; its card says so.")] = False,
-    runs: RunsFolder = HERE, device: Device = "auto",
+    runs: RunsFolder = HERE, device: EpochDevice = "auto",
 ) -> None:
-    """Make the submission folder: LoRA, story, prompts, recipe, checksums, model card."""
+    """Make the submission folder of the winner, or of a trial you name.
+
+    It holds the LoRA, the story, prompts, recipe, checksums and a model card.
+    """
     from reports.export import export as write_export
     from reports.table import winner
     from sweep.checkpoint import epoch_story
@@ -237,9 +257,9 @@ def export(
 @app.command()
 def score(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures.", exists=True, file_okay=False)],
-    backbone: Annotated[str, typer.Option(help="Whose scorer: tiny or kolors.")] = "tiny", device: Device = "auto",
+    backbone: Annotated[str, typer.Option(help="Whose scorer: tiny or kolors.")] = "tiny", device: ScorerDevice = "auto",
 ) -> None:
-    """The mean aesthetic score of any folder of pictures."""
+    """Score any folder of pictures: each picture, and their mean."""
     from sweep.folder_score import score_folder
 
     score_folder(folder, backbone, device, _say, _warn)
@@ -247,10 +267,10 @@ def score(
 
 @app.command()
 def ui(
-    runs: RunsFolder = HERE, port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    runs: RunsFolder = HERE, port: Annotated[int, typer.Option(min=1, max=65535, help="Port that it listens on.")] = 5000,
     host: Annotated[str, typer.Option(help="Stay on loopback unless you set up authentication.")] = "127.0.0.1",
 ) -> None:
-    """MLflow's own UI on the right store."""
+    """Open MLflow's own UI on the right store."""
     from sweep.mlflow_ui import open_ui
 
     open_ui(Runs(runs), host, port, _say)

@@ -145,7 +145,7 @@ def check_data(study: Study) -> Check:
     source = study.data_value.source
     if source.startswith(REMOTE) and not installed("datasets"):
         return Check(name="data", state="missing", found=f"{source} needs a package that is not installed",
-                     todo="pip install 'lora-sweep[modelscope]'")
+                     todo="pip install -c constraints.txt -e '.[modelscope]'")
     if source.startswith(REMOTE):
         return Check(name="data", state="OK", found=f"{source} is fetched when the sweep starts; no network was tried now")
     try:

@@ -124,7 +124,7 @@ def test_the_recipe_is_data_juicer_s(surveyed):
 def test_a_data_set_that_cannot_be_loaded_costs_one_line(cli, tmp_path):
     done = cli("data", "kolors_watercolor", "--runs", tmp_path / "runs")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert "pip install 'lora-sweep[modelscope]'" in done.stderr
+    assert "pip install -c constraints.txt -e '.[modelscope]'" in done.stderr
 
 
 @pytest.mark.skipif(find_spec("datasets") is not None, reason="the package that loads it is installed")
