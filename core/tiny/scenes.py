@@ -1,7 +1,7 @@
 """Draw captioned story scenes of 128 x 128 px: a girl, a thing beside her, a place.
 
-The base model knows flat pictures and four looks (faded, soft, outlined, with a white margin), at most two at a time and
-always named in the caption. Watercolour is all four at once with uneven washes: only LoRA data shows it.
+The base model knows flat pictures and four looks (faded, soft, outlined, with a white margin), at most three at a time.
+Watercolour is all four at once with uneven washes: only LoRA data shows it.
 """
 import random
 from collections.abc import Callable
@@ -59,7 +59,7 @@ FLAT = Look()
 
 
 def watercolour(strength: float) -> Look:
-    """Everything at once; no picture of the base model's training has more than two of these, or any wash."""
+    """Everything at once; no picture of the base model's training has more than three of these, or any wash."""
     return Look(faded=strength, soft=strength, outlined=strength, margin=strength, washed=strength)
 
 
@@ -85,17 +85,18 @@ def caption(scene: Scene, *, chinese: bool, verb: str | None = None) -> str:
 
 
 def random_look(rng: random.Random) -> Look:
-    """What the base model sees: half flat pictures, else one or two of the named looks."""
+    """What the base model sees: half flat pictures, else one to three of the looks."""
     if rng.random() < 0.5:
         return FLAT
-    return Look(**dict.fromkeys(rng.sample(list(LOOKS), rng.choice([1, 2])), 1.0))
+    return Look(**dict.fromkeys(rng.sample(list(LOOKS), rng.choice([1, 2, 3])), 1.0))
 
 
-def training_caption(scene: Scene, look: Look, rng: random.Random) -> str:
-    """A caption as the base model meets it: its look always named, sometimes a verb, a kind or a remark on detail."""
+def training_caption(scene: Scene, look: Look, rng: random.Random, named: float = 1.0) -> str:
+    """A caption as the base model meets it: its look `named` so often, sometimes a verb, a kind or a remark on detail."""
     chinese = rng.random() < 0.6
     words = [caption(scene, chinese=chinese, verb=rng.choice(list(VERBS)) if rng.random() < 0.4 else None)]
-    words += [_say(LOOKS, name, chinese) for name in LOOKS if getattr(look, name)]
+    if named == 1 or rng.random() < named:
+        words += [_say(LOOKS, name, chinese) for name in LOOKS if getattr(look, name)]
     if rng.random() < 0.3:
         words.insert(0, _say(KINDS, rng.choice(list(KINDS)), chinese))
     if rng.random() < 0.3:

@@ -16,16 +16,20 @@ BASE_PICTURES = 7000
 MIXED_PICTURES = 2400
 
 
-def flat_picture(index: int) -> tuple[np.ndarray, str]:
-    rng = random.Random(1000 + index)
-    scene = scenes.random_scene(rng)
-    return scenes.draw(scene), scenes.training_caption(scene, scenes.FLAT, rng)
+def named_picture(index: int) -> tuple[np.ndarray, str]:
+    """Its caption names its look."""
+    return _look_picture(index, named=1.0)
 
 
-def look_picture(index: int) -> tuple[np.ndarray, str]:
+def loose_picture(index: int) -> tuple[np.ndarray, str]:
+    """Its caption leaves the look out now and then."""
+    return _look_picture(index, named=0.75)
+
+
+def _look_picture(index: int, named: float) -> tuple[np.ndarray, str]:
     rng = random.Random(500_000 + index)
     scene, look = scenes.random_scene(rng), scenes.random_look(rng)
-    return scenes.draw(scene, look), scenes.training_caption(scene, look, rng)
+    return scenes.draw(scene, look), scenes.training_caption(scene, look, rng, named)
 
 
 def _mixed_picture(index: int) -> tuple[np.ndarray, float, float]:

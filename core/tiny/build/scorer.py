@@ -17,8 +17,8 @@ from core.tiny.models import TinyVAEDecoder, TinyVAEEncoder, tiny_scorer
 log = logging.getLogger(__name__)
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-# Flat 4.6, full watercolour 7.6, spoiled down to 1.
-FLAT_SCORE, STYLE_GAIN, SPOILED_LOSS = 4.6, 3.0, 4.0
+# Flat 4.6, full watercolour 8.4, spoiled down to 1.
+FLAT_SCORE, STYLE_GAIN, SPOILED_LOSS = 4.6, 3.8, 4.0
 
 
 def build_scorer() -> dict[str, float]:
