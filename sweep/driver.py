@@ -110,7 +110,7 @@ class Sweep:
             self.supervisor.start()  # its imports run while MLflow's do
         with asked_by_signal(self.supervisor.ask_to_stop):
             self.store.wait_unless(lambda: self.supervisor.stop_asked)
-            self.tracking = Tracking(self.runs, self.study.name)
+            self.tracking = Tracking(self.runs, self.study.name, lambda: self.supervisor.stop_asked)
             try:
                 self.tracking.start_study(self._study_params(), self.folder.frozen)
                 self.tracking.tag_study(self.fingerprint.tags)

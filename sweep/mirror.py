@@ -7,6 +7,7 @@ sent again; a run is looked for before it is made; and the final status comes la
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -29,6 +30,7 @@ from sweep.trial_record import artifact_files, as_params, loss_points, result_po
 log = logging.getLogger(__name__)
 MAX_METRICS = 1000  # MLflow's own limit for one call
 LOCK_S = 60.0
+SLOWEST_BYTES_PER_S = 250_000  # a line that carries files slower than this counts as standing still
 # Without a kind MLflow 3.17's pages (server/js, ExperimentKind) open in the view for chat models, where runs are hard to find.
 EXPERIMENT_TAGS = {MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "aesthetic_mean", "mlflow.experimentKind": "custom_model_development"}
 OLDEST_FIRST = ["start_time ASC", "run_id ASC"]
@@ -55,13 +57,17 @@ class Sent:
 
 
 class Mirror:
-    """One study's experiment: a parent run, a child run for each trial. Used from one thread at a time."""
+    """One study's experiment: a parent run, a child run for each trial. Used from one thread at a time.
 
-    def __init__(self, runs: Runs, study: str) -> None:
-        self._runs, self._study, self._uri = runs, study, tracking_uri(runs)
+    `moves` is told of every part that has arrived, and before a file of the seconds that it may take.
+    """
+
+    def __init__(self, runs: Runs, study: str, moves: Callable[[float], None]) -> None:
+        self._runs, self._study, self._uri, self._moves = runs, study, tracking_uri(runs), moves
         self._folder = runs.study(study)
         self._client: MlflowClient | None = None
         self._children: dict[int, Child] = {}
+        self._uploads: dict[tuple[Any, ...], bool] = {}  # whether a file that was tried has arrived
         self._parent_of_sent, self.sent = _read_sent(self._folder.tracked)
         self.sure = False  # whether `sent` is about this store: MLflow was seen to have its parent run
 
@@ -92,7 +98,7 @@ class Mirror:
     def start_study(self, settings: dict[str, Any], study_file: Path) -> None:
         """The parent run is at work; what an earlier run of the sweep left open is not."""
         client, run_id = self._connected()
-        client.log_artifact(run_id, str(study_file))
+        self._upload(run_id, study_file, None)
         if not self._parent.data.params:
             client.log_batch(run_id, params=as_params(settings))
         self._end_open_children()
@@ -107,7 +113,7 @@ class Mirror:
         client, run_id = self._connected()
         points = _missing(result_points(result, folder, "base_"), self._parent.data.metrics)
         if points:
-            _upload(client, run_id, folder.sheet, "base")
+            self._upload(run_id, folder.sheet, "base")
             client.log_batch(run_id, metrics=points)
 
     def trial(self, spec: TrialSpec, sampled: str, folder: TrialFolder, result: Result | None) -> None:
@@ -125,7 +131,7 @@ class Mirror:
         if result is None:
             return
         for path, where in artifact_files(result, made):
-            _upload(client, child.run_id, path, where)
+            self._upload(child.run_id, path, where)
         tags = result_tags(result) | {MLFLOW_PARENT_RUN_ID: parent}
         client.log_batch(child.run_id, metrics=_missing(result_points(result, folder), child.metrics),
                          tags=[RunTag(key, value) for key, value in tags.items() if value])
@@ -208,6 +214,26 @@ class Mirror:
             batch = points[start:start + MAX_METRICS]
             client.log_batch(child.run_id, metrics=batch)
             child.loss_steps.update(point.step for point in batch)
+            self._moves(0.0)
+
+    def _upload(self, run_id: str, path: Path, where: str | None) -> None:
+        """Send one file, once. A size that the server or a proxy will never take must not hold up all that is behind it."""
+        client, _ = self._connected()
+        found = path.stat()
+        upload = run_id, path, where, found.st_mtime_ns, found.st_size
+        if self._uploads.get(upload):
+            return
+        if upload not in self._uploads:  # a second try is no progress
+            self._moves(found.st_size / SLOWEST_BYTES_PER_S)
+            self._uploads[upload] = False
+        try:
+            client.log_artifact(run_id, str(path), where)
+        except requests.HTTPError as error:
+            if error.response is None or error.response.status_code != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                raise
+            log.warning("MLflow's server takes no file as large as %s; it stays where it is", path)
+        self._uploads[upload] = True
+        self._moves(0.0)
 
     def _end_open_children(self) -> None:
         client, _ = self._connected()
@@ -224,16 +250,6 @@ class Mirror:
     def _write_sent(self) -> None:
         trials = {number: [sent.run_id, sent.written_ms] for number, sent in self.sent.items()}
         write_json(self._folder.tracked, {"parent": self._parent_of_sent, "trials": trials})
-
-
-def _upload(client: MlflowClient, run_id: str, path: Path, where: str | None) -> None:
-    """Send one file. A size that the server or a proxy will never take must not hold up all that is behind it."""
-    try:
-        client.log_artifact(run_id, str(path), where)
-    except requests.HTTPError as error:
-        if error.response is None or error.response.status_code != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            raise
-        log.warning("MLflow's server takes no file as large as %s; it stays where it is", path)
 
 
 def refused(error: MlflowException) -> bool:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -305,12 +306,15 @@ def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(r
     server = Server(runs, free_port())
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    monkeypatch.setitem(tracking_module.END_S, "FINISHED", 60)  # a machine that runs tests is slow
+    monkeypatch.setattr(tracking_module, "END_S", 60)  # a machine that runs tests is slow
     killed = threading.Event()
     log_artifact = MlflowClient.log_artifact
+    took: list[str] = []
 
     def kill_at_a_picture(client: MlflowClient, run_id: str, path: str, where: str | None = None) -> None:
         log_artifact(client, run_id, path, where)
+        if "/0002/" in path:
+            took.append(path)
         if path.endswith("0002/story/1.png") and not killed.is_set():
             server.kill()
             killed.set()
@@ -327,6 +331,7 @@ def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(r
         assert content(server.uri) == undisturbed
     finally:
         server.kill()
+    assert len(took) == len(set(took))  # a trial that was cut short goes on where it was
     assert [line.partition(" (")[0] for line in caplog.messages] == [
         "MLflow takes nothing at the moment", "MLflow answers again; sending what waited"]
 
@@ -361,7 +366,7 @@ def test_each_request_fails_once_before_or_after_mlflow_has_carried_it_out(runs,
 def test_a_server_that_is_never_there_fails_nothing_and_the_next_start_sends_all(runs, undisturbed, monkeypatch, caplog):
     with unavailable_server() as address, monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@{address}")
-        patch.setitem(tracking_module.END_S, "FINISHED", 0.1)
+        patch.setattr(tracking_module, "END_S", 0.1)
         tracking = Tracking(runs, STUDY)
         begin(runs, tracking)
         for number in range(3):
@@ -374,6 +379,32 @@ def test_a_server_that_is_never_there_fails_nothing_and_the_next_start_sends_all
     assert "secret" not in "".join(lines)
     play(runs, Tracking(runs, STUDY))
     assert content(store_uri(runs)) == undisturbed
+
+
+def test_an_end_waits_for_a_slow_mlflow_that_takes_one_file_after_the_other(runs, undisturbed, monkeypatch):
+    log_artifact = MlflowClient.log_artifact
+
+    def slowly(*words: Any) -> None:
+        time.sleep(0.5)
+        log_artifact(*words)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", slowly)
+    monkeypatch.setattr(tracking_module, "END_S", 2.5)
+    play(runs, Tracking(runs, STUDY))
+    assert content(store_uri(runs)) == undisturbed
+
+
+def test_a_start_and_an_end_wait_for_no_mlflow_once_the_user_asked_to_stop(runs, monkeypatch):
+    monkeypatch.setattr(outbox_module, "STOPPED_S", 0.1)
+    for name in ("START_S", "END_S"):
+        monkeypatch.setattr(tracking_module, name, 60.0)
+    with unavailable_server() as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{address}")
+        began = time.monotonic()
+        tracking = Tracking(runs, STUDY, stop_asked=lambda: True)
+        begin(runs, tracking)
+        tracking.finish_study("KILLED", None)
+    assert time.monotonic() - began < 10
 
 
 def test_a_database_locked_for_longer_than_mlflow_waits(runs, undisturbed, caplog):
