@@ -186,7 +186,7 @@ class Mirror:
             return self._children[spec.number]
         client, parent = self._connected()
         found = list(client.search_runs([self._experiment], f"tags.trial_number = '{spec.number}'", order_by=OLDEST_FIRST))
-        params = as_params(spec.params())
+        params = as_params(spec.all_params())
         if found and any(found[0].data.params.get(param.key, param.value) != param.value for param in params):
             client.delete_run(found.pop(0).info.run_id)  # begun under other words, and MLflow never changes a logged param
         for lost in found[1:]:

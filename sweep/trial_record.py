@@ -9,12 +9,13 @@ from mlflow.entities import Metric, Param
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
 
-MAX_PARAMS = 100  # MLflow's own limit for one call
+MAX_PARAMS, MAX_PARAM_CHARS = 100, 6000  # MLflow's own limits, for one call and for one value
 
 
 def as_params(values: dict[str, Any]) -> list[Param]:
     assert len(values) <= MAX_PARAMS
-    return [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]
+    words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    return [Param(name, word[:MAX_PARAM_CHARS]) for name, word in words.items()]
 
 
 def loss_points(spec: TrialSpec, folder: TrialFolder) -> list[Metric]:

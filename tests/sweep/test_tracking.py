@@ -202,7 +202,9 @@ def test_mlflow_has_one_run_a_trial_with_everything(undisturbed):
         STUDY: "FINISHED", "trial-0000": "FINISHED", "trial-0001": "FAILED", "trial-0002": "FINISHED", "trial-0003": "FINISHED"}
     trial = undisturbed["trial-0002"]
     assert trial["parent"] == STUDY
-    assert trial["params"]["lora_rank"] == "4"
+    assert trial["params"].items() >= {
+        "lora_rank": "4", "seed": "7", "backbone": "kolors", "precision": "fp32", "gate": "6.0", "data": "pictures",
+        "caption": "{prompt}, watercolor <style>", "min_images": "4"}.items()
     assert trial["metrics"]["train_loss"] == [
         (step + 1, pytest.approx(loss), (NOON + 1 + step // 3) * 1000)
         for step, loss in enumerate([0.5, 0.4, 0.3, 0.25, 0.2, 0.15])]
@@ -472,6 +474,43 @@ def test_a_restarted_trial_goes_on_in_its_run_without_a_step_twice(runs, undistu
     assert trial["status"] == "FINISHED"
     assert trial["metrics"]["train_loss"] == undisturbed["trial-0000"]["metrics"]["train_loss"]
     assert trial["metrics"]["aesthetic_mean"] == [(0, 6.25, (NOON - 3595) * 1000)]
+
+
+def run_ids(runs: Runs) -> dict[str, str]:
+    client = MlflowClient(store_uri(runs))
+    experiment = client.get_experiment_by_name(STUDY)
+    assert experiment
+    return {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
+
+
+def test_an_unfinished_trial_starts_again_in_a_new_run_once_the_study_has_another_seed(runs, undisturbed):
+    found = []
+    for seed in (6, 7):
+        tracking = Tracking(runs, STUDY)
+        begin(runs, tracking)
+        tracking.start_trial(replace(spec(0), seed=seed), {"learning_rate": 0.1})
+        assert tracking.flush(60)
+        tracking.close()
+        found.append(run_ids(runs)["trial-0000"])
+        date(runs.study(STUDY).trial(0), NOON + 10)
+    assert found[0] != found[1]
+    losses = content(store_uri(runs))["trial-0000"]["metrics"]["train_loss"]
+    assert {time_ms for _, _, time_ms in losses} == {(NOON + 11) * 1000, (NOON + 12) * 1000}
+
+
+def test_a_run_from_before_a_param_was_told_is_completed(runs, undisturbed):
+    tracking = Tracking(runs, STUDY)
+    begin(runs, tracking)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrialSpec, "all_params", TrialSpec.params)
+        tracking.start_trial(spec(0), {"learning_rate": 0.1})
+        assert tracking.flush(60)
+        tracking.close()
+    before = run_ids(runs)["trial-0000"]
+    assert "seed" not in content(store_uri(runs))["trial-0000"]["params"]
+    play(runs, Tracking(runs, STUDY))
+    assert run_ids(runs)["trial-0000"] == before
+    assert content(store_uri(runs)) == undisturbed
 
 
 def test_runs_that_a_killed_driver_left_open_are_ended_at_the_next_start(runs):
