@@ -5,6 +5,7 @@ MLflow keeps one of two metric points with equal key, step, timestamp and value;
 sent again; a run is looked for before it is made; and the final status comes last.
 """
 import logging
+import math
 import os
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ import filelock
 import requests
 import sqlalchemy.exc
 from mlflow import MlflowClient
-from mlflow.entities import Metric, RunTag
+from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import InvalidUrlException, MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
@@ -33,6 +34,7 @@ LOCK_S = 60.0
 SLOWEST_BYTES_PER_S = 250_000  # a line that carries files slower than this counts as standing still
 # Without a kind MLflow 3.17's pages (server/js, ExperimentKind) open in the view for chat models, where runs are hard to find.
 EXPERIMENT_TAGS = {MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "aesthetic_mean", "mlflow.experimentKind": "custom_model_development"}
+CHILDREN = "tags.trial_number LIKE '%'"
 OLDEST_FIRST = ["start_time ASC", "run_id ASC"]
 
 
@@ -69,6 +71,7 @@ class Mirror:
         self._children: dict[int, Child] = {}
         self._uploads: dict[tuple[Any, ...], bool] = {}  # whether a file that was tried has arrived
         self._parent_of_sent, self.sent = _read_sent(self._folder.tracked)
+        self._parent_before = self._parent_of_sent
         self.sure = False  # whether `sent` is about this store: MLflow was seen to have its parent run
 
     def connect(self) -> None:
@@ -104,6 +107,21 @@ class Mirror:
         self._end_open_children()
         client.update_run(run_id, status="RUNNING")
 
+    def keep_only(self, numbers: set[int]) -> None:
+        """Delete the runs of trials that the study knows no more, such as those of a study.db that was lost.
+
+        A store that others use too may have an experiment of this name from another runs folder: that one is left alone.
+        """
+        client, parent = self._connected()
+        if os.environ.get(VARIABLE) and parent != self._parent_before:
+            return
+        for run in self._child_runs():
+            number = int(run.data.tags["trial_number"])
+            if number not in numbers:
+                client.delete_run(run.info.run_id)
+                if self.sent.pop(number, None):
+                    self._write_sent()
+
     def tag_study(self, tags: dict[str, str]) -> None:
         client, run_id = self._connected()
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
@@ -126,6 +144,11 @@ class Mirror:
             del self.sent[spec.number]
             self._write_sent()
         child = self._child(spec, sampled, folder)
+        points = result_points(result, folder) if result else []
+        if folder.result.exists() and _contradicts(points, child.metrics):  # done again: old points would stay beside new ones
+            client.delete_run(child.run_id)
+            del self._children[spec.number]
+            child = self._child(spec, sampled, folder)
         made = self._folder.made(result) if result else folder
         self._log_losses(child, spec, made)
         if result is None:
@@ -133,11 +156,12 @@ class Mirror:
         for path, where in artifact_files(result, made):
             self._upload(child.run_id, path, where)
         tags = result_tags(result) | {MLFLOW_PARENT_RUN_ID: parent}
-        client.log_batch(child.run_id, metrics=_missing(result_points(result, folder), child.metrics),
+        client.log_batch(child.run_id, metrics=_missing(points, child.metrics),
                          tags=[RunTag(key, value) for key, value in tags.items() if value])
         ended_ms = written_ms(folder)
         client.set_terminated(child.run_id, "FINISHED" if result.state == "complete" else "FAILED",
                               max(child.started_ms, ended_ms))  # a clock may have been set back
+        del self._children[spec.number]
         self.sent[spec.number] = Sent(child.run_id, ended_ms)
         self._write_sent()
 
@@ -151,7 +175,7 @@ class Mirror:
                 client.set_tag(run.info.run_id, "winner", "false")
         if best:
             client.set_tag(best, "winner", "true")
-        client.set_terminated(parent, status, max(self._parent.info.start_time, round(time.time() * 1000)))
+        client.set_terminated(parent, status, max(self._parent.info.start_time, _now_ms()))
 
     def _open_store(self) -> MlflowClient:
         """Made by one process at a time: MLflow 3.17 fails when several find the same database empty."""
@@ -172,6 +196,9 @@ class Mirror:
         if experiment.lifecycle_stage != "active":
             raise TrackingError(f"MLflow's experiment {self._study!r} was deleted: restore it there, "
                                 f"or give the study another name")
+        for key, value in EXPERIMENT_TAGS.items():
+            if key not in experiment.tags:
+                client.set_experiment_tag(experiment.experiment_id, key, value)
         return experiment.experiment_id
 
     def _connected(self) -> tuple[MlflowClient, str]:
@@ -245,7 +272,17 @@ class Mirror:
             if sent and sent.run_id != run_id:  # made by a request that we gave up too early
                 client.delete_run(run_id)
             else:
-                client.set_terminated(run_id, "KILLED")
+                client.set_terminated(run_id, "KILLED", max(run.info.start_time, _now_ms()))
+
+    def _child_runs(self) -> list[Run]:
+        """Every trial's run; MLflow answers a thousand at a time."""
+        client, _ = self._connected()
+        page = client.search_runs([self._experiment], CHILDREN)
+        runs = list(page)
+        while page.token:
+            page = client.search_runs([self._experiment], CHILDREN, page_token=page.token)
+            runs += page
+        return runs
 
     def _write_sent(self) -> None:
         trials = {number: [sent.run_id, sent.written_ms] for number, sent in self.sent.items()}
@@ -270,6 +307,15 @@ def _make_store(path: Path) -> None:
         engine = SqlAlchemyStore._engine_map.pop(uri, None)
         if engine:
             engine.dispose()
+
+
+def _now_ms() -> int:
+    return round(time.time() * 1000)
+
+
+def _contradicts(points: list[Metric], known: dict[str, float]) -> bool:
+    """Whether MLflow has other values already; equal up to what a foreign database may round."""
+    return any(not math.isclose(point.value, known.get(point.key, point.value), rel_tol=1e-9) for point in points)
 
 
 def _missing(points: list[Metric], known: dict[str, float]) -> list[Metric]:

@@ -6,7 +6,7 @@ global active run that a death would leave behind.
 """
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,10 @@ class Tracking:
 
     def start_study(self, settings: dict[str, Any], study_file: Path) -> None:
         self._put("the study", partial(self._mirror.start_study, settings, study_file))
+
+    def keep_only(self, numbers: Collection[int]) -> None:
+        """Only these trials are left: runs of others are deleted, which MLflow can undo."""
+        self._put("the runs without a trial", partial(self._mirror.keep_only, set(numbers)))
 
     def tag_study(self, tags: dict[str, str]) -> None:
         """Accepted changes, on the parent run."""

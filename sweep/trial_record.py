@@ -44,7 +44,7 @@ def result_tags(result: Result) -> dict[str, str]:
     tags = {"state": result.state, "scorer": result.scorer, "device": result.device, "micro_batch": str(result.micro_batch)}
     if result.same_as is not None:
         tags["same_as"] = str(result.same_as)
-    if "cuda_oom" in result.retried and result.spec.train:
+    if result.spec.train and "cuda_oom" in result.retried and result.micro_batch != result.spec.train.batch_size:
         tags["micro_batch_changed"] = f"{result.spec.train.batch_size} -> {result.micro_batch}"
     if result.state == "complete":
         return tags | {"gate": "pass" if result.passed_gate else "fail"}

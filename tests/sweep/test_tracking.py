@@ -16,15 +16,18 @@ from typing import Any
 import pytest
 import sqlalchemy
 from mlflow import MlflowClient
+from mlflow.entities import Experiment
 
 from core.files import write_json
 from core.folders import Runs, TrialFolder
 from core.settings import Result, Training, TrialSpec
 from sweep import outbox as outbox_module
 from sweep import tracking as tracking_module
+from sweep.mirror import EXPERIMENT_TAGS
 from sweep.tracking import Tracking
 from sweep.tracking_uri import masked
-from tests.reports.conftest import STUDY, fill, make_failure, make_spec
+from sweep.trial_record import result_tags
+from tests.reports.conftest import STUDY, fill, make_failure, make_result, make_spec
 from tests.sweep.mlflow_store import Content, Server, content, free_port, store_uri
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,12 +80,14 @@ def spec(number: int) -> TrialSpec:
 
 
 def date(folder: TrialFolder, noon: float) -> None:
-    """Two epochs of three steps from `noon` on, then the result."""
+    """Two epochs of three steps from `noon` on, then the result if there is one."""
+    folder.path.mkdir(exist_ok=True)
     events = [{"event": "started", "time": noon}] + [
         {"event": "epoch", "time": noon + epoch, "epoch": epoch, "losses": [0.5 / epoch, 0.4 / epoch, 0.3 / epoch]}
         for epoch in (1, 2)]
     folder.events.write_text("".join(json.dumps(event) + "\n" for event in events))
-    os.utime(folder.result, (noon + 5, noon + 5))
+    if folder.result.exists():
+        os.utime(folder.result, (noon + 5, noon + 5))
 
 
 def result(runs: Runs, number: int) -> Result:
@@ -219,6 +224,13 @@ def test_a_failed_trial_has_its_reason_and_its_traceback(undisturbed):
     assert trial["artifacts"].keys() == {"traceback.txt"}
 
 
+@pytest.mark.parametrize(("micro_batch", "told"), [(4, None), (2, "4 -> 2")])
+def test_a_smaller_micro_batch_is_told_where_it_is_one(micro_batch, told):
+    trained = make_spec(0, train=replace(TRAINING, batch_size=4))
+    again = replace(make_result(trained, 6.0), retried=("cuda_oom",), micro_batch=micro_batch)
+    assert result_tags(again).get("micro_batch_changed") == told
+
+
 def test_an_exact_repeat_has_a_run_of_its_own_with_the_stored_result(undisturbed):
     trial, twin = undisturbed["trial-0003"], undisturbed["trial-0000"]
     assert trial["tags"]["same_as"] == "0"
@@ -239,6 +251,7 @@ def test_everything_told_again_changes_nothing(runs, undisturbed):
         runs.study(STUDY).tracked.unlink(missing_ok=True)
         play(runs, Tracking(runs, STUDY))
     assert content(store_uri(runs)) == undisturbed
+    assert experiment_of(runs).tags.items() >= EXPERIMENT_TAGS.items()
 
 
 def test_what_was_sent_is_known_at_the_next_start(runs):
@@ -276,6 +289,7 @@ def test_a_file_too_large_for_the_server_holds_nothing_up(runs, monkeypatch, cap
     assert {run.info.status for name, run in found.items() if name != "trial-0001"} == {"FINISHED"}
     assert found["trial-0002"].data.metrics["aesthetic_mean"] == 6.5
     assert took.count("recipe.json") == 3  # it comes after the LoRA
+    assert experiment_of(runs).tags.items() >= EXPERIMENT_TAGS.items()  # it was made without them
     assert "takes no file as large as" in caplog.text
     assert str(runs.study(STUDY).trial(0).lora) in caplog.text
 
@@ -289,8 +303,34 @@ def test_a_new_result_of_a_trial_that_was_sent_is_sent(runs):
     tracking.finish_trial(result(runs, 0), folder)
     tracking.finish_study("FINISHED", winner=0)
     child = content(store_uri(runs))["trial-0000"]
-    assert child["metrics"]["aesthetic_mean"][-1][1] == 7.0
+    assert [value for _, value, _ in child["metrics"]["aesthetic_mean"]] == [7.0]
+    assert len(child["metrics"]["train_loss"]) == 6
+    assert child["artifacts"].keys() >= {"story.png", "lora/lora.safetensors"}
     assert child["tags"]["winner"] == "true"
+
+
+def start_knowing(runs: Runs, *numbers: int) -> Tracking:
+    tracking = Tracking(runs, STUDY)
+    begin(runs, tracking)
+    tracking.keep_only(numbers)
+    assert tracking.flush(60)
+    return tracking
+
+
+def test_runs_of_trials_that_the_study_lost_are_deleted(runs):
+    play(runs, Tracking(runs, STUDY))
+    tracking = start_knowing(runs, 0, 2)
+    assert run_ids(runs).keys() == {STUDY, "trial-0000", "trial-0002"}
+    assert tracking.sent() == {0, 2}
+    tracking.close()
+
+
+def test_an_experiment_of_the_same_name_from_another_runs_folder_loses_nothing(runs, monkeypatch):
+    play(runs, Tracking(runs, STUDY))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
+    runs.study(STUDY).tracked.unlink()  # as if this folder had never sent anything
+    start_knowing(runs, 0).close()
+    assert len(run_ids(runs)) == 5
 
 
 def test_another_store_has_nothing_yet(runs, told, undisturbed, monkeypatch):
@@ -477,10 +517,14 @@ def test_a_restarted_trial_goes_on_in_its_run_without_a_step_twice(runs, undistu
 
 
 def run_ids(runs: Runs) -> dict[str, str]:
-    client = MlflowClient(store_uri(runs))
-    experiment = client.get_experiment_by_name(STUDY)
+    found = MlflowClient(store_uri(runs)).search_runs([experiment_of(runs).experiment_id])
+    return {run.info.run_name: run.info.run_id for run in found}
+
+
+def experiment_of(runs: Runs) -> Experiment:
+    experiment = MlflowClient(store_uri(runs)).get_experiment_by_name(STUDY)
     assert experiment
-    return {run.info.run_name: run.info.run_id for run in client.search_runs([experiment.experiment_id])}
+    return experiment
 
 
 def test_an_unfinished_trial_starts_again_in_a_new_run_once_the_study_has_another_seed(runs, undisturbed):
@@ -514,6 +558,7 @@ def test_a_run_from_before_a_param_was_told_is_completed(runs, undisturbed):
 
 
 def test_runs_that_a_killed_driver_left_open_are_ended_at_the_next_start(runs):
+    date(runs.study(STUDY).trial(5), time.time() + 3600)  # the clock is set back an hour then
     killed = Tracking(runs, STUDY)
     begin(runs, killed)
     killed.start_trial(spec(5), {})
@@ -522,6 +567,8 @@ def test_runs_that_a_killed_driver_left_open_are_ended_at_the_next_start(runs):
     following = Tracking(runs, STUDY)
     begin(runs, following)
     assert following.flush(60)
+    ended = MlflowClient(store_uri(runs)).get_run(run_ids(runs)["trial-0005"]).info
+    assert ended.end_time == ended.start_time
     statuses = {name: run["status"] for name, run in content(store_uri(runs)).items()}
     assert statuses == {STUDY: "RUNNING", "trial-0005": "KILLED"}
     following.finish_study("FINISHED", None)
