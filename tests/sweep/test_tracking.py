@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import sqlalchemy
 from mlflow import MlflowClient
 from mlflow.entities import Experiment
@@ -680,6 +681,22 @@ def test_a_deleted_experiment_is_said_at_once(runs):
 ])
 def test_passwords_are_masked(text, safe):
     assert masked(text) == safe
+
+
+def test_ui_shows_the_runs_of_a_sweep_and_their_pictures(runs):
+    play(runs, Tracking(runs, STUDY))
+    run_id = run_ids(runs)["trial-0002"]
+    server = Server(runs, free_port())
+    try:
+        server.start()
+        page = requests.get(server.uri, timeout=60)
+        run = requests.get(f"{server.uri}/ajax-api/2.0/mlflow/runs/get", {"run_id": run_id}, timeout=60).json()["run"]
+        picture = requests.get(f"{server.uri}/get-artifact", {"run_uuid": run_id, "path": "story/1.png"}, timeout=60)
+    finally:
+        server.kill()
+    assert "<title>MLflow</title>" in page.text
+    assert (run["info"]["run_name"], run["info"]["status"]) == ("trial-0002", "FINISHED")
+    assert picture.content == runs.study(STUDY).trial(2).picture(1).read_bytes()
 
 
 def test_status_and_ui_do_not_print_the_password(runs, cli, write_study, tmp_path):
