@@ -14,32 +14,24 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import filelock
 import requests
-import sqlalchemy.exc
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run, RunTag
-from mlflow.exceptions import InvalidUrlException, MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from core.files import read_json, write_json, write_whole
+from core.files import read_json, write_json
 from core.folders import Runs, TrialFolder
 from core.settings import Result, TrialSpec
-from sweep.tracking_uri import VARIABLE, masked, tracking_uri
+from sweep.tracking_store import open_experiment
+from sweep.tracking_uri import VARIABLE, tracking_uri
 from sweep.trial_record import artifact_files, as_params, loss_points, result_points, result_tags, started_ms, written_ms
 
 log = logging.getLogger(__name__)
 MAX_METRICS = 1000  # MLflow's own limit for one call
-LOCK_S = 60.0
 SLOWEST_BYTES_PER_S = 250_000  # a line that carries files slower than this counts as standing still
-# Without a kind MLflow 3.17's pages (server/js, ExperimentKind) open in the view for chat models, where runs are hard to find.
-EXPERIMENT_TAGS = {MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "aesthetic_mean", "mlflow.experimentKind": "custom_model_development"}
 CHILDREN = "tags.trial_number LIKE '%'"
 OLDEST_FIRST = ["start_time ASC", "run_id ASC"]
-
-
-class TrackingError(ValueError):
-    """Only the user can help: the words of the tracking URI, or a deleted experiment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +70,7 @@ class Mirror:
         """Open the store, the experiment and the parent run, once. Raises TrackingError."""
         if self._client:
             return
-        try:
-            client = self._open_store()
-            experiment = self._open_experiment(client)
-        except (ImportError, sqlalchemy.exc.ArgumentError, InvalidUrlException) as error:
-            why = masked(" ".join(str(error).split()))
-            raise TrackingError(f"{VARIABLE} is {masked(self._uri)!r}, which cannot work: {why}") from None
+        client, experiment = open_experiment(self._runs, self._study, self._uri)
         found = client.search_runs([experiment], "tags.kind = 'study'", order_by=OLDEST_FIRST)
         for lost in found[1:]:  # made by a request that we gave up too early
             client.delete_run(lost.info.run_id)
@@ -177,30 +164,6 @@ class Mirror:
             client.set_tag(best, "winner", "true")
         client.set_terminated(parent, status, max(self._parent.info.start_time, _now_ms()))
 
-    def _open_store(self) -> MlflowClient:
-        """Made by one process at a time: MLflow 3.17 fails when several find the same database empty."""
-        self._runs.path.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self._runs.tracking_lock, timeout=LOCK_S):
-            database = self._runs.tracking_db
-            if not os.environ.get(VARIABLE) and not database.exists():
-                for half in database.parent.glob(f".{database.name}.*"):  # with its journal, from a process that was killed
-                    half.unlink()
-                write_whole(database, _make_store)
-            return MlflowClient(self._uri)
-
-    def _open_experiment(self, client: MlflowClient) -> str:
-        experiment = client.get_experiment_by_name(self._study)
-        if experiment is None:
-            place = None if os.environ.get(VARIABLE) else self._runs.artifacts.resolve().as_uri()
-            return client.create_experiment(self._study, place, EXPERIMENT_TAGS)
-        if experiment.lifecycle_stage != "active":
-            raise TrackingError(f"MLflow's experiment {self._study!r} was deleted: restore it there, "
-                                f"or give the study another name")
-        for key, value in EXPERIMENT_TAGS.items():
-            if key not in experiment.tags:
-                client.set_experiment_tag(experiment.experiment_id, key, value)
-        return experiment.experiment_id
-
     def _connected(self) -> tuple[MlflowClient, str]:
         """The client and the parent run's id."""
         self.connect()
@@ -292,21 +255,6 @@ class Mirror:
 def refused(error: MlflowException) -> bool:
     """Whether sending the same again is useless: a param that differs, a run that the user deleted."""
     return error.error_code == "INVALID_PARAMETER_VALUE"
-
-
-def _make_store(path: Path) -> None:
-    """MLflow's tables in a new file; nothing in this process holds the file afterwards."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # half a second, for a fresh runs folder only
-
-    uri = f"sqlite:///{path.resolve()}"
-    try:
-        MlflowClient(uri)
-    finally:
-        # MLflow 3.17 keeps its connections to a URI for good (store/tracking/sqlalchemy_store.py): after a disk that was full,
-        # every later try would write to the half file that is deleted by then.
-        engine = SqlAlchemyStore._engine_map.pop(uri, None)
-        if engine:
-            engine.dispose()
 
 
 def _now_ms() -> int:

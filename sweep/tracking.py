@@ -15,8 +15,9 @@ from mlflow.exceptions import MlflowException
 
 from core.folders import Runs, TrialFolder
 from core.settings import Result, TrialSpec
-from sweep.mirror import Mirror, TrackingError, refused
+from sweep.mirror import Mirror, refused
 from sweep.outbox import Outbox, Refused, never
+from sweep.tracking_store import TrackingError
 from sweep.tracking_uri import masked
 
 log = logging.getLogger(__name__)

@@ -24,8 +24,8 @@ from core.folders import Runs, TrialFolder
 from core.settings import Result, Training, TrialSpec
 from sweep import outbox as outbox_module
 from sweep import tracking as tracking_module
-from sweep.mirror import EXPERIMENT_TAGS
 from sweep.tracking import Tracking
+from sweep.tracking_store import EXPERIMENT_TAGS
 from sweep.tracking_uri import masked
 from sweep.trial_record import result_tags
 from tests.reports.conftest import STUDY, fill, make_failure, make_result, make_spec
