@@ -1,5 +1,6 @@
 """What one trial is told: plain values, no torch, the same words as in the study file, MLflow and the tables."""
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, Self
 
 BACKBONES = {"tiny": "fp32", "kolors": "fp16"}  # name -> its precision, unless a study says otherwise
@@ -113,9 +114,15 @@ class TrialSpec:
     weights: str | None = None
 
     def params(self) -> dict[str, Any]:
-        """Every setting under its study key, for MLflow and the tables."""
+        """Every setting of train, render and data.filters under its study key, for the tables."""
         trained = asdict(self.train) if self.train else {}
         return trained | asdict(self.render) | asdict(self.filters)
+
+    def all_params(self) -> dict[str, Any]:
+        """`params` and what all trials of a study share; of the data only the folder's name, for paths are private."""
+        return {"backbone": self.backbone, "precision": self.precision, "seed": self.seed, "gate": self.gate,
+                "data": Path(self.data.source).name, "caption": self.data.caption, "min_images": self.data.min_images,
+                } | self.params()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

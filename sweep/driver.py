@@ -111,7 +111,7 @@ class Sweep:
         with asked_by_signal(self.supervisor.ask_to_stop):
             self.store.wait_unless(lambda: self.supervisor.stop_asked_by_signal)
             try:
-                self.tracking = Tracking(self.runs, self.study.name)
+                self.tracking = Tracking(self.runs, self.study.name, lambda: self.supervisor.stop_asked_by_signal)
             except BaseException:
                 self.supervisor.close()
                 raise
@@ -179,7 +179,8 @@ class Sweep:
     def _startable(self, trial: Trial) -> Trial | None:
         """The trial, if it can finish by the hour and there is room for it; else the next start goes on with it."""
         spec = self._spec(trial)
-        removed = ensure_room(self.folder, spec, self.study.storage.keep, self.study.storage.limit_gb, self.store.enqueued())
+        removed = ensure_room(self.folder, spec, self.study.storage.keep, self.study.storage.limit_gb, self.store.enqueued(),
+                              self.tracking.sent())
         if removed:
             self.progress.note(f"room was short: trials {', '.join(map(str, removed))} keep their pictures, not their LoRAs")
         pace = Pace.of(self.folder.results()) if self._until else None

@@ -5,37 +5,33 @@ MLflow keeps one of two metric points with equal key, step, timestamp and value;
 sent again; a run is looked for before it is made; and the final status comes last.
 """
 import logging
+import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import filelock
 import requests
-import sqlalchemy.exc
 from mlflow import MlflowClient
-from mlflow.entities import Metric, RunTag
-from mlflow.exceptions import InvalidUrlException, MlflowException
-from mlflow.utils.mlflow_tags import MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.entities import Metric, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from core.files import read_json, write_json, write_whole
+from core.files import read_json, write_json
 from core.folders import Runs, TrialFolder
 from core.settings import Result, TrialSpec
-from sweep.tracking_uri import VARIABLE, masked, tracking_uri
+from sweep.tracking_store import open_experiment
+from sweep.tracking_uri import VARIABLE, tracking_uri
 from sweep.trial_record import artifact_files, as_params, loss_points, result_points, result_tags, started_ms, written_ms
 
 log = logging.getLogger(__name__)
 MAX_METRICS = 1000  # MLflow's own limit for one call
-LOCK_S = 60.0
-# Without a kind MLflow 3.17's pages (server/js, ExperimentKind) open in the view for chat models, where runs are hard to find.
-EXPERIMENT_TAGS = {MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "aesthetic_mean", "mlflow.experimentKind": "custom_model_development"}
+SLOWEST_BYTES_PER_S = 250_000  # a line that carries files slower than this counts as standing still
+CHILDREN = "tags.trial_number LIKE '%'"
 OLDEST_FIRST = ["start_time ASC", "run_id ASC"]
-
-
-class TrackingError(ValueError):
-    """Only the user can help: the words of the tracking URI, or a deleted experiment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,26 +51,26 @@ class Sent:
 
 
 class Mirror:
-    """One study's experiment: a parent run, a child run for each trial. Used from one thread at a time."""
+    """One study's experiment: a parent run, a child run for each trial. Used from one thread at a time.
 
-    def __init__(self, runs: Runs, study: str) -> None:
-        self._runs, self._study, self._uri = runs, study, tracking_uri(runs)
+    `moves` is told of every part that has arrived, and before a file of the seconds that it may take.
+    """
+
+    def __init__(self, runs: Runs, study: str, moves: Callable[[float], None]) -> None:
+        self._runs, self._study, self._uri, self._moves = runs, study, tracking_uri(runs), moves
         self._folder = runs.study(study)
         self._client: MlflowClient | None = None
         self._children: dict[int, Child] = {}
+        self._uploads: dict[tuple[Any, ...], bool] = {}  # whether a file that was tried has arrived
         self._parent_of_sent, self.sent = _read_sent(self._folder.tracked)
+        self._parent_before = self._parent_of_sent
         self.sure = False  # whether `sent` is about this store: MLflow was seen to have its parent run
 
     def connect(self) -> None:
         """Open the store, the experiment and the parent run, once. Raises TrackingError."""
         if self._client:
             return
-        try:
-            client = self._open_store()
-            experiment = self._open_experiment(client)
-        except (ImportError, sqlalchemy.exc.ArgumentError, InvalidUrlException) as error:
-            why = masked(" ".join(str(error).split()))
-            raise TrackingError(f"{VARIABLE} is {masked(self._uri)!r}, which cannot work: {why}") from None
+        client, experiment = open_experiment(self._runs, self._study, self._uri)
         found = client.search_runs([experiment], "tags.kind = 'study'", order_by=OLDEST_FIRST)
         for lost in found[1:]:  # made by a request that we gave up too early
             client.delete_run(lost.info.run_id)
@@ -92,11 +88,26 @@ class Mirror:
     def start_study(self, settings: dict[str, Any], study_file: Path) -> None:
         """The parent run is at work; what an earlier run of the sweep left open is not."""
         client, run_id = self._connected()
-        client.log_artifact(run_id, str(study_file))
+        self._upload(run_id, study_file, None)
         if not self._parent.data.params:
             client.log_batch(run_id, params=as_params(settings))
         self._end_open_children()
         client.update_run(run_id, status="RUNNING")
+
+    def keep_only(self, numbers: set[int]) -> None:
+        """Delete the runs of trials that the study knows no more, such as those of a study.db that was lost.
+
+        A store that others use too may have an experiment of this name from another runs folder: that one is left alone.
+        """
+        client, parent = self._connected()
+        if os.environ.get(VARIABLE) and parent != self._parent_before:
+            return
+        for run in self._child_runs():
+            number = int(run.data.tags["trial_number"])
+            if number not in numbers:
+                client.delete_run(run.info.run_id)
+                if self.sent.pop(number, None):
+                    self._write_sent()
 
     def tag_study(self, tags: dict[str, str]) -> None:
         client, run_id = self._connected()
@@ -107,7 +118,7 @@ class Mirror:
         client, run_id = self._connected()
         points = _missing(result_points(result, folder, "base_"), self._parent.data.metrics)
         if points:
-            _upload(client, run_id, folder.sheet, "base")
+            self._upload(run_id, folder.sheet, "base")
             client.log_batch(run_id, metrics=points)
 
     def trial(self, spec: TrialSpec, sampled: str, folder: TrialFolder, result: Result | None) -> None:
@@ -120,18 +131,24 @@ class Mirror:
             del self.sent[spec.number]
             self._write_sent()
         child = self._child(spec, sampled, folder)
+        points = result_points(result, folder) if result else []
+        if folder.result.exists() and _contradicts(points, child.metrics):  # done again: old points would stay beside new ones
+            client.delete_run(child.run_id)
+            del self._children[spec.number]
+            child = self._child(spec, sampled, folder)
         made = self._folder.made(result) if result else folder
         self._log_losses(child, spec, made)
         if result is None:
             return
         for path, where in artifact_files(result, made):
-            _upload(client, child.run_id, path, where)
+            self._upload(child.run_id, path, where)
         tags = result_tags(result) | {MLFLOW_PARENT_RUN_ID: parent}
-        client.log_batch(child.run_id, metrics=_missing(result_points(result, folder), child.metrics),
+        client.log_batch(child.run_id, metrics=_missing(points, child.metrics),
                          tags=[RunTag(key, value) for key, value in tags.items() if value])
         ended_ms = written_ms(folder)
         client.set_terminated(child.run_id, "FINISHED" if result.state == "complete" else "FAILED",
                               max(child.started_ms, ended_ms))  # a clock may have been set back
+        del self._children[spec.number]
         self.sent[spec.number] = Sent(child.run_id, ended_ms)
         self._write_sent()
 
@@ -145,28 +162,7 @@ class Mirror:
                 client.set_tag(run.info.run_id, "winner", "false")
         if best:
             client.set_tag(best, "winner", "true")
-        client.set_terminated(parent, status, max(self._parent.info.start_time, round(time.time() * 1000)))
-
-    def _open_store(self) -> MlflowClient:
-        """Made by one process at a time: MLflow 3.17 fails when several find the same database empty."""
-        self._runs.path.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(self._runs.tracking_lock, timeout=LOCK_S):
-            database = self._runs.tracking_db
-            if not os.environ.get(VARIABLE) and not database.exists():
-                for half in database.parent.glob(f".{database.name}.*"):  # with its journal, from a process that was killed
-                    half.unlink()
-                write_whole(database, _make_store)
-            return MlflowClient(self._uri)
-
-    def _open_experiment(self, client: MlflowClient) -> str:
-        experiment = client.get_experiment_by_name(self._study)
-        if experiment is None:
-            place = None if os.environ.get(VARIABLE) else self._runs.artifacts.resolve().as_uri()
-            return client.create_experiment(self._study, place, EXPERIMENT_TAGS)
-        if experiment.lifecycle_stage != "active":
-            raise TrackingError(f"MLflow's experiment {self._study!r} was deleted: restore it there, "
-                                f"or give the study another name")
-        return experiment.experiment_id
+        client.set_terminated(parent, status, max(self._parent.info.start_time, _now_ms()))
 
     def _connected(self) -> tuple[MlflowClient, str]:
         """The client and the parent run's id."""
@@ -180,7 +176,7 @@ class Mirror:
             return self._children[spec.number]
         client, parent = self._connected()
         found = list(client.search_runs([self._experiment], f"tags.trial_number = '{spec.number}'", order_by=OLDEST_FIRST))
-        params = as_params(spec.params())
+        params = as_params(spec.all_params())
         if found and any(found[0].data.params.get(param.key, param.value) != param.value for param in params):
             client.delete_run(found.pop(0).info.run_id)  # begun under other words, and MLflow never changes a logged param
         for lost in found[1:]:
@@ -208,6 +204,26 @@ class Mirror:
             batch = points[start:start + MAX_METRICS]
             client.log_batch(child.run_id, metrics=batch)
             child.loss_steps.update(point.step for point in batch)
+            self._moves(0.0)
+
+    def _upload(self, run_id: str, path: Path, where: str | None) -> None:
+        """Send one file, once. A size that the server or a proxy will never take must not hold up all that is behind it."""
+        client, _ = self._connected()
+        found = path.stat()
+        upload = run_id, path, where, found.st_mtime_ns, found.st_size
+        if self._uploads.get(upload):
+            return
+        if upload not in self._uploads:  # a second try is no progress
+            self._moves(found.st_size / SLOWEST_BYTES_PER_S)
+            self._uploads[upload] = False
+        try:
+            client.log_artifact(run_id, str(path), where)
+        except requests.HTTPError as error:
+            if error.response is None or error.response.status_code != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                raise
+            log.warning("MLflow's server takes no file as large as %s; it stays where it is", path)
+        self._uploads[upload] = True
+        self._moves(0.0)
 
     def _end_open_children(self) -> None:
         client, _ = self._connected()
@@ -219,21 +235,21 @@ class Mirror:
             if sent and sent.run_id != run_id:  # made by a request that we gave up too early
                 client.delete_run(run_id)
             else:
-                client.set_terminated(run_id, "KILLED")
+                client.set_terminated(run_id, "KILLED", max(run.info.start_time, _now_ms()))
+
+    def _child_runs(self) -> list[Run]:
+        """Every trial's run; MLflow answers a thousand at a time."""
+        client, _ = self._connected()
+        page = client.search_runs([self._experiment], CHILDREN)
+        runs = list(page)
+        while page.token:
+            page = client.search_runs([self._experiment], CHILDREN, page_token=page.token)
+            runs += page
+        return runs
 
     def _write_sent(self) -> None:
         trials = {number: [sent.run_id, sent.written_ms] for number, sent in self.sent.items()}
         write_json(self._folder.tracked, {"parent": self._parent_of_sent, "trials": trials})
-
-
-def _upload(client: MlflowClient, run_id: str, path: Path, where: str | None) -> None:
-    """Send one file. A size that the server or a proxy will never take must not hold up all that is behind it."""
-    try:
-        client.log_artifact(run_id, str(path), where)
-    except requests.HTTPError as error:
-        if error.response is None or error.response.status_code != HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-            raise
-        log.warning("MLflow's server takes no file as large as %s; it stays where it is", path)
 
 
 def refused(error: MlflowException) -> bool:
@@ -241,19 +257,13 @@ def refused(error: MlflowException) -> bool:
     return error.error_code == "INVALID_PARAMETER_VALUE"
 
 
-def _make_store(path: Path) -> None:
-    """MLflow's tables in a new file; nothing in this process holds the file afterwards."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # half a second, for a fresh runs folder only
+def _now_ms() -> int:
+    return round(time.time() * 1000)
 
-    uri = f"sqlite:///{path.resolve()}"
-    try:
-        MlflowClient(uri)
-    finally:
-        # MLflow 3.17 keeps its connections to a URI for good (store/tracking/sqlalchemy_store.py): after a disk that was full,
-        # every later try would write to the half file that is deleted by then.
-        engine = SqlAlchemyStore._engine_map.pop(uri, None)
-        if engine:
-            engine.dispose()
+
+def _contradicts(points: list[Metric], known: dict[str, float]) -> bool:
+    """Whether MLflow has other values already; equal up to what a foreign database may round."""
+    return any(not math.isclose(point.value, known.get(point.key, point.value), rel_tol=1e-9) for point in points)
 
 
 def _missing(points: list[Metric], known: dict[str, float]) -> list[Metric]:

@@ -6,10 +6,16 @@ from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between two tries at a receiver that takes nothing
+LOOK_S = 0.2  # between two looks at whether the user asked to stop
+STOPPED_S = 3.0  # what an end may still take then
 
 
 class Refused(Exception):
     """The receiver answered that it will never take this; what waits behind it need not wait for it."""
+
+
+def never() -> bool:
+    return False
 
 
 class Outbox:
@@ -26,6 +32,7 @@ class Outbox:
         self._tries = 0
         self._error: Exception | None = None  # of the last try
         self._pause_s, self._not_before = 0.0, 0.0
+        self._moved_at = 0.0  # when something was last seen to be sent; ahead of now for what takes its time
         self._closed = False
         threading.Thread(target=self._run, name=f"outbox to {receiver}", daemon=True).start()
 
@@ -34,18 +41,38 @@ class Outbox:
             self._waiting[key] = send
             self._changed.notify_all()
 
-    def first_error(self, timeout_s: float) -> Exception | None:
-        """What the first try came to; None also if it takes longer than `timeout_s`."""
+    def moves(self, takes_s: float = 0.0) -> None:
+        """A part of a send has arrived, or one that may take `takes_s` is under way; not for a part that is repeated."""
         with self._changed:
-            self._changed.wait_for(lambda: self._tries > 0, timeout_s)
+            self._moved_at = time.monotonic() + takes_s
+
+    def first_error(self, timeout_s: float, stop_asked: Callable[[], object] = never) -> Exception | None:
+        """What the first try came to; None also if it takes longer than `timeout_s`, or until `stop_asked`."""
+        until = time.monotonic() + timeout_s
+        with self._changed:
+            while not self._tries and not stop_asked() and (left_s := until - time.monotonic()) > 0:
+                self._changed.wait(min(left_s, LOOK_S))
             return self._error
 
-    def flush(self, timeout_s: float) -> bool:
-        """Try at once and wait until all is sent; False if some still waits after `timeout_s`."""
+    def flush(self, patience_s: float, stop_asked: Callable[[], object] = never) -> bool:
+        """Try at once and wait until all is sent; False once nothing moved for `patience_s`, or soon after `stop_asked`."""
+        began, last, told = time.monotonic(), float("inf"), False
         with self._changed:
             self._pause_s = self._not_before = 0.0
             self._changed.notify_all()
-            return self._changed.wait_for(lambda: not self._waiting, timeout_s)
+            while self._waiting:
+                now = time.monotonic()
+                if stop_asked():
+                    last = min(last, now + STOPPED_S)
+                left_s = min(max(began, self._moved_at) + patience_s, last) - now
+                if left_s <= 0:
+                    return False
+                if now - began > patience_s and not told:
+                    log.warning("%s is slow, waiting until it has everything; Ctrl-C ends this, the same command sends the rest",
+                                self._receiver)
+                    told = True
+                self._changed.wait(min(left_s, LOOK_S))
+            return True
 
     def close(self) -> None:
         """Try nothing more; a send that is at work ends by itself."""
@@ -85,10 +112,11 @@ class Outbox:
                 log.warning("%s answers again; sending what waited", self._receiver)
             self._error = error
             if error:
+                self._moved_at = min(self._moved_at, time.monotonic())
                 self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
                 self._not_before = time.monotonic() + self._pause_s
             else:
-                self._pause_s = 0.0
+                self._pause_s, self._moved_at = 0.0, time.monotonic()
                 if self._waiting.get(key) is send:  # else a newer one came meanwhile
                     del self._waiting[key]
             self._changed.notify_all()

@@ -74,6 +74,7 @@ def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking,
         elif step in (Step.GO_ON, Step.AGAIN):
             again.append(asked[number])
     _say(notes, folder, progress)
+    tracking.keep_only(told.keys() | asked.keys())
     sent = tracking.sent()
     for frozen in store.told():
         if frozen.number not in sent:

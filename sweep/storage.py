@@ -1,6 +1,6 @@
 """Room on the disk: what the next trial needs, and whose weights may go for it."""
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from core.folders import StudyFolder, TrialFolder
@@ -16,16 +16,18 @@ class NoRoom(RuntimeError):
     """The disk is too full for another trial; the message is one line for the user."""
 
 
-def ensure_room(study: StudyFolder, spec: TrialSpec, keep: int, limit_gb: float | None, baselines: set[int]) -> list[int]:
+def ensure_room(study: StudyFolder, spec: TrialSpec, keep: int, limit_gb: float | None, baselines: set[int],
+                sent: Collection[int] = ()) -> list[int]:
     """Remove weights if trial `spec` needs their room -> the trials that lost theirs. Raises NoRoom.
 
     The best `keep` trials and the `baselines` never lose theirs; pictures, scores and recipes stay in any case.
+    Trials that MLflow has (`sent`) lose theirs first.
     """
     need = LEAST_BYTES + (trial_disk_bytes(spec) or 0)
     removed: list[int] = []
     if limit_gb is None and shutil.disk_usage(study.path).free >= need:
         return removed
-    for result in _expendable(study, keep, baselines):
+    for result in _expendable(study, keep, baselines, sent):
         if _lacking(study, need, limit_gb) <= 0:
             break
         for path in _weights(study.trial(result.spec.number)):
@@ -46,13 +48,16 @@ def _lacking(study: StudyFolder, need: int, limit_gb: float | None) -> float:
     return max(short, _size(study.path / "trials") - limit_gb * GB)
 
 
-def _expendable(study: StudyFolder, keep: int, baselines: set[int]) -> Iterator[Result]:
-    """From the worst on: finished trials that have weights, neither among the best nor a baseline nor a repeat's twin."""
+def _expendable(study: StudyFolder, keep: int, baselines: set[int], sent: Collection[int]) -> Iterator[Result]:
+    """Finished trials that have weights, neither among the best nor a baseline nor a repeat's twin: those that MLflow has
+    before those that it waits for, each from the worst on."""
     results = ranked(study)
     complete = [result for result in results if result.state == "complete"]
     best = {result.spec.number for result in complete[:keep]} | baselines
     kept = best | {result.same_as for result in results if result.spec.number in best}
-    for result in reversed(results):
+    awaited = {number for result in results if result.spec.number not in sent for number in (result.spec.number, result.same_as)}
+    worst_first = results[::-1]
+    for result in sorted(worst_first, key=lambda result: result.spec.number in awaited):
         if result.spec.number not in kept and any(True for _ in _weights(study.trial(result.spec.number))):
             yield result
 

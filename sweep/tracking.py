@@ -6,7 +6,7 @@ global active run that a death would leave behind.
 """
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from mlflow.exceptions import MlflowException
 
 from core.folders import Runs, TrialFolder
 from core.settings import Result, TrialSpec
-from sweep.mirror import Mirror, TrackingError, refused
-from sweep.outbox import Outbox, Refused
+from sweep.mirror import Mirror, refused
+from sweep.outbox import Outbox, Refused, never
+from sweep.tracking_store import TrackingError
 from sweep.tracking_uri import masked
 
 log = logging.getLogger(__name__)
 START_S = 10.0  # how long a start waits for MLflow
-END_S = {"FINISHED": 20.0, "FAILED": 20.0, "KILLED": 3.0}  # and an end
+END_S = 20.0  # and an end, from the last that MLflow took
 QUIET = {
     # The outbox is patient in our place: MLflow 3.17 would retry for four minutes before it lets go.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -33,8 +34,11 @@ QUIET = {
 class Tracking:
     """The study's experiment. No call waits for MLflow, apart from the start and the end, and none fails because of it."""
 
-    def __init__(self, runs: Runs, study: str) -> None:
-        """Raises ValueError if the tracking URI can never work, or (TrackingError) if the experiment was deleted."""
+    def __init__(self, runs: Runs, study: str, stop_asked: Callable[[], object] = never) -> None:
+        """Raises ValueError if the tracking URI can never work, or (TrackingError) if the experiment was deleted.
+
+        Once `stop_asked`, a start waits no longer for MLflow, and an end hardly.
+        """
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         for noisy in ("alembic", "mlflow"):
@@ -42,16 +46,21 @@ class Tracking:
         self._folder = runs.study(study)
         self._sampled: dict[int, str] = {}
         self._specs: dict[int, TrialSpec] = {}
-        self._mirror = Mirror(runs, study)
+        self._stop_asked = stop_asked
         self._outbox = Outbox("MLflow", str(self._folder.path))
+        self._mirror = Mirror(runs, study, self._outbox.moves)
         self._put("the study", self._mirror.connect)
-        error = self._outbox.first_error(START_S)
+        error = self._outbox.first_error(START_S, stop_asked)
         if isinstance(error, TrackingError):
             self._outbox.close()
             raise error
 
     def start_study(self, settings: dict[str, Any], study_file: Path) -> None:
         self._put("the study", partial(self._mirror.start_study, settings, study_file))
+
+    def keep_only(self, numbers: Collection[int]) -> None:
+        """Only these trials are left: runs of others are deleted, which MLflow can undo."""
+        self._put("the runs without a trial", partial(self._mirror.keep_only, set(numbers)))
 
     def tag_study(self, tags: dict[str, str]) -> None:
         """Accepted changes, on the parent run."""
@@ -82,14 +91,14 @@ class Tracking:
         """
         return set(self._mirror.sent) if self._mirror.sure else set()
 
-    def flush(self, timeout_s: float) -> bool:
-        """Send what waits, now; False if some of it still waits after `timeout_s`."""
-        return self._outbox.flush(timeout_s)
+    def flush(self, patience_s: float) -> bool:
+        """Send what waits, now; False if MLflow took none of it for `patience_s`, or the user asked to stop meanwhile."""
+        return self._outbox.flush(patience_s, self._stop_asked)
 
     def finish_study(self, status: str, winner: int | None) -> None:
         """End the parent run (FINISHED, FAILED or KILLED), with it what is still open, and mark the winner."""
         self._put("the end", partial(self._mirror.end_study, status, winner))
-        if not self.flush(END_S[status]):
+        if not self.flush(END_S):
             log.warning("MLflow has not got everything yet; what is missing lies in %s, and the same command sends it",
                         self._folder.path)
         self.close()

@@ -9,12 +9,13 @@ from mlflow.entities import Metric, Param
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
 
-MAX_PARAMS = 100  # MLflow's own limit for one call
+MAX_PARAMS, MAX_PARAM_CHARS = 100, 6000  # MLflow's own limits, for one call and for one value
 
 
 def as_params(values: dict[str, Any]) -> list[Param]:
     assert len(values) <= MAX_PARAMS
-    return [Param(name, value if isinstance(value, str) else json.dumps(value)) for name, value in values.items()]
+    words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    return [Param(name, word[:MAX_PARAM_CHARS]) for name, word in words.items()]
 
 
 def loss_points(spec: TrialSpec, folder: TrialFolder) -> list[Metric]:
@@ -43,7 +44,7 @@ def result_tags(result: Result) -> dict[str, str]:
     tags = {"state": result.state, "scorer": result.scorer, "device": result.device, "micro_batch": str(result.micro_batch)}
     if result.same_as is not None:
         tags["same_as"] = str(result.same_as)
-    if "cuda_oom" in result.retried and result.spec.train:
+    if result.spec.train and "cuda_oom" in result.retried and result.micro_batch != result.spec.train.batch_size:
         tags["micro_batch_changed"] = f"{result.spec.train.batch_size} -> {result.micro_batch}"
     if result.state == "complete":
         return tags | {"gate": "pass" if result.passed_gate else "fail"}

@@ -70,6 +70,7 @@ def test_a_lost_study_db_sets_the_folders_aside(finished: Sweeps, undisturbed: S
     assert again.returncode == 0, again.stderr
     assert "trial 1: move the folder aside" in again.stdout
     assert finished.leaderboard() == undisturbed.leaderboard()
+    assert finished.mlflow() == undisturbed.mlflow()
 
 
 def test_a_disk_that_is_full_for_a_moment_costs_one_trial_each_time(make_sweeps: Callable[[int], Sweeps]) -> None:

@@ -16,12 +16,13 @@ from mlflow.artifacts import download_artifacts
 from core.folders import Runs
 from tests.reports.conftest import STUDY
 
+ROOT = Path(__file__).resolve().parents[2]
 Content = dict[str, dict[str, Any]]
 
 
 @dataclass
 class Server:
-    """A real `mlflow server` on a store, which can be killed and started again."""
+    """`lora-sweep ui`, which becomes a real `mlflow server`; it can be killed and started again."""
     runs: Runs
     port: int
     process: subprocess.Popen[bytes] | None = None
@@ -31,11 +32,10 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store_uri(self.runs),
-                   "--artifacts-destination", str(self.runs.artifacts), "--host", "127.0.0.1", "--port", str(self.port),
-                   "--workers", "1"]
+        command = [sys.executable, "-m", "sweep.cli", "ui", "--runs", str(self.runs.path), "--port", str(self.port)]
+        clean = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
         with (self.runs.path / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=clean, start_new_session=True)
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             with socket.socket() as probe:

@@ -1,8 +1,10 @@
 """The order in which things are sent, and what happens when they cannot be."""
 import threading
+import time
 
 import pytest
 
+from sweep import outbox as outbox_module
 from sweep.outbox import Outbox, Refused
 
 
@@ -99,6 +101,52 @@ def test_nothing_is_tried_before_the_pause_is_over(receiver, outbox):
     assert receiver.got == []  # the first pause is a second
     assert outbox.flush(10)
     assert receiver.got == ["a", "b"]
+
+
+def test_an_end_waits_as_long_as_parts_arrive(receiver, outbox, caplog):
+    def slow() -> None:
+        for _ in range(8):
+            time.sleep(0.3)
+            outbox.moves()
+        receiver.take("a")
+
+    outbox.put("a", slow)
+    assert outbox.flush(1.5)
+    assert receiver.got == ["a"]
+    assert caplog.messages == ["the receiver is slow, waiting until it has everything; Ctrl-C ends this, "
+                               "the same command sends the rest"]
+
+
+def test_an_end_waits_for_a_part_that_takes_its_time(receiver, outbox):
+    def slow() -> None:
+        outbox.moves(takes_s=60)
+        time.sleep(1)
+        receiver.take("a")
+
+    outbox.put("a", slow)
+    assert outbox.flush(0.5)
+
+
+def test_an_end_does_not_wait_for_a_part_that_failed(outbox):
+    def fail() -> None:
+        outbox.moves(takes_s=60)
+        raise ConnectionError("down")
+
+    outbox.put("a", fail)
+    assert outbox.first_error(10)
+    assert not outbox.flush(0.01)
+
+
+def test_who_asks_to_stop_waits_no_longer_at_a_start_and_hardly_at_an_end(outbox, monkeypatch):
+    monkeypatch.setattr(outbox_module, "STOPPED_S", 0.1)
+    answered, asked = threading.Event(), threading.Event()
+    outbox.put("a", lambda: answered.wait(30))
+    threading.Timer(0.3, asked.set).start()
+    began = time.monotonic()
+    assert outbox.first_error(30, asked.is_set) is None
+    assert not outbox.flush(30, asked.is_set)
+    assert time.monotonic() - began < 10
+    answered.set()
 
 
 def test_a_closed_outbox_sends_nothing_more(receiver, outbox):

@@ -85,7 +85,7 @@ def test_mlflow_has_a_parent_and_a_child_for_each_trial(swept):
         child = runs[f"trial-{number:04d}"]
         assert child.info.status == "FINISHED"
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
-        assert child.data.params.keys() == result.spec.params().keys()
+        assert child.data.params.keys() == result.spec.all_params().keys()
         assert child.data.tags["gate"] == ("pass" if result.passed_gate else "fail")
         assert {"aesthetic_mean", "aesthetic_min", "aesthetic_std", "coherence", "duration_s", "train_loss",
                 *(f"aesthetic_{n}" for n in range(1, 9))} <= child.data.metrics.keys()

@@ -1,4 +1,5 @@
 """When room is short, the weights of trials that can no longer win go; nothing else does."""
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -45,6 +46,17 @@ def test_the_best_and_the_baselines_stay_whatever_the_limit(study):
     assert ensure_room(study, spec(7), 2, 0.0001, {0}) == [6, 1, 2, 3]
     assert kept(study) == [0, 4, 5]
     assert ensure_room(study, spec(7), 2, 0.0001, {0}) == []
+
+
+def test_trials_that_mlflow_waits_for_go_last(study):
+    assert ensure_room(study, spec(7), 2, 0.0055, set(), sent={1, 3, 6}) == [6, 1]
+    assert ensure_room(study, spec(7), 2, 0.0035, set(), sent={1, 3, 6}) == [3, 0]
+
+
+def test_a_trial_whose_repeat_mlflow_waits_for_counts_as_waited_for(study):
+    repeat = replace(complete(6, 5.0), same_as=0)
+    write_json(study.trial(6).result, repeat.to_json())
+    assert ensure_room(study, spec(7), 2, 0.0055, set(), sent={0, 1}) == [1, 6]
 
 
 def test_a_full_disk_says_what_is_missing(study, monkeypatch):

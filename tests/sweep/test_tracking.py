@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import sqlalchemy
 from mlflow import MlflowClient
+from mlflow.entities import Experiment
 
 from core.files import write_json
 from core.folders import Runs, TrialFolder
@@ -22,8 +25,10 @@ from core.settings import Result, Training, TrialSpec
 from sweep import outbox as outbox_module
 from sweep import tracking as tracking_module
 from sweep.tracking import Tracking
+from sweep.tracking_store import EXPERIMENT_TAGS
 from sweep.tracking_uri import masked
-from tests.reports.conftest import STUDY, fill, make_failure, make_spec
+from sweep.trial_record import result_tags
+from tests.reports.conftest import STUDY, fill, make_failure, make_result, make_spec
 from tests.sweep.mlflow_store import Content, Server, content, free_port, store_uri
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,12 +81,14 @@ def spec(number: int) -> TrialSpec:
 
 
 def date(folder: TrialFolder, noon: float) -> None:
-    """Two epochs of three steps from `noon` on, then the result."""
+    """Two epochs of three steps from `noon` on, then the result if there is one."""
+    folder.path.mkdir(exist_ok=True)
     events = [{"event": "started", "time": noon}] + [
         {"event": "epoch", "time": noon + epoch, "epoch": epoch, "losses": [0.5 / epoch, 0.4 / epoch, 0.3 / epoch]}
         for epoch in (1, 2)]
     folder.events.write_text("".join(json.dumps(event) + "\n" for event in events))
-    os.utime(folder.result, (noon + 5, noon + 5))
+    if folder.result.exists():
+        os.utime(folder.result, (noon + 5, noon + 5))
 
 
 def result(runs: Runs, number: int) -> Result:
@@ -201,7 +208,9 @@ def test_mlflow_has_one_run_a_trial_with_everything(undisturbed):
         STUDY: "FINISHED", "trial-0000": "FINISHED", "trial-0001": "FAILED", "trial-0002": "FINISHED", "trial-0003": "FINISHED"}
     trial = undisturbed["trial-0002"]
     assert trial["parent"] == STUDY
-    assert trial["params"]["lora_rank"] == "4"
+    assert trial["params"].items() >= {
+        "lora_rank": "4", "seed": "7", "backbone": "kolors", "precision": "fp32", "gate": "6.0", "data": "pictures",
+        "caption": "{prompt}, watercolor <style>", "min_images": "4"}.items()
     assert trial["metrics"]["train_loss"] == [
         (step + 1, pytest.approx(loss), (NOON + 1 + step // 3) * 1000)
         for step, loss in enumerate([0.5, 0.4, 0.3, 0.25, 0.2, 0.15])]
@@ -214,6 +223,13 @@ def test_a_failed_trial_has_its_reason_and_its_traceback(undisturbed):
     trial = undisturbed["trial-0001"]
     assert (trial["tags"]["state"], trial["tags"]["reason"]) == ("failed", "nan_loss")
     assert trial["artifacts"].keys() == {"traceback.txt"}
+
+
+@pytest.mark.parametrize(("micro_batch", "told"), [(4, None), (2, "4 -> 2")])
+def test_a_smaller_micro_batch_is_told_where_it_is_one(micro_batch, told):
+    trained = make_spec(0, train=replace(TRAINING, batch_size=4))
+    again = replace(make_result(trained, 6.0), retried=("cuda_oom",), micro_batch=micro_batch)
+    assert result_tags(again).get("micro_batch_changed") == told
 
 
 def test_an_exact_repeat_has_a_run_of_its_own_with_the_stored_result(undisturbed):
@@ -236,6 +252,7 @@ def test_everything_told_again_changes_nothing(runs, undisturbed):
         runs.study(STUDY).tracked.unlink(missing_ok=True)
         play(runs, Tracking(runs, STUDY))
     assert content(store_uri(runs)) == undisturbed
+    assert experiment_of(runs).tags.items() >= EXPERIMENT_TAGS.items()
 
 
 def test_what_was_sent_is_known_at_the_next_start(runs):
@@ -273,6 +290,7 @@ def test_a_file_too_large_for_the_server_holds_nothing_up(runs, monkeypatch, cap
     assert {run.info.status for name, run in found.items() if name != "trial-0001"} == {"FINISHED"}
     assert found["trial-0002"].data.metrics["aesthetic_mean"] == 6.5
     assert took.count("recipe.json") == 3  # it comes after the LoRA
+    assert experiment_of(runs).tags.items() >= EXPERIMENT_TAGS.items()  # it was made without them
     assert "takes no file as large as" in caplog.text
     assert str(runs.study(STUDY).trial(0).lora) in caplog.text
 
@@ -286,8 +304,34 @@ def test_a_new_result_of_a_trial_that_was_sent_is_sent(runs):
     tracking.finish_trial(result(runs, 0), folder)
     tracking.finish_study("FINISHED", winner=0)
     child = content(store_uri(runs))["trial-0000"]
-    assert child["metrics"]["aesthetic_mean"][-1][1] == 7.0
+    assert [value for _, value, _ in child["metrics"]["aesthetic_mean"]] == [7.0]
+    assert len(child["metrics"]["train_loss"]) == 6
+    assert child["artifacts"].keys() >= {"story.png", "lora/lora.safetensors"}
     assert child["tags"]["winner"] == "true"
+
+
+def start_knowing(runs: Runs, *numbers: int) -> Tracking:
+    tracking = Tracking(runs, STUDY)
+    begin(runs, tracking)
+    tracking.keep_only(numbers)
+    assert tracking.flush(60)
+    return tracking
+
+
+def test_runs_of_trials_that_the_study_lost_are_deleted(runs):
+    play(runs, Tracking(runs, STUDY))
+    tracking = start_knowing(runs, 0, 2)
+    assert run_ids(runs).keys() == {STUDY, "trial-0000", "trial-0002"}
+    assert tracking.sent() == {0, 2}
+    tracking.close()
+
+
+def test_an_experiment_of_the_same_name_from_another_runs_folder_loses_nothing(runs, monkeypatch):
+    play(runs, Tracking(runs, STUDY))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
+    runs.study(STUDY).tracked.unlink()  # as if this folder had never sent anything
+    start_knowing(runs, 0).close()
+    assert len(run_ids(runs)) == 5
 
 
 def test_another_store_has_nothing_yet(runs, told, undisturbed, monkeypatch):
@@ -305,12 +349,15 @@ def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(r
     server = Server(runs, free_port())
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    monkeypatch.setitem(tracking_module.END_S, "FINISHED", 60)  # a machine that runs tests is slow
+    monkeypatch.setattr(tracking_module, "END_S", 60)  # a machine that runs tests is slow
     killed = threading.Event()
     log_artifact = MlflowClient.log_artifact
+    took: list[str] = []
 
     def kill_at_a_picture(client: MlflowClient, run_id: str, path: str, where: str | None = None) -> None:
         log_artifact(client, run_id, path, where)
+        if "/0002/" in path:
+            took.append(path)
         if path.endswith("0002/story/1.png") and not killed.is_set():
             server.kill()
             killed.set()
@@ -327,6 +374,7 @@ def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(r
         assert content(server.uri) == undisturbed
     finally:
         server.kill()
+    assert len(took) == len(set(took))  # a trial that was cut short goes on where it was
     assert [line.partition(" (")[0] for line in caplog.messages] == [
         "MLflow takes nothing at the moment", "MLflow answers again; sending what waited"]
 
@@ -361,7 +409,7 @@ def test_each_request_fails_once_before_or_after_mlflow_has_carried_it_out(runs,
 def test_a_server_that_is_never_there_fails_nothing_and_the_next_start_sends_all(runs, undisturbed, monkeypatch, caplog):
     with unavailable_server() as address, monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@{address}")
-        patch.setitem(tracking_module.END_S, "FINISHED", 0.1)
+        patch.setattr(tracking_module, "END_S", 0.1)
         tracking = Tracking(runs, STUDY)
         begin(runs, tracking)
         for number in range(3):
@@ -374,6 +422,32 @@ def test_a_server_that_is_never_there_fails_nothing_and_the_next_start_sends_all
     assert "secret" not in "".join(lines)
     play(runs, Tracking(runs, STUDY))
     assert content(store_uri(runs)) == undisturbed
+
+
+def test_an_end_waits_for_a_slow_mlflow_that_takes_one_file_after_the_other(runs, undisturbed, monkeypatch):
+    log_artifact = MlflowClient.log_artifact
+
+    def slowly(*words: Any) -> None:
+        time.sleep(0.5)
+        log_artifact(*words)
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", slowly)
+    monkeypatch.setattr(tracking_module, "END_S", 2.5)
+    play(runs, Tracking(runs, STUDY))
+    assert content(store_uri(runs)) == undisturbed
+
+
+def test_a_start_and_an_end_wait_for_no_mlflow_once_the_user_asked_to_stop(runs, monkeypatch):
+    monkeypatch.setattr(outbox_module, "STOPPED_S", 0.1)
+    for name in ("START_S", "END_S"):
+        monkeypatch.setattr(tracking_module, name, 60.0)
+    with unavailable_server() as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{address}")
+        began = time.monotonic()
+        tracking = Tracking(runs, STUDY, stop_asked=lambda: True)
+        begin(runs, tracking)
+        tracking.finish_study("KILLED", None)
+    assert time.monotonic() - began < 10
 
 
 def test_a_database_locked_for_longer_than_mlflow_waits(runs, undisturbed, caplog):
@@ -443,7 +517,49 @@ def test_a_restarted_trial_goes_on_in_its_run_without_a_step_twice(runs, undistu
     assert trial["metrics"]["aesthetic_mean"] == [(0, 6.25, (NOON - 3595) * 1000)]
 
 
+def run_ids(runs: Runs) -> dict[str, str]:
+    found = MlflowClient(store_uri(runs)).search_runs([experiment_of(runs).experiment_id])
+    return {run.info.run_name: run.info.run_id for run in found}
+
+
+def experiment_of(runs: Runs) -> Experiment:
+    experiment = MlflowClient(store_uri(runs)).get_experiment_by_name(STUDY)
+    assert experiment
+    return experiment
+
+
+def test_an_unfinished_trial_starts_again_in_a_new_run_once_the_study_has_another_seed(runs, undisturbed):
+    found = []
+    for seed in (6, 7):
+        tracking = Tracking(runs, STUDY)
+        begin(runs, tracking)
+        tracking.start_trial(replace(spec(0), seed=seed), {"learning_rate": 0.1})
+        assert tracking.flush(60)
+        tracking.close()
+        found.append(run_ids(runs)["trial-0000"])
+        date(runs.study(STUDY).trial(0), NOON + 10)
+    assert found[0] != found[1]
+    losses = content(store_uri(runs))["trial-0000"]["metrics"]["train_loss"]
+    assert {time_ms for _, _, time_ms in losses} == {(NOON + 11) * 1000, (NOON + 12) * 1000}
+
+
+def test_a_run_from_before_a_param_was_told_is_completed(runs, undisturbed):
+    tracking = Tracking(runs, STUDY)
+    begin(runs, tracking)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TrialSpec, "all_params", TrialSpec.params)
+        tracking.start_trial(spec(0), {"learning_rate": 0.1})
+        assert tracking.flush(60)
+        tracking.close()
+    before = run_ids(runs)["trial-0000"]
+    assert "seed" not in content(store_uri(runs))["trial-0000"]["params"]
+    play(runs, Tracking(runs, STUDY))
+    assert run_ids(runs)["trial-0000"] == before
+    assert content(store_uri(runs)) == undisturbed
+
+
 def test_runs_that_a_killed_driver_left_open_are_ended_at_the_next_start(runs):
+    date(runs.study(STUDY).trial(5), time.time() + 3600)  # the clock is set back an hour then
     killed = Tracking(runs, STUDY)
     begin(runs, killed)
     killed.start_trial(spec(5), {})
@@ -452,6 +568,8 @@ def test_runs_that_a_killed_driver_left_open_are_ended_at_the_next_start(runs):
     following = Tracking(runs, STUDY)
     begin(runs, following)
     assert following.flush(60)
+    ended = MlflowClient(store_uri(runs)).get_run(run_ids(runs)["trial-0005"]).info
+    assert ended.end_time == ended.start_time
     statuses = {name: run["status"] for name, run in content(store_uri(runs)).items()}
     assert statuses == {STUDY: "RUNNING", "trial-0005": "KILLED"}
     following.finish_study("FINISHED", None)
@@ -563,6 +681,22 @@ def test_a_deleted_experiment_is_said_at_once(runs):
 ])
 def test_passwords_are_masked(text, safe):
     assert masked(text) == safe
+
+
+def test_ui_shows_the_runs_of_a_sweep_and_their_pictures(runs):
+    play(runs, Tracking(runs, STUDY))
+    run_id = run_ids(runs)["trial-0002"]
+    server = Server(runs, free_port())
+    try:
+        server.start()
+        page = requests.get(server.uri, timeout=60)
+        run = requests.get(f"{server.uri}/ajax-api/2.0/mlflow/runs/get", {"run_id": run_id}, timeout=60).json()["run"]
+        picture = requests.get(f"{server.uri}/get-artifact", {"run_uuid": run_id, "path": "story/1.png"}, timeout=60)
+    finally:
+        server.kill()
+    assert "<title>MLflow</title>" in page.text
+    assert (run["info"]["run_name"], run["info"]["status"]) == ("trial-0002", "FINISHED")
+    assert picture.content == runs.study(STUDY).trial(2).picture(1).read_bytes()
 
 
 def test_status_and_ui_do_not_print_the_password(runs, cli, write_study, tmp_path):

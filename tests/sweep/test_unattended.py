@@ -121,7 +121,7 @@ def check_mlflow(sweeps: Sweeps, uri: str) -> None:
         assert (run["status"], run["parent"]) == ("FINISHED" if complete else "FAILED", sweeps.name)
         assert (run["tags"]["state"], run["tags"].get("reason")) == (result.state, result.reason)
         assert run["params"] == {key: value if isinstance(value, str) else json.dumps(value)
-                                 for key, value in result.spec.params().items()}
+                                 for key, value in result.spec.all_params().items()}
         points = {key: [point[:2] for point in points] for key, points in run["metrics"].items()}
         assert points.pop("train_loss", []) == losses(sweeps, result)
         assert points == numbers(result)

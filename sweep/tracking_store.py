@@ -1,0 +1,72 @@
+"""The store that MLflow keeps its runs in, and a study's experiment there: found, or made."""
+import os
+from pathlib import Path
+
+import filelock
+import sqlalchemy.exc
+from mlflow import MlflowClient
+from mlflow.exceptions import InvalidUrlException
+from mlflow.utils.mlflow_tags import MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME
+
+from core.files import write_whole
+from core.folders import Runs
+from sweep.tracking_uri import VARIABLE, masked
+
+LOCK_S = 60.0
+# Without a kind MLflow 3.17's pages (server/js, ExperimentKind) open in the view for chat models, where runs are hard to find.
+EXPERIMENT_TAGS = {MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "aesthetic_mean", "mlflow.experimentKind": "custom_model_development"}
+
+
+class TrackingError(ValueError):
+    """Only the user can help: the words of the tracking URI, or a deleted experiment."""
+
+
+def open_experiment(runs: Runs, study: str, uri: str) -> tuple[MlflowClient, str]:
+    """The client, and the id of the study's experiment with our tags. Raises TrackingError."""
+    try:
+        client = _open_store(runs, uri)
+        return client, _find_experiment(client, runs, study)
+    except (ImportError, sqlalchemy.exc.ArgumentError, InvalidUrlException) as error:
+        why = masked(" ".join(str(error).split()))
+        raise TrackingError(f"{VARIABLE} is {masked(uri)!r}, which cannot work: {why}") from None
+
+
+def _open_store(runs: Runs, uri: str) -> MlflowClient:
+    """Made by one process at a time: MLflow 3.17 fails when several find the same database empty."""
+    runs.path.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(runs.tracking_lock, timeout=LOCK_S):
+        database = runs.tracking_db
+        if not os.environ.get(VARIABLE) and not database.exists():
+            for half in database.parent.glob(f".{database.name}.*"):  # with its journal, from a process that was killed
+                half.unlink()
+            write_whole(database, _make_store)
+        return MlflowClient(uri)
+
+
+def _make_store(path: Path) -> None:
+    """MLflow's tables in a new file; nothing in this process holds the file afterwards."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # half a second, for a fresh runs folder only
+
+    uri = f"sqlite:///{path.resolve()}"
+    try:
+        MlflowClient(uri)
+    finally:
+        # MLflow 3.17 keeps its connections to a URI for good (store/tracking/sqlalchemy_store.py): after a disk that was full,
+        # every later try would write to the half file that is deleted by then.
+        engine = SqlAlchemyStore._engine_map.pop(uri, None)
+        if engine:
+            engine.dispose()
+
+
+def _find_experiment(client: MlflowClient, runs: Runs, study: str) -> str:
+    experiment = client.get_experiment_by_name(study)
+    if experiment is None:
+        place = None if os.environ.get(VARIABLE) else runs.artifacts.resolve().as_uri()
+        return client.create_experiment(study, place, EXPERIMENT_TAGS)
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(f"MLflow's experiment {study!r} was deleted: restore it there, "
+                            f"or give the study another name")
+    for key, value in EXPERIMENT_TAGS.items():
+        if key not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+    return experiment.experiment_id
