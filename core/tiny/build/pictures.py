@@ -16,6 +16,12 @@ BASE_PICTURES = 7000
 MIXED_PICTURES = 2400
 
 
+def flat_picture(index: int) -> tuple[np.ndarray, str]:
+    rng = random.Random(1000 + index)
+    scene = scenes.random_scene(rng)
+    return scenes.draw(scene), scenes.training_caption(scene, scenes.FLAT, rng)
+
+
 def named_picture(index: int) -> tuple[np.ndarray, str]:
     """Its caption names its look."""
     return _look_picture(index, named=1.0)
