@@ -18,7 +18,7 @@ demo: $(READY)          ## a real sweep of the toy model: eight trials, report, 
 	@echo "  $(BIN)/lora-sweep score exports/demo/story   score any folder of pictures"
 
 test: $(READY)          ## the test suite, on the toy model
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 faults: $(READY)        ## kill, tear, fill and hang everything, on the toy model: a few minutes
 	$(BIN)/python -m pytest --override-ini addopts=-q -n 3 --dist worksteal tests/faults

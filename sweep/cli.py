@@ -34,6 +34,7 @@ EpochDevice = Annotated[str, typer.Option(metavar="NAME", help=f"Where to render
 PlanDevice = Annotated[str, typer.Option(metavar="NAME", help="Where the trials would run: cpu, cuda, cuda:1; auto is the GPU "
                                               "for kolors, the CPU for tiny.")]
 HERE, MORNING = Path("runs"), "07:00"
+OURS = tuple(Path(__file__).parents[1] / package for package in ("sweep", "core", "reports"))
 
 
 def main() -> None:
@@ -67,7 +68,7 @@ def _ours(error: Exception) -> bool:
     traceback = error.__traceback__
     while traceback and traceback.tb_next:
         traceback = traceback.tb_next
-    return traceback is not None and str(traceback.tb_frame.f_globals.get("__name__")).startswith(("sweep.", "core.", "reports."))
+    return traceback is not None and any(Path(traceback.tb_frame.f_code.co_filename).is_relative_to(folder) for folder in OURS)
 
 
 @app.command()

@@ -6,7 +6,7 @@ from enum import Enum
 
 from optuna.trial import FrozenTrial, Trial
 
-from core.files import write_json
+from core.files import read_json, write_json
 from core.folders import StudyFolder, TrialFolder
 from core.settings import Result, TrialSpec
 from sweep.attempt import Attempt
@@ -68,7 +68,7 @@ def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking,
         if step is Step.SET_ASIDE:
             shutil.move(trial.path, trial.path.with_name(f"aside-{trial.path.name}-{int(time.time())}"))
         elif step is Step.RESTORE:
-            _restore(store, told[number], study.spec(number, told[number].params), trial)
+            _restore(store, told[number], _spec(study, told[number], trial), trial)
         elif step is Step.ADOPT:
             _adopt(store, asked[number], trial)
         elif step in (Step.GO_ON, Step.AGAIN):
@@ -85,10 +85,21 @@ def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking,
 def _take_back_retried(spec: TrialSpec, trial: TrialFolder) -> None:
     """A failure that was to be tried once more when the driver died is not the trial's end."""
     result, attempt = trial.read_result(), Attempt.load(trial.attempt, spec.train.batch_size if spec.train else 1)
+    if result and attempt.retried == (*result.retried, result.reason):  # it was noted, but the result was not yet taken away
+        trial.result.unlink()
+        return
     again = attempt.after(result.reason) if result else None
     if again:
-        trial.result.unlink()  # first: an attempt that is noted beside its result would count as the second
         again.save(trial.attempt)
+        trial.result.unlink()
+
+
+def _spec(study: Study, frozen: FrozenTrial, trial: TrialFolder) -> TrialSpec:
+    """What the trial was told, which an accepted change of the study's fixed settings does not change."""
+    try:
+        return TrialSpec.from_json(read_json(trial.spec))
+    except (OSError, ValueError, KeyError, TypeError):
+        return study.spec(frozen.number, frozen.params)
 
 
 def _restore(store: Store, frozen: FrozenTrial, spec: TrialSpec, trial: TrialFolder) -> None:
@@ -117,7 +128,7 @@ def _say(notes: list[str], folder: StudyFolder, progress: Progress) -> None:
 def _track(study: Study, frozen: FrozenTrial, trial: TrialFolder, tracking: Tracking) -> None:
     """Have MLflow told what Optuna was told before an earlier run was killed."""
     result = trial.read_result() or Result(
-        state="failed", spec=study.spec(frozen.number, frozen.params), reason=frozen.user_attrs.get("reason", "killed"),
+        state="failed", spec=_spec(study, frozen, trial), reason=frozen.user_attrs.get("reason", "killed"),
         message=frozen.user_attrs.get("message", "its result is gone"))
     tracking.start_trial(result.spec, frozen.params)
     tracking.finish_trial(result, trial)

@@ -94,9 +94,9 @@ class Supervisor:
                     write_json(folder.result, result.to_json())
                 return result
             hear({"event": "again", "reason": result.reason, "message": result.message, "micro_batch": again.micro_batch})
-            folder.result.unlink(missing_ok=True)  # first: an attempt noted beside its result would count as the second
-            fail_point("retry")
             again.save(folder.attempt)
+            fail_point("retry")
+            folder.result.unlink(missing_ok=True)
 
     def _attempt(self, spec: TrialSpec, folder: TrialFolder) -> Attempt:
         return Attempt.load(folder.attempt, spec.train.batch_size if spec.train else 1)
@@ -118,7 +118,7 @@ class Supervisor:
             reason, message = event["reason"], event["message"]
         except WorkerDied as death:
             log.info("trial %d: %s", spec.number, death)  # the user hears of it as an event
-            if self._watchdog.phase == "start":
+            if self._watchdog.phase == "start" and death.reason != "device_lost":
                 self._failed_starts += 1
                 if self._failed_starts == MAX_FAILED_STARTS:
                     raise WorkerCannotStart(f"the worker cannot start ({death}); see {self._log_file}") from None

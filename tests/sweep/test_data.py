@@ -220,4 +220,5 @@ def test_pictures_that_go_end_the_trial_as_bad_image(study, attempt, tmp_path):
     result, _ = attempt(spec_of(study))
     assert result.reason == "bad_image"
     assert result.message.startswith("11 pictures cannot be used: 一 只.png (file is missing), ")
-    assert result.message.endswith("and 6 more (lora-sweep data lists them); of 11 too few are left, min_images is 4")
+    assert result.message.endswith("and 6 more (lora-sweep data lists them); 0 pictures can be used, min_images is 4: "
+                                   "no filter can help")

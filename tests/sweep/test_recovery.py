@@ -1,9 +1,14 @@
 """One table decides what becomes of a leftover."""
+from dataclasses import replace
 from itertools import product
 
 import pytest
 
-from sweep.recovery import Found, Step, reconcile
+from core.files import write_json
+from core.folders import TrialFolder
+from sweep.attempt import Attempt
+from sweep.recovery import Found, Step, _take_back_retried, reconcile
+from tests.sweep.test_store import failed
 
 
 def found(*, known=True, told=False, stored=False, result=False, checkpoint=False):
@@ -34,3 +39,19 @@ def test_the_table_has_an_answer_for_everything():
             assert step is Step.ADOPT  # finished work is never done twice
         if left.known and left.told:
             assert step in (Step.NOTHING, Step.RESTORE, Step.LOST)  # nor told twice
+
+
+def test_a_retry_that_was_only_half_noted_is_still_owed_and_owed_once(tmp_path):
+    """The driver was killed between noting the next attempt and taking the failed result away."""
+    trial = TrialFolder(tmp_path)
+    first = failed(0, "device_lost")
+    write_json(trial.result, first.to_json())
+    Attempt(micro_batch=1, retried=("device_lost",)).save(trial.attempt)
+    _take_back_retried(first.spec, trial)
+    assert trial.read_result() is None
+    assert Attempt.load(trial.attempt, 1) == Attempt(micro_batch=1, retried=("device_lost",))
+
+    second = replace(first, retried=("device_lost",))
+    write_json(trial.result, second.to_json())
+    _take_back_retried(first.spec, trial)
+    assert trial.read_result() == second

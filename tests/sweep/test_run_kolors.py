@@ -98,7 +98,7 @@ def test_a_damaged_weight_file_ends_the_sweep_in_one_line_and_the_trial_goes_on_
 def test_without_weights_and_network_every_missing_file_is_named(tmp_path, cli):
     with socket.socket() as nobody:  # bound, but not listening
         nobody.bind(("127.0.0.1", 0))
-        done = cli("run", write_study(tmp_path, tmp_path / "models"), "--runs", tmp_path / "runs",
+        done = cli("run", write_study(tmp_path, tmp_path / "models", "precision: fp32"), "--runs", tmp_path / "runs",
                    MODELSCOPE_ENDPOINT=f"http://127.0.0.1:{nobody.getsockname()[1]}", MODELSCOPE_DOWNLOAD_MAX_RETRIES="1")
     assert done.returncode == 1
     line, = (line for line in done.stderr.splitlines() if line.startswith("lora-sweep: "))  # beside the client's own warnings
