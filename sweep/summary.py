@@ -18,8 +18,8 @@ class Summary:
 
     def closing(self, best: Result | None) -> tuple[str, int]:
         """The last line for the user, and the exit code."""
+        said = f"best {best.aesthetic_mean:.2f} (trial {best.spec.number})" if best else "none passes the gate yet"
         if self.stopped and self.stopped == self.until:
-            said = f"best {best.aesthetic_mean:.2f} (trial {best.spec.number})" if best else "none passes the gate yet"
             return (f"stopped at {self.until}: {self.new} trials in {self.wall_s:.0f} s, {self.told} in all, {said}; "
                     "the same command goes on"), 0
         if self.stopped:
@@ -27,5 +27,5 @@ class Summary:
         if not self.new:
             return f"study {self.study} is complete: {self.told} trials told, nothing left to do", 0
         idle = f", the worker waited {sum(self.idle_s) / len(self.idle_s):.2f} s between trials" if self.idle_s else ""
-        return (f"{self.new} trials in {self.wall_s:.0f} s; the driver took {self.driver_cpu_s / self.new:.2f} s of CPU per trial"
-                f"{idle}"), 0
+        return (f"{self.new} trials in {self.wall_s:.0f} s, {said}; the driver took {self.driver_cpu_s / self.new:.2f} s of CPU "
+                f"per trial{idle}"), 0

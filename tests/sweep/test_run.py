@@ -111,7 +111,8 @@ def test_the_second_trial_encodes_nothing(swept):
 
 
 def test_the_driver_says_what_it_cost(swept):
-    assert re.search(r"2 trials in \d+ s; the driver took [\d.]+ s of CPU per trial, the worker waited [\d.]+ s", swept[2].stdout)
+    assert re.search(r"2 trials in \d+ s, none passes the gate yet; the driver took [\d.]+ s of CPU per trial, "
+                     r"the worker waited [\d.]+ s", swept[2].stdout)
 
 
 def test_a_complete_study_says_so_and_changes_nothing(swept, cli):
