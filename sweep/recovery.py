@@ -11,8 +11,10 @@ from core.folders import StudyFolder, TrialFolder
 from core.settings import Result, TrialSpec
 from sweep.attempt import Attempt
 from sweep.progress import Progress
+from sweep.setting import SETTINGS
 from sweep.store import Store
 from sweep.study import Study
+from sweep.study_errors import Mistake
 from sweep.tracking import Tracking
 
 
@@ -21,6 +23,7 @@ class Step(Enum):
     GO_ON = "go on from the checkpoint"
     AGAIN = "start again under the same number with the same parameters"
     RESTORE = "write the result again from what Optuna keeps of it"
+    FAIL = "fail it: its settings are not allowed any more"
     LOST = "its result is gone from the disk; Optuna and MLflow keep what they have"
     SET_ASIDE = "move the folder aside: Optuna never asked for it"
     NOTHING = "all agree"
@@ -30,6 +33,7 @@ class Step(Enum):
 class Found:
     """One trial as three witnesses tell it."""
     known: bool          # Optuna asked for a trial of this number
+    allowed: bool        # with settings that today's version still knows and allows
     told: bool           # and its outcome
     stored: bool         # Optuna keeps a copy of its result
     result: bool         # a whole result.json lies in its folder
@@ -46,6 +50,8 @@ def reconcile(found: Found) -> Step:
         return Step.RESTORE if found.stored else Step.LOST
     if found.result:
         return Step.ADOPT
+    if not found.allowed:
+        return Step.FAIL
     return Step.GO_ON if found.checkpoint else Step.AGAIN
 
 
@@ -57,10 +63,11 @@ def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking,
     again: list[Trial] = []
     for number in sorted(told.keys() | asked.keys() | folder.numbers()):
         trial = folder.trial(number)
-        if number in asked:
+        if number in asked and _refused(asked[number]) is None:
             _take_back_retried(study.spec(number, asked[number].params), trial)
         step = reconcile(Found(
-            known=number in told or number in asked, told=number in told, result=trial.read_result() is not None,
+            known=number in told or number in asked, allowed=number in told or _refused(asked.get(number)) is None,
+            told=number in told, result=trial.read_result() is not None,
             stored=number in told and "result" in told[number].user_attrs, checkpoint=trial.checkpoint.exists()))
         if step is Step.NOTHING:
             continue
@@ -71,6 +78,8 @@ def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking,
             _restore(store, told[number], _spec(study, told[number], trial), trial)
         elif step is Step.ADOPT:
             _adopt(store, asked[number], trial)
+        elif step is Step.FAIL:
+            _fail(study, store, asked[number], trial)
         elif step in (Step.GO_ON, Step.AGAIN):
             again.append(asked[number])
     _say(notes, folder, progress)
@@ -80,6 +89,18 @@ def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking,
         if frozen.number not in sent:
             _track(study, frozen, folder.trial(frozen.number), tracking)
     return again
+
+
+def _refused(asked: Trial | None) -> str | None:
+    """Why a trial of an older version of lora-sweep cannot be carried out by this one."""
+    for name, value in asked.params.items() if asked else ():
+        if name not in SETTINGS:
+            return f"there is no setting {name}"
+        try:
+            SETTINGS[name].check(value)
+        except Mistake as mistake:
+            return f"{name} is {value}, but {mistake.why}"
+    return None
 
 
 def _take_back_retried(spec: TrialSpec, trial: TrialFolder) -> None:
@@ -113,6 +134,13 @@ def _adopt(store: Store, asked: Trial, trial: TrialFolder) -> None:
     assert result is not None
     store.tell(asked, result)
     trial.checkpoint.unlink(missing_ok=True)
+
+
+def _fail(study: Study, store: Store, asked: Trial, trial: TrialFolder) -> None:
+    known = {name: value for name, value in asked.params.items() if name in SETTINGS}
+    result = Result(state="failed", spec=study.spec(asked.number, known), reason="bug", message=_refused(asked))
+    write_json(trial.result, result.to_json())
+    store.tell(asked, result)
 
 
 def _say(notes: list[str], folder: StudyFolder, progress: Progress) -> None:

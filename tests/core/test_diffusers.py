@@ -8,6 +8,7 @@ from peft.tuners.lora import LoraLayer
 
 from core import lora
 from core.backbone import Backbone
+from reports.export import write_lora
 from tests.core.test_lora import put_on_trained
 
 
@@ -25,7 +26,8 @@ def test_diffusers_applies_every_module_at_the_trained_strength(
         backbone: Backbone, tmp_path: Path, shape: lora.LoraShape) -> None:
     pairs = put_on_trained(backbone.unet, shape)
     metadata = lora.metadata_of(shape, architecture="kolors-tiny", title="t", resolution=128)
-    lora.save_lora(tmp_path / "lora.safetensors", pairs, shape, metadata)
+    lora.save_lora(tmp_path / "trained.safetensors", pairs, shape, metadata)
+    write_lora(tmp_path / "trained.safetensors", tmp_path / "lora.safetensors", {"modelspec.author": "team"})  # as exported
 
     pipe = KolorsPipeline(vae=None, text_encoder=None, tokenizer=None, unet=tiny_diffusers_unet(), scheduler=None)
     pipe.load_lora_weights(str(tmp_path), weight_name="lora.safetensors")

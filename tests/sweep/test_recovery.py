@@ -11,8 +11,8 @@ from sweep.recovery import Found, Step, _take_back_retried, reconcile
 from tests.sweep.test_store import failed
 
 
-def found(*, known=True, told=False, stored=False, result=False, checkpoint=False):
-    return Found(known=known, told=told, stored=stored, result=result, checkpoint=checkpoint)
+def found(*, known=True, allowed=True, told=False, stored=False, result=False, checkpoint=False):
+    return Found(known=known, allowed=allowed, told=told, stored=stored, result=result, checkpoint=checkpoint)
 
 
 @pytest.mark.parametrize(("left", "step"), [
@@ -23,6 +23,8 @@ def found(*, known=True, told=False, stored=False, result=False, checkpoint=Fals
     (found(result=True, checkpoint=True), Step.ADOPT),
     (found(checkpoint=True), Step.GO_ON),
     (found(), Step.AGAIN),
+    (found(allowed=False, checkpoint=True), Step.FAIL),
+    (found(allowed=False, result=True), Step.ADOPT),
     (found(known=False, result=True), Step.SET_ASIDE),
 ])
 def test_each_leftover_has_one_step(left, step):
@@ -30,7 +32,7 @@ def test_each_leftover_has_one_step(left, step):
 
 
 def test_the_table_has_an_answer_for_everything():
-    names = ("known", "told", "stored", "result", "checkpoint")
+    names = ("known", "allowed", "told", "stored", "result", "checkpoint")
     for values in product((False, True), repeat=len(names)):
         left = Found(**dict(zip(names, values, strict=True)))
         step = reconcile(left)

@@ -11,6 +11,7 @@ import optuna
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from safetensors import safe_open
 
 from core.folders import Runs, StudyFolder
 from core.gate import FAILED_BY_PARAMETERS
@@ -193,6 +194,38 @@ def test_a_trial_that_kills_its_workers_costs_one_trial(tmp_path, write_study, m
     assert child.data.tags["message"] == "the worker was killed by SIGKILL"
 
 
+def test_any_setting_can_be_sampled_and_an_exact_repeat_is_answered_with_the_stored_result(tmp_path, write_study, cli):
+    study = write_study(tmp_path)
+    words, _, space = study.read_text().partition("space:")
+    only = {"batch_size": 3, "size_px": 64, "target_modules": "to_q,to_v", "random_flip": True, "lora_dropout": 0.1,
+            "steps_per_epoch": 2, "steps": 1, "cfg_scale": 1.0, "epochs": 1, "deduplicate": "none"}
+    words = words.replace("steps_per_epoch: 3, batch_size: 2", "lora_rank: 2").replace("steps: 2, cfg_scale: 3, size_px: 128", "")
+    searched = "".join(f"  {name}: {{choices: [{json.dumps(value)}]}}\n" for name, value in only.items())
+    study.write_text(f"{words}space:\n{searched}objective:{space.partition('objective:')[2]}")
+    done = cli("run", study, "--runs", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    first, second = study_folder(tmp_path).results()
+    assert only.items() <= first.spec.params().items()
+    assert (first.same_as, second.same_as, second.aesthetic) == (None, 0, first.aesthetic)
+    with safe_open(study_folder(tmp_path).trial(0).lora, framework="pt") as lora:
+        assert {key.rpartition("_to_")[2][0] for key in lora.keys()} == {"q", "v"}  # noqa: SIM118
+    assert not study_folder(tmp_path).trial(1).lora.exists()
+    assert runs_of(tmp_path)["trial-0001"].data.tags["same_as"] == "0"
+
+
+def test_a_trial_of_an_older_version_whose_settings_are_not_allowed_any_more_fails_with_the_reason(tmp_path, write_study, cli):
+    folder = study_folder(tmp_path)
+    folder.path.mkdir(parents=True)
+    before = optuna.create_study(storage=f"sqlite:///{folder.db}", study_name="quick", direction="maximize")
+    before.ask({"lora_alpha": optuna.distributions.FloatDistribution(5000, 5000)})
+    done = cli("run", write_study(tmp_path), "--runs", tmp_path / "runs", "--trials", "1")
+    assert done.returncode == 0, done.stderr
+    assert "trial 0: fail it: its settings are not allowed any more" in done.stdout
+    trial, = trials_of(tmp_path)
+    assert (trial.state.name, trial.user_attrs["message"]) == ("FAIL", "lora_alpha is 5000.0, but it is too large")
+    assert runs_of(tmp_path)["trial-0000"].info.status == "FAILED"
+
+
 class CardLoser(WorkerKiller):
     """From the first death of a worker on, none can load the model any more."""
 
@@ -217,7 +250,7 @@ def test_a_device_that_is_gone_for_a_fresh_worker_is_lost_and_never_another_one(
     assert "CUDA error" in result.message
 
 
-def test_a_killed_driver_goes_on_in_the_same_trial_and_run(tmp_path, write_study, swept):
+def test_a_killed_driver_goes_on_in_the_same_trial_and_run(tmp_path, write_study, swept, cli):
     study = write_study(tmp_path)
     command = [sys.executable, "-m", "sweep.cli", "run", str(study), "--runs", str(tmp_path / "runs")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
@@ -231,6 +264,8 @@ def test_a_killed_driver_goes_on_in_the_same_trial_and_run(tmp_path, write_study
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert re.search("trial 0: (start again|go on from the checkpoint)", again.stdout)
+    status = cli("status", "quick", "--runs", tmp_path / "runs").stdout
+    assert re.search("at its last start, trial 0: (start again|go on from the checkpoint)", status)
     assert [t.state.name for t in trials_of(tmp_path)] == ["COMPLETE", "COMPLETE"]
     assert runs_of(tmp_path).keys() == {"quick", "trial-0000", "trial-0001"}
     assert {run.info.status for run in runs_of(tmp_path).values()} == {"FINISHED"}

@@ -1,0 +1,51 @@
+"""What a terminal shows while a sweep runs."""
+import io
+
+import pytest
+from rich.console import Console
+
+from core.settings import Result
+from sweep.progress import LiveProgress
+from tests.sweep.test_store import complete, failed, spec
+
+
+@pytest.fixture
+def text() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def live(text: io.StringIO) -> LiveProgress:
+    progress = LiveProgress(Console(file=text, force_terminal=True, width=160))
+    progress.start("mine", 1, 4, 5.5)
+    return progress
+
+
+def ended(live: LiveProgress, result: Result) -> None:
+    live.trial_finished(result, {"learning_rate": 0.001})
+
+
+def test_an_epoch_shows_steps_and_loss(live: LiveProgress, text: io.StringIO) -> None:
+    live.epoch(spec(2), epoch=1, step=40, losses=[0.25, 0.35])
+    live.stop()
+    assert "trial 2" in text.getvalue()
+    assert "40/100" in text.getvalue()
+    assert "loss 0.3000" in text.getvalue()
+
+
+def test_drawing_shows_the_picture(live: LiveProgress, text: io.StringIO) -> None:
+    live.epoch(spec(2), epoch=1, step=100, losses=[0.25])
+    live.picture(spec(2), 1)
+    live.stop()
+    assert "picture 1 of 1" in text.getvalue()
+
+
+def test_a_finished_trial_is_a_line_and_moves_the_sweep_s_bar(live: LiveProgress, text: io.StringIO) -> None:
+    ended(live, complete(2, 6.25))
+    ended(live, failed(3, "nan_loss"))
+    live.stop()
+    shown = text.getvalue()
+    assert "trial 2 (2 of 4): 6.25 passes the gate, best so far  learning_rate 0.001" in shown
+    assert "trial 3 (3 of 4): failed, nan_loss: m" in shown
+    assert "best 6.25" in shown
+    assert "3/4" in shown
