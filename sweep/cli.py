@@ -252,7 +252,8 @@ def export(
     name = f"{folder.path.name}-{result.spec.number:04d}" + (f"-epoch{earlier:02d}" if earlier else "")
     target = out_dir or Path("exports") / name
     made = write_export(folder, result, source, team=team, title=title, out=target, force=force, epoch=earlier)
-    _say(f"exported trial {result.spec.number} (mean {result.aesthetic_mean:.2f}) to {made}")
+    which = f"{result.spec.number}, epoch {earlier}" if earlier else str(result.spec.number)
+    _say(f"exported trial {which} (mean {result.aesthetic_mean:.2f}) to {made}")
 
 
 @app.command()

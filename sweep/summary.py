@@ -25,7 +25,7 @@ class Summary:
         if self.stopped:
             return f"stopped by {self.stopped} after {self.told} trials; everything is kept, the same command goes on", 130
         if not self.new:
-            return f"study {self.study} is complete: {self.told} trials told, nothing left to do", 0
+            return f"study {self.study} is complete: {self.told} trials told, nothing left to do (--trials asks for more)", 0
         idle = f", the worker waited {sum(self.idle_s) / len(self.idle_s):.2f} s between trials" if self.idle_s else ""
         return (f"{self.new} trials in {self.wall_s:.0f} s, {said}; the driver took {self.driver_cpu_s / self.new:.2f} s of CPU "
                 f"per trial{idle}"), 0
