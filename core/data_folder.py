@@ -124,10 +124,10 @@ def _picture_files(folder: Path) -> list[Path]:
     Of linked folders only those at the top are entered, so that a circle of links ends.
     """
     found = {*folder.rglob("*"), *folder.glob("*/*")}
-    ours = [path.parent for path in folder.rglob(Runs(Path()).tracking_db.name)]  # a runs folder: its stories are no data
+    runs = [path.parent for path in folder.rglob(Runs(Path()).tracking_lock.name) if path.parent != folder]
     return sorted(path for path in found if path.suffix.lower() in ENDINGS
                   and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-                  and not any(path.is_relative_to(runs) for runs in ours))
+                  and not any(path.is_relative_to(ours) for ours in runs))  # what sweeps drew is no data
 
 
 def _from_file(path: Path, folder: Path, data: Data) -> CaptionedPicture:

@@ -23,7 +23,7 @@ def ensure_room(study: StudyFolder, spec: TrialSpec, keep: int, limit_gb: float 
     The best `keep` trials and the `baselines` never lose theirs; pictures, scores and recipes stay in any case.
     Trials that MLflow has (`sent`) lose theirs first.
     """
-    need = LEAST_BYTES + (trial_disk_bytes(spec) or 0)
+    need = LEAST_BYTES + trial_disk_bytes(spec)
     removed: list[int] = []
     if limit_gb is None and shutil.disk_usage(study.path).free >= need:
         return removed

@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from core.fail_point import fail_point
 from core.files import write_json
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
@@ -95,7 +94,6 @@ class Supervisor:
                 return result
             hear({"event": "again", "reason": result.reason, "message": result.message, "micro_batch": again.micro_batch})
             again.save(folder.attempt)
-            fail_point("retry")
             folder.result.unlink(missing_ok=True)
 
     def _attempt(self, spec: TrialSpec, folder: TrialFolder) -> Attempt:

@@ -157,7 +157,7 @@ def test_pictures_beside_a_folder_train_are_not_hidden_by_it(tmp_path: Path) -> 
 
 def test_what_a_sweep_drew_is_no_data(tmp_path: Path) -> None:
     pictures_in(tmp_path, "1.png", "runs/mine/trials/0000/story/1.png")
-    (tmp_path / "runs" / "mlflow.db").touch()
+    (tmp_path / "runs" / "mlflow.lock").touch()
     assert [row.file for row in read_folder(Data(source=str(tmp_path), caption="style"))] == ["1.png"]
 
 
