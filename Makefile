@@ -21,7 +21,7 @@ test: $(READY)          ## the test suite, on the toy model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 faults: $(READY)        ## kill, tear, fill and hang everything, on the toy model: a few minutes
-	$(BIN)/python -m pytest --override-ini addopts=-q -n 3 --dist worksteal tests/faults
+	$(BIN)/python -m pytest --override-ini addopts=-q -n 4 --dist worksteal tests/faults
 
 check: $(READY)         ## ruff and mypy
 	$(BIN)/ruff check .

@@ -28,10 +28,11 @@ class CaptionedPicture:
     prompt: str
     subset: str = ""
     problem: str = ""
+    in_table: bool = True
 
 
 def read_folder(data: Data) -> list[CaptionedPicture]:
-    """Every picture that the folder names, in the table's order or by name. Raises DataError."""
+    """Every picture in the table's order, then those that it forgets; or all by name. Raises DataError."""
     root = Path(data.source)
     if not root.is_dir():
         raise DataError(f"{root}: there is no such folder")
@@ -59,7 +60,11 @@ def _from_table(table: Path, data: Data) -> list[CaptionedPicture]:
         problem = "caption is empty" if PROMPT in data.caption and not prompt else ""
         pictures.append(CaptionedPicture(file or f"row {number}", table.parent / file, prompt, subset,
                                          problem if file else "file name is empty"))
-    return pictures
+    named = {os.path.abspath(picture.path) for picture in pictures}
+    return pictures + [
+        CaptionedPicture(name := _clean(path.relative_to(table.parent).as_posix()), path, "", _folder_of(name),
+                         f"{table.name} does not name it", in_table=False)
+        for path in _picture_files(table.parent) if os.path.abspath(path) not in named]
 
 
 def _read_table(table: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:

@@ -125,6 +125,11 @@ class StudyFolder:
         return self.path / "recovered.json"
 
     @property
+    def tracking_id(self) -> Path:
+        """What tells the study from others of its name, where several runs folders share one MLflow."""
+        return self.path / "tracking_id"
+
+    @property
     def tracked(self) -> Path:
         """Which of the study's trials MLflow has whole."""
         return self.path / "tracked.json"

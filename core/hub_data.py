@@ -25,6 +25,7 @@ from core.settings import PROMPT, Data
 
 PREFIX = "modelscope:"
 WORD_COLUMNS = ("text", "prompt", "caption", "description")  # best first, in any case
+FILE_MARK = ":FILE"  # modelscope's own mark of a column of files, whose cached names may have no ending
 ROWS_TO_JUDGE_BY = 20
 
 
@@ -81,16 +82,22 @@ def main() -> None:
 
 
 def _load(data: Data, folder: Path) -> str:
-    import datasets
     from modelscope.msdatasets import MsDataset
 
-    found: Any = MsDataset.load(data.source.removeprefix(PREFIX), subset_name=data.subset, split=data.split or "train")
+    found = MsDataset.load(data.source.removeprefix(PREFIX), subset_name=data.subset, split=data.split or "train")
+    return write_folder(rows_of(found), data, folder)
+
+
+def rows_of(found: Any) -> Iterable[Mapping[str, Any]]:
+    """The rows of what modelscope loaded, pictures as their files' own bytes, not as pixels to compress again."""
+    import datasets
+
     rows = getattr(found, "ds_instance", found)
     if isinstance(rows, datasets.Dataset):
         for name, feature in rows.features.items():
-            if isinstance(feature, datasets.Image):  # the file's own bytes, not pixels to compress again
+            if isinstance(feature, datasets.Image):
                 rows = rows.cast_column(name, datasets.Image(decode=False))
-    return write_folder(rows, data, folder)
+    return rows
 
 
 def write_folder(rows: Iterable[Mapping[str, Any]], data: Data, folder: Path) -> str:
@@ -126,7 +133,7 @@ def choose_columns(rows: Sequence[Mapping[str, Any]], data: Data) -> Columns:
     for key, column in (("image_column", data.image_column), ("text_column", data.text_column)):
         if column is not None and column not in found:
             raise DataError(f"data.{key} is {column}, but there is no such column (allowed: {', '.join(found)})")
-    pictures = [name for name in found if any(_is_picture(row.get(name)) for row in rows)]
+    pictures = [name for name in found if name.endswith(FILE_MARK) or any(_is_picture(row.get(name)) for row in rows)]
     if not (data.image_column or pictures):
         raise DataError(f"no column holds pictures (found: {', '.join(found)}); name one with data.image_column")
     named = {name.lower(): name for name in found

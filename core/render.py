@@ -2,6 +2,7 @@
 
 Shape legend: B scenes, C channels, H x W latent cells.
 """
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -14,6 +15,7 @@ from core.beat import Beat, no_beat
 from core.cache import Cache
 from core.cuda_graph import Leash, record
 from core.encode import Words, encode_prompts
+from core.fail_point import fail_point
 from core.settings import Rendering, Scene
 
 
@@ -63,7 +65,7 @@ def denoise(backbone: Backbone, latents_BCHW: Tensor, positive: Words, negative:
         latents_BCHW = scheduler.step(noise, timestep, latents_BCHW)
         leash.step()
         beat()
-    return latents_BCHW
+    return latents_BCHW * math.nan if fail_point("latents") == "nan" else latents_BCHW
 
 
 def _part(words: Words, part: slice) -> Words:

@@ -113,6 +113,11 @@ class TrialSpec:
     gate: float
     weights: str | None = None
 
+    @property
+    def name(self) -> str:
+        """What people read."""
+        return f"trial {self.number}" if self.train else "the base model's story"
+
     def params(self) -> dict[str, Any]:
         """Every setting of train, render and data.filters under its study key, for the tables."""
         trained = asdict(self.train) if self.train else {}

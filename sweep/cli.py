@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import typer.exceptions
 from rich.console import Console
 
 from core.folders import Runs, StudyFolder
+from sweep.outcome import outcome
 from sweep.tracking_uri import VARIABLE, masked
 
 if TYPE_CHECKING:
@@ -34,41 +34,14 @@ EpochDevice = Annotated[str, typer.Option(metavar="NAME", help=f"Where to render
 PlanDevice = Annotated[str, typer.Option(metavar="NAME", help="Where the trials would run: cpu, cuda, cuda:1; auto is the GPU "
                                               "for kolors, the CPU for tiny.")]
 HERE, MORNING = Path("runs"), "07:00"
-OURS = tuple(Path(__file__).parents[1] / package for package in ("sweep", "core", "reports"))
 
 
 def main() -> None:
-    """Exit 0 done, 1 it failed, 2 the words were wrong (one line on stderr), 130 interrupted and resumable."""
     warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries say to their developers
-    try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
-        if code == 130:  # typer 0.29 answers Ctrl-C with this number and no word
-            raise KeyboardInterrupt
-        sys.exit(code)
-    except typer.Exit as exit_:
-        sys.exit(exit_.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted; the same command goes on from here", 130)
-    except typer.exceptions.TyperException as error:
-        _fail(" ".join(error.format_message().split()), 2)
-    except ValueError as error:  # StudyError, ExportError: the user's words
-        if not _ours(error):
-            raise
-        _fail(str(error), 2)
-    except RuntimeError as error:
-        if not _ours(error) or type(error) is RuntimeError:
-            raise
-        _fail(str(error), 2 if type(error).__name__ in ("StudyBusy", "SweepRefused") else 1)
-    except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 1)
-
-
-def _ours(error: Exception) -> bool:
-    """Whether our own code raised it, to tell the user something; what a library raises is a bug, and is shown whole."""
-    traceback = error.__traceback__
-    while traceback and traceback.tb_next:
-        traceback = traceback.tb_next
-    return traceback is not None and any(Path(traceback.tb_frame.f_code.co_filename).is_relative_to(folder) for folder in OURS)
+    line, code = outcome(lambda: app(sys.argv[1:] or ["--help"], standalone_mode=False))
+    if line:
+        _complain(line)
+    sys.exit(code)
 
 
 @app.command()
@@ -113,7 +86,8 @@ def run(
             progress.stop()
     words, code = summary.closing(winner(Runs(runs).study(loaded.name)))
     if code:
-        _fail(words, code)
+        _complain(words)
+        sys.exit(code)
     _say(words)
 
 
@@ -261,7 +235,7 @@ def score(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures.", exists=True, file_okay=False)],
     backbone: Annotated[str, typer.Option(help="Whose scorer: tiny or kolors.")] = "tiny", device: ScorerDevice = "auto",
 ) -> None:
-    """Score any folder of pictures: each picture, and their mean."""
+    """Score any folder of pictures: each picture, and their mean; of an export, its story."""
     from sweep.folder_score import score_folder
 
     score_folder(folder, backbone, device, _say, _warn)
@@ -316,7 +290,7 @@ def _print_plan(study: "Study", runs: Path, until: str, device: str) -> None:
 
 def _fetch_weights(study: "Study", device: str) -> None:
     """Fetch what is missing before anything starts, announced and with a bar; not for a machine that could not use it."""
-    from core.kolors.files import FETCH_COMMAND, missing_files, models_folder
+    from core.kolors.files import fetch_command, missing_files, models_folder
     from sweep.machine import refusal
 
     folder = models_folder(study.weights or "")
@@ -324,7 +298,7 @@ def _fetch_weights(study: "Study", device: str) -> None:
         from core.kolors.download import fetch_with_progress
 
         if why := refusal(study.backbone, device, study.precision):
-            raise ValueError(f"{why}; nothing was fetched ({FETCH_COMMAND} does it all the same)")
+            raise ValueError(f"{why}; nothing was fetched ({fetch_command(folder)} does it all the same)")
         fetch_with_progress(folder, out)
 
 
@@ -336,9 +310,8 @@ def _say_where(folder: StudyFolder, runs: Path) -> None:
             _say(f"{word:10}{place}")
 
 
-def _fail(line: str, code: int) -> None:
+def _complain(line: str) -> None:
     _warn(f"lora-sweep: {line}")
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -37,6 +37,11 @@ def trial_disk_bytes(spec: TrialSpec) -> int:
     return (spec.train.epochs + 2) * (4 * lora_parameters(spec) + layers * HEADER_BYTES) + story_disk_bytes(spec)
 
 
+def checkpoint_disk_bytes(spec: TrialSpec) -> int:
+    """The LoRA and the optimiser's two moments of it in fp32, twice while one takes the other's place; gone after the trial."""
+    return 2 * 3 * 4 * lora_parameters(spec)
+
+
 def story_disk_bytes(spec: TrialSpec) -> int:
     """The pictures and the sheet that shows them all, each in the trial's folder and in MLflow."""
     return round(4 * len(spec.story.scenes) * spec.render.size_px**2 * PNG_BYTES_PER_PIXEL)
@@ -54,22 +59,23 @@ def text_cache_bytes(spec: TrialSpec) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PeakMemory:
-    """Estimated peaks in bytes; on a GPU with and without recomputing activations, and while text is encoded."""
+    """Estimated peaks in bytes: of the host, and of the device with and without recomputing activations, and while text is
+    encoded."""
     host: float
     training: float
     checkpointed: float
     encoding: float
 
 
-def kolors_memory(spec: TrialSpec) -> PeakMemory:
-    """Weights by number format, activations by the latent cells of a batch."""
+def kolors_memory(spec: TrialSpec, device: str) -> PeakMemory:
+    """Weights by number format, activations by the latent cells of a batch; on a CPU all of it lies in the host's memory."""
     assert spec.train
     size = BYTES[spec.precision]
     lora = lora_parameters(spec) * ADAM_BYTES
     resident = (UNET_PARAMETERS + VAE_PARAMETERS) * size + SCORER_BYTES + CUDA_BYTES
     cells = spec.train.batch_size * (spec.render.size_px // 8) ** 2
+    training, encoding = resident + lora + cells * KEPT_BYTES[size], TEXT_ENCODER_PARAMETERS * size + SCORER_BYTES + CUDA_BYTES
+    loading = HOST_OF_LARGEST * max(file.size_bytes or 0 for file in FILES)
     return PeakMemory(
-        host=HOST_OF_LARGEST * max(file.size_bytes or 0 for file in FILES),
-        training=resident + lora + cells * KEPT_BYTES[size],
-        checkpointed=resident + lora + cells * RECOMPUTED_BYTES[size],
-        encoding=TEXT_ENCODER_PARAMETERS * size + SCORER_BYTES + CUDA_BYTES)
+        host=max(loading, training, encoding) if device == "cpu" else loading,
+        training=training, checkpointed=resident + lora + cells * RECOMPUTED_BYTES[size], encoding=encoding)

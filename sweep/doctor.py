@@ -14,9 +14,10 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from core.dataset import read_folder
+from core.data_folder import DataError, read_folder
 from core.folders import Runs
-from core.kolors.files import FETCH_COMMAND, FILES, FOLDER_VARIABLE, missing_files, models_folder, needed_bytes
+from core.hub_data import local_data
+from core.kolors.files import FILES, FOLDER_VARIABLE, fetch_command, missing_files, models_folder, needed_bytes
 from reports.console import size
 from sweep.check import Check
 from sweep.lock import is_locked
@@ -31,7 +32,6 @@ TORCH_LIMIT_S = 30
 STYLES = {"OK": "green", "warn": "yellow", "missing": "bold red"}
 TINY_WEIGHTS = Path(__file__).resolve().parent.parent / "core" / "tiny" / "weights"
 TINY_PARTS = ("unet", "vae_encoder", "vae_decoder", "text_encoder", "scorer")
-REMOTE = "modelscope:"
 NOT_LOOKED_AT = ("Not looked at: whether the weights' content is right, whether the network is there, and how long a trial takes "
                  "(lora-sweep plan).")
 Answer = TypeVar("Answer")
@@ -51,7 +51,7 @@ def examine(study: Study, runs: Runs) -> list[Check]:
     plan = _ask(lambda: make_plan(study, runs))
     looks: dict[str, Callable[[], Check]] = {
         "Python": check_python, "packages": check_packages, "GPU": lambda: check_gpu(plan.result()),
-        "weights": lambda: check_weights(study), "data": lambda: check_data(study),
+        "weights": lambda: check_weights(study), "data": lambda: check_data(study, runs),
         "runs": lambda: check_runs(study, runs), "disk": lambda: check_disk(plan.result(), runs),
         "memory": lambda: check_memory(plan.result()), "tracking": lambda: check_tracking(runs), "port": check_port,
     }
@@ -137,19 +137,23 @@ def check_weights(study: Study) -> Check:
                      found=f"all {len(there)} files, {size(sum(path.stat().st_size for path in there))}, in {folder}")
     fetched = f"{len(gone_files)} of {len(FILES)} files (about {size(needed_bytes(gone_files))})"
     return Check(name="weights", state="missing", found=f"{fetched} are missing in {folder}",
-                 todo=f"lora-sweep run fetches them first, or now: {FETCH_COMMAND}; {FOLDER_VARIABLE} names another folder",
+                 todo=f"lora-sweep run fetches them first, or now: {fetch_command(folder)}; "
+                      f"{'the study key weights' if study.weights else FOLDER_VARIABLE} names another folder",
                  files=tuple(f"{size(file.size_bytes) if file.size_bytes else '':>8}  {file.path}" for file in gone_files))
 
 
-def check_data(study: Study) -> Check:
+def check_data(study: Study, runs: Runs) -> Check:
+    """What the folder holds; of a remote data set the copy that an earlier start made, if there is one."""
     source = study.data_value.source
-    if source.startswith(REMOTE) and not installed("datasets"):
-        return Check(name="data", state="missing", found=f"{source} needs a package that is not installed",
-                     todo="pip install -c constraints.txt -e '.[modelscope]'")
-    if source.startswith(REMOTE):
+    try:
+        data = local_data(study.data_value, runs.cache)
+    except DataError:  # it was not brought here yet
+        if not installed("datasets"):
+            return Check(name="data", state="missing", found=f"{source} needs a package that is not installed",
+                         todo="pip install -c constraints.txt -e '.[modelscope]'")
         return Check(name="data", state="OK", found=f"{source} is fetched when the sweep starts; no network was tried now")
     try:
-        pictures = read_folder(study.data_value)
+        pictures = read_folder(data)
     except (ValueError, OSError) as error:
         return Check(name="data", state="missing", found=str(error), todo="put the pictures there, or change data.source")
     bad = [f"{picture.file} ({picture.problem})" for picture in pictures if picture.problem]
@@ -180,7 +184,7 @@ def check_disk(plan: Plan, runs: Runs) -> Check:
     """Room for the trials under the runs folder, and for missing weights under the models folder; they may share a disk."""
     weights = models_folder(plan.study.weights or "")
     trials = plan.disk_bytes
-    fetched = needed_bytes(missing_files(weights)) if plan.study.backbone == "kolors" else 0
+    fetched = plan.fetch_bytes
     shared = existing(runs.path).stat().st_dev == existing(weights).stat().st_dev
     places = [(runs.path, trials + fetched if shared else trials)] + ([] if shared or not fetched else [(weights, fetched)])
     short = [f"{folder} has {size(free_disk_bytes(folder))} free and needs about {size(needed)}"

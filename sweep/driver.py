@@ -137,7 +137,8 @@ class Sweep:
 
     def _stopped(self, target: int) -> str | None:
         """Who ended this call before its work was done."""
-        return self.supervisor.stop_asked if len(self.store.told()) < target or self._again else None
+        unfinished = len(self.store.told()) < target or self._again or self.store.running()
+        return self.supervisor.stop_asked if unfinished else None
 
     def _work(self, target: int) -> None:
         best = winner(self.folder)
@@ -218,10 +219,10 @@ class Sweep:
             self._idle_s.append(event["monotonic"] - self._finished_at)
             self._finished_at = None
         elif kind == "resumed":
-            self.progress.note(f"trial {spec.number}: goes on from step {event['step']}")
+            self.progress.note(f"{spec.name}: goes on from step {event['step']}")
         elif kind == "again":
             self._steps = 0
-            self.progress.note(f"trial {spec.number}: {event['reason']} ({event['message']}); tried once more")
+            self.progress.note(f"{spec.name}: {event['reason']} ({event['message']}); tried once more")
         elif kind == "looking":
             self.progress.looking(spec, event["picture"], event["pictures"])
         elif kind == "note":

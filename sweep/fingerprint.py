@@ -22,8 +22,9 @@ from sweep.space import Choices, Range
 from sweep.study import Study, load_frozen
 from sweep.study_errors import SHOWN_CHARACTERS, StudyError, near, shown, shown_path
 
-FIELDS = ("story", "data", "scorer", "weights", "render", "train", "seed", "precision", "backbone", "gate", "scoring_version")
-OF_THE_WORKER = {"scorer", "weights", "scoring_version"}  # known only once a worker has loaded the base model
+FIELDS = ("story", "data", "scorer", "weights", "render", "train", "seed", "precision", "backbone", "gate", "scoring_version",
+          "device")
+OF_THE_WORKER = {"scorer", "weights", "scoring_version", "device"}  # known only once a worker has loaded the base model
 OF_THE_BASE_STORY = {"story", "render", "precision", "backbone"}
 MOVABLE = {f"{home}.{name}" for name, home in HOMES.items()}
 ABSENT, SEARCHED = "not there", "searched"
@@ -73,7 +74,8 @@ class Fingerprint:
         weights = dict(ready["weights"])
         scorer = {"scorer.name": ready["scorer"], "scorer.sha256": weights.pop("scorer")}
         self._compare({"scorer": scorer, "weights": {f"weights.{part}": digest for part, digest in weights.items()},
-                       "scoring_version": {"scoring_version": ready["scoring_version"]}})
+                       "scoring_version": {"scoring_version": ready["scoring_version"]},
+                       "device": {"device": ready["device"].partition(":")[0]}})  # a GPU draws other noise than a CPU
 
     @property
     def since(self) -> int:
@@ -170,9 +172,10 @@ def _words(study: Study, pictures: dict[str, Any]) -> Fields:
 
 
 def _pictures(data: Data) -> dict[str, Any]:
-    """Every picture in its order: file, caption and content, as in the audit table. Reads each file once."""
+    """Every picture that is meant, in its order: file, caption and content, as in the audit table. Reads each file once."""
     found: dict[str, Any] = {}
-    for number, picture in enumerate(read_folder(data), start=1):
+    meant = [picture for picture in read_folder(data) if picture.in_table]
+    for number, picture in enumerate(meant, start=1):
         facts = {"file": picture.file, "caption": picture.prompt, "sha256": _content(picture.path)}
         found |= {f"data.pictures[{number}].{key}": value for key, value in facts.items()}
     return found

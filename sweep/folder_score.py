@@ -9,7 +9,13 @@ from core.picture import ENDINGS, PictureError, open_picture
 
 
 def score_folder(folder: Path, backbone: str, device: str, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
-    """Say each picture's score and their mean; what cannot be read is left out with a warning. Raises ValueError."""
+    """Say each picture's score and their mean; what cannot be read is left out with a warning. Raises ValueError.
+
+    Of a trial's or an export's folder it is the story that is scored, not the sheet beside it.
+    """
+    story = folder / "story"
+    if story.is_dir() and (folder / "recipe.json").exists():
+        folder = story
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
     if not files:
         raise ValueError(f"{folder}: holds no picture (png, jpg, webp and others)")

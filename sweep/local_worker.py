@@ -14,7 +14,7 @@ from typing import Any
 from core.settings import TrialSpec
 from sweep.attempt import Attempt
 
-END_S = 3.0  # for a killed process to be gone; Ctrl-C is answered within 10 s in all
+END_S = 2.0  # for a killed process to be gone; Ctrl-C is answered within 10 s in all
 
 
 class WorkerDied(RuntimeError):

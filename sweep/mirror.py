@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -20,8 +21,8 @@ from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from core.files import read_json, write_json
-from core.folders import Runs, TrialFolder
+from core.files import read_json, write_json, write_text
+from core.folders import Runs, StudyFolder, TrialFolder
 from core.settings import Result, TrialSpec
 from sweep.tracking_store import open_experiment
 from sweep.tracking_uri import VARIABLE, tracking_uri
@@ -63,7 +64,7 @@ class Mirror:
         self._children: dict[int, Child] = {}
         self._uploads: dict[tuple[Any, ...], bool] = {}  # whether a file that was tried has arrived
         self._parent_of_sent, self.sent = _read_sent(self._folder.tracked)
-        self._parent_before = self._parent_of_sent
+        self._id = _tracking_id(self._folder) if os.environ.get(VARIABLE) else None  # a store of its own needs none
         self.sure = False  # whether `sent` is about this store: MLflow was seen to have its parent run
 
     def connect(self) -> None:
@@ -71,10 +72,11 @@ class Mirror:
         if self._client:
             return
         client, experiment = open_experiment(self._runs, self._study, self._uri)
-        found = client.search_runs([experiment], "tags.kind = 'study'", order_by=OLDEST_FIRST)
+        found = self._find(client, experiment, "tags.kind = 'study'") or self._claim(client, experiment)
         for lost in found[1:]:  # made by a request that we gave up too early
             client.delete_run(lost.info.run_id)
-        self._parent = found[0] if found else client.create_run(experiment, run_name=self._study, tags={"kind": "study"})
+        self._parent = found[0] if found else client.create_run(
+            experiment, run_name=self._study, tags={"kind": "study"} | self._mark)
         self._experiment, self._client = experiment, client
         if self._parent.info.run_id != self._parent_of_sent:  # another store, or a new one: it has none of the trials
             self._parent_of_sent, self.sent = self._parent.info.run_id, {}
@@ -95,19 +97,14 @@ class Mirror:
         client.update_run(run_id, status="RUNNING")
 
     def keep_only(self, numbers: set[int]) -> None:
-        """Delete the runs of trials that the study knows no more, such as those of a study.db that was lost.
-
-        A store that others use too may have an experiment of this name from another runs folder: that one is left alone.
-        """
-        client, parent = self._connected()
-        if os.environ.get(VARIABLE) and parent != self._parent_before:
-            return
-        for run in self._child_runs():
+        """Delete the runs of trials that the study knows no more, such as those of a study.db that was lost."""
+        client, _ = self._connected()
+        for run in self._find(client, self._experiment, CHILDREN):
             number = int(run.data.tags["trial_number"])
             if number not in numbers:
+                if number in self.sent:
+                    self._forget_sent(number)
                 client.delete_run(run.info.run_id)
-                if self.sent.pop(number, None):
-                    self._write_sent()
 
     def tag_study(self, tags: dict[str, str]) -> None:
         client, run_id = self._connected()
@@ -124,12 +121,10 @@ class Mirror:
     def trial(self, spec: TrialSpec, sampled: str, folder: TrialFolder, result: Result | None) -> None:
         """Everything that `folder` has by now; with a result the whole trial, its final status last."""
         client, parent = self._connected()
-        sent = self.sent.get(spec.number)
-        if sent and result and (sent.written_ms == written_ms(folder) or not folder.result.exists()):
+        if result and self._is_sent(spec.number):
             return
-        if sent:  # the trial was started again
-            del self.sent[spec.number]
-            self._write_sent()
+        if spec.number in self.sent:  # the trial was started again
+            self._forget_sent(spec.number)
         child = self._child(spec, sampled, folder)
         points = result_points(result, folder) if result else []
         if folder.result.exists() and _contradicts(points, child.metrics):  # done again: old points would stay beside new ones
@@ -149,15 +144,18 @@ class Mirror:
         client.set_terminated(child.run_id, "FINISHED" if result.state == "complete" else "FAILED",
                               max(child.started_ms, ended_ms))  # a clock may have been set back
         del self._children[spec.number]
-        self.sent[spec.number] = Sent(child.run_id, ended_ms)
-        self._write_sent()
+        self._keep_sent(self.sent | {spec.number: Sent(child.run_id, ended_ms)})
+
+    def whole(self) -> set[int]:
+        """Trials whose result, as it lies on the disk, was sent with all that belongs to it."""
+        return {number for number in self.sent if self._is_sent(number)}
 
     def end_study(self, status: str, winner: int | None) -> None:
         """End the parent run and whatever is still open under it, and mark the winner."""
         client, parent = self._connected()
         self._end_open_children()
         best = self.sent[winner].run_id if winner in self.sent else None
-        for run in client.search_runs([self._experiment], "tags.winner = 'true'"):
+        for run in self._find(client, self._experiment, "tags.winner = 'true'"):
             if run.info.run_id != best:
                 client.set_tag(run.info.run_id, "winner", "false")
         if best:
@@ -175,7 +173,7 @@ class Mirror:
         if spec.number in self._children:
             return self._children[spec.number]
         client, parent = self._connected()
-        found = list(client.search_runs([self._experiment], f"tags.trial_number = '{spec.number}'", order_by=OLDEST_FIRST))
+        found = self._find(client, self._experiment, f"tags.trial_number = '{spec.number}'")
         params = as_params(spec.all_params())
         if found and any(found[0].data.params.get(param.key, param.value) != param.value for param in params):
             client.delete_run(found.pop(0).info.run_id)  # begun under other words, and MLflow never changes a logged param
@@ -185,7 +183,7 @@ class Mirror:
         run = found[0] if found else client.create_run(
             self._experiment, start_time=started_ms(folder), run_name=name, tags={  # MLflow may hear of it much later
                 MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: name, "trial_number": str(spec.number), "state": "running",
-                "sampled": sampled})
+                "sampled": sampled} | self._mark)
         run_id = run.info.run_id
         if run.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
@@ -227,34 +225,66 @@ class Mirror:
 
     def _end_open_children(self) -> None:
         client, _ = self._connected()
-        for run in client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
-            run_id, number = run.info.run_id, run.data.tags.get("trial_number")
-            if number is None:  # the parent
-                continue
-            sent = self.sent.get(int(number))
+        for run in self._find(client, self._experiment, f"attributes.status = 'RUNNING' AND {CHILDREN}"):
+            run_id = run.info.run_id
+            sent = self.sent.get(int(run.data.tags["trial_number"]))
             if sent and sent.run_id != run_id:  # made by a request that we gave up too early
                 client.delete_run(run_id)
             else:
                 client.set_terminated(run_id, "KILLED", max(run.info.start_time, _now_ms()))
 
-    def _child_runs(self) -> list[Run]:
-        """Every trial's run; MLflow answers a thousand at a time."""
-        client, _ = self._connected()
-        page = client.search_runs([self._experiment], CHILDREN)
-        runs = list(page)
-        while page.token:
-            page = client.search_runs([self._experiment], CHILDREN, page_token=page.token)
-            runs += page
-        return runs
+    @property
+    def _mark(self) -> dict[str, str]:
+        return {"study_id": self._id} if self._id else {}
 
-    def _write_sent(self) -> None:
-        trials = {number: [sent.run_id, sent.written_ms] for number, sent in self.sent.items()}
+    def _find(self, client: MlflowClient, experiment: str, where: str) -> list[Run]:
+        """This study's runs: on a store that others use too, one of the same name in another runs folder has its own."""
+        return _search(client, experiment, where + "".join(f" AND tags.{key} = '{value}'" for key, value in self._mark.items()))
+
+    def _claim(self, client: MlflowClient, experiment: str) -> list[Run]:
+        """What this folder sent before it had a mark, as to the same store while that was its own."""
+        parents = [run for run in _search(client, experiment, "tags.kind = 'study'")
+                   if self._mark and run.info.run_id == self._parent_of_sent]
+        for parent in parents:
+            children = _search(client, experiment, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'")
+            for run in (*children, parent):  # the parent last, so that a claim that broke off is made again
+                client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in self._mark.items()])
+        return parents
+
+    def _is_sent(self, number: int) -> bool:
+        sent, folder = self.sent.get(number), self._folder.trial(number)
+        return sent is not None and (sent.written_ms == written_ms(folder) or not folder.result.exists())
+
+    def _forget_sent(self, number: int) -> None:
+        self._keep_sent({other: sent for other, sent in self.sent.items() if other != number})
+
+    def _keep_sent(self, sent: dict[int, Sent]) -> None:
+        """On the disk first: what could not be noted there is sent again, which changes nothing."""
+        trials = {number: [one.run_id, one.written_ms] for number, one in sent.items()}
         write_json(self._folder.tracked, {"parent": self._parent_of_sent, "trials": trials})
+        self.sent = sent
 
 
 def refused(error: MlflowException) -> bool:
     """Whether sending the same again is useless: a param that differs, a run that the user deleted."""
     return error.error_code == "INVALID_PARAMETER_VALUE"
+
+
+def _search(client: MlflowClient, experiment: str, where: str) -> list[Run]:
+    """Runs, oldest first; MLflow answers a thousand at a time."""
+    page = client.search_runs([experiment], where, order_by=OLDEST_FIRST)
+    runs = list(page)
+    while page.token:
+        page = client.search_runs([experiment], where, order_by=OLDEST_FIRST, page_token=page.token)
+        runs += page
+    return runs
+
+
+def _tracking_id(folder: StudyFolder) -> str:
+    """What tells this study from others of its name; made once."""
+    if not folder.tracking_id.exists():
+        write_text(folder.tracking_id, uuid.uuid4().hex)
+    return folder.tracking_id.read_text(encoding="ascii")
 
 
 def _now_ms() -> int:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 log = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between two tries at a receiver that takes nothing
 LOOK_S = 0.2  # between two looks at whether the user asked to stop
-STOPPED_S = 3.0  # what an end may still take then
+STOPPED_S = 2.0  # what an end may still take then
 
 
 class Refused(Exception):

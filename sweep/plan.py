@@ -8,6 +8,7 @@ from statistics import median_high
 from typing import Any
 
 from core.folders import Runs
+from core.kolors.files import missing_files, models_folder, needed_bytes
 from core.settings import Result, TrialSpec
 from sweep.cards import Guess, guess_kolors, guess_tiny
 from sweep.cost import (
@@ -53,6 +54,7 @@ class Plan:
     base_done: bool            # whether the base model's own story is there
     memory: PeakMemory | None  # None for the toy
     host_bytes: float
+    fetch_bytes: int           # weights that are missing
 
     @property
     def todo(self) -> int:
@@ -97,13 +99,14 @@ def make_plan(study: Study, runs: Runs, device: str = "auto") -> Plan:
     specs |= {f"first {number}": study.spec(0, _sampled(study, _middle) | entry) for number, entry in enumerate(study.first, 1)}
     rows = {name: Row(name=name, spec=spec, disk_bytes=trial_disk_bytes(spec)) for name, spec in specs.items()}
     gpu, problem = _gpu(device)
-    memory = kolors_memory(specs["dearest"]) if study.backbone == "kolors" else None
+    memory = kolors_memory(specs["dearest"], device) if study.backbone == "kolors" else None
     guess = measured(list(specs.values()), runs, device) or _estimated(study, device, gpu, problem, memory)
     folder = runs.study(study.name)
     return Plan(
         study=study, device=device, gpu=gpu, pace=guess.pace, basis=guess.basis, cheapest=rows.pop("cheapest"),
         typical=rows.pop("typical"), dearest=rows.pop("dearest"), first=tuple(rows.values()), done=len(folder.results()),
-        base_done=folder.base.result.exists(), memory=memory, host_bytes=memory.host if memory else TINY_HOST_BYTES)
+        base_done=folder.base.result.exists(), memory=memory, host_bytes=memory.host if memory else TINY_HOST_BYTES,
+        fetch_bytes=needed_bytes(missing_files(models_folder(study.weights or ""))) if memory else 0)
 
 
 def _gpu(device: str) -> tuple[Gpu | None, str]:

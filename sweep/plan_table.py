@@ -84,7 +84,8 @@ def _cells(plan: Plan, row: Row, settings: list[str], parts: list[str]) -> list[
 
 def facts(plan: Plan, free_bytes: int) -> Table:
     told = {"sweep": _extremes(plan), "GPU memory": _gpu_memory(plan), "memory": f"about {size(plan.host_bytes)} of the host's",
-            "disk": _disk(plan, free_bytes), "rests on": plan.basis if plan.pace and not plan.pace.trials else "",
+            "disk": _disk(plan, free_bytes), "weights": _weights(plan),
+            "rests on": plan.basis if plan.pace and not plan.pace.trials else "",
             "elsewhere": _elsewhere(plan), "not known": _unknown(plan)}
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
@@ -103,7 +104,7 @@ def _extremes(plan: Plan) -> str:
 
 
 def _gpu_memory(plan: Plan) -> str:
-    if not plan.memory:
+    if not plan.memory or plan.device == "cpu":
         return ""
     least = max(plan.memory.checkpointed, plan.memory.encoding)
     enough = "a 24 GB card is enough" if least < CARD_BYTES else "a 24 GB card is too small for this"
@@ -118,6 +119,10 @@ def _disk(plan: Plan, free_bytes: int) -> str:
     left = f"about {size(plan.disk_bytes)} for the {plan.todo} trials left; " if plan.todo else ""
     return (f"{left}{size(plan.story_texts_bytes)} in the cache for the story's words, {size(plan.picture_bytes)} for each "
             f"training picture; {size(free_bytes)} are free")
+
+
+def _weights(plan: Plan) -> str:
+    return f"about {size(plan.fetch_bytes)} are missing: fetched once, before the first trial" if plan.fetch_bytes else ""
 
 
 def _elsewhere(plan: Plan) -> str:

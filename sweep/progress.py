@@ -1,4 +1,5 @@
 """What the user sees while a sweep runs: a live display on a terminal, plain lines elsewhere."""
+from contextlib import suppress
 from typing import Any, Protocol
 
 from rich.console import Console
@@ -37,7 +38,7 @@ class PlainProgress:
     def worker_ready(self, event: dict[str, Any]) -> None:
         self.note(f"worker ready on {event['device']} ({event['seconds']:.1f} s to load the base model)")
         if event["unknown_words"]:
-            self.note(f"note: this base model was never taught {', '.join(event['unknown_words'])}: they count as silence")
+            self.note(f"note: this base model was never taught {', '.join(event['unknown_words'])}; it draws without them")
 
     def base(self, result: Result) -> None:
         self.note(f"base model's own story: {result.aesthetic_mean:.2f}")
@@ -56,7 +57,8 @@ class PlainProgress:
         self.note(f"trial {result.spec.number} ({self.told} of {self.target}): {self._verdict(result)}  {describe(params)}")
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        with suppress(OSError, SystemExit):  # a full disk under the log, a closed pipe (rich would exit): the sweep goes on
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _verdict(self, result: Result) -> str:
         if result.state == "failed":
@@ -85,17 +87,22 @@ class LiveProgress(PlainProgress):
         self._bars.update(self._sweep, completed=told, total=target)
         self._bars.start()
 
+    def base(self, result: Result) -> None:
+        super().base(result)
+        self._bars.reset(self._trial, visible=False, word="")
+
     def looking(self, spec: TrialSpec, number: int, total: int) -> None:
-        self._bars.update(self._trial, visible=True, description=f"trial {spec.number}", completed=number, total=total,
-                          word=f"looking at picture {number} of {total}")
+        self._bars.update(self._trial, visible=True, description=spec.name, completed=number, total=total,
+                          word="looking at the pictures")
 
     def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None:
         assert spec.train
-        self._bars.update(self._trial, visible=True, description=f"trial {spec.number}", completed=step,
+        self._bars.update(self._trial, visible=True, description=spec.name, completed=step,
                           total=spec.train.total_steps, word=f"loss {sum(losses) / len(losses):.4f}")
 
     def picture(self, spec: TrialSpec, number: int) -> None:
-        self._bars.update(self._trial, word=f"picture {number} of {len(spec.story.scenes)}")
+        self._bars.update(self._trial, visible=True, description=spec.name, completed=number, total=len(spec.story.scenes),
+                          word="drawing the story")
 
     def trial_finished(self, result: Result, params: dict[str, Any]) -> None:
         super().trial_finished(result, params)

@@ -10,9 +10,9 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from core.folders import Runs
 from sweep.check import Check
+from sweep.mlflow_ui import HOST, PORT, port_taken
 
 TIMEOUT_S = 4
-UI_PORT = 5000
 UNSET = "unset MLFLOW_TRACKING_URI to keep runs under the runs folder"
 
 
@@ -77,11 +77,7 @@ def _check_host(host: str, port: int | None, place: str) -> Check:
 
 def check_port() -> Check:
     """The port of `lora-sweep ui`; a sweep itself needs none."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", UI_PORT))
-        except OSError:
-            return Check(name="port", state="warn", found=f"{UI_PORT} is in use (by another program, or by MLflow's own UI)",
-                         todo=f"lora-sweep ui --port {UI_PORT + 1}")
-    return Check(name="port", state="OK", found=f"{UI_PORT} is free for lora-sweep ui")
+    if port_taken(HOST, PORT):
+        return Check(name="port", state="warn", found=f"{PORT} is in use (by another program, or by MLflow's own UI)",
+                     todo=f"lora-sweep ui --port {PORT + 1}")
+    return Check(name="port", state="OK", found=f"{PORT} is free for lora-sweep ui")

@@ -20,7 +20,7 @@ from sweep.tracking import Tracking
 
 class Step(Enum):
     ADOPT = "tell the finished result"
-    GO_ON = "go on from the checkpoint"
+    GO_ON = "go on, from its checkpoint if that is whole"
     AGAIN = "start again under the same number with the same parameters"
     RESTORE = "write the result again from what Optuna keeps of it"
     FAIL = "fail it: its settings are not allowed any more"

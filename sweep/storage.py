@@ -6,7 +6,7 @@ from pathlib import Path
 from core.folders import StudyFolder, TrialFolder
 from core.settings import Result, TrialSpec
 from reports.table import ranked
-from sweep.cost import trial_disk_bytes
+from sweep.cost import checkpoint_disk_bytes, trial_disk_bytes
 
 GB = 10**9
 LEAST_BYTES = 200 * 10**6  # for pictures, databases and logs
@@ -23,7 +23,7 @@ def ensure_room(study: StudyFolder, spec: TrialSpec, keep: int, limit_gb: float 
     The best `keep` trials and the `baselines` never lose theirs; pictures, scores and recipes stay in any case.
     Trials that MLflow has (`sent`) lose theirs first.
     """
-    need = LEAST_BYTES + trial_disk_bytes(spec)
+    need = LEAST_BYTES + trial_disk_bytes(spec) + checkpoint_disk_bytes(spec)
     removed: list[int] = []
     if limit_gb is None and shutil.disk_usage(study.path).free >= need:
         return removed

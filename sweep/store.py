@@ -89,9 +89,10 @@ class Store:
         return max((trial.number for trial in self.told()), default=-1) + 1
 
     def twin(self, trial: Trial, since: int = 0) -> FrozenTrial | None:
-        """An earlier complete trial, `since` or later, with exactly these parameters."""
-        return next((other for other in self._trials(TrialState.COMPLETE)
-                     if other.number >= since and other.params == trial.params), None)
+        """An earlier trial, `since` or later, with exactly these parameters, whose outcome a repeat would have too."""
+        return next((other for other in self._trials(TrialState.COMPLETE, TrialState.PRUNED)
+                     if other.number >= since and other.params == trial.params
+                     and other.user_attrs.get("reason") != "cuda_oom"), None)  # the memory may have been another program's
 
     def tell(self, trial: Trial, result: Result) -> None:
         """Turn an outcome into a state; the gate's constraint always first, for a trial without it counts as feasible."""

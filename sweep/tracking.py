@@ -85,11 +85,12 @@ class Tracking:
         self._put_trial(result.spec, folder, result)
 
     def sent(self) -> set[int]:
-        """Trials that MLflow has whole: nothing about them is left to send. None before MLflow has answered.
+        """Trials that MLflow has whole, as they lie on the disk: nothing about them is left to send. None before MLflow has
+        answered.
 
         A trial that is finished a second time with the same result costs nothing.
         """
-        return set(self._mirror.sent) if self._mirror.sure else set()
+        return self._mirror.whole() if self._mirror.sure else set()
 
     def flush(self, patience_s: float) -> bool:
         """Send what waits, now; False if MLflow took none of it for `patience_s`, or the user asked to stop meanwhile."""

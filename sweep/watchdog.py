@@ -7,6 +7,7 @@ from typing import Any
 FLOORS_S = {"start": 900.0, "prepare": 900.0, "step": 180.0, "picture": 300.0}
 NEXT_PHASE = {"ready": "prepare", "started": "prepare", "training": "step", "drawing": "picture"}
 PATIENCE = 20.0  # times the longest silence so far
+MOST_MORE_S = 3600.0  # than that: a hang early in the night must be noticed before the morning
 
 
 class Watchdog:
@@ -20,22 +21,26 @@ class Watchdog:
 
     def watch(self) -> None:
         """A fresh worker: it is starting up."""
-        self.phase, self._heard_at = "start", time.monotonic()
+        self.phase = "start"
+        self.rest()
 
     def rest(self) -> None:
         """Work was handed over now: silence counts from here."""
-        self._heard_at = time.monotonic()
+        self._heard_at = self._said_at = time.monotonic()
 
     def heard(self, event: dict[str, Any]) -> None:
-        now = time.monotonic()
-        self._longest_s[self.phase] = max(now - self._heard_at, self._longest_s.get(self.phase, 0.0))
-        self._heard_at = now
+        """Learns from the worker's own stamps (one clock for all processes), so that a pause of the driver is no silence."""
+        self._heard_at = time.monotonic()
+        said_at = event.get("monotonic", self._heard_at)
+        self._longest_s[self.phase] = max(said_at - self._said_at, self._longest_s.get(self.phase, 0.0))
+        self._said_at = said_at
         self.phase = NEXT_PHASE.get(event["event"], self.phase)
 
     @property
     def allowed_s(self) -> float:
         """The longest silence in this phase."""
-        return max(self._floors_s[self.phase], PATIENCE * self._longest_s.get(self.phase, 0.0))
+        longest_s = self._longest_s.get(self.phase, 0.0)
+        return max(self._floors_s[self.phase], min(PATIENCE * longest_s, longest_s + MOST_MORE_S))
 
     @property
     def left_s(self) -> float:

@@ -3,6 +3,7 @@
 One JSON object a line: packs come in on stdin, events go out on what was stdout; anything that libraries print goes
 to stderr, which the driver keeps in worker.log. Run by the driver as `python -m sweep.worker`.
 """
+import ctypes
 import errno
 import json
 import logging
@@ -28,17 +29,25 @@ from sweep.stop import SIGNALS
 
 log = logging.getLogger(__name__)
 BEAT_S = 1.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
     # A batch system may send its warning to every process of a job: only the driver answers, and asks for a checkpoint.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    _end_with_the_driver()
     events = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     _quiet_libraries()
     serve(Orders(sys.stdin), events)
+
+
+def _end_with_the_driver() -> None:
+    """Have the kernel end this process with its parent: one that hangs in a device cannot see by itself that nobody is left."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def serve(orders: "Orders", events: TextIO) -> None:

@@ -27,7 +27,6 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 
 from core.files import write_json
 from core.kolors.files import (
-    FETCH_COMMAND,
     FOLDER_VARIABLE,
     RECORD,
     REVISION,
@@ -260,7 +259,8 @@ def fetch_with_progress(folder: Path, out: Console) -> None:
 
 def main() -> int:
     """Exit 0 all files are here, 1 the server or network failed, 2 the folder will not do, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog=FETCH_COMMAND, description="Fetch the weights of Kolors that are missing.")
+    parser = argparse.ArgumentParser(prog="python -m core.kolors.download",
+                                     description="Fetch the weights of Kolors that are missing.")
     parser.add_argument("--to", metavar="DIR", default="",
                         help=f"the models folder; default: {FOLDER_VARIABLE}, else {models_folder()}")
     folder = models_folder(parser.parse_args().to)

@@ -17,7 +17,6 @@ from core.files import read_json
 Part = Literal["unet", "text_encoder", "vae", "scorer"]
 PARTS: tuple[Part, ...] = ("unet", "text_encoder", "vae", "scorer")
 FOLDER_VARIABLE = "LORA_SWEEP_MODELS"
-FETCH_COMMAND = "python -m core.kolors.download"
 # A branch, not a commit: no commit of these repositories could be looked up when this was written. What a download
 # got is therefore recorded beside the files (commit, size and sha256 as the server told them), and later starts
 # hold the files to the recorded sizes, and what is fetched again to the recorded sha256.
@@ -107,7 +106,11 @@ def describe_missing(missing: Collection[WeightFile], folder: Path) -> str:
     """One line for people: each missing file, where it is expected, and the command that fetches it."""
     paths = [file.path + (" (not of the size it was fetched with)" if file.find(folder) else "") for file in missing]
     return (f"Kolors' weights are not complete in {folder}: missing {', '.join(paths)}; "
-            f"fetch them (about {needed_bytes(missing) / 1e9:.1f} GB) with: {FETCH_COMMAND} --to {shlex.quote(str(folder))}")
+            f"fetch them (about {needed_bytes(missing) / 1e9:.1f} GB) with: {fetch_command(folder)}")
+
+
+def fetch_command(folder: Path) -> str:
+    return f"python -m core.kolors.download --to {shlex.quote(str(folder))}"
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -132,6 +132,14 @@ def test_each_picture_may_have_a_text_beside_it(tmp_path: Path) -> None:
         ("d.png", "", "caption is missing (there is no d.txt)")]
 
 
+@pytest.mark.parametrize(("name", "row"), [("metadata.csv", "file_name,text\n./a.png,a cat\n"),
+                                         ("metadata.jsonl", '{"file_name": "a.png", "text": "a cat"}\n')])
+def test_a_picture_that_the_table_forgets_is_named(tmp_path: Path, name: str, row: str) -> None:
+    data = folder_with(tmp_path, row, name=f"train/{name}")
+    pictures_in(tmp_path / "train", "a.png", "b/湖边.png")
+    assert [(p.problem, p.in_table) for p in read_folder(data)] == [("", True), (f"{name} does not name it", False)]
+
+
 def test_pictures_alone_are_enough_for_a_style_alone(tmp_path: Path) -> None:
     pictures_in(tmp_path / "train", "2.png", "1.webp")
     assert problems(Data(source=str(tmp_path), caption="watercolor style")) == {"1.webp": "", "2.png": ""}

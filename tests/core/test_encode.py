@@ -40,6 +40,15 @@ def test_a_prompt_used_twice_is_encoded_once(backbone: Backbone, cache: Cache, s
     assert cache.encoded == {"text": 9}
 
 
+def test_prompts_encoded_together_are_the_same_as_one_by_one(backbone: Backbone, cache: Cache, story: Story) -> None:
+    """As a GPU encodes them: of different lengths, padded to the same."""
+    prompts = ["", *(scene.prompt for scene in story.scenes)]
+    alone = encode_prompts(prompts, backbone, cache)
+    tokens_BTD, pooled_BD = backbone.encode_text(prompts)
+    torch.testing.assert_close(tokens_BTD, alone.tokens_NTD, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(pooled_BD, alone.pooled_ND, rtol=1e-4, atol=1e-5)
+
+
 def test_another_size_is_encoded_anew(backbone: Backbone, table: pd.DataFrame, cache: Cache) -> None:
     encode_examples(table.head(1), 128, backbone, cache)
     assert encode_examples(table.head(1), 64, backbone, cache).latents_NCHW.shape == (1, 4, 8, 8)

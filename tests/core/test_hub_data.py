@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from core.data_folder import DataError, read_folder
-from core.hub_data import Columns, bring_data, choose_columns, local_data, write_folder
+from core.hub_data import Columns, bring_data, choose_columns, local_data, rows_of, write_folder
 from core.picture import open_picture
 from core.settings import Data
 
@@ -25,6 +25,7 @@ def jpeg() -> bytes:
 
 @pytest.mark.parametrize(("row", "expected"), [
     ({"Prompt": "a cat", "Image:FILE": "/somewhere/1.jpg"}, Columns("Image:FILE", "Prompt")),
+    ({"Prompt": "a cat", "Target:FILE": "/cache/5f1c0a"}, Columns("Target:FILE", "Prompt")),
     ({"image": RED, "text": "a cat"}, Columns("image", "text")),
     ({"id": "7", "image": {"bytes": b"", "path": None}, "prompt": "a cat", "caption": "b"}, Columns("image", "prompt")),
     ({"image": RED}, Columns("image", None)),
@@ -113,3 +114,23 @@ def test_a_local_data_set_goes_through_the_real_loader(tmp_path: Path) -> None:
     found = read_folder(local_data(data, tmp_path / "cache"))
     assert [p.prompt for p in found] == ["picture 0", "picture 1", "picture 2"]
     assert [p.path.read_bytes() for p in found] == [(tmp_path / "set" / f"{n}.png").read_bytes() for n in range(3)]
+
+
+def test_a_table_with_a_file_column_is_read_as_modelscope_s_own_builder_makes_it(tmp_path: Path) -> None:
+    """The older kind of data set, a CSV and a zip of pictures, without the server that names the two."""
+    pytest.importorskip("datasets")
+    from datasets import DatasetDict
+    from modelscope.msdatasets import MsDataset
+    from modelscope.msdatasets.download.dataset_builder import CsvDatasetBuilder
+
+    (tmp_path / "unpacked").mkdir()
+    (tmp_path / "unpacked" / "a.jpg").write_bytes(jpeg())
+    (tmp_path / "train.csv").write_text("Image:FILE,Prompt\na.jpg,一只鹤\n", encoding="utf-8")
+    builder = CsvDatasetBuilder.__new__(CsvDatasetBuilder)
+    builder.csv_delimiter, builder.csv_engine, builder.split_path_dict = ",", None, {"train": str(tmp_path / "unpacked")}
+    table = builder._convert_csv_to_dataset("train", str(tmp_path / "train.csv"))
+    found = MsDataset.to_ms_dataset(DatasetDict({"train": table}))
+    said = write_folder(rows_of(found), DATA, tmp_path / "made")
+    assert "1 pictures from column 'Image:FILE', words from 'Prompt'" in said
+    picture, = read_folder(Data(source=str(tmp_path / "made")))
+    assert (picture.prompt, picture.path.read_bytes()) == ("一只鹤", jpeg())

@@ -3,6 +3,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from urllib.parse import unquote, urlparse
 
 import filelock
 import optuna
+import psutil
 import pytest
 from mlflow import MlflowClient
 
@@ -34,6 +36,7 @@ sampler: {{startup_trials: 1}}
 storage: {{checkpoint_every_s: 0}}
 """
 TRIALS = 3
+EMPTY_STORE = "empty.db"
 Done = subprocess.CompletedProcess[str]
 
 
@@ -45,7 +48,13 @@ class Sweeps:
         self.study: StudyFolder = self.runs.study(name)
         self.file = folder / f"{name}.yaml"
         self.starts = 0
+        self.finished: dict[Path, bytes] = {}  # complete results, as they were after the start that made them
         self.file.write_text(STUDY.format(root=ROOT, name=name, trials=trials))
+
+    def prepare(self, cache: Path, empty_store: Path) -> None:
+        """Encoded pictures and words, and MLflow's tables: both take seconds to make."""
+        shutil.copytree(cache, self.runs.cache)
+        shutil.copy(empty_store, self.runs.tracking_db)
 
     def command(self, *words: object) -> list[str]:
         return [sys.executable, "-m", "sweep.cli", "run", str(self.file), "--runs", str(self.runs.path), *map(str, words)]
@@ -56,12 +65,34 @@ class Sweeps:
 
     def run(self, fail: str = "", *, once: bool = True, words: tuple[object, ...] = (), **env: str) -> Done:
         """One start; `fail` holds orders for the fail points."""
-        if fail:
-            self.starts += 1
-            env["LORA_SWEEP_FAIL"] = fail
-            if once:
-                env["LORA_SWEEP_FAIL_ONCE"] = str(self.folder / f"failed-{self.starts}")
-        return subprocess.run(self.command(*words), capture_output=True, text=True, env=self.environment(**env), timeout=240)
+        env |= self.orders(fail, once=once) if fail else {}
+        done = subprocess.run(self.command(*words), capture_output=True, text=True, env=self.environment(**env), timeout=240)
+        for result in self.study.results():
+            path = self.study.trial(result.spec.number).result
+            self.finished.setdefault(path, path.read_bytes())
+        return done
+
+    def begin(self, fail: str) -> subprocess.Popen[str]:
+        """A start that goes on beside the test."""
+        env = self.environment(**self.orders(fail))
+        return subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+    def orders(self, fail: str, *, once: bool = True) -> dict[str, str]:
+        self.starts += 1
+        return {"LORA_SWEEP_FAIL": fail} | (
+            {"LORA_SWEEP_FAIL_ONCE": str(self.folder / f"failed-{self.starts}")} if once else {})
+
+    def worker(self, driver: subprocess.Popen[str]) -> psutil.Process:
+        """The worker process, as soon as there is one."""
+        while True:
+            for child in psutil.Process(driver.pid).children():
+                if "sweep.worker" in " ".join(child.cmdline()):
+                    return child
+            time.sleep(0.01)
+
+    def nothing_done_twice(self) -> bool:
+        """Whether every result that a start left complete is still the same, its duration included."""
+        return all(path.read_bytes() == content for path, content in self.finished.items())
 
     def failed(self) -> list[str]:
         """The orders of the last start that were carried out."""
@@ -77,16 +108,19 @@ class Sweeps:
                 for r in self.study.results()]
 
     def mlflow(self) -> dict[str, Any]:
-        """Every run's status, params, metrics by step, tags and artifacts, without times and ids."""
+        """Every run's status, parent, params, metrics by step, tags and artifacts, without times and ids."""
         client = MlflowClient(f"sqlite:///{self.runs.tracking_db}")
         experiment = client.get_experiment_by_name(self.name)
+        found = client.search_runs([experiment.experiment_id])
+        names = {run.info.run_id: run.info.run_name for run in found}
+        assert len(set(names.values())) == len(found), f"a run twice: {sorted(names.values())}"
         return {run.info.run_name: (
-            run.info.status, run.data.params,
+            run.info.status, names.get(run.data.tags.get("mlflow.parentRunId")), run.data.params,
             {key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
              for key in run.data.metrics if not key.endswith("duration_s")},
             {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
             _files(Path(unquote(urlparse(run.info.artifact_uri).path))),
-        ) for run in client.search_runs([experiment.experiment_id])}
+        ) for run in found}
 
     def story(self) -> tuple:
         """What Optuna, the disk and MLflow tell."""
@@ -113,19 +147,20 @@ def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Sw
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
-    """The sweep that nothing happened to."""
+    """The sweep that nothing happened to, and beside it an empty store."""
     def make(sweeps: Sweeps) -> None:
         done = sweeps.run()
         assert done.returncode == 0, done.stdout + done.stderr
+        MlflowClient(f"sqlite:///{sweeps.folder / EMPTY_STORE}")
 
     return once(tmp_path_factory, "undisturbed", make)
 
 
 @pytest.fixture
 def sweeps(tmp_path: Path, undisturbed: Sweeps) -> Iterator[Sweeps]:
-    """A fresh study whose pictures and words are encoded already."""
+    """A study that was never started."""
     made = Sweeps(tmp_path)
-    shutil.copytree(undisturbed.runs.cache, made.runs.cache)
+    made.prepare(undisturbed.runs.cache, undisturbed.folder / EMPTY_STORE)
     yield made
     shutil.rmtree(tmp_path, ignore_errors=True)  # many sweeps, some megabytes each
 
@@ -142,7 +177,7 @@ def finished(sweeps: Sweeps, undisturbed: Sweeps) -> Sweeps:
 def halted(tmp_path_factory: pytest.TempPathFactory, undisturbed: Sweeps) -> Sweeps:
     """A sweep whose driver was killed in the middle of trial 0."""
     def make(sweeps: Sweeps) -> None:
-        shutil.copytree(undisturbed.runs.cache, sweeps.runs.cache)
+        sweeps.prepare(undisturbed.runs.cache, undisturbed.folder / EMPTY_STORE)
         assert sweeps.run("step#0@5=driver_SIGKILL").returncode < 0
         assert sweeps.study.trial(0).checkpoint.exists()
 
@@ -161,6 +196,6 @@ def stopped(sweeps: Sweeps, halted: Sweeps) -> Sweeps:
 def make_sweeps(tmp_path: Path, undisturbed: Sweeps) -> Callable[[int], Sweeps]:
     def make(trials: int) -> Sweeps:
         made = Sweeps(tmp_path, trials)
-        shutil.copytree(undisturbed.runs.cache, made.runs.cache)
+        made.prepare(undisturbed.runs.cache, undisturbed.folder / EMPTY_STORE)
         return made
     return make

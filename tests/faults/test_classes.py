@@ -19,20 +19,20 @@ CASES = {  # the order of the fail point, the class in the table, what Optuna is
 def test_one_sick_trial_of_six(make_sweeps: Callable[[int], Sweeps], case: str) -> None:
     order, reason, state, words = CASES[case]
     sweeps = make_sweeps(6)
-    done = sweeps.run(order, once=False, LORA_SWEEP_STEP_FLOOR_S="8")
+    done = sweeps.run(order, once=False, LORA_SWEEP_STEP_FLOOR_S="5")
     assert done.returncode == 0, done.stdout + done.stderr
     told = sweeps.optuna()
     assert [row[1] for row in told] == [state if number == SICK else "COMPLETE" for number in range(6)]
     assert told[SICK][4] == FAILED_BY_PARAMETERS
     assert [(r.state, r.reason) for r in sweeps.study.results()] == [
         ("failed", reason) if number == SICK else ("complete", None) for number in range(6)]
-    status, _, _, tags, _ = sweeps.mlflow()[f"trial-{SICK:04d}"]
+    status, _, _, _, tags, _ = sweeps.mlflow()[f"trial-{SICK:04d}"]
     assert (status, tags["state"], tags["reason"]) == ("FAILED", "failed", reason)
     assert words in tags["message"]
 
 
 def test_oom_is_answered_with_a_smaller_micro_batch_and_a_hang_from_the_checkpoint(sweeps: Sweeps, undisturbed: Sweeps) -> None:
-    done = sweeps.run("step#0@2=oom;step#1@5=SIGSTOP", LORA_SWEEP_STEP_FLOOR_S="8")
+    done = sweeps.run("step#0@2=oom;step#1@5=SIGSTOP", LORA_SWEEP_STEP_FLOOR_S="5")
     assert len(sweeps.failed()) == 2
     assert done.returncode == 0, done.stdout + done.stderr
     assert "trial 1: goes on from step 4" in done.stdout
@@ -41,7 +41,7 @@ def test_oom_is_answered_with_a_smaller_micro_batch_and_a_hang_from_the_checkpoi
     assert (first.state, first.micro_batch, first.retried) == ("complete", 1, ("cuda_oom",))
     assert first.train_loss == pytest.approx(plain.train_loss, rel=1e-4)
     assert first.aesthetic == pytest.approx(plain.aesthetic, abs=0.05)
-    tags = sweeps.mlflow()["trial-0000"][3]
+    tags = sweeps.mlflow()["trial-0000"][4]
     assert (tags["micro_batch"], tags["micro_batch_changed"]) == ("1", "2 -> 1")
     assert (second.micro_batch, second.retried) == (2, ("hung",))
     assert (second.lora_sha256, second.aesthetic) == (unhung.lora_sha256, unhung.aesthetic)
@@ -54,13 +54,17 @@ def test_three_in_a_row_stop_the_sweep_with_advice(make_sweeps: Callable[[int], 
     assert "3 trials in a row failed, the last as bug: a_mistake" in done.stderr
     assert "traceback.txt says where" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-    assert "traceback.txt" in sweeps.mlflow()["trial-0000"][4]
+    assert "traceback.txt" in sweeps.mlflow()["trial-0000"][5]
     assert sweeps.run().returncode == 0
     assert [r.state for r in sweeps.study.results()] == ["failed"] * 3 + ["complete"]
 
 
 def test_parameters_that_fail_never_stop_a_sweep(make_sweeps: Callable[[int], Sweeps]) -> None:
     sweeps = make_sweeps(4)
-    done = sweeps.run("loss#*=nan", once=False)
+    done = sweeps.run("loss#0=nan;latents#1=nan;latents#2=nan;loss#3=nan", once=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [row[1] for row in sweeps.optuna()] == ["PRUNED"] * 4
+    reasons = ["nan_loss", "black_pictures", "black_pictures", "nan_loss"]
+    assert [r.reason for r in sweeps.study.results()] == reasons
+    assert [(row[1], row[4]) for row in sweeps.optuna()] == [("PRUNED", FAILED_BY_PARAMETERS)] * 4
+    runs = sweeps.mlflow()
+    assert [runs[f"trial-{number:04d}"][4]["reason"] for number in range(4)] == reasons

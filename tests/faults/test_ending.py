@@ -6,7 +6,8 @@ from datetime import datetime, timedelta
 
 from rich.console import Console
 
-from core.settings import TrialSpec
+from core.files import write_json
+from core.settings import Result, TrialSpec
 from sweep.deadline import Hour
 from sweep.driver import run_sweep
 from sweep.progress import PlainProgress
@@ -30,14 +31,14 @@ def test_one_signal_stops_with_everything_resumable(sweeps: Sweeps, undisturbed:
 
 
 def test_a_worker_that_does_not_answer_is_not_waited_for(sweeps: Sweeps, undisturbed: Sweeps) -> None:
-    with start(sweeps, "step#0@5=driver_SIGINT+SIGSTOP") as driver:
+    with sweeps.begin("step#0@5=driver_SIGINT+SIGSTOP") as driver:
         asked = when_failed(sweeps)
         _, stderr = driver.communicate(timeout=60)
         assert driver.returncode == 130, stderr
         assert time.monotonic() - asked < 10
 
     # Asked a second time it stops at once, without the grace that an unanswered first one has.
-    with start(sweeps, "step#0@1=driver_SIGINT+SIGSTOP") as driver:
+    with sweeps.begin("step#0@1=driver_SIGINT+SIGSTOP") as driver:
         when_failed(sweeps)
         time.sleep(0.5)  # the system would fold two signals into one
         driver.send_signal(signal.SIGINT)
@@ -50,22 +51,25 @@ def test_a_worker_that_does_not_answer_is_not_waited_for(sweeps: Sweeps, undistu
     assert sweeps.story() == undisturbed.story()
 
 
-def test_the_hour_is_kept(sweeps: Sweeps, undisturbed: Sweeps) -> None:
+def test_the_hour_is_kept(finished: Sweeps, undisturbed: Sweeps) -> None:
     """A trial that the measured pace says cannot finish is left for the next start; exit 0."""
-    assert sweeps.run(words=("--trials", 1)).returncode == 0
-    before = sweeps.optuna()
-    result = sweeps.study.trial(0).read_result()
-    slow = result.to_json() | {"timings_s": {"prepare": 1e5, "train": 1e5, "render": 1e5, "score": 1e5}}
-    write(sweeps, slow)  # as if trials took more than a day each
-    done = sweeps.run(words=("--until", (datetime.now() + timedelta(hours=2)).strftime("%H:%M")))
+    results = finished.study.results()
+    for result in results:  # as if trials took more than a day each
+        write(finished, result, timings_s={"prepare": 1e5, "train": 1e5, "render": 1e5, "score": 1e5})
+    hour = (datetime.now() + timedelta(hours=2)).strftime("%H:%M")
+    done = finished.run(words=("--trials", 4, "--until", hour))
     assert done.returncode == 0, done.stderr
+    assert "trial 3 takes about" in done.stdout
     assert "the next start goes on with it" in done.stdout
-    assert sweeps.optuna()[:1] == before[:1]
-    assert [row[1] for row in sweeps.optuna()[1:]] == ["RUNNING"]
-    write(sweeps, result.to_json())
-    assert sweeps.run().returncode == 0
-    assert sweeps.optuna() == undisturbed.optuna()
-    assert sweeps.leaderboard() == undisturbed.leaderboard()
+    *told, left = finished.optuna()
+    assert (told, left[1]) == (undisturbed.optuna(), "RUNNING")
+    for result in results:
+        write(finished, result)
+    assert finished.run(words=("--trials", 4)).returncode == 0
+    *told, carried_out = finished.optuna()
+    assert told == undisturbed.optuna()
+    assert (carried_out[1], carried_out[2]) == ("COMPLETE", left[2])
+    assert finished.leaderboard()[:3] == undisturbed.leaderboard()
 
 
 def test_the_hour_strikes_in_the_middle_of_a_trial(sweeps: Sweeps, undisturbed: Sweeps) -> None:
@@ -100,19 +104,11 @@ def test_a_second_driver_names_the_first(sweeps: Sweeps) -> None:
         assert first.wait(timeout=120) == 130
 
 
-def start(sweeps: Sweeps, fail: str) -> subprocess.Popen[str]:
-    sweeps.starts += 1
-    env = sweeps.environment(LORA_SWEEP_FAIL=fail, LORA_SWEEP_FAIL_ONCE=str(sweeps.folder / f"failed-{sweeps.starts}"))
-    return subprocess.Popen(sweeps.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-
-
 def when_failed(sweeps: Sweeps) -> float:
     while not sweeps.failed():
         time.sleep(0.01)
     return time.monotonic()
 
 
-def write(sweeps: Sweeps, values: dict) -> None:
-    from core.files import write_json
-
-    write_json(sweeps.study.trial(0).result, values)
+def write(sweeps: Sweeps, result: Result, **changed: object) -> None:
+    write_json(sweeps.study.trial(result.spec.number).result, result.to_json() | changed)

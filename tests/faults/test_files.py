@@ -9,8 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 
-import psutil
-
 from tests.faults.conftest import Sweeps
 
 # One for each trial; with an empty name it is left alone.
@@ -82,7 +80,7 @@ def test_a_disk_that_is_full_for_a_moment_costs_one_trial_each_time(make_sweeps:
     runs = sweeps.mlflow()
     assert [r.reason for r in sweeps.study.results()] == reasons
     assert [row[1] for row in sweeps.optuna()] == ["FAIL" if name else "COMPLETE" for name in WRITTEN]
-    assert [runs[f"trial-{number:04d}"][3].get("reason") for number in range(len(WRITTEN))] == reasons
+    assert [runs[f"trial-{number:04d}"][4].get("reason") for number in range(len(WRITTEN))] == reasons
     assert not list(sweeps.study.path.rglob(".*.tmp"))
 
 
@@ -90,16 +88,10 @@ def test_a_limit_on_file_sizes_is_a_full_disk(sweeps: Sweeps, undisturbed: Sweep
     """A real refusal by the system, in the middle of a write: the worker's files end at 50 kB, a checkpoint is larger."""
     shutil.copytree(undisturbed.study.base.path, sweeps.study.base.path)
     with subprocess.Popen(sweeps.command("--trials", 2), stdout=subprocess.PIPE, text=True, env=sweeps.environment()) as driver:
-        while not (worker := workers(driver.pid)):
-            time.sleep(0.01)
-        resource.prlimit(worker[0].pid, resource.RLIMIT_FSIZE, (50_000, 50_000))
+        resource.prlimit(sweeps.worker(driver).pid, resource.RLIMIT_FSIZE, (50_000, 50_000))
         driver.communicate(timeout=120)
     assert [(r.state, r.reason) for r in sweeps.study.results()] == [("failed", "disk_full")] * 2
     assert not list(sweeps.study.path.rglob(".*.tmp"))
-
-
-def workers(driver: int) -> list[psutil.Process]:
-    return [p for p in psutil.Process(driver).children() if "sweep.worker" in " ".join(p.cmdline())]
 
 
 def test_a_study_db_that_another_process_locks_is_waited_for(sweeps: Sweeps, undisturbed: Sweeps) -> None:

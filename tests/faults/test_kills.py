@@ -1,19 +1,21 @@
 """SIGKILL at many points of a trial; one start of the same command, and everything tells the undisturbed story."""
 import signal
+import time
 
+import psutil
 import pytest
 
 from tests.faults.conftest import Sweeps
 
-WORKER = [  # one point in each trial, for each trial is tried again once
-    ("encoded#0@1", "step#1@2", "checkpoint_written#2@4"),
-    ("result_unsaid#0@1", "picture#1@3", "write result.json#2@1"),
+WORKER = [  # one point in each trial, for each trial is tried again once; the first `spec` is of the base model's story
+    ("spec@1", "encoded#0@1", "step#1@2", "checkpoint_written#2@4"),
+    ("spec_written#0@1", "result_unsaid#0@1", "picture#1@3", "write result.json#2@1"),
 ]
 DRIVER = [  # each start is killed a little further on than the one before
     ["locked", "enqueued", "asked", "sent", "heard_epoch", "tell", "finish_study"],
     ["frozen", "opened", "constrain", "told", "logged"],
 ]
-BOTH = ["step#0@4", "epoch_saved#0@1", "result_written#0@1", "write checkpoint.safetensors#1@5"]
+BOTH = ["epoch_saved#0@1", "result_written#0@1", "write checkpoint.safetensors#1@5"]
 
 
 @pytest.mark.parametrize("points", WORKER, ids=" and ".join)
@@ -33,13 +35,23 @@ def test_a_killed_driver_is_started_again(sweeps: Sweeps, undisturbed: Sweeps, p
     assert sweeps.study.driver.exists()  # the dead one's note; its lock is taken over
     again = sweeps.run()
     assert again.returncode == 0, again.stdout + again.stderr
+    assert sweeps.nothing_done_twice()
     assert sweeps.story() == undisturbed.story()
     assert not sweeps.study.driver.exists()
 
 
 def test_a_driver_killed_in_the_middle_of_the_worker_s_work(sweeps: Sweeps, undisturbed: Sweeps) -> None:
+    """First while the worker hangs in a step, so that it cannot see by itself that its driver is gone."""
+    with sweeps.begin("step#0@2=SIGSTOP") as driver:
+        worker = sweeps.worker(driver)
+        while worker.status() != psutil.STATUS_STOPPED:
+            time.sleep(0.01)
+        driver.kill()
+    psutil.wait_procs([worker], timeout=10)
+    assert not worker.is_running()
     for point in BOTH:
         assert sweeps.run(f"{point}=driver_SIGKILL").returncode == -signal.SIGKILL, point
     again = sweeps.run()
     assert again.returncode == 0, again.stdout + again.stderr
+    assert sweeps.nothing_done_twice()
     assert sweeps.story() == undisturbed.story()

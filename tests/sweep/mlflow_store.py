@@ -63,18 +63,21 @@ def store_uri(runs: Runs) -> str:
     return f"sqlite:///{runs.tracking_db}"
 
 
-def content(uri: str, study: str = STUDY) -> Content:
-    """Everything that a user can see of a study, by the name of the run; every point of every metric."""
+def content(uri: str, study: str = STUDY, study_id: str | None = None) -> Content:
+    """Everything that a user can see of a study, by the name of the run; every point of every metric.
+
+    Where several runs folders share the store, `study_id` says whose.
+    """
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name(study)
     assert experiment
-    found = client.search_runs([experiment.experiment_id])
+    found = client.search_runs([experiment.experiment_id], f"tags.study_id = '{study_id}'" if study_id else "")
     names = {run.info.run_id: run.info.run_name for run in found}
     assert len(set(names.values())) == len(found), "a run twice"
     return {run.info.run_name: {
         "status": run.info.status, "params": run.data.params,
         "parent": names.get(run.data.tags.get("mlflow.parentRunId")),
-        "tags": {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
+        "tags": {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.") and key != "study_id"},
         "metrics": {key: sorted((point.step, point.value, point.timestamp)
                                 for point in client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics},
         "artifacts": artifacts(uri, run.info.run_id),

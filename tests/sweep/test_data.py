@@ -16,7 +16,8 @@ from rich.console import Console
 
 from core.cache import Cache
 from core.folders import Runs, TrialFolder
-from core.settings import Result, Training, TrialSpec
+from core.settings import Filters, Result, Training, TrialSpec
+from reports.data_recipe import process
 from sweep.attempt import Attempt
 from sweep.progress import LiveProgress
 from sweep.study import load_study
@@ -120,6 +121,12 @@ def test_the_recipe_is_data_juicer_s(surveyed):
     assert {line["text"] for line in lines} == {"a cat, watercolor style"}
 
 
+def test_the_recipe_has_a_subset_first_and_the_best_last_and_no_step_for_what_is_off():
+    names = [next(iter(step)) for step in process(Filters(subset="Watercolor", max_images=3, deduplicate="none"))]
+    assert (names[0], names[-1], len(names)) == ("specified_field_filter", "topk_specified_field_selector", 6)
+    assert "image_deduplicator" not in names
+
+
 @pytest.mark.skipif(find_spec("datasets") is not None, reason="the package that loads it is installed")
 def test_a_data_set_that_cannot_be_loaded_costs_one_line(cli, tmp_path):
     done = cli("data", "kolors_watercolor", "--runs", tmp_path / "runs")
@@ -202,7 +209,8 @@ def test_a_terminal_shows_which_picture_is_looked_at(study):
     progress.start("mine", 0, 2)
     progress.looking(spec_of(study), 7, 30)
     progress.stop()
-    assert "looking at picture 7 of 30" in text.getvalue()
+    assert "7/30" in text.getvalue()
+    assert "looking at the pictures" in text.getvalue()
 
 
 @pytest.mark.parametrize("what", ["pictures", "pictures/train"])

@@ -1,5 +1,6 @@
 """The doctor says what is missing and what to do, changes nothing, and never hangs."""
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -9,7 +10,9 @@ from pathlib import Path
 import filelock
 import pytest
 
+from core.data_folder import DataError
 from core.folders import Runs
+from core.hub_data import local_data
 from core.kolors.files import FILES
 from core.settings import Training
 from sweep import doctor, packages, reach
@@ -170,26 +173,33 @@ def test_weights_are_looked_for_by_name_and_size(tmp_path, kolors):
     check = check_weights(kolors)
     assert check.state == "missing"
     assert [file.split()[-1] for file in check.files] == [FILES[0].path]
+    assert f"python -m core.kolors.download --to {tmp_path}; the study key weights names another folder" in check.todo
 
 
 def test_pictures_are_counted(study, tmp_path):
-    assert check_data(study).found.startswith("30 pictures in ")
+    runs = Runs(tmp_path / "runs")
+    assert check_data(study, runs).found.startswith("30 pictures in ")
     folder = tmp_path / "pictures" / "train"
     folder.mkdir(parents=True)
     (folder / "metadata.csv").write_text("file_name,text\n" + "".join(f"{number}.png,words\n" for number in range(5)))
     own = study.model_copy(update={"data": study.data.model_copy(update={"source": str(folder.parent)})})
-    assert check_data(own).state == "missing"
+    assert check_data(own, runs).state == "missing"
     for number in range(4):
         (folder / f"{number}.png").write_bytes(b"x")
-    assert check_data(own).state == "warn"
-    assert "4.png" in check_data(own).found
+    assert check_data(own, runs).state == "warn"
+    assert "4.png" in check_data(own, runs).found
 
 
 @pytest.mark.parametrize(("version", "state"), [("4.0", "OK"), (None, "missing")])
-def test_data_from_a_hub_is_not_looked_at_but_its_loader_is(study, monkeypatch, version, state):
+def test_data_from_a_hub_is_not_looked_at_but_its_loader_is(study, monkeypatch, tmp_path, version, state):
     monkeypatch.setattr(doctor, "installed", lambda name: version)
     own = study.model_copy(update={"data": study.data.model_copy(update={"source": "modelscope:someone/pictures"})})
-    assert check_data(own).state == state
+    runs = Runs(tmp_path / "runs")
+    assert check_data(own, runs).state == state
+    with pytest.raises(DataError) as not_there:
+        local_data(own.data_value, runs.cache)
+    shutil.copytree(study.data_value.source, str(not_there.value).split(": ")[0])  # as an earlier start brings it
+    assert check_data(own, runs).found.startswith("30 pictures in ")
 
 
 def test_a_driver_at_work_is_told_and_a_left_lock_file_is_not(tmp_path, study):
@@ -280,7 +290,7 @@ def test_a_port_in_use_is_a_warning(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr(reach, "UI_PORT", taken.getsockname()[1])
+        monkeypatch.setattr(reach, "PORT", taken.getsockname()[1])
         assert check_port().state == "warn"
 
 

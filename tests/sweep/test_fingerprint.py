@@ -29,7 +29,8 @@ STUDY: dict[str, Any] = {
               "epochs": {"low": 1, "high": 5}},
     "first": [{"lora_rank": 8}], "budget": {"trials": 3}, "sampler": {"startup_trials": 2},
 }
-READY = {"weights": {"unet": "a" * 64, "scorer": "b" * 64}, "scorer": "tiny-aesthetic-v1", "scoring_version": 1}
+READY = {"weights": {"unet": "a" * 64, "scorer": "b" * 64}, "scorer": "tiny-aesthetic-v1", "scoring_version": 1,
+         "device": "cuda:0"}
 
 
 @pytest.fixture
@@ -153,6 +154,7 @@ WORKERS = [
     ({"weights": {"unet": "c" * 64, "scorer": "b" * 64}}, "weights", "weights.unet (aaaaaaaaaaaa -> cccccccccccc)"),
     ({"weights": {"unet": "a" * 64, "scorer": "c" * 64}}, "scorer", "scorer.sha256 (bbbbbbbbbbbb -> cccccccccccc)"),
     ({"scoring_version": 2}, "scoring_version", "scoring_version (1 -> 2)"),
+    ({"device": "cpu"}, "device", "device ('cuda' -> 'cpu')"),
 ]
 
 

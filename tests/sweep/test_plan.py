@@ -11,7 +11,9 @@ from rich.console import Console
 
 from core.files import write_json
 from core.folders import Runs
+from core.kolors.files import needed_bytes
 from core.settings import Rendering, Result, Training
+from reports.console import size
 from sweep.cost import LAYERS, PER_RANK, lora_parameters, trial_disk_bytes
 from sweep.deadline import deadline, seconds_until
 from sweep.plan import make_plan
@@ -85,6 +87,19 @@ def test_without_a_finished_trial_it_is_an_estimate_and_says_so(cli, tmp_path, w
     assert done.stdout.startswith("quick: 2 trials take about ")
     assert "All of this is an estimate: nothing was measured here yet." in done.stdout
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("name", ["kolors_watercolor", "kolors_folder"])
+def test_the_shipped_studies_are_planned_with_what_is_still_to_be_fetched(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("LORA_SWEEP_MODELS", str(tmp_path / "none"))
+    study = load_study(name, data_may_be_gone=True)
+    assert f"weights about {size(needed_bytes())} are missing: fetched once" in words(page(study, tmp_path))
+
+
+def test_on_a_cpu_the_text_encoder_lies_in_the_host_s_memory(tmp_path, kolors):
+    fp32 = kolors.model_copy(update={"precision": "fp32"})
+    plan = make_plan(fp32, Runs(tmp_path), "cpu")
+    assert plan.host_bytes > 4 * 6.2e9 > make_plan(fp32, Runs(tmp_path)).host_bytes
 
 
 def test_kolors_is_planned_without_card_weights_or_data(cli, tmp_path, kolors_file):

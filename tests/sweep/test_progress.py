@@ -1,11 +1,12 @@
 """What a terminal shows while a sweep runs."""
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from core.settings import Result
-from sweep.progress import LiveProgress
+from sweep.progress import LiveProgress, PlainProgress
 from tests.sweep.test_store import complete, failed, spec
 
 
@@ -25,6 +26,15 @@ def ended(live: LiveProgress, result: Result) -> None:
     live.trial_finished(result, {"learning_rate": 0.001})
 
 
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), BrokenPipeError()])
+def test_words_that_nobody_can_read_stop_no_sweep(error: OSError) -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise error
+
+    PlainProgress(Console(file=Closed())).note("trial 1 is done")
+
+
 def test_an_epoch_shows_steps_and_loss(live: LiveProgress, text: io.StringIO) -> None:
     live.epoch(spec(2), epoch=1, step=40, losses=[0.25, 0.35])
     live.stop()
@@ -37,7 +47,18 @@ def test_drawing_shows_the_picture(live: LiveProgress, text: io.StringIO) -> Non
     live.epoch(spec(2), epoch=1, step=100, losses=[0.25])
     live.picture(spec(2), 1)
     live.stop()
-    assert "picture 1 of 1" in text.getvalue()
+    assert "1/1" in text.getvalue()
+    assert "drawing the story" in text.getvalue()
+
+
+def test_the_base_model_s_story_has_a_name_and_leaves_no_bar(live: LiveProgress, text: io.StringIO) -> None:
+    live.picture(replace(spec(-1), train=None), 1)
+    live.stop()
+    assert "the base model's story" in text.getvalue()
+    assert "trial -1" not in text.getvalue()
+    live.base(complete(-1, 4.25))
+    assert "base model's own story: 4.25" in text.getvalue()
+    assert not live._bars.tasks[1].visible
 
 
 def test_a_finished_trial_is_a_line_and_moves_the_sweep_s_bar(live: LiveProgress, text: io.StringIO) -> None:

@@ -155,16 +155,31 @@ def test_a_second_driver_is_refused(swept, cli):
     assert "another lora-sweep" in done.stderr
 
 
+def test_no_room_for_the_note_of_who_is_at_work_ends_with_one_line(tmp_path, write_study, cli):
+    folder = study_folder(tmp_path)
+    folder.path.mkdir(parents=True)
+    folder.driver.symlink_to("/dev/full")
+    done = cli("run", write_study(tmp_path), "--runs", tmp_path / "runs")
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert "cannot be written (No space left on device)" in done.stderr
+
+
 def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_path, write_study, cli):
-    study = write_study(tmp_path, trials=1, filters="{min_width: 4000}")
+    """A repeat of its settings is told the same at once."""
+    study = write_study(tmp_path, trials=2, filters="{min_width: 4000}")
+    words, _, rest = study.read_text().partition("space:")
+    study.write_text(f"{words}space: {{lora_rank: {{choices: [2]}}}}\nobjective:{rest.partition('objective:')[2]}")
     done = cli("run", study, "--runs", tmp_path / "runs")
     assert done.returncode == 0
     assert "no_images: the filters keep 0 of 30 pictures" in done.stdout
-    trial, = trials_of(tmp_path)
-    assert (trial.state.name, constraint_of(trial)) == ("PRUNED", FAILED_BY_PARAMETERS)
-    child = runs_of(tmp_path)["trial-0000"]
-    assert child.info.status == "FAILED"
-    assert (child.data.tags["state"], child.data.tags["reason"]) == ("failed", "no_images")
+    for trial, same_as in zip(trials_of(tmp_path), (None, 0), strict=True):
+        assert (trial.state.name, constraint_of(trial)) == ("PRUNED", FAILED_BY_PARAMETERS)
+        assert trial.user_attrs.get("same_as") == same_as
+    for name in ("trial-0000", "trial-0001"):
+        child = runs_of(tmp_path)[name]
+        assert child.info.status == "FAILED"
+        assert (child.data.tags["state"], child.data.tags["reason"]) == ("failed", "no_images")
 
 
 class WorkerKiller(PlainProgress):
@@ -263,9 +278,9 @@ def test_a_killed_driver_goes_on_in_the_same_trial_and_run(tmp_path, write_study
         driver.kill()
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert re.search("trial 0: (start again|go on from the checkpoint)", again.stdout)
+    assert re.search("trial 0: (start again|go on, from its checkpoint)", again.stdout)
     status = cli("status", "quick", "--runs", tmp_path / "runs").stdout
-    assert re.search("at its last start, trial 0: (start again|go on from the checkpoint)", status)
+    assert re.search("at its last start, trial 0: (start again|go on, from its checkpoint)", status)
     assert [t.state.name for t in trials_of(tmp_path)] == ["COMPLETE", "COMPLETE"]
     assert runs_of(tmp_path).keys() == {"quick", "trial-0000", "trial-0001"}
     assert {run.info.status for run in runs_of(tmp_path).values()} == {"FINISHED"}

@@ -111,6 +111,15 @@ def test_an_exact_repeat_gets_the_stored_result(tmp_path):
     assert (told.value, gate(told), told.user_attrs["same_as"]) == (6.5, -0.5, 0)
 
 
+@pytest.mark.parametrize(("reason", "answered"), [("nan_loss", True), ("no_images", True), ("cuda_oom", False), ("hung", False)])
+def test_a_repeat_of_settings_that_failed_is_told_so_unless_it_was_an_accident(tmp_path, reason, answered):
+    store = open_store(tmp_path)
+    first = store.ask()
+    store.tell(first, failed(0, reason))
+    store._study.enqueue_trial(first.params)
+    assert (store.twin(store.ask()) is not None) == answered
+
+
 def test_an_adopted_trial_is_not_constrained_twice(tmp_path, recwarn):
     store = open_store(tmp_path)
     trial = store.ask()

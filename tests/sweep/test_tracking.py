@@ -326,12 +326,36 @@ def test_runs_of_trials_that_the_study_lost_are_deleted(runs):
     tracking.close()
 
 
-def test_an_experiment_of_the_same_name_from_another_runs_folder_loses_nothing(runs, monkeypatch):
+def test_studies_of_one_name_in_two_runs_folders_share_a_store_without_harm(runs, told, undisturbed, tmp_path, monkeypatch):
+    """Trials of the same number under other words, one of them at work, and a study that knows fewer trials."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
+    monkeypatch.chdir(tmp_path)  # where MLflow puts the artifacts of such a store
+    at_work = Tracking(runs, STUDY)
+    begin(runs, at_work)
+    at_work.start_trial(spec(0), {"learning_rate": 0.1})
+    assert at_work.flush(60)
+
+    other = Runs(shutil.copytree(told.path, tmp_path / "other"))
+    with monkeypatch.context() as patch:
+        patch.setitem(SETTINGS, "seed", 8)
+        play(other, Tracking(other, STUDY))
+        start_knowing(other, 0).finish_study("FINISHED", winner=0)
+    theirs = content(store_uri(runs), study_id=other.study(STUDY).tracking_id.read_text())
+    assert theirs.keys() == {STUDY, "trial-0000"}
+    assert theirs[STUDY]["params"]["seed"] == "8"
+
+    at_work.close()
+    play(runs, Tracking(runs, STUDY))
+    assert content(store_uri(runs), study_id=runs.study(STUDY).tracking_id.read_text()) == undisturbed
+
+
+def test_a_store_that_becomes_shared_keeps_what_was_sent_before(runs, undisturbed, monkeypatch):
     play(runs, Tracking(runs, STUDY))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
-    runs.study(STUDY).tracked.unlink()  # as if this folder had never sent anything
-    start_knowing(runs, 0).close()
-    assert len(run_ids(runs)) == 5
+    tracking = Tracking(runs, STUDY)
+    assert tracking.sent() == {0, 1, 2, 3}
+    tracking.close()
+    assert content(store_uri(runs), study_id=runs.study(STUDY).tracking_id.read_text()) == undisturbed
 
 
 def test_another_store_has_nothing_yet(runs, told, undisturbed, monkeypatch):

@@ -5,7 +5,6 @@ Real sweeps of the toy model through the real command line; afterwards MLflow is
 import json
 import os
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +16,9 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from core.files import sha256
+from core.files import read_json, sha256
 from core.settings import Result
-from tests.faults.conftest import ROOT, Done, Sweeps
+from tests.faults.conftest import EMPTY_STORE, ROOT, Done, Sweeps
 from tests.sweep.mlflow_store import Server, content, free_port, store_uri
 
 CLOCK = '''
@@ -62,15 +61,14 @@ def at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweeps, Sweeps]:
 @pytest.fixture(scope="module")
 def undisturbed(at_once: tuple[Sweeps, Sweeps]) -> Sweeps:
     """The sweep that the others are compared with, and beside it an empty store: to make MLflow's tables takes seconds."""
-    MlflowClient(f"sqlite:///{at_once[0].folder / 'empty.db'}")
+    MlflowClient(f"sqlite:///{at_once[0].folder / EMPTY_STORE}")
     return at_once[0]
 
 
 def fresh(folder: Path, undisturbed: Sweeps, trials: int) -> Sweeps:
     """A study that was never started; its pictures and words are encoded already, and the store is empty."""
     sweeps = Sweeps(folder, trials)
-    shutil.copytree(undisturbed.runs.cache, sweeps.runs.cache)
-    shutil.copy(undisturbed.folder / "empty.db", sweeps.runs.tracking_db)
+    sweeps.prepare(undisturbed.runs.cache, undisturbed.folder / EMPTY_STORE)
     return sweeps
 
 
@@ -232,14 +230,17 @@ def test_an_mlflow_db_for_which_there_is_no_room_is_made_once_there_is(tmp_path:
 
 
 def test_a_disk_that_is_full_for_the_cache_or_the_journal_costs_one_trial_each_time(tmp_path: Path, undisturbed: Sweeps) -> None:
-    sweeps = fresh(tmp_path, undisturbed, trials=5)
+    sweeps = fresh(tmp_path, undisturbed, trials=7)
     audited, encoded = (next((sweeps.runs.cache / kind).iterdir()) for kind in ("audit", "latents"))
     audited.unlink()
     encoded.unlink()
-    full = [f"{audited.name}#0", f"{encoded.name}#1", "", "events.jsonl#3@1", "events.jsonl#4@4"]
-    done = sweeps.run(";".join(f"write {name}=disk_full" for name in full if name), once=False)
+    full = [f"{audited.name}#0", f"{encoded.name}#1", "", "events.jsonl#3@1", "events.jsonl#4@4", "", "traceback.txt#6"]
+    orders = [f"write {name}=disk_full" for name in full if name]
+    done = sweeps.run(";".join([*orders, "picture#6=a_mistake"]), once=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert [r.reason for r in sweeps.study.results()] == ["disk_full" if name else None for name in full]
+    reasons = ["disk_full" if name else None for name in full]
+    assert [r.reason for r in sweeps.study.results()] == [*reasons[:6], "bug"]
+    assert not sweeps.study.trial(6).traceback.exists()
     assert audited.exists()
     assert encoded.exists()
     check_mlflow(sweeps, store_uri(sweeps.runs))
@@ -253,8 +254,13 @@ def test_a_full_disk_ends_the_driver_with_one_line_and_the_same_command_goes_on(
         assert done.returncode == 1, done.stdout + done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert "its files cannot be read or written ([Errno 28] No space left on device)" in done.stderr
-    done = sweeps.run()
-    assert (done.returncode, done.stderr) == (0, "")
+    done = sweeps.run("write tracked.json=disk_full")  # MLflow has the trial, only the note of it is missing: sent again
+    assert sweeps.failed() == ["0"]
+    assert done.returncode == 0, done.stderr
+    assert read_json(sweeps.study.tracked)["trials"].keys() == {"0", "1"}
+    refused, taken = done.stderr.splitlines()
+    assert "MLflow takes nothing at the moment ([Errno 28] No space left on device" in refused
+    assert "MLflow answers again" in taken
     assert [(r.state, r.retried) for r in sweeps.study.results()] == [("complete", ()), ("complete", ("cuda_oom",))]
     assert sweeps.leaderboard()[0] == undisturbed.leaderboard()[0]
     check_mlflow(sweeps, store_uri(sweeps.runs))

@@ -39,6 +39,22 @@ def test_a_slow_machine_gets_more_time(clock):
     assert dog.allowed_s == PATIENCE * 100
 
 
+def test_a_pause_of_the_driver_is_no_silence_of_the_worker(clock):
+    dog = Watchdog()
+    dog.heard({"event": "training", "monotonic": clock.now})
+    clock.now += 4000
+    dog.heard({"event": "alive", "monotonic": clock.now - 3999})
+    assert (dog.allowed_s, dog.left_s) == (FLOORS_S["step"], FLOORS_S["step"])
+
+
+def test_a_long_silence_is_not_waited_for_twenty_times(clock):
+    dog = Watchdog()
+    dog.heard({"event": "training"})
+    clock.now += 1000
+    dog.heard({"event": "alive"})
+    assert dog.allowed_s == 1000 + 3600
+
+
 def test_a_fresh_worker_starts_over(clock):
     dog = Watchdog()
     dog.heard({"event": "training"})

@@ -100,7 +100,7 @@ class TaughtTokens(nn.Module):
         rows = self.index[ids_BT]
         special = (ids_BT == 0) | (ids_BT >= 64789)
         rows = torch.where((torch.rand(rows.shape) < 0.02) & ~special, -1, rows)
-        return self.weight[rows.clamp(min=0)] * (rows >= 0).unsqueeze(-1)
+        return F.embedding(rows.clamp(min=0), self.weight) * (rows >= 0).unsqueeze(-1)
 
 
 def _init_text(text: nn.Module) -> None:
