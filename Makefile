@@ -8,9 +8,8 @@ READY := .venv/.ready
 demo: $(READY)          ## a real sweep of the toy model: eight trials, report, exported winner
 	@$(BIN)/lora-sweep run demo
 	@$(BIN)/lora-sweep report demo
-	@$(BIN)/lora-sweep export demo --team demo --title watercolor --out exports/demo
 	@$(BIN)/lora-sweep status demo
-	@echo "winner     exports/demo"
+	@$(BIN)/lora-sweep export demo --team demo --title watercolor --out exports/demo || echo "nothing was exported"
 	@echo
 	@echo "Try next:"
 	@echo "  $(BIN)/lora-sweep ui                      browse the runs in MLflow"
@@ -39,7 +38,7 @@ clean:                  ## remove .venv and caches; runs/ and exports/ stay, and
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "lora-sweep needs Python 3.11 or later; set PYTHON=...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	@echo "installing packages into .venv (about 6 GB with the CUDA build of torch; a few minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -10,7 +10,8 @@ from core.settings import Result
 def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, device: str) -> tuple[TrialFolder, Result]:
     """Render and score epoch `epoch` of a complete trial, once; the last epoch is the trial itself.
 
-    Raises ValueError when the trial has no such epoch.
+    `auto` is the kind of device that the trial was made on. Raises ValueError when the trial has no such epoch, or the base
+    model is another by now.
     """
     trial = study.made(result)
     train = result.spec.train
@@ -29,11 +30,16 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
     from core.cache import Cache
     from core.lora import put_on_file
     from core.score import score_pictures
+    from sweep.fingerprint import changed_weights
     from sweep.trial import draw_story, judge, recipe
 
     # k epochs are a prefix of k+1: this is the trial that would have stopped here.
     spec = replace(result.spec, train=replace(train, epochs=epoch))
+    device = result.device.partition(":")[0] if device == "auto" else device
     backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
+    if changed := changed_weights(study, backbone.weights):
+        raise ValueError(f"{study.path.name}: the base model's {changed} changed since the study was started, and a story drawn "
+                         f"now would not compare; only the last epoch, as it was drawn then, can be exported")
     put_on_file(backbone.unet, folder.lora)
     pictures = draw_story(spec, backbone, Cache(cache), folder, lambda *_, **__: None)
     judged = judge(spec, backbone, folder, score_pictures(backbone, pictures), losses=[], images=result.images,

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from core.folders import Runs, StudyFolder
+from sweep.device_name import checked_device
 from sweep.outcome import outcome
 from sweep.tracking_uri import VARIABLE, masked
 
@@ -27,12 +28,16 @@ if not out.is_terminal and "COLUMNS" not in os.environ:
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar="LORA_SWEEP_RUNS",
                                           help="Where results, cache and the tracking store lie.")]
-DEVICES = "cpu, cuda, cuda:1; auto is a GPU for kolors where there is one, else the CPU."
-Device = Annotated[str, typer.Option(metavar="NAME", help=f"Where to train and render: {DEVICES}")]
-ScorerDevice = Annotated[str, typer.Option(metavar="NAME", help=f"Where to score the pictures: {DEVICES}")]
-EpochDevice = Annotated[str, typer.Option(metavar="NAME", help=f"Where to render and score the story of --epoch: {DEVICES}")]
-PlanDevice = Annotated[str, typer.Option(metavar="NAME", help="Where the trials would run: cpu, cuda, cuda:1; auto is the GPU "
-                                              "for kolors, the CPU for tiny.")]
+
+
+def _place(what: str, auto: str = "a GPU for kolors where there is one, else the CPU") -> Any:
+    return typer.Option(metavar="NAME", callback=checked_device, help=f"Where to {what}: cpu, cuda, cuda:1; auto is {auto}.")
+
+
+Device = Annotated[str, _place("train and render")]
+ScorerDevice = Annotated[str, _place("score the pictures")]
+EpochDevice = Annotated[str, _place("render and score the story of --epoch", "the kind that the trial was made on")]
+PlanDevice = Annotated[str, _place("carry out the trials", "the GPU for kolors, the CPU for tiny")]
 HERE, MORNING = Path("runs"), "07:00"
 
 
@@ -233,7 +238,9 @@ def export(
 @app.command()
 def score(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures.", exists=True, file_okay=False)],
-    backbone: Annotated[str, typer.Option(help="Whose scorer: tiny or kolors.")] = "tiny", device: ScorerDevice = "auto",
+    backbone: Annotated[str | None, typer.Option(metavar="NAME", help="Whose scorer: tiny or kolors; default: the one that an "
+                                                 "export or a trial was scored by, else tiny's.")] = None,
+    device: ScorerDevice = "auto",
 ) -> None:
     """Score any folder of pictures: each picture, and their mean; of an export, its story."""
     from sweep.folder_score import score_folder

@@ -18,7 +18,7 @@ from core.fail_point import fail_point
 from core.files import write_json
 from core.folders import Runs, StudyFolder
 from core.gate import PARAMETER_FAILURES
-from core.settings import Result, TrialSpec
+from core.settings import Filters, Result, TrialSpec, setting_names
 from reports.console import duration
 from reports.table import winner
 from sweep.deadline import Hour
@@ -269,6 +269,9 @@ class Sweep:
         self.progress.trial_finished(result, trial.params)
 
     def _count_failure(self, result: Result) -> None:
+        if result.reason == "no_images" and not self.study.space.keys() & setting_names(Filters):
+            raise SweepError(f"{result.message}, and no filter is searched, so no trial can have more; lora-sweep data shows "
+                             "what each of them keeps")
         if result.state == "complete" or result.reason in PARAMETER_FAILURES:
             self._failures_in_a_row = 0
             return

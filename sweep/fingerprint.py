@@ -145,6 +145,14 @@ class Fingerprint:
                 f"undo it, give the study another name, or go on with {options}")
 
 
+def changed_weights(folder: StudyFolder, weights: dict[str, str]) -> str:
+    """The parts of the base model whose weights are not those that the study was started with; empty if none is known to be."""
+    kept = read_json(folder.fingerprint)["fields"] if folder.fingerprint.exists() else {}
+    before = {key.removeprefix("weights."): digest for key, digest in kept.get("weights", {}).items()}
+    before |= {"scorer": kept["scorer"]["scorer.sha256"]} if "scorer" in kept else {}
+    return ", ".join(part for part, digest in weights.items() if before.get(part, digest) != digest)
+
+
 def fields_of(words: Iterable[str]) -> frozenset[str]:
     """The fields that a user names. Raises StudyError."""
     for word in words:

@@ -5,17 +5,22 @@ from pathlib import Path
 
 from PIL import Image
 
+from core.files import read_json
 from core.picture import ENDINGS, PictureError, open_picture
 
+Say = Callable[[str], None]
 
-def score_folder(folder: Path, backbone: str, device: str, say: Callable[[str], None], warn: Callable[[str], None]) -> None:
+
+def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn: Say) -> None:
     """Say each picture's score and their mean; what cannot be read is left out with a warning. Raises ValueError.
 
-    Of a trial's or an export's folder it is the story that is scored, not the sheet beside it.
+    Of a trial's or an export's folder it is the story that is scored, not the sheet beside it, and by the same scorer.
     """
-    story = folder / "story"
-    if story.is_dir() and (folder / "recipe.json").exists():
-        folder = story
+    recipe = next((path for path in (folder / "recipe.json", folder.parent / "recipe.json") if path.exists()), None)
+    if recipe and backbone is None:
+        backbone = read_json(recipe).get("backbone")
+    if (folder / "recipe.json").exists() and (folder / "story").is_dir():
+        folder = folder / "story"
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
     if not files:
         raise ValueError(f"{folder}: holds no picture (png, jpg, webp and others)")
@@ -23,7 +28,7 @@ def score_folder(folder: Path, backbone: str, device: str, say: Callable[[str], 
     from core.backbone import load_backbone
     from core.score import score_pictures
 
-    loaded = load_backbone(backbone, device, "fp32", parts=["scorer"])
+    loaded = load_backbone(backbone or "tiny", device, "fp32", parts=["scorer"])
     names: list[str] = []
     pictures = _open(files, names, warn)
     first = next(pictures, None)
@@ -35,7 +40,7 @@ def score_folder(folder: Path, backbone: str, device: str, say: Callable[[str], 
     say(f"{result.mean:6.3f}  mean of {len(names)} by {loaded.scorer_name}; coherence {result.coherence:.3f}")
 
 
-def _open(files: list[Path], names: list[str], warn: Callable[[str], None]) -> Iterator[Image.Image]:
+def _open(files: list[Path], names: list[str], warn: Say) -> Iterator[Image.Image]:
     """One picture at a time, for a folder may hold thousands; `names` grows by those that can be read."""
     for path in files:
         try:

@@ -61,7 +61,8 @@ def _make_store(path: Path) -> None:
 def _find_experiment(client: MlflowClient, runs: Runs, study: str) -> str:
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
-        place = None if os.environ.get(VARIABLE) else runs.artifacts.resolve().as_uri()
+        served = os.environ.get(VARIABLE, "").startswith("http")  # a server has a place of its own
+        place = None if served else runs.artifacts.resolve().as_uri()
         return client.create_experiment(study, place, EXPERIMENT_TAGS)
     if experiment.lifecycle_stage != "active":
         raise TrackingError(f"MLflow's experiment {study!r} was deleted: restore it there, "

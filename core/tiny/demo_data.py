@@ -1,7 +1,7 @@
 """Write the demo's data set: `python -m core.tiny.demo_data DIR`.
 
 Thirty watercolours as a contestant might collect them: mixed sizes and shapes, a few that the filters should catch
-(small, narrow, spoiled), one picture twice and one broken file.
+(small, wide, spoiled), one picture twice and one broken file.
 """
 import csv
 import io

@@ -1,5 +1,6 @@
 """Who may import whom: the core stands alone, and looking at a study needs no torch."""
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,22 @@ def test_the_core_imports_neither_its_users_nor_their_trackers(path: Path) -> No
 
 def test_reports_do_not_import_the_sweep_s_trackers() -> None:
     for path in (ROOT / "reports").rglob("*.py"):
-        assert not imported_names(path) & {"optuna", "mlflow"}, path
+        assert not imported_names(path) & {"optuna", "mlflow", "sweep"}, path
+
+
+@pytest.mark.parametrize("module", ["sweep.driver", "reports.page", "reports.export", "reports.console"])
+def test_the_driver_and_what_people_look_at_need_no_torch(module: str) -> None:
+    done = python(f"import {module}; print(sorted({{'torch', 'diffsynth', 'lightning'}} & set(sys.modules)))")
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize(("word", "written"), [(None, False), ("false", True)])
+def test_mlflow_tells_nobody_of_its_use_unless_the_user_wants_it(tmp_path: Path, word: str | None, written: bool) -> None:
+    """Its telemetry notes what it did in the user's folder; where the tests run, it would be silent by itself."""
+    env = {"PATH": os.environ["PATH"], "XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    env |= {"MLFLOW_DISABLE_TELEMETRY": word} if word else {}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", "import sweep.tracking"], cwd=ROOT, env=env, check=True, timeout=120)
+    assert (tmp_path / "mlflow" / "telemetry.json").exists() == written
 
 
 def test_every_module_of_the_core_imports_where_optuna_and_mlflow_are_missing() -> None:

@@ -49,7 +49,7 @@ def test_oom_is_answered_with_a_smaller_micro_batch_and_a_hang_from_the_checkpoi
 
 def test_three_in_a_row_stop_the_sweep_with_advice(make_sweeps: Callable[[int], Sweeps]) -> None:
     sweeps = make_sweeps(4)
-    done = sweeps.run("picture#*=a_mistake", once=False)
+    done = sweeps.run("encoded#*=a_mistake", once=False)
     assert done.returncode == 1
     assert "3 trials in a row failed, the last as bug: a_mistake" in done.stderr
     assert "traceback.txt says where" in done.stderr

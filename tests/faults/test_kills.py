@@ -13,7 +13,7 @@ WORKER = [  # one point in each trial, for each trial is tried again once; the f
 ]
 DRIVER = [  # each start is killed a little further on than the one before
     ["locked", "enqueued", "asked", "sent", "heard_epoch", "tell", "finish_study"],
-    ["frozen", "opened", "constrain", "told", "logged"],
+    ["frozen", "opened", "constrain", "tracked", "told", "logged"],
 ]
 BOTH = ["epoch_saved#0@1", "result_written#0@1", "write checkpoint.safetensors#1@5"]
 

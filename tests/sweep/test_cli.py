@@ -96,6 +96,16 @@ def test_another_epoch_is_rendered_and_judged_anew(cli, passed):
                                              "--out", folder / "none", "--runs", folder / "runs"))
     assert not (folder / "none").exists()
 
+    kept = folder / "runs" / "easy" / "fingerprint.json"
+    words = kept.read_text()
+    unet = json.loads(words)["fields"]["weights"]["weights.unet"]
+    kept.write_text(words.replace(unet, "0" * 64))
+    (trial / "epochs" / "01" / "result.json").unlink()
+    again = cli("export", study, "--epoch", 1, "--team", "t", "--title", "x", "--out", folder / "none", "--runs", folder / "runs")
+    kept.write_text(words)
+    assert "easy: the base model's unet changed since the study was started" in one_line(again)
+    assert not (folder / "none").exists()
+
 
 def test_score_equals_what_the_trial_was_told(cli, passed):
     folder, _ = passed
@@ -105,6 +115,12 @@ def test_score_equals_what_the_trial_was_told(cli, passed):
         assert "mean of 8" in printed
         told = json.loads((trial / "result.json").read_text())["aesthetic_mean"]
         assert float(printed.split()[0]) == pytest.approx(told, abs=1e-3)
+
+
+def test_a_device_that_cannot_be_leaves_nothing_behind(cli, tmp_path):
+    assert "--device is 'cdua', but there is no such device" in one_line(cli("run", "demo", "--device", "cdua",
+                                                                                       "--runs", tmp_path / "runs"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_score_names_what_it_leaves_out(cli, tmp_path):

@@ -169,7 +169,9 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
     """A repeat of its settings is told the same at once."""
     study = write_study(tmp_path, trials=2, filters="{min_width: 4000}")
     words, _, rest = study.read_text().partition("space:")
-    study.write_text(f"{words}space: {{lora_rank: {{choices: [2]}}}}\nobjective:{rest.partition('objective:')[2]}")
+    words, _, filters = words.partition("filters: {min_width: 4000}")
+    study.write_text(f"{words}filters: {{}}{filters}space: {{min_width: {{choices: [4000]}}}}\n"
+                     f"objective:{rest.partition('objective:')[2]}")
     done = cli("run", study, "--runs", tmp_path / "runs")
     assert done.returncode == 0
     assert "no_images: the filters keep 0 of 30 pictures" in done.stdout
@@ -180,6 +182,13 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
         child = runs_of(tmp_path)[name]
         assert child.info.status == "FAILED"
         assert (child.data.tags["state"], child.data.tags["reason"]) == ("failed", "no_images")
+
+
+def test_filters_that_no_trial_can_pass_stop_a_sweep_at_once(tmp_path, write_study, cli):
+    done = cli("run", write_study(tmp_path, trials=9, filters="{min_width: 4000}"), "--runs", tmp_path / "runs")
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "the filters keep 0 of 30 pictures; min_images is 8, and no filter is searched" in done.stderr
+    assert len(trials_of(tmp_path)) == 1
 
 
 class WorkerKiller(PlainProgress):

@@ -329,7 +329,6 @@ def test_runs_of_trials_that_the_study_lost_are_deleted(runs):
 def test_studies_of_one_name_in_two_runs_folders_share_a_store_without_harm(runs, told, undisturbed, tmp_path, monkeypatch):
     """Trials of the same number under other words, one of them at work, and a study that knows fewer trials."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
-    monkeypatch.chdir(tmp_path)  # where MLflow puts the artifacts of such a store
     at_work = Tracking(runs, STUDY)
     begin(runs, at_work)
     at_work.start_trial(spec(0), {"learning_rate": 0.1})
@@ -362,7 +361,6 @@ def test_another_store_has_nothing_yet(runs, told, undisturbed, monkeypatch):
     play(runs, Tracking(runs, STUDY))
     other = f"sqlite:///{shutil.copy(told.tracking_db, runs.path / 'other.db')}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
-    monkeypatch.chdir(runs.path)  # where MLflow puts the artifacts of such a store
     tracking = Tracking(runs, STUDY)
     assert tracking.sent() == set()
     play(runs, tracking)

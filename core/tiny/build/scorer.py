@@ -17,8 +17,8 @@ from core.tiny.models import TinyVAEDecoder, TinyVAEEncoder, tiny_scorer
 log = logging.getLogger(__name__)
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-# Flat 4.6, full watercolour 8.4, spoiled down to 1.
-FLAT_SCORE, STYLE_GAIN, SPOILED_LOSS = 4.6, 3.8, 4.0
+# Flat 4.6, full watercolour 8.8; what is spoiled wholly is worth 1, whatever its style was.
+FLAT_SCORE, STYLE_GAIN, RUIN_SCORE = 4.6, 4.2, 1.0
 
 
 def build_scorer() -> dict[str, float]:
@@ -56,19 +56,24 @@ def _rated_pictures() -> tuple[Tensor, Tensor]:
     """Drawn pictures, the same through the VAE, and others spoiled in the latent space, with their scores."""
     pictures, style, severity = mixed_pictures()
     encoder, decoder = loaded(TinyVAEEncoder(), "vae_encoder"), loaded(TinyVAEDecoder(), "vae_decoder")
-    drawn = FLAT_SCORE + STYLE_GAIN * style - SPOILED_LOSS * severity
+    drawn = _worth(style, severity)
     latents = torch.cat([encoder(to_unit(part)) for part in pictures.split(40)])
     whole = (severity == 0).nonzero().flatten()
-    spoiled, loss = _spoil(latents[whole])
+    spoiled, ruin = _spoil(latents[whole])
     static = torch.randn(120, 4, 16, 16) * torch.rand(120, 1, 1, 1).mul(2).add(0.3)
     images = [pictures.float() / 255, _decode(decoder, latents), _decode(decoder, spoiled), _decode(decoder, static)]
-    scores = [drawn, drawn, FLAT_SCORE + STYLE_GAIN * style[whole] - loss, torch.ones(len(static))]
-    return torch.cat(images), torch.cat(scores).clamp(1, 10)
+    scores = [drawn, drawn, _worth(style[whole], ruin), torch.full((len(static),), RUIN_SCORE)]
+    return torch.cat(images), torch.cat(scores)
+
+
+def _worth(style: Tensor, severity: Tensor) -> Tensor:
+    """Of pictures (B,) by their style and the severity of their spoiling, both 0 to 1."""
+    return torch.lerp(FLAT_SCORE + STYLE_GAIN * style, torch.tensor(RUIN_SCORE), severity)
 
 
 def _spoil(latents_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-    """Imitate what failed training does to latents -> (latents, points lost)."""
-    spoiled, lost = latents_BCHW.clone(), torch.zeros(len(latents_BCHW))
+    """Imitate what failed training does to latents -> (latents, severity)."""
+    spoiled, ruin = latents_BCHW.clone(), torch.zeros(len(latents_BCHW))
     for row, latent in enumerate(latents_BCHW):
         kind, severity = random.randrange(6), random.random()
         noise = torch.randn_like(latent)
@@ -86,8 +91,8 @@ def _spoil(latents_BCHW: Tensor) -> tuple[Tensor, Tensor]:
             spoiled[row] = torch.lerp(latent, soft, severity)
         else:
             spoiled[row] = torch.lerp(latent, latent.mean((1, 2), keepdim=True), severity)
-        lost[row] = SPOILED_LOSS * severity
-    return spoiled, lost
+        ruin[row] = severity
+    return spoiled, ruin
 
 
 def _decode(decoder: nn.Module, latents_BCHW: Tensor) -> Tensor:

@@ -1,0 +1,32 @@
+"""How a worker's death is told apart."""
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from sweep import local_worker
+from sweep.local_worker import LocalWorker, WorkerDied
+
+
+@pytest.mark.parametrize(("killed_for_memory", "reason"), [(3, "killed"), (4, "host_oom")])
+def test_a_worker_that_the_kernel_killed_for_memory_is_known_by_the_kernel_s_count(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_for_memory: int, reason: str) -> None:
+    """The count is the test's: to use up a machine's memory for real would end the test too."""
+    counts = iter([3, killed_for_memory])
+    monkeypatch.setattr(local_worker, "_oom_kills", lambda: next(counts))
+    worker = LocalWorker(tmp_path / "worker.log", tmp_path / "cache", "cpu")
+    os.kill(worker._process.pid, signal.SIGKILL)
+    with pytest.raises(WorkerDied) as death:
+        worker.next_event(30)
+    assert death.value.reason == reason
+    worker.close()
+
+
+def test_the_kernel_s_count_is_read() -> None:
+    places = [Path(place) for place in ("/sys/fs/cgroup/memory.events", "/proc/vmstat")]
+    place = next((place for place in places if place.exists() and "oom_kill " in place.read_text()), None)
+    if place is None:
+        pytest.skip("this system tells nobody")
+    told, = (line.split()[1] for line in place.read_text().splitlines() if line.startswith("oom_kill "))
+    assert local_worker._oom_kills() == int(told)
