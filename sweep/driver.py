@@ -151,6 +151,7 @@ class Sweep:
             self.store.tell(trial, result)
             fail_point("told")
             try:
+                self._check_filters(result)
                 following = self._next(target)
                 if following:
                     self.supervisor.send(self._spec(following), self.folder.trial(following.number))
@@ -268,10 +269,12 @@ class Sweep:
         self.tracking.finish_trial(result, self.folder.trial(trial.number))
         self.progress.trial_finished(result, trial.params)
 
-    def _count_failure(self, result: Result) -> None:
+    def _check_filters(self, result: Result) -> None:
         if result.reason == "no_images" and not self.study.space.keys() & setting_names(Filters):
             raise SweepError(f"{result.message}, and no filter is searched, so no trial can have more; lora-sweep data shows "
                              "what each of them keeps")
+
+    def _count_failure(self, result: Result) -> None:
         if result.state == "complete" or result.reason in PARAMETER_FAILURES:
             self._failures_in_a_row = 0
             return
