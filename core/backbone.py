@@ -154,7 +154,6 @@ def load_backbone(name: str, device: str = "auto", precision: str | None = None,
     precision = precision or BACKBONES[name]
     if place.index is not None and place.type == "cuda":
         torch.cuda.set_device(place)  # streams and CUDA graphs belong to the current one
-    torch.set_flush_denormal(True)
     # fp32 is meant: TF32, cuDNN's default, keeps ten bits of the mantissa, and half a point decides about the gate.
     torch.backends.cudnn.allow_tf32 = False
     if name == "tiny":

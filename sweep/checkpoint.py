@@ -26,6 +26,8 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
     if not folder.lora.exists():
         raise ValueError(f"trial {result.spec.number}: its LoRAs were removed to make room (storage.keep); "
                          f"its pictures and its recipe are in {trial.path}")
+    import torch
+
     from core.backbone import load_backbone
     from core.cache import Cache
     from core.lora import put_on_file
@@ -35,6 +37,7 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
 
     # k epochs are a prefix of k+1: this is the trial that would have stopped here.
     spec = replace(result.spec, train=replace(train, epochs=epoch))
+    torch.set_flush_denormal(True)  # as in a worker
     device = result.device.partition(":")[0] if device == "auto" else device
     backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
     if changed := changed_weights(study, backbone.weights):

@@ -60,6 +60,7 @@ def serve(orders: "Orders", events: TextIO) -> None:
     from core.kolors.files import WeightsError
     from core.score import SCORING_VERSION
 
+    torch.set_flush_denormal(True)
     backbone, cache = None, None
     for order in orders:
         specs = [TrialSpec.from_json(values) for values in order["specs"]]
