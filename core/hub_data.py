@@ -40,6 +40,11 @@ def is_remote(source: str) -> bool:
     return source.startswith(PREFIX)
 
 
+def shared_name(data: Data) -> str:
+    """The source as it may be told to others: a folder by its name alone."""
+    return data.source if is_remote(data.source) else Path(data.source).name
+
+
 def local_data(data: Data, cache: Path) -> Data:
     """The same data as a folder on this machine. Raises DataError if it was not brought here yet."""
     if not is_remote(data.source):

@@ -32,7 +32,7 @@ def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
     hidden = f"in the report and in a terminal of {WIDE} columns also: {hidden}" if hidden else ""
     caption = "\n".join(line for line in ("★ winner" if len(first) else "", _caption(fixed), hidden, *_reasons(trials)) if line)
     numbers = [*ALWAYS[2:], *narrow]
-    gap = 2 if len(narrow) <= 5 else 1  # six settings still fit into 100 columns
+    gap = 2 if len(narrow) <= 5 and width >= WIDE else 1  # six settings still fit into 100 columns, four into 80
     table = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, caption=Text(caption) if caption else None,
                   caption_justify="left")
     for name in ("trial", "gate", *numbers):

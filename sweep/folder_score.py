@@ -7,6 +7,7 @@ from PIL import Image
 
 from core.files import read_json
 from core.picture import ENDINGS, PictureError, open_picture
+from core.settings import BACKBONES
 
 Say = Callable[[str], None]
 
@@ -16,9 +17,7 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
 
     Of a trial's or an export's folder it is the story that is scored, not the sheet beside it, and by the same scorer.
     """
-    recipe = next((path for path in (folder / "recipe.json", folder.parent / "recipe.json") if path.exists()), None)
-    if recipe and backbone is None:
-        backbone = read_json(recipe).get("backbone")
+    backbone = backbone or _backbone_of(folder) or _backbone_of(folder.parent) or "tiny"
     if (folder / "recipe.json").exists() and (folder / "story").is_dir():
         folder = folder / "story"
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
@@ -28,7 +27,7 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
     from core.backbone import load_backbone
     from core.score import score_pictures
 
-    loaded = load_backbone(backbone or "tiny", device, "fp32", parts=["scorer"])
+    loaded = load_backbone(backbone, device, "fp32", parts=["scorer"])
     names: list[str] = []
     pictures = _open(files, names, warn)
     first = next(pictures, None)
@@ -38,6 +37,15 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
     for name, value in zip(names, result.aesthetic, strict=True):
         say(f"{value:6.3f}  {name}")
     say(f"{result.mean:6.3f}  mean of {len(names)} by {loaded.scorer_name}; coherence {result.coherence:.3f}")
+
+
+def _backbone_of(folder: Path) -> str | None:
+    """What the pictures of a trial or an export were made with; None where no recipe of ours says so."""
+    try:
+        named = read_json(folder / "recipe.json")["backbone"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return named if named in BACKBONES else None
 
 
 def _open(files: list[Path], names: list[str], warn: Say) -> Iterator[Image.Image]:

@@ -21,7 +21,7 @@ from core.files import content_key, sha256, write_json, write_whole
 from core.filters import select
 from core.folders import TrialFolder
 from core.gate import passes
-from core.hub_data import local_data
+from core.hub_data import local_data, shared_name
 from core.render import render_scenes
 from core.score import SCORING_VERSION, Score, score_pictures
 from core.settings import Data, Result, Training, TrialSpec
@@ -195,7 +195,8 @@ def recipe(result: Result, folder: TrialFolder) -> dict[str, Any]:
     spec = result.spec
     return {
         "study": spec.study, "trial": spec.number, "backbone": spec.backbone, "seed": spec.seed,
-        "params": spec.params(), "strength": spec.train.scale if spec.train else 0.0, "data": asdict(spec.data),
+        "params": spec.params(), "strength": spec.train.scale if spec.train else 0.0,
+        "data": asdict(spec.data) | {"source": shared_name(spec.data)},
         "story": asdict(spec.story), "device": result.device, "dtype": result.dtype, "scorer": result.scorer,
         "scoring_version": result.scoring_version,
         "aesthetic": result.aesthetic, "aesthetic_mean": result.aesthetic_mean, "versions": result.versions,
