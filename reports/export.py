@@ -13,6 +13,7 @@ import pandas as pd
 from core import safetensors_header
 from core.files import sha256, write_json, write_text
 from core.folders import StudyFolder, TrialFolder
+from core.hub_data import shared_name
 from core.settings import Result
 from reports.model_card import Card, model_card
 
@@ -163,8 +164,10 @@ def _prompts(result: Result) -> pd.DataFrame:
 
 
 def _recipe(card: Card, made: Path, tensors_sha256: str) -> dict[str, Any]:
-    """Result and spec as they stand in result.json, and what ties them to the files beside."""
+    """Result and spec as they stand in result.json, but for places on this machine, and what ties them to the files beside."""
     values = card.result.to_json()
+    spec = values["spec"]
+    values["spec"] = spec | {"data": spec["data"] | {"source": shared_name(card.result.spec.data)}, "weights": None}
     train = card.result.spec.train
     assert train is not None, "checked in _check_result"
     files = sorted(path for path in made.rglob("*") if path.suffix in (".png", ".safetensors"))

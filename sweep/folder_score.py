@@ -42,7 +42,8 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
 def _backbone_of(folder: Path) -> str | None:
     """What the pictures of a trial or an export were made with; None where no recipe of ours says so."""
     try:
-        named = read_json(folder / "recipe.json")["backbone"]
+        recipe = read_json(folder / "recipe.json")
+        named = recipe["spec"]["backbone"] if "spec" in recipe else recipe["backbone"]  # an export's, or a trial's
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return named if named in BACKBONES else None

@@ -75,7 +75,7 @@ def test_export_makes_a_whole_submission(cli, passed):
     made = folder / "hand-in"
     assert (made / "README.md").read_text().startswith("---\n")
     assert len(pd.read_csv(made / "prompts.csv")) == 8
-    assert json.loads((made / "recipe.json").read_text())["data"]["source"] == "watercolor"  # where it lay is private
+    assert json.loads((made / "recipe.json").read_text())["spec"]["data"]["source"] == "watercolor"  # where it lay is private
     for line in (made / "checksums.sha256").read_text().splitlines():
         digest, name = line.split("  ", 1)
         assert hashlib.sha256((made / name).read_bytes()).hexdigest() == digest
