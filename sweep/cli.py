@@ -10,6 +10,7 @@ from rich.console import Console
 
 from core.folders import Runs, StudyFolder
 from sweep.device_name import checked_device
+from sweep.mlflow_ui import HOST, PORT
 from sweep.outcome import outcome
 from sweep.tracking_uri import VARIABLE, masked
 
@@ -250,8 +251,8 @@ def score(
 
 @app.command()
 def ui(
-    runs: RunsFolder = HERE, port: Annotated[int, typer.Option(min=1, max=65535, help="Port that it listens on.")] = 5000,
-    host: Annotated[str, typer.Option(help="Stay on loopback unless you set up authentication.")] = "127.0.0.1",
+    runs: RunsFolder = HERE, port: Annotated[int, typer.Option(min=1, max=65535, help="Port that it listens on.")] = PORT,
+    host: Annotated[str, typer.Option(help="Stay on loopback unless you set up authentication.")] = HOST,
 ) -> None:
     """Open MLflow's own UI on the right store."""
     from sweep.mlflow_ui import open_ui

@@ -147,7 +147,10 @@ class Fingerprint:
 
 def changed_weights(folder: StudyFolder, weights: dict[str, str]) -> str:
     """The parts of the base model whose weights are not those that the study was started with; empty if none is known to be."""
-    kept = read_json(folder.fingerprint)["fields"] if folder.fingerprint.exists() else {}
+    try:
+        kept = read_json(folder.fingerprint)["fields"]
+    except (OSError, ValueError, KeyError, TypeError):  # none, or one that the next start refuses
+        return ""
     before = {key.removeprefix("weights."): digest for key, digest in kept.get("weights", {}).items()}
     before |= {"scorer": kept["scorer"]["scorer.sha256"]} if "scorer" in kept else {}
     return ", ".join(part for part, digest in weights.items() if before.get(part, digest) != digest)
