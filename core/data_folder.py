@@ -31,7 +31,14 @@ class CaptionedPicture:
     in_table: bool = True
 
 
-def read_folder(data: Data) -> list[CaptionedPicture]:
+@dataclass(frozen=True, slots=True)
+class PictureFolder:
+    """`notes` say in one line each what a user must know of the folder as a whole, such as what was left out."""
+    pictures: tuple[CaptionedPicture, ...]
+    notes: tuple[str, ...] = ()
+
+
+def read_folder(data: Data) -> PictureFolder:
     """Every picture in the table's order, then those that it forgets; or all by name. Raises DataError."""
     root = Path(data.source)
     if not root.is_dir():
@@ -39,7 +46,8 @@ def read_folder(data: Data) -> list[CaptionedPicture]:
     table = next((root / name for name in TABLES if (root / name).is_file()), None)
     pictures = _from_table(table, data) if table else _from_files(root, data)
     real_root = os.path.realpath(root)
-    return [replace(picture, problem=picture.problem or _problem(picture.path, real_root)) for picture in pictures]
+    return PictureFolder(tuple(
+        replace(picture, problem=picture.problem or _problem(picture.path, real_root)) for picture in pictures))
 
 
 def caption_of(prompt: str, template: str) -> str:

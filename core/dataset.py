@@ -1,6 +1,6 @@
 """The audit table: what each picture of a data folder is, so that the filters need not look at it again."""
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,20 @@ COLUMNS = ("file", "path", "caption", "subset", "sha256", "width", "height", "ra
 AUDIT_VERSION = 1  # raise it when the meaning of an audit column changes
 Scorer = Callable[[Image.Image], float]
 Looking = Callable[[int, int], object]  # told before picture `number` of `total` is looked at for the first time
+Noting = Callable[[str], object]  # told what a user must know and no row says, in one line each
 
 
-def audit(data: Data, cache: Cache, score: Scorer, scorer: str, looking: Looking = lambda number, total: None) -> pd.DataFrame:
+def audit(data: Data, cache: Cache, score: Scorer, scorer: str, looking: Looking = lambda number, total: None,
+          note: Noting = lambda text: None) -> pd.DataFrame:
     """One row per picture: width and height in px, ratio = width / height, size in bytes, score from 1 to 10.
 
     `problem` is empty for a good picture, else why it cannot be used. Looks at each picture's content once ever, one at
     a time: a score must not depend on what stood beside it in a batch. Raises DataError when there is no such folder.
     """
-    pictures = read_folder(local_data(data, cache.folder))
-    rows = _rows(pictures, data.caption, cache, score, scorer, looking)
+    folder = read_folder(local_data(data, cache.folder))
+    for text in folder.notes:
+        note(text)
+    rows = _rows(folder.pictures, data.caption, cache, score, scorer, looking)
     return pd.DataFrame(list(rows), columns=list(COLUMNS))
 
 
@@ -39,7 +43,7 @@ def bad_pictures(table: pd.DataFrame) -> dict[str, str]:
     return dict(zip(bad["file"].map(_printable), bad["problem"], strict=True))
 
 
-def _rows(pictures: list[CaptionedPicture], template: str, cache: Cache, score: Scorer, scorer: str,
+def _rows(pictures: Sequence[CaptionedPicture], template: str, cache: Cache, score: Scorer, scorer: str,
           looking: Looking) -> Iterator[dict]:
     for number, picture in enumerate(pictures, start=1):
         row: dict[str, Any] = {

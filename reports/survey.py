@@ -18,6 +18,7 @@ class Survey:
     loosest: Filters
     strictest: Filters
     searched: dict[str, str]
+    notes: tuple[str, ...] = ()
     loaded: str = ""
 
     @property

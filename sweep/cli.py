@@ -118,6 +118,8 @@ def data(study: StudyName, runs: RunsFolder = HERE, device: ScorerDevice = "auto
     if survey.loaded:
         _say(survey.loaded)
     out.print(data_table(survey))
+    for note in survey.notes:
+        _say(f"note: {note}")
     for file, reason in survey.bad.items():
         _say(f"cannot be used: {file}: {reason}")
     if survey.warning:

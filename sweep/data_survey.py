@@ -27,9 +27,10 @@ def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Surv
     from sweep.trial import audit_data
 
     backbone = load_backbone(study.backbone, device, "fp32", study.weights, parts=["scorer"])
-    table = audit_data(data, backbone, Cache(runs.cache), looking)
+    notes: list[str] = []
+    table = audit_data(data, backbone, Cache(runs.cache), looking, notes.append)
     searched = {name: str(search).replace(", ", " or ") for name, search in study.space.items() if name in setting_names(Filters)}
-    return Survey(study=study.name, data=data, scorer=backbone.scorer_name, table=table, loaded=loaded or "",
+    return Survey(study=study.name, data=data, scorer=backbone.scorer_name, table=table, notes=tuple(notes), loaded=loaded or "",
                   loosest=_extreme(study, table, max), strictest=_extreme(study, table, min), searched=searched)
 
 

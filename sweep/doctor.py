@@ -153,16 +153,17 @@ def check_data(study: Study, runs: Runs) -> Check:
                          todo="pip install -c constraints.txt -e '.[modelscope]'")
         return Check(name="data", state="OK", found=f"{source} is fetched when the sweep starts; no network was tried now")
     try:
-        pictures = read_folder(data)
+        folder = read_folder(data)
     except (ValueError, OSError) as error:
         return Check(name="data", state="missing", found=str(error), todo="put the pictures there, or change data.source")
-    bad = [f"{picture.file} ({picture.problem})" for picture in pictures if picture.problem]
-    found = f"{len(pictures)} pictures in {source}"
+    bad = [f"{picture.file} ({picture.problem})" for picture in folder.pictures if picture.problem]
+    found = f"{len(folder.pictures)} pictures in {source}"
     if bad:
         found += f", of which cannot be used: {', '.join(bad[:3])}{f' and {len(bad) - 3} more' if len(bad) > 3 else ''}"
-    if len(pictures) - len(bad) < study.data.min_images:
+    found = "; ".join((found, *folder.notes))
+    if len(folder.pictures) - len(bad) < study.data.min_images:
         return Check(name="data", state="missing", found=found, todo=f"data.min_images is {study.data.min_images}")
-    return Check(name="data", state="warn" if bad else "OK", found=found)
+    return Check(name="data", state="warn" if bad or folder.notes else "OK", found=found)
 
 
 def check_runs(study: Study, runs: Runs) -> Check:

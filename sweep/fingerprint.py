@@ -185,7 +185,7 @@ def _words(study: Study, pictures: dict[str, Any]) -> Fields:
 def _pictures(data: Data) -> dict[str, Any]:
     """Every picture that is meant, in its order: file, caption and content, as in the audit table. Reads each file once."""
     found: dict[str, Any] = {}
-    meant = [picture for picture in read_folder(data) if picture.in_table]
+    meant = [picture for picture in read_folder(data).pictures if picture.in_table]
     for number, picture in enumerate(meant, start=1):
         facts = {"file": picture.file, "caption": picture.prompt, "sha256": _content(picture.path)}
         found |= {f"data.pictures[{number}].{key}": value for key, value in facts.items()}

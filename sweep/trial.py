@@ -14,7 +14,7 @@ from core.backbone import Backbone
 from core.beat import Beat, no_beat
 from core.cache import Cache
 from core.data_folder import DataError
-from core.dataset import Looking, audit, bad_pictures, caption_of, read_folder
+from core.dataset import Looking, Noting, audit, bad_pictures, caption_of, read_folder
 from core.encode import encode_examples, encode_missing
 from core.fail_point import fail_point
 from core.files import content_key, sha256, write_json, write_whole
@@ -126,16 +126,19 @@ def _resumable(train: Training, folder: TrialFolder, words: str, report: Report)
 
 def all_words(spec: TrialSpec, cache: Cache) -> list[str]:
     """Every caption and prompt that a trial of this study can meet, whatever its filters keep."""
-    pictures = read_folder(local_data(spec.data, cache.folder))
+    pictures = read_folder(local_data(spec.data, cache.folder)).pictures
     captions = [caption_of(picture.prompt, spec.data.caption) for picture in pictures if not picture.problem]
     return [*captions, *(words for scene in spec.story.scenes for words in (scene.prompt, scene.negative_prompt))]
 
 
 def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Report) -> pd.DataFrame:
     """The audit table's rows that pass the filters. Raises NoImagesError; DataError where no filter could help."""
-    table = audit_data(spec.data, backbone, cache, lambda number, total: report("looking", picture=number, pictures=total))
+    def note(text: str) -> None:
+        report("note", text=f"note: {text}")
+
+    table = audit_data(spec.data, backbone, cache, lambda number, total: report("looking", picture=number, pictures=total), note)
     if bad := bad_pictures(table):
-        report("note", text=f"note: {say_bad(bad)}")
+        note(say_bad(bad))
     kept, least = select(table, spec.filters), spec.data.min_images
     usable = int((table["problem"] == "").sum())
     if usable < least:
@@ -146,11 +149,11 @@ def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Rep
     return kept
 
 
-def audit_data(data: Data, backbone: Backbone, cache: Cache, looking: Looking) -> pd.DataFrame:
+def audit_data(data: Data, backbone: Backbone, cache: Cache, looking: Looking, note: Noting) -> pd.DataFrame:
     def score(image: Image.Image) -> float:
         return score_pictures(backbone, [image]).aesthetic[0]
 
-    return audit(data, cache, score, backbone.weights["scorer"], looking)
+    return audit(data, cache, score, backbone.weights["scorer"], looking, note)
 
 
 def say_bad(bad: dict[str, str]) -> str:

@@ -24,7 +24,7 @@ def pictures_in(folder: Path, *names: str) -> Path:
 
 
 def problems(data: Data) -> dict[str, str]:
-    return {picture.file: picture.problem for picture in read_folder(data)}
+    return {picture.file: picture.problem for picture in read_folder(data).pictures}
 
 
 def one_line(data: Data) -> str:
@@ -36,17 +36,17 @@ def one_line(data: Data) -> str:
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_table_is_read_with_or_without_byte_order_mark(tmp_path: Path, encoding: str) -> None:
-    rows = read_folder(folder_with(tmp_path, "file_name,text\n1.png,湖边的小画家\n", encoding=encoding))
+    rows = read_folder(folder_with(tmp_path, "file_name,text\n1.png,湖边的小画家\n", encoding=encoding)).pictures
     assert [(row.file, row.prompt, row.path) for row in rows] == [("1.png", "湖边的小画家", tmp_path / "train" / "1.png")]
 
 
 def test_a_caption_may_hold_commas_quotes_and_lines(tmp_path: Path) -> None:
-    row, = read_folder(folder_with(tmp_path, 'file_name,text\n1.png,"a ""red"" hat,\non a cat"\n'))
+    row, = read_folder(folder_with(tmp_path, 'file_name,text\n1.png,"a ""red"" hat,\non a cat"\n')).pictures
     assert row.prompt == 'a "red" hat,\non a cat'
 
 
 def test_columns_may_come_in_any_order(tmp_path: Path) -> None:
-    row, = read_folder(folder_with(tmp_path, "text,extra,file_name\na cat,9,1.png\n"))
+    row, = read_folder(folder_with(tmp_path, "text,extra,file_name\na cat,9,1.png\n")).pictures
     assert (row.file, row.prompt) == ("1.png", "a cat")
 
 
@@ -76,7 +76,7 @@ def test_the_caption_template_stands_around_the_prompt() -> None:
 
 @pytest.mark.parametrize("name", ["metadata.csv", "train/metadata.csv"])
 def test_a_table_may_lie_in_the_folder_or_in_train(tmp_path: Path, name: str) -> None:
-    row, = read_folder(folder_with(tmp_path, "file_name,text\n1.png,a\n", name=name))
+    row, = read_folder(folder_with(tmp_path, "file_name,text\n1.png,a\n", name=name)).pictures
     assert row.path == (tmp_path / name).parent / "1.png"
 
 
@@ -85,7 +85,7 @@ def test_a_table_may_lie_in_the_folder_or_in_train(tmp_path: Path, name: str) ->
 def test_json_lines_are_read(tmp_path: Path, name: str, encoding: str) -> None:
     lines = [{"file_name": "1.png", "text": "湖边\u2028的猫"}, {"text": 7, "file_name": "2.png", "subset": "sketch"}]
     text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n\n"
-    rows = read_folder(folder_with(tmp_path, text, name=name, encoding=encoding))
+    rows = read_folder(folder_with(tmp_path, text, name=name, encoding=encoding)).pictures
     assert [(row.file, row.prompt, row.subset) for row in rows] == [("1.png", "湖边\u2028的猫", ""), ("2.png", "7", "sketch")]
 
 
@@ -110,14 +110,14 @@ def test_a_quote_without_end_swallows_no_rows(tmp_path: Path) -> None:
 
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
     data = folder_with(tmp_path, "image,prompt\n1.png,a cat\n")
-    row, = read_folder(Data(source=data.source, image_column="image", text_column="prompt"))
+    row, = read_folder(Data(source=data.source, image_column="image", text_column="prompt")).pictures
     assert (row.file, row.prompt) == ("1.png", "a cat")
     assert "data.image_column can name another" in one_line(data)
 
 
 def test_a_style_alone_needs_no_column_of_words(tmp_path: Path) -> None:
     data = folder_with(tmp_path, "file_name\n1.png\n")
-    row, = read_folder(Data(source=data.source, caption="watercolor style"))
+    row, = read_folder(Data(source=data.source, caption="watercolor style")).pictures
     assert row.file == "1.png"
 
 
@@ -126,7 +126,7 @@ def test_each_picture_may_have_a_text_beside_it(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("一只猫\n", encoding="utf-8-sig")
     (tmp_path / "b.txt").write_text(" a dog ")
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe")
-    rows = read_folder(Data(source=str(tmp_path)))
+    rows = read_folder(Data(source=str(tmp_path))).pictures
     assert [(row.file, row.prompt, row.problem) for row in rows] == [
         ("a.png", "一只猫", ""), ("b.JPG", "a dog", ""), ("c.png", "", "caption c.txt is not UTF-8"),
         ("d.png", "", "caption is missing (there is no d.txt)")]
@@ -137,7 +137,7 @@ def test_each_picture_may_have_a_text_beside_it(tmp_path: Path) -> None:
 def test_a_picture_that_the_table_forgets_is_named(tmp_path: Path, name: str, row: str) -> None:
     data = folder_with(tmp_path, row, name=f"train/{name}")
     pictures_in(tmp_path / "train", "a.png", "b/湖边.png")
-    assert [(p.problem, p.in_table) for p in read_folder(data)] == [("", True), (f"{name} does not name it", False)]
+    assert [(p.problem, p.in_table) for p in read_folder(data).pictures] == [("", True), (f"{name} does not name it", False)]
 
 
 def test_pictures_alone_are_enough_for_a_style_alone(tmp_path: Path) -> None:
@@ -148,25 +148,25 @@ def test_pictures_alone_are_enough_for_a_style_alone(tmp_path: Path) -> None:
 
 def test_a_subset_is_the_sub_folder_or_the_table_s_column(tmp_path: Path) -> None:
     pictures_in(tmp_path / "a", "top.png", "anime/1.png", "sketch/1.png", "deep/er/1.png")
-    rows = read_folder(Data(source=str(tmp_path / "a"), caption="style"))
+    rows = read_folder(Data(source=str(tmp_path / "a"), caption="style")).pictures
     assert {row.file: row.subset for row in rows} == {"top.png": "", "anime/1.png": "anime", "sketch/1.png": "sketch",
                                                       "deep/er/1.png": "deep/er"}
     table = folder_with(tmp_path / "b", "file_name,text,subset\nx/1.png,a,anime\n")
-    assert [row.subset for row in read_folder(table)] == ["anime"]
+    assert [row.subset for row in read_folder(table).pictures] == ["anime"]
     table = folder_with(tmp_path / "c", "file_name,text\nx/1.png,a\n")
-    assert [row.subset for row in read_folder(table)] == ["x"]
+    assert [row.subset for row in read_folder(table).pictures] == ["x"]
 
 
 def test_pictures_beside_a_folder_train_are_not_hidden_by_it(tmp_path: Path) -> None:
     pictures_in(tmp_path, "train/1.png", "boats/2.png")
-    rows = read_folder(Data(source=str(tmp_path), caption="style"))
+    rows = read_folder(Data(source=str(tmp_path), caption="style")).pictures
     assert {row.file: row.subset for row in rows} == {"train/1.png": "train", "boats/2.png": "boats"}
 
 
 def test_what_a_sweep_drew_is_no_data(tmp_path: Path) -> None:
     pictures_in(tmp_path, "1.png", "runs/mine/trials/0000/story/1.png")
     (tmp_path / "runs" / "mlflow.lock").touch()
-    assert [row.file for row in read_folder(Data(source=str(tmp_path), caption="style"))] == ["1.png"]
+    assert [row.file for row in read_folder(Data(source=str(tmp_path), caption="style")).pictures] == ["1.png"]
 
 
 def test_names_with_spaces_quotes_and_chinese_are_read(tmp_path: Path) -> None:

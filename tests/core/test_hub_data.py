@@ -65,7 +65,7 @@ def test_rows_become_a_folder_with_the_pictures_own_bytes(tmp_path: Path) -> Non
     said = write_folder(iter(rows), DATA, tmp_path / "cache" / "made")
     assert said == ("modelscope:iic/style_custom_dataset: 6 pictures from column 'image', words from 'text' "
                     "(columns: image, text)")
-    found = read_folder(Data(source=str(tmp_path / "cache" / "made")))
+    found = read_folder(Data(source=str(tmp_path / "cache" / "made"))).pictures
     assert [(p.file, p.prompt, p.problem) for p in found] == [
         ("00001.jpg", "湖边, \"quoted\"", ""), ("00002.png", "", "caption is empty"), ("00003.webp", "b", ""),
         ("00004.png", "c", "file is missing"), ("00005.png", "d", ""), ("00006.png", "e", "")]
@@ -111,7 +111,7 @@ def test_a_local_data_set_goes_through_the_real_loader(tmp_path: Path) -> None:
     assert said is not None
     assert "3 pictures from column 'image', words from 'text'" in said
     assert bring_data(data, tmp_path / "cache") is None
-    found = read_folder(local_data(data, tmp_path / "cache"))
+    found = read_folder(local_data(data, tmp_path / "cache")).pictures
     assert [p.prompt for p in found] == ["picture 0", "picture 1", "picture 2"]
     assert [p.path.read_bytes() for p in found] == [(tmp_path / "set" / f"{n}.png").read_bytes() for n in range(3)]
 
@@ -132,5 +132,5 @@ def test_a_table_with_a_file_column_is_read_as_modelscope_s_own_builder_makes_it
     found = MsDataset.to_ms_dataset(DatasetDict({"train": table}))
     said = write_folder(rows_of(found), DATA, tmp_path / "made")
     assert "1 pictures from column 'Image:FILE', words from 'Prompt'" in said
-    picture, = read_folder(Data(source=str(tmp_path / "made")))
+    picture, = read_folder(Data(source=str(tmp_path / "made"))).pictures
     assert (picture.prompt, picture.path.read_bytes()) == ("一只鹤", jpeg())

@@ -134,7 +134,7 @@ def test_an_unknown_word_is_told_once_in_order_of_appearance(backbone: Backbone)
 def test_the_demo_data_can_be_drawn_again(data: Data, tmp_path: Path) -> None:
     """By pixel: another zlib packs the same PNG into other bytes."""
     rows = demo_data.write_pictures(tmp_path, random.Random(demo_data.SEED))
-    shipped = read_folder(data)
+    shipped = read_folder(data).pictures
     assert rows == [(picture.file, picture.prompt) for picture in shipped]
     for picture in shipped[:-1]:
         again, before = (np.asarray(Image.open(folder / picture.file), np.int16) for folder in (tmp_path, picture.path.parent))
@@ -143,7 +143,7 @@ def test_the_demo_data_can_be_drawn_again(data: Data, tmp_path: Path) -> None:
 
 
 def test_the_last_picture_of_the_demo_data_is_broken(data: Data) -> None:
-    with pytest.raises((OSError, SyntaxError, UnidentifiedImageError)), Image.open(read_folder(data)[-1].path) as image:
+    with pytest.raises((OSError, SyntaxError, UnidentifiedImageError)), Image.open(read_folder(data).pictures[-1].path) as image:
         image.load()
 
 
