@@ -7,19 +7,19 @@ from datetime import datetime, timedelta
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """When to stop: its name for the user, and the moment by time.monotonic, which no change of the clock moves."""
+    """When to stop: its name for the user, and the moment by time.time: the clock that the user named it by. It goes on while a
+    laptop sleeps, which time.monotonic does not (clock_gettime(2))."""
     name: str
     moment: float
 
     @property
     def left_s(self) -> float:
-        return self.moment - time.monotonic()
+        return self.moment - time.time()
 
 
 def hour(written: str) -> Hour:
     """The next `HH:MM`. Raises ValueError."""
-    now = datetime.now()
-    return Hour(written, time.monotonic() + seconds_until(deadline(written, now), now))
+    return Hour(written, deadline(written, datetime.now()).timestamp())
 
 
 def deadline(written: str, now: datetime) -> datetime:

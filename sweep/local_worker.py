@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from core.settings import TrialSpec
 from sweep.attempt import Attempt
 
 END_S = 2.0  # for a killed process to be gone; Ctrl-C is answered within 10 s in all
+CRASH_S = 30.0  # for one that crashed: a core dump, or gigabytes of a card to give back, come after its pipes are closed
+LOOK_S = 0.05  # between two looks at whether it is gone
 
 
 class WorkerDied(RuntimeError):
@@ -34,6 +37,7 @@ class LocalWorker:
     def __init__(self, log: Path, cache: Path, device: str) -> None:
         self._cache, self._device = cache, device
         self._oom_kills = _oom_kills()
+        self._woken = False
         with log.open("ab") as handle:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "sweep.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=handle,
@@ -55,7 +59,8 @@ class LocalWorker:
             self._write({"stop": True})
 
     def wake(self) -> None:
-        """Have a waiting `next_event` return None now; may be called from a signal handler."""
+        """Have a waiting `next_event` return now, None if nothing was said; may be called from a signal handler."""
+        self._woken = True
         self._inbox.put({})
 
     @property
@@ -105,10 +110,11 @@ class LocalWorker:
             raise self._obituary() from None
 
     def _obituary(self) -> WorkerDied:
-        try:
-            code = self._process.wait(END_S)
-        except subprocess.TimeoutExpired:
-            return WorkerDied("hung", "the worker closed its pipes and does not end")
+        began = time.monotonic()
+        while (code := self._process.poll()) is None:
+            if time.monotonic() - began >= (END_S if self._woken else CRASH_S):
+                return WorkerDied("hung", "the worker closed its pipes and does not end")
+            time.sleep(LOOK_S)
         if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
             return WorkerDied("host_oom", "the machine ran out of memory and killed the worker")
         if code < 0:

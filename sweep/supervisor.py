@@ -13,7 +13,7 @@ from sweep.attempt import Attempt
 from sweep.deadline import Hour
 from sweep.local_worker import LocalWorker, WorkerDied
 from sweep.stop import Stopped
-from sweep.watchdog import Watchdog
+from sweep.watchdog import LOOK_S, Watchdog
 
 log = logging.getLogger(__name__)
 # After these the process or its device context cannot be trusted with the next trial.
@@ -143,7 +143,7 @@ class Supervisor:
                 self.stop_asked = self._until.name
             if self.stop_asked:
                 self._stop(now)
-            left_s = [self._watchdog.left_s]
+            left_s = [self._watchdog.left_s, LOOK_S]
             if self._until and not self.stop_asked:
                 left_s.append(self._until.left_s)
             if self._stop_by is not None:
@@ -154,6 +154,7 @@ class Supervisor:
                 if self._stop_by is not None:
                     raise Stopped from None
                 raise
+            self._watchdog.look()
             if event is not None:
                 self._watchdog.heard(event)
                 if event["event"] == "stopped":

@@ -52,7 +52,9 @@ def result_tags(result: Result) -> dict[str, str]:
 
 
 def artifact_files(result: Result, folder: TrialFolder) -> list[tuple[Path, str | None]]:
-    """Files and the artifact folder of each; weights may have been tidied away since."""
+    """Files and the artifact folder of each; weights may have been tidied away since. A repeat has none: its twin does."""
+    if result.same_as is not None:
+        return []
     if result.state == "failed":
         wanted: list[tuple[Path, str | None]] = [(folder.path / "traceback.txt", None)]
     else:

@@ -8,6 +8,7 @@ FLOORS_S = {"start": 900.0, "prepare": 900.0, "step": 180.0, "picture": 300.0}
 NEXT_PHASE = {"ready": "prepare", "started": "prepare", "training": "step", "drawing": "picture"}
 PATIENCE = 20.0  # times the longest silence so far
 MOST_MORE_S = 3600.0  # than that: a hang early in the night must be noticed before the morning
+LOOK_S = 1.0  # a driver that waits looks so often; what is more it stood still itself, and with it perhaps the whole machine
 
 
 class Watchdog:
@@ -26,14 +27,26 @@ class Watchdog:
 
     def rest(self) -> None:
         """Work was handed over now: silence counts from here."""
-        self._heard_at = self._said_at = time.monotonic()
+        self._heard_at = self._said_at = self._looked_at = time.monotonic()
+        self._stood_still_s = 0.0  # the driver, since the worker last said something
+
+    def look(self) -> None:
+        """Called before each judgement: time in which the driver itself stood still (SIGSTOP, `docker pause`, a busy disk) is
+        no silence of the worker, which may have stood still with it."""
+        now = time.monotonic()
+        stood_still_s = max(0.0, now - self._looked_at - LOOK_S)
+        self._looked_at = now
+        self._heard_at += stood_still_s
+        self._stood_still_s += stood_still_s
 
     def heard(self, event: dict[str, Any]) -> None:
-        """Learns from the worker's own stamps (one clock for all processes), so that a pause of the driver is no silence."""
+        """Learns from the worker's own stamps (one clock for all processes), so that a pause of the driver is no silence; nor
+        does it learn from a pause of both."""
         self._heard_at = time.monotonic()
         said_at = event.get("monotonic", self._heard_at)
-        self._longest_s[self.phase] = max(said_at - self._said_at, self._longest_s.get(self.phase, 0.0))
-        self._said_at = said_at
+        silent_s = said_at - self._said_at - self._stood_still_s
+        self._longest_s[self.phase] = max(silent_s, self._longest_s.get(self.phase, 0.0))
+        self._said_at, self._stood_still_s = said_at, 0.0
         self.phase = NEXT_PHASE.get(event["event"], self.phase)
 
     @property

@@ -23,6 +23,7 @@ from typing import Any, TextIO
 from core.fail_point import at_trial, fail_point
 from core.files import write_json, write_text
 from core.folders import TrialFolder
+from core.gate import PARAMETER_FAILURES
 from core.settings import Result, TrialSpec
 from sweep.attempt import Attempt
 from sweep.stop import SIGNALS
@@ -163,7 +164,8 @@ def _attempt(attempt: Attempt, spec: TrialSpec, backbone: Any, cache: Any, folde
         reason = failure_class(error)
         result = Result(state="failed", spec=spec, reason=reason, message=_first_line(error), micro_batch=attempt.micro_batch,
                         retried=attempt.retried, duration_s=time.monotonic() - started)
-        log.error("trial %d failed as %s", spec.number, reason, exc_info=error)
+        foreseen = reason in PARAMETER_FAILURES or reason == "bad_image"  # explained by the message
+        log.error("trial %d failed as %s: %s", spec.number, reason, result.message, exc_info=None if foreseen else error)
         with suppress(OSError):  # on a full disk; the driver hears of it all the same
             if reason == "bug":  # the others are explained by their message
                 write_text(folder.traceback, "".join(traceback.format_exception(error)))

@@ -72,10 +72,11 @@ class Sweeps:
             self.finished.setdefault(path, path.read_bytes())
         return done
 
-    def begin(self, fail: str) -> subprocess.Popen[str]:
+    def begin(self, fail: str, **env: str) -> subprocess.Popen[str]:
         """A start that goes on beside the test."""
-        env = self.environment(**self.orders(fail))
-        return subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        env |= self.orders(fail)
+        return subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                env=self.environment(**env))
 
     def orders(self, fail: str, *, once: bool = True) -> dict[str, str]:
         self.starts += 1

@@ -23,6 +23,24 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_known_by_the_kernel_s_cou
     worker.close()
 
 
+@pytest.mark.parametrize(("asked_to_stop", "told"), [(False, ("killed", "SIGSEGV")), (True, ("hung", "does not end"))])
+def test_a_worker_that_takes_its_time_to_crash_is_killed_and_not_hung(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_to_stop: bool, told: tuple[str, str]) -> None:
+    """A core dump, or a card's memory to give back, keeps a process for seconds after its pipes are closed."""
+    crash = tmp_path / "crash"
+    crash.write_text("#!/bin/sh\nexec <&- >&-\nsleep 3\nkill -SEGV $$\n")
+    crash.chmod(0o755)
+    monkeypatch.setattr(local_worker.sys, "executable", str(crash))
+    worker = LocalWorker(tmp_path / "worker.log", tmp_path / "cache", "cpu")
+    if asked_to_stop:
+        worker.wake()
+        assert worker.next_event(30) is None
+    with pytest.raises(WorkerDied, match=told[1]) as death:
+        worker.next_event(30)
+    assert death.value.reason == told[0]
+    worker.close()
+
+
 def test_the_kernel_s_count_is_read() -> None:
     places = [Path(place) for place in ("/sys/fs/cgroup/memory.events", "/proc/vmstat")]
     place = next((place for place in places if place.exists() and "oom_kill " in place.read_text()), None)

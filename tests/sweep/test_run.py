@@ -175,6 +175,9 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
     done = cli("run", study, "--runs", tmp_path / "runs")
     assert done.returncode == 0
     assert "no_images: the filters keep 0 of 30 pictures" in done.stdout
+    log = study_folder(tmp_path).worker_log.read_text()
+    assert "trial 0 failed as no_images: the filters keep 0 of 30 pictures; min_images is 4\n" in log
+    assert "Traceback" not in log
     for trial, same_as in zip(trials_of(tmp_path), (None, 0), strict=True):
         assert (trial.state.name, constraint_of(trial)) == ("PRUNED", FAILED_BY_PARAMETERS)
         assert trial.user_attrs.get("same_as") == same_as

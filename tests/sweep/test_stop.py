@@ -1,8 +1,11 @@
 import os
 import signal
+import time
+from datetime import datetime, timedelta
 
 import pytest
 
+from sweep.deadline import hour
 from sweep.stop import SIGNALS, asked_by_signal
 
 
@@ -32,3 +35,12 @@ def test_a_signal_that_was_ignored_stays_ignored(number: signal.Signals) -> None
             os.kill(os.getpid(), number)
     finally:
         signal.signal(number, before)
+
+
+def test_the_hour_is_that_of_the_clock_on_the_wall(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A laptop that sleeps stops time.monotonic, and no sweep may work on past the hour because of it."""
+    morning = hour((datetime.now() + timedelta(hours=8)).strftime("%H:%M"))
+    assert 8 * 3600 - 61 < morning.left_s <= 8 * 3600
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 8 * 3600)
+    assert -61 < morning.left_s <= 0

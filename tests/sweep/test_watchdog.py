@@ -2,7 +2,7 @@
 import pytest
 
 from sweep import watchdog
-from sweep.watchdog import FLOORS_S, PATIENCE, Watchdog
+from sweep.watchdog import FLOORS_S, LOOK_S, PATIENCE, Watchdog
 
 
 @pytest.fixture
@@ -45,6 +45,32 @@ def test_a_pause_of_the_driver_is_no_silence_of_the_worker(clock):
     clock.now += 4000
     dog.heard({"event": "alive", "monotonic": clock.now - 3999})
     assert (dog.allowed_s, dog.left_s) == (FLOORS_S["step"], FLOORS_S["step"])
+
+
+def test_time_in_which_the_driver_stood_still_counts_for_nobody(clock):
+    """A worker that stood still with it is neither late nor known as a slow one afterwards."""
+    dog = Watchdog()
+    dog.heard({"event": "training", "monotonic": clock.now})
+    for _ in range(2):
+        clock.now += 4000
+        dog.look()
+        assert dog.left_s == FLOORS_S["step"] - LOOK_S
+        clock.now += 0.5
+        dog.look()
+        dog.heard({"event": "alive", "monotonic": clock.now})
+        assert (dog.allowed_s, dog.left_s) == (FLOORS_S["step"], FLOORS_S["step"])
+
+
+def test_a_worker_that_stays_silent_after_the_driver_woke_is_hung(clock):
+    dog = Watchdog()
+    dog.heard({"event": "training", "monotonic": clock.now})
+    clock.now += 4000
+    for _ in range(int(FLOORS_S["step"] / LOOK_S) - 1):
+        dog.look()
+        assert dog.left_s > 0
+        clock.now += LOOK_S
+    dog.look()
+    assert dog.left_s <= 0
 
 
 def test_a_long_silence_is_not_waited_for_twenty_times(clock):

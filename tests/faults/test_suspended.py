@@ -1,0 +1,31 @@
+"""Driver and worker stand still together, as under `docker pause`, SLURM's suspend or a closed lid: nobody is to blame."""
+import signal
+import time
+
+import psutil
+
+from tests.faults.conftest import Sweeps
+
+FLOOR_S = 3  # of a step's silence
+PAUSE_S = 12  # longer than that and than 20 steps of the toy
+
+
+def test_time_in_which_both_stood_still_counts_for_nobody(sweeps: Sweeps, undisturbed: Sweeps) -> None:
+    """Twice in one trial, each time longer than the watchdog allows; the driver wakes first."""
+    both = "driver_SIGSTOP+SIGSTOP"
+    with sweeps.begin(f"step#0@2={both};step#0@4={both}", LORA_SWEEP_STEP_FLOOR_S=str(FLOOR_S)) as driver:
+        for _ in range(2):
+            worker = sweeps.worker(driver)
+            for process in (psutil.Process(driver.pid), worker):
+                while process.status() != psutil.STATUS_STOPPED:
+                    time.sleep(0.01)
+            time.sleep(PAUSE_S)
+            driver.send_signal(signal.SIGCONT)
+            time.sleep(0.5)
+            worker.send_signal(signal.SIGCONT)
+        stdout, stderr = driver.communicate(timeout=120)
+    assert driver.returncode == 0, stderr
+    assert "no sign of life" not in stdout
+    assert len(sweeps.failed()) == 2
+    assert [result.retried for result in sweeps.study.results()] == [(), (), ()]
+    assert sweeps.story() == undisturbed.story()
