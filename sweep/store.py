@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from core.fail_point import fail_point
 from core.gate import FAILED_BY_PARAMETERS, PARAMETER_FAILURES, constraint
 from core.settings import Result, TrialSpec
+from sweep.address import sqlite_address
 from sweep.busy_sqlite import Patience
 
 Distributions = dict[str, optuna.distributions.BaseDistribution]
@@ -26,7 +27,7 @@ class Store:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         self._space, self._seed, self._startup_trials = space, seed, startup_trials
         self._patience = Patience()
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": self._patience.connect_args})
+        storage = optuna.storages.RDBStorage(sqlite_address(path), engine_kwargs={"connect_args": self._patience.connect_args})
         self._study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
     def wait_unless(self, stop_asked: Callable[[], object]) -> None:

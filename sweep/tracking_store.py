@@ -10,6 +10,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME
 
 from core.files import write_whole
 from core.folders import Runs
+from sweep.address import sqlite_address
 from sweep.tracking_uri import VARIABLE, masked
 
 LOCK_S = 60.0
@@ -47,7 +48,7 @@ def _make_store(path: Path) -> None:
     """MLflow's tables in a new file; nothing in this process holds the file afterwards."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # half a second, for a fresh runs folder only
 
-    uri = f"sqlite:///{path.resolve()}"
+    uri = sqlite_address(path)
     try:
         MlflowClient(uri)
     finally:
