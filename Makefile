@@ -3,7 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test faults check bench gpu clean
+.PHONY: help install demo test faults check bench gpu clean
+
+help:                   ## this list
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/make \1\t\2/p' Makefile
+
+install: $(READY)       ## .venv with all packages: 7 GB, a few minutes
 
 demo: $(READY)          ## a real sweep of the toy model: eight trials, report, exported winner
 	@$(BIN)/lora-sweep run demo

@@ -20,6 +20,7 @@ from PIL import Image
 
 from core.data_folder import DataError
 from core.files import content_key, write_text
+from core.install import install_command
 from core.picture import ENDINGS
 from core.settings import PROMPT, Data
 
@@ -61,7 +62,7 @@ def bring_data(data: Data, cache: Path) -> str | None:
         return None
     if find_spec("datasets") is None:
         raise DataError(f"data.source is {data.source}, but the package that loads it is missing; "
-                        f"run: pip install -c constraints.txt -e '.[modelscope]'")
+                        f"run: {install_command('modelscope')}")
     order = json.dumps({"data": asdict(data), "folder": str(_folder(data, cache))})
     # Not in this process: the loader imports half of modelscope, and the driver shall stay small.
     done = subprocess.run([sys.executable, "-m", "core.hub_data", order], stdout=subprocess.PIPE, text=True, check=False,

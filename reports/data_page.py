@@ -8,6 +8,7 @@ import pandas as pd
 
 from core.files import write_text
 from core.picture import PictureError, open_picture
+from reports.console import size
 from reports.page import template_environment
 from reports.survey import Survey
 
@@ -45,11 +46,7 @@ def write_data_page(survey: Survey, folder: Path) -> Path:
 
 def _card(row: pd.Series, why: str) -> Card:
     return Card(file=row["file"], caption=row["caption"], score=row["score"], why=why, thumbnail=_thumbnail(Path(row["path"])),
-                facts=f"{row['width']:.0f} × {row['height']:.0f} px · {_bytes(row['size'])}")
-
-
-def _bytes(size: float) -> str:
-    return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+                facts=f"{row['width']:.0f} × {row['height']:.0f} px · {size(row['size'])}")
 
 
 def _thumbnail(path: Path) -> str | None:

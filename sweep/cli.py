@@ -1,5 +1,6 @@
 """The command line. Every command imports what it needs when it runs: `--help` starts without torch."""
 import os
+import shlex
 import sys
 import warnings
 from pathlib import Path
@@ -26,8 +27,9 @@ out, err = Console(highlight=False), Console(stderr=True, highlight=False)
 if not out.is_terminal and "COLUMNS" not in os.environ:
     out.width = 104  # a log or a pipe has no edge to fold at
 
+RUNS_VARIABLE = "LORA_SWEEP_RUNS"
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
-RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar="LORA_SWEEP_RUNS",
+RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar=RUNS_VARIABLE,
                                           help="Where results, cache and the tracking store lie.")]
 
 
@@ -53,7 +55,7 @@ def main() -> None:
 @app.command()
 def run(
     study: StudyName, runs: RunsFolder = HERE,
-    trials: Annotated[int | None, typer.Option(min=1, help="Stop when this many trials are told in all; "
+    trials: Annotated[int | None, typer.Option(min=1, help="Stop when this many trials are finished in all; "
                                                "default: the study's budget.")] = None,
     until: Annotated[str | None, typer.Option(metavar="HH:MM", help="Stop at this time of day; start no trial that cannot finish "
                                               "before.")] = None,
@@ -90,7 +92,7 @@ def run(
     finally:
         if isinstance(progress, LiveProgress):
             progress.stop()
-    words, code = summary.closing(winner(Runs(runs).study(loaded.name)))
+    words, code = summary.closing(winner(Runs(runs).study(loaded.name)), _command(f"report {loaded.name}", runs))
     if code:
         _complain(words)
         sys.exit(code)
@@ -153,7 +155,7 @@ def status(
                   f"{now.passed} passed the gate, {now.failed} failed, {best}{left}", markup=False, soft_wrap=True)
         if study:
             for note in now.recovered:
-                _say(f"at its last start, {note}")
+                _say(f"found at its last start: {note}")
             out.print(leaderboard_table(leaderboard(folder), out.width))
             _say_where(folder, runs)
 
@@ -224,9 +226,9 @@ def export(
     folder = _started(study, runs)
     result = winner(folder) if trial is None else folder.trial(trial).read_result()
     if result is None:
-        numbers = ", ".join(str(r.spec.number) for r in folder.results())
-        raise ValueError(f"{folder.path.name}: no story passes the gate yet; name one with --trial and --force" if trial is None
-                         else f"--trial is {trial}, but there is no such finished trial (allowed: {numbers})")
+        raise ValueError(f"{folder.path.name}: no story passes the gate yet; name one with --trial and --force "
+                         f"({_exportable(folder)})" if trial is None
+                         else f"--trial is {trial}, but there is no such finished trial ({_exportable(folder)})")
     source = folder.made(result)
     if epoch is not None and result.state == "complete":
         source, result = epoch_story(folder, result, epoch, Runs(runs).cache, device)
@@ -285,6 +287,16 @@ def _started(study: str, runs: Path) -> StudyFolder:
     return folder
 
 
+def _exportable(folder: StudyFolder) -> str:
+    """The trials that have a story; a failed one has none."""
+    complete = [result for result in folder.results() if result.state == "complete"]
+    passed, under = (", ".join(str(result.spec.number) for result in complete if result.passed_gate is wanted)
+                     for wanted in (True, False))
+    if not complete:
+        return "allowed: none, for no trial has made a story yet"
+    return f"allowed: {passed}" + f"; with --force: {under}" * bool(under) if passed else f"allowed with --force: {under}"
+
+
 def _print_plan(study: "Study", runs: Path, until: str, device: str) -> None:
     from datetime import datetime
 
@@ -310,6 +322,12 @@ def _fetch_weights(study: "Study", device: str) -> None:
         if why := refusal(study.backbone, device, study.precision):
             raise ValueError(f"{why}; nothing was fetched ({fetch_command(folder)} does it all the same)")
         fetch_with_progress(folder, out)
+
+
+def _command(words: str, runs: Path) -> str:
+    """A command as it must be typed to look at the same runs folder."""
+    elsewhere = runs != Path(os.environ.get(RUNS_VARIABLE) or HERE)
+    return f"lora-sweep {words}" + (f" --runs {shlex.quote(str(runs))}" if elsewhere else "")
 
 
 def _say_where(folder: StudyFolder, runs: Path) -> None:

@@ -17,6 +17,7 @@ from rich.text import Text
 from core.data_folder import DataError, read_folder
 from core.folders import Runs
 from core.hub_data import local_data
+from core.install import install_command
 from core.kolors.files import FILES, FOLDER_VARIABLE, fetch_command, missing_files, models_folder, needed_bytes
 from reports.console import size
 from sweep.check import Check
@@ -150,7 +151,7 @@ def check_data(study: Study, runs: Runs) -> Check:
     except DataError:  # it was not brought here yet
         if not installed("datasets"):
             return Check(name="data", state="missing", found=f"{source} needs a package that is not installed",
-                         todo="pip install -c constraints.txt -e '.[modelscope]'")
+                         todo=install_command("modelscope"))
         return Check(name="data", state="OK", found=f"{source} is fetched when the sweep starts; no network was tried now")
     try:
         folder = read_folder(data)

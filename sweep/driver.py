@@ -141,9 +141,9 @@ class Sweep:
         return self.supervisor.stop_asked if unfinished else None
 
     def _work(self, target: int) -> None:
-        best = winner(self.folder)
-        self.progress.start(self.study.name, len(self.store.told()), target, best.aesthetic_mean if best else None)
-        self._tell_base_story(wanted=len(self.store.told()) < target or bool(self._again))
+        best, told = winner(self.folder), len(self.store.told())
+        self.progress.start(self.study.name, told, max(target, told + len(self._again)), best.aesthetic_mean if best else None)
+        self._tell_base_story(wanted=told < target or bool(self._again))
         trial = self._next(target)
         while trial:
             result = self._carry_out(trial)
@@ -220,10 +220,10 @@ class Sweep:
             self._idle_s.append(event["monotonic"] - self._finished_at)
             self._finished_at = None
         elif kind == "resumed":
-            self.progress.note(f"{spec.name}: goes on from step {event['step']}")
+            self.progress.note(f"{spec.name}: resumes from step {event['step']}")
         elif kind == "again":
             self._steps = 0
-            self.progress.note(f"{spec.name}: {event['reason']} ({event['message']}); tried once more")
+            self.progress.note(f"{spec.name}: {event['reason']} ({event['message']}); retrying once in a fresh worker")
         elif kind == "looking":
             self.progress.looking(spec, event["picture"], event["pictures"])
         elif kind == "note":

@@ -2,16 +2,14 @@
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
-from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+from core.install import CONSTRAINTS, PROJECT, install_command
 from sweep.check import Check
 
-ROOT = Path(__file__).resolve().parent.parent
-PROJECT, CONSTRAINTS = ROOT / "pyproject.toml", ROOT / "constraints.txt"
 PYTHON = (3, 11)
 
 
@@ -29,15 +27,14 @@ def check_packages() -> Check:
     wrong = [f"{requirement} (here: {here[requirement.name] or 'not installed'})" for requirement in needed
              if not fits(requirement, here[requirement.name])]
     wrong += torch_pair_faults()
-    install = "make demo installs them" if CONSTRAINTS.exists() else "pip install --upgrade lora-sweep"
     if wrong:
-        return Check(name="packages", state="missing", found="; ".join(wrong), todo=install)
+        return Check(name="packages", state="missing", found="; ".join(wrong), todo=install_command())
     tested = tested_versions()
     differing = [f"{name} {found} (tested: {tested[key]})" for name, found in here.items()
                  if found and (key := canonicalize_name(name)) in tested and Version(found).public != tested[key]]
     if differing:
         return Check(name="packages", state="warn", found=f"in range, but not as tested: {', '.join(differing)}",
-                     todo="pip install -c constraints.txt -e . brings the tested versions")
+                     todo=f"{install_command()} brings the tested versions")
     return Check(name="packages", state="OK", found=f"{len(needed)} packages, torch {here['torch']}, all as tested"
                  if tested else f"{len(needed)} packages in their ranges, torch {here['torch']}")
 

@@ -9,6 +9,7 @@ from typing import Any
 from core.folders import Runs
 from core.kolors.files import missing_files, models_folder, needed_bytes
 from core.settings import Result, TrialSpec
+from reports.console import counted
 from sweep.cards import Guess, guess_kolors, guess_tiny
 from sweep.cost import (
     TINY_HOST_BYTES,
@@ -127,13 +128,14 @@ def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Guess | None:
 
     own = Pace.of(filter(alike, runs.study(one.study).results()))
     if own:
-        return Guess(own, f"measured on {_trials(own.trials)} of this study")
+        return Guess(own, f"measured on {counted(own.trials, 'finished trial')} of this study")
     others = [result for folder in study_folders(runs) if folder.path.name != one.study
               for result in folder.results() if alike(result)]
     pace = Pace.of(others)
     if pace is None:
         return None
-    return Guess(pace, f"measured on {_trials(pace.trials)} of {', '.join(sorted({result.spec.study for result in others}))}")
+    studies = ", ".join(sorted({result.spec.study for result in others}))
+    return Guess(pace, f"measured on {counted(pace.trials, 'finished trial')} of {studies}")
 
 
 def _estimated(study: Study, device: str, gpu: Gpu | None, problem: str, memory: PeakMemory | None) -> Guess:
@@ -146,10 +148,6 @@ def _estimated(study: Study, device: str, gpu: Gpu | None, problem: str, memory:
     if study.backbone == "tiny" and device == "cpu":
         return guess_tiny()
     return Guess(None, f"how fast {study.backbone} is on {device} cannot be known before a trial ran there")
-
-
-def _trials(number: int) -> str:
-    return f"{number} finished trial{'s' if number != 1 else ''}"
 
 
 def _spec(study: Study, pick: Pick) -> TrialSpec:

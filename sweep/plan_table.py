@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from reports.console import cell, duration, size
+from reports.console import cell, counted, duration, size
 from sweep.cards import kolors_pace
 from sweep.deadline import seconds_until
 from sweep.pace import PARTS
@@ -35,12 +35,14 @@ def verdict(plan: Plan, now: datetime, until: datetime) -> str:
         return f"{name}: how long a trial takes here is not known: {plan.basis}."
     if not plan.todo:
         more_s = plan.pace.trial_s(plan.typical.spec)
-        return f"{name}: all {plan.done} trials are done; one more takes about {duration(more_s)} on {place}."
+        return f"{name}: {counted(plan.done, 'trial')} done, none left to do; one more takes about {duration(more_s)} on {place}."
     ends_s, left_s = plan.ends_s(plan.pace)[1:], seconds_until(until, now)
     fitting = sum(end_s <= left_s for end_s in ends_s)
-    takes = f"{name}: {plan.todo}{' more' if plan.done else ''} trials take about {duration(ends_s[-1])} on {place}"
+    trials = counted(plan.todo, "more trial" if plan.done else "trial")
+    takes = f"{name}: {trials} {'takes' if plan.todo == 1 else 'take'} about {duration(ends_s[-1])} on {place}"
     if fitting == plan.todo:
-        return f"{takes}; all fit before {clock}, done by about {now + timedelta(seconds=ends_s[-1]):%H:%M}."
+        return (f"{takes}; {'it fits' if plan.todo == 1 else 'all fit'} before {clock}, done by about "
+                f"{now + timedelta(seconds=ends_s[-1]):%H:%M}.")
     some = f"{fitting} of them fit" if fitting > 1 else "one of them fits" if fitting else "none of them fits"
     return f"{takes}; {some} before {clock}, {duration(left_s)} from now."
 
@@ -116,7 +118,7 @@ def _gpu_memory(plan: Plan) -> str:
 
 
 def _disk(plan: Plan, free_bytes: int) -> str:
-    left = f"about {size(plan.disk_bytes)} for the {plan.todo} trials left; " if plan.todo else ""
+    left = f"about {size(plan.disk_bytes)} for the {counted(plan.todo, 'trial')} left; " if plan.todo else ""
     return (f"{left}{size(plan.story_texts_bytes)} in the cache for the story's words, {size(plan.picture_bytes)} for each "
             f"training picture; {size(free_bytes)} are free")
 

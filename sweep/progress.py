@@ -7,6 +7,7 @@ from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainin
 from rich.progress import Progress as Bars
 
 from core.settings import Result, TrialSpec
+from reports.console import counted
 from sweep.store import describe
 
 
@@ -33,7 +34,7 @@ class PlainProgress:
 
     def start(self, study: str, told: int, target: int, best: float | None = None) -> None:
         self.told, self.target, self.best = told, target, best
-        self.note(f"study {study}: {told} of {target} trials told")
+        self.note(f"study {study}: {told} of {counted(target, 'trial')} finished")
 
     def worker_ready(self, event: dict[str, Any]) -> None:
         self.note(f"worker ready on {event['device']} ({event['seconds']:.1f} s to load the base model)")

@@ -19,13 +19,13 @@ from sweep.tracking import Tracking
 
 
 class Step(Enum):
-    ADOPT = "tell the finished result"
-    GO_ON = "go on, from its checkpoint if that is whole"
-    AGAIN = "start again under the same number with the same parameters"
-    RESTORE = "write the result again from what Optuna keeps of it"
-    FAIL = "fail it: its settings are not allowed any more"
-    LOST = "its result is gone from the disk; Optuna and MLflow keep what they have"
-    SET_ASIDE = "move the folder aside: Optuna never asked for it"
+    ADOPT = "was finished but not recorded yet; its result is taken over"
+    GO_ON = "was interrupted; it resumes from its last whole checkpoint"
+    AGAIN = "has no checkpoint; it starts again with the same settings"
+    RESTORE = "has lost its result.json; it is written again from Optuna's copy"
+    FAIL = "fails, for its settings are not allowed any more"
+    LOST = "has lost its result.json; Optuna and MLflow keep what they have"
+    SET_ASIDE = "is unknown to Optuna; its folder is moved aside"
     NOTHING = "all agree"
 
 
@@ -71,7 +71,7 @@ def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking,
             stored=number in told and "result" in told[number].user_attrs, checkpoint=trial.checkpoint.exists()))
         if step is Step.NOTHING:
             continue
-        notes.append(f"trial {number}: {step.value}")
+        notes.append(f"trial {number} {step.value}")
         if step is Step.SET_ASIDE:
             shutil.move(trial.path, trial.path.with_name(f"aside-{trial.path.name}-{int(time.time())}"))
         elif step is Step.RESTORE:

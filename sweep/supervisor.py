@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 RETIRING = frozenset({"cuda_oom", "host_oom", "device_lost", "hung", "killed"})
 STOP_GRACE_S = 5.0  # for the step at work and its checkpoint; 10 s in all are promised
 MAX_FAILED_STARTS = 2
+DOING = {"start": "starting", "prepare": "preparing", "step": "training", "picture": "drawing"}  # by the watchdog's phase
 Hear = Callable[[dict[str, Any]], None]
 
 
@@ -163,7 +164,7 @@ class Supervisor:
             if self._watchdog.left_s <= 0 and not self._worker.waiting:
                 silent_s, phase = self._watchdog.allowed_s, self._watchdog.phase
                 self._worker.close()
-                raise WorkerDied("hung", f"the worker gave no sign of life for {silent_s:.0f} s ({phase})")
+                raise WorkerDied("hung", f"the worker sent no heartbeat for {silent_s:.0f} s while {DOING[phase]}")
 
     def _stop(self, now: float) -> None:
         """Training is asked to save its step; anything else is made again from the last checkpoint. Raises Stopped."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import platformdirs
 
 from core.files import read_json
+from core.install import python
 
 Part = Literal["unet", "text_encoder", "vae", "scorer"]
 PARTS: tuple[Part, ...] = ("unet", "text_encoder", "vae", "scorer")
@@ -110,7 +111,7 @@ def describe_missing(missing: Collection[WeightFile], folder: Path) -> str:
 
 
 def fetch_command(folder: Path) -> str:
-    return f"python -m core.kolors.download --to {shlex.quote(str(folder))}"
+    return f"{python()} -m core.kolors.download --to {shlex.quote(str(folder))}"
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_a_folder_stays_as_it_is_and_what_was_not_brought_is_one_line(tmp_path: 
 
 @pytest.mark.skipif(find_spec("datasets") is not None, reason="the package is installed")
 def test_a_missing_package_is_named_with_its_command(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"missing; run: pip install -c constraints\.txt -e '\.\[modelscope\]'"):
+    with pytest.raises(DataError, match=r"missing; run: \S+ -m pip install -c constraints\.txt -e '\.\[modelscope\]'"):
         bring_data(DATA, tmp_path)
 
 

@@ -21,6 +21,7 @@ import modelscope_hub._legacy_api
 import pytest
 
 from core.files import read_json, sha256
+from core.install import python
 from core.kolors.download import DownloadError, fetch_missing
 from core.kolors.files import FILES, KOLORS, RECORD, SCORER, SCORER_FOLDER, WeightFile, missing_files, models_folder
 
@@ -293,7 +294,7 @@ def test_a_file_that_the_server_lost_is_named_with_its_path_and_the_command(hub:
     line = failure(folder)
     assert f"{SHARD.file}: the server does not have it" in line
     assert f"in {folder}: missing {SHARD.path}, sdxl-vae-fp16-fix/" in line
-    assert line.endswith(f"with: python -m core.kolors.download --to {folder}")
+    assert line.endswith(f"with: {python()} -m core.kolors.download --to {folder}")
 
 
 def test_a_repository_that_is_gone_is_named(hub: Hub, folder: Path) -> None:

@@ -10,7 +10,7 @@ SICK = 2  # the third of six
 CASES = {  # the order of the fail point, the class in the table, what Optuna is told, words of the reason
     "oom": ("step#2=oom", "cuda_oom", "PRUNED", "CUDA out of memory"),
     "nan": ("loss#2=nan", "nan_loss", "PRUNED", "the loss was no number"),
-    "hang": ("step#2=SIGSTOP", "hung", "FAIL", "no sign of life"),
+    "hang": ("step#2=SIGSTOP", "hung", "FAIL", "no heartbeat for"),
     "crash": ("step#2=SIGKILL", "killed", "FAIL", "killed by SIGKILL"),
 }
 
@@ -35,7 +35,7 @@ def test_oom_is_answered_with_a_smaller_micro_batch_and_a_hang_from_the_checkpoi
     done = sweeps.run("step#0@2=oom;step#1@5=SIGSTOP", LORA_SWEEP_STEP_FLOOR_S="5")
     assert len(sweeps.failed()) == 2
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "trial 1: goes on from step 4" in done.stdout
+    assert "trial 1: resumes from step 4" in done.stdout
     first, second, *_ = sweeps.study.results()
     plain, unhung, *_ = undisturbed.study.results()
     assert (first.state, first.micro_batch, first.retried) == ("complete", 1, ("cuda_oom",))

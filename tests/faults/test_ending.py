@@ -8,6 +8,7 @@ from rich.console import Console
 
 from core.files import write_json
 from core.settings import Result, TrialSpec
+from reports.console import duration
 from sweep.deadline import Hour
 from sweep.driver import run_sweep
 from sweep.progress import PlainProgress
@@ -26,7 +27,7 @@ def test_one_signal_stops_with_everything_resumable(sweeps: Sweeps, undisturbed:
         assert sweeps.optuna()[trial][1] == "RUNNING"
         assert {run[0] for run in sweeps.mlflow().values()} <= {"KILLED", "FINISHED"}
     again = sweeps.run()
-    assert "trial 1: goes on from step 5" in again.stdout
+    assert "trial 1: resumes from step 5" in again.stdout
     assert sweeps.story() == undisturbed.story()
 
 
@@ -82,13 +83,13 @@ def test_the_hour_strikes_in_the_middle_of_a_trial(sweeps: Sweeps, undisturbed: 
 
     summary = run_sweep(load_study(str(sweeps.file)), sweeps.runs, "cpu", Struck(Console(quiet=True)), until=hour)
     assert (summary.stopped, summary.told) == ("07:00", 0)
-    assert summary.closing(None) == (f"stopped at 07:00: 0 trials in {summary.wall_s:.0f} s, 0 in all, none passes the gate yet; "
-                                     "the same command goes on", 0)
+    assert summary.closing(None, "") == (f"stopped at 07:00: 0 trials in {duration(summary.wall_s)}, 0 in all, none passes the "
+                                         "gate yet; the same command goes on", 0)
     assert sweeps.study.trial(0).checkpoint.exists()
     assert [row[1] for row in sweeps.optuna()] == ["RUNNING"]
     assert {run[0] for run in sweeps.mlflow().values()} == {"KILLED"}
     again = sweeps.run(words=("--trials", 1))
-    assert "trial 0: goes on from step" in again.stdout
+    assert "trial 0: resumes from step" in again.stdout
     assert (sweeps.optuna(), sweeps.leaderboard()) == (undisturbed.optuna()[:1], undisturbed.leaderboard()[:1])
 
 

@@ -21,7 +21,7 @@ def test_a_torn_checkpoint_is_not_believed(stopped: Sweeps, undisturbed: Sweeps)
     path.write_bytes(path.read_bytes()[:-1000])
     again = stopped.run()
     assert again.returncode == 0, again.stderr
-    assert "goes on from step" not in again.stdout
+    assert "resumes from step" not in again.stdout
     assert stopped.story() == undisturbed.story()
 
 
@@ -37,7 +37,7 @@ def test_torn_words_and_old_half_written_files_do_not_matter(stopped: Sweeps, un
     left.write_bytes(b"half")
     again = stopped.run()
     assert again.returncode == 0, again.stderr
-    assert "trial 0: goes on from step" in again.stdout
+    assert "trial 0: resumes from step" in again.stdout
     assert not left.exists()
     assert stopped.story() == undisturbed.story()
 
@@ -48,7 +48,7 @@ def test_torn_and_emptied_results_are_written_again_from_what_optuna_keeps(finis
     second.write_text(second.read_text()[:100])
     again = finished.run()
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("write the result again") == 2
+    assert again.stdout.count("is written again from Optuna's copy") == 2
     assert finished.story() == undisturbed.story()
 
 
@@ -66,7 +66,7 @@ def test_a_lost_study_db_sets_the_folders_aside(finished: Sweeps, undisturbed: S
     finished.study.db.unlink()
     again = finished.run()
     assert again.returncode == 0, again.stderr
-    assert "trial 1: move the folder aside" in again.stdout
+    assert "trial 1 is unknown to Optuna; its folder is moved aside" in again.stdout
     assert finished.leaderboard() == undisturbed.leaderboard()
     assert finished.mlflow() == undisturbed.mlflow()
 

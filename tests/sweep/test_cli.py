@@ -10,6 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from core.files import write_json
+from core.folders import Runs
+from tests.sweep.test_store import complete, failed
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -80,6 +84,24 @@ def test_export_makes_a_whole_submission(cli, passed):
         digest, name = line.split("  ", 1)
         assert hashlib.sha256((made / name).read_bytes()).hexdigest() == digest
     assert len(list(made.glob("*.safetensors"))) == 1
+
+
+def test_an_export_names_the_trials_that_have_a_story(cli, tmp_path):
+    folder = Runs(tmp_path).study("mine")
+    for result in (complete(0, 5.5), failed(1, "killed"), complete(2, 6.5), complete(3, 7.5)):
+        write_json(folder.trial(result.spec.number).result, result.to_json())
+    folder.frozen.touch()
+
+    def refused(*words):
+        return one_line(cli("export", "mine", "--team", "t", "--title", "x", "--runs", tmp_path, *words)).strip()
+
+    assert refused("--trial", 7).endswith("--trial is 7, but there is no such finished trial (allowed: 2, 3; with --force: 0)")
+    assert refused("--trial", 1).endswith("trial 1 failed (killed) and has no story to hand in")
+    for number in (2, 3):
+        folder.trial(number).result.unlink()
+    assert refused().endswith("no story passes the gate yet; name one with --trial and --force (allowed with --force: 0)")
+    folder.trial(0).result.unlink()
+    assert refused().endswith("(allowed: none, for no trial has made a story yet)")
 
 
 def test_another_epoch_is_rendered_and_judged_anew(cli, passed):

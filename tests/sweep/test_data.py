@@ -16,6 +16,7 @@ from rich.console import Console
 
 from core.cache import Cache
 from core.folders import Runs, TrialFolder
+from core.install import python
 from core.settings import Filters, Result, Training, TrialSpec
 from reports.data_recipe import process
 from sweep.attempt import Attempt
@@ -131,7 +132,7 @@ def test_the_recipe_has_a_subset_first_and_the_best_last_and_no_step_for_what_is
 def test_a_data_set_that_cannot_be_loaded_costs_one_line(cli, tmp_path):
     done = cli("data", "kolors_watercolor", "--runs", tmp_path / "runs")
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert "pip install -c constraints.txt -e '.[modelscope]'" in done.stderr
+    assert f"{python()} -m pip install -c constraints.txt -e '.[modelscope]'" in done.stderr
 
 
 @pytest.mark.skipif(find_spec("datasets") is not None, reason="the package that loads it is installed")

@@ -13,6 +13,7 @@ import pytest
 from core.data_folder import DataError
 from core.folders import Runs
 from core.hub_data import local_data
+from core.install import python
 from core.kolors.files import FILES
 from core.settings import Training
 from sweep import doctor, packages, reach
@@ -173,7 +174,7 @@ def test_weights_are_looked_for_by_name_and_size(tmp_path, kolors):
     check = check_weights(kolors)
     assert check.state == "missing"
     assert [file.split()[-1] for file in check.files] == [FILES[0].path]
-    assert f"python -m core.kolors.download --to {tmp_path}; the study key weights names another folder" in check.todo
+    assert f"{python()} -m core.kolors.download --to {tmp_path}; the study key weights names another folder" in check.todo
 
 
 def test_pictures_are_counted(study, tmp_path):

@@ -171,7 +171,7 @@ def test_the_verdict_comes_first(tmp_path, study):
     assert "The disk is too small for that" in page(study, tmp_path, free_bytes=10**6)
     for number in range(1, 10):
         finish(Runs(tmp_path), study, number)
-    assert page(study, tmp_path).startswith("quick: all 10 trials are done; one more takes about 78 s on the CPU.")
+    assert page(study, tmp_path).startswith("quick: 10 trials done, none left to do; one more takes about 78 s on the CPU.")
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -111,17 +111,18 @@ def test_the_second_trial_encodes_nothing(swept):
     assert study_folder(swept[0]).results()[1].encoded == {}
 
 
-def test_the_driver_says_what_it_cost(swept):
-    assert re.search(r"2 trials in \d+ s, none passes the gate yet; the driver took [\d.]+ s of CPU per trial, "
-                     r"the worker waited [\d.]+ s", swept[2].stdout)
+def test_the_last_line_says_what_it_came_to_and_what_is_next(swept):
+    assert re.search(r"\n2 trials finished in \d+ s, none passes the gate yet; next: lora-sweep report quick --runs "
+                     + re.escape(f"{swept[0] / 'runs'}\n"), swept[2].stdout)
 
 
 def test_a_complete_study_says_so_and_changes_nothing(swept, cli):
     folder, study, _ = swept
     before = {path: path.read_bytes() for path in (folder / "runs" / "quick").rglob("result.json")}
-    done = cli("run", study, "--runs", folder / "runs")
+    done = cli("run", study, "--runs", folder / "runs", "--trials", 1)  # fewer than there are
     assert done.returncode == 0
-    assert "is complete: 2 trials told, nothing left to do" in done.stdout
+    assert "study quick: 2 of 2 trials finished\n" in done.stdout
+    assert "study quick is complete: 2 trials finished, none passes the gate yet; --trials asks for more; next: " in done.stdout
     assert {path: path.read_bytes() for path in before} == before
 
 
@@ -247,7 +248,7 @@ def test_a_trial_of_an_older_version_whose_settings_are_not_allowed_any_more_fai
     before.ask({"lora_alpha": optuna.distributions.FloatDistribution(5000, 5000)})
     done = cli("run", write_study(tmp_path), "--runs", tmp_path / "runs", "--trials", "1")
     assert done.returncode == 0, done.stderr
-    assert "trial 0: fail it: its settings are not allowed any more" in done.stdout
+    assert "trial 0 fails, for its settings are not allowed any more" in done.stdout
     trial, = trials_of(tmp_path)
     assert (trial.state.name, trial.user_attrs["message"]) == ("FAIL", "lora_alpha is 5000.0, but it is too large")
     assert runs_of(tmp_path)["trial-0000"].info.status == "FAILED"
@@ -290,9 +291,9 @@ def test_a_killed_driver_goes_on_in_the_same_trial_and_run(tmp_path, write_study
         driver.kill()
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert re.search("trial 0: (start again|go on, from its checkpoint)", again.stdout)
+    assert re.search("trial 0 (has no checkpoint; it starts again|was interrupted; it resumes)", again.stdout)
     status = cli("status", "quick", "--runs", tmp_path / "runs").stdout
-    assert re.search("at its last start, trial 0: (start again|go on, from its checkpoint)", status)
+    assert re.search("found at its last start: trial 0 (has no|was interrupted)", status)
     assert [t.state.name for t in trials_of(tmp_path)] == ["COMPLETE", "COMPLETE"]
     assert runs_of(tmp_path).keys() == {"quick", "trial-0000", "trial-0001"}
     assert {run.info.status for run in runs_of(tmp_path).values()} == {"FINISHED"}

@@ -8,6 +8,7 @@ from mlflow import MlflowClient
 from safetensors import safe_open
 
 from core.folders import Runs
+from core.install import python
 from core.kolors.files import FILES, SCORER_FOLDER
 from tests.core.small_kolors import write_small_kolors
 
@@ -103,5 +104,5 @@ def test_without_weights_and_network_every_missing_file_is_named(tmp_path, cli):
     assert done.returncode == 1
     line, = (line for line in done.stderr.splitlines() if line.startswith("lora-sweep: "))  # beside the client's own warnings
     assert all(file.path in line for file in FILES)
-    assert f"python -m core.kolors.download --to {tmp_path / 'models'}" in line
+    assert f"{python()} -m core.kolors.download --to {tmp_path / 'models'}" in line
     assert "Traceback" not in done.stderr

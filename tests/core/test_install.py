@@ -1,0 +1,25 @@
+"""A remedy names the Python that it is for, from wherever it is read."""
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from core import install
+
+
+def test_commands_are_as_short_as_the_current_folder_allows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "executable", str(install.ROOT / ".venv" / "bin" / "python"))
+    monkeypatch.chdir(install.ROOT)
+    assert install.install_command() == ".venv/bin/python -m pip install -c constraints.txt -e ."
+    assert install.install_command("modelscope") == ".venv/bin/python -m pip install -c constraints.txt -e '.[modelscope]'"
+    monkeypatch.chdir(tmp_path)
+    root = install.ROOT
+    assert install.install_command("ray") == f"{root}/.venv/bin/python -m pip install -c {root}/constraints.txt -e '{root}[ray]'"
+
+
+def test_a_shell_finds_this_python_by_what_is_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    there = subprocess.run(f"{install.python()} -c 'import sys; print(sys.prefix)'", shell=True, capture_output=True, text=True,
+                           check=True)
+    assert there.stdout.strip() == sys.prefix
