@@ -49,7 +49,7 @@ def data_table(survey: Survey) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("filter")
     table.add_column("bounds", overflow="fold")
-    for heading in ("left, loosest", "left, strictest") if survey.searched else ("left",):
+    for heading in ("kept with the\nloosest bounds", "kept with the\nstrictest bounds") if survey.searched else ("kept",):
         table.add_column(heading, justify="right")
     table.add_row("all pictures", "", str(len(survey.table)))
     for stage, bounds, *counts in survey.stages():

@@ -79,5 +79,5 @@ def _row(trial: int | str, result: Result, searched: list[str], since: int) -> d
         **{name: getattr(result, name) for name in SCORES},
         **{name: params.get(name) for name in (*TRAINED, *searched)},
         "images": result.images if trained else None, "duration_s": result.duration_s, "reason": result.reason,
-        "message": result.message if result.same_as is None else f"an exact repeat of trial {result.same_as}, told its result",
+        "message": result.message if result.same_as is None else f"an exact repeat of trial {result.same_as}, with its result",
     }

@@ -3,6 +3,7 @@ import os
 import shlex
 import sys
 import warnings
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -66,8 +67,9 @@ def run(
 ) -> None:
     """Start a sweep, or go on with one; safe to repeat after anything."""
     from core.hub_data import bring_data
+    from reports.console import duration
     from reports.table import winner
-    from sweep.deadline import hour
+    from sweep.deadline import clock, hour
     from sweep.driver import run_sweep
     from sweep.fingerprint import fields_of
     from sweep.progress import LiveProgress, PlainProgress
@@ -82,6 +84,8 @@ def run(
         _print_plan(loaded, runs, until or MORNING, device)
         return
     stop_at = hour(until) if until else None
+    if stop_at:
+        _say(f"stops at {clock(datetime.fromtimestamp(stop_at.moment))}, {duration(stop_at.left_s)} from now")
     if brought := bring_data(loaded.data_value, Runs(runs).cache):  # before the weights: smaller, and it may be refused
         _say(brought)
     if loaded.backbone == "kolors":
@@ -298,16 +302,14 @@ def _exportable(folder: StudyFolder) -> str:
 
 
 def _print_plan(study: "Study", runs: Path, until: str, device: str) -> None:
-    from datetime import datetime
-
     from sweep.deadline import deadline
-    from sweep.machine import free_disk_bytes
-    from sweep.plan import make_plan
+    from sweep.plan import disks, make_plan
     from sweep.plan_table import plan_page
 
     now = datetime.now()
     end = deadline(until, now)
-    out.print(plan_page(make_plan(study, Runs(runs), device), now, end, free_disk_bytes(runs), out.width))
+    plan = make_plan(study, Runs(runs), device)
+    out.print(plan_page(plan, now, end, disks(plan, Runs(runs)), out.width))
 
 
 def _fetch_weights(study: "Study", device: str) -> None:

@@ -34,6 +34,11 @@ def deadline(written: str, now: datetime) -> datetime:
     return today if today > now else today + timedelta(days=1)
 
 
+def clock(moment: datetime) -> str:
+    """`07:00 (UTC+02:00)`: naive local time, with the zone that this machine counts it in; a container's is often UTC."""
+    return f"{moment:%H:%M} (UTC{moment.astimezone().isoformat(timespec='minutes')[-6:]})"
+
+
 def seconds_until(moment: datetime, now: datetime) -> float:
     """Both naive local times; seconds that really pass between them, also where the clock is changed."""
     return moment.timestamp() - now.timestamp()

@@ -22,9 +22,9 @@ from core.kolors.files import FILES, FOLDER_VARIABLE, fetch_command, missing_fil
 from reports.console import size
 from sweep.check import Check
 from sweep.lock import is_locked
-from sweep.machine import Gpu, ask, cores, existing, find_gpus, free_disk_bytes, host_memory
+from sweep.machine import Gpu, ask, cores, existing, find_gpus, host_memory
 from sweep.packages import check_packages, check_python, installed
-from sweep.plan import Plan, make_plan
+from sweep.plan import Plan, disks, make_plan
 from sweep.reach import check_port, check_tracking
 from sweep.study import Study
 
@@ -184,19 +184,15 @@ def check_runs(study: Study, runs: Runs) -> Check:
 
 def check_disk(plan: Plan, runs: Runs) -> Check:
     """Room for the trials under the runs folder, and for missing weights under the models folder; they may share a disk."""
-    weights = models_folder(plan.study.weights or "")
-    trials = plan.disk_bytes
-    fetched = plan.fetch_bytes
-    shared = existing(runs.path).stat().st_dev == existing(weights).stat().st_dev
-    places = [(runs.path, trials + fetched if shared else trials)] + ([] if shared or not fetched else [(weights, fetched)])
-    short = [f"{folder} has {size(free_disk_bytes(folder))} free and needs about {size(needed)}"
-             for folder, needed in places if free_disk_bytes(folder) < needed]
+    found = disks(plan, runs)
+    short = [f"{disk.folder} has {size(disk.free_bytes)} free and needs about {size(disk.needed_bytes)}"
+             for disk in found if disk.is_short]
     if short:
         return Check(name="disk", state="missing", found="; ".join(short), todo="free some, or choose another disk with --runs "
                      f"or {FOLDER_VARIABLE}")
+    of_weights = f" ({size(plan.fetch_bytes)} of it for weights)" if plan.fetch_bytes and len(found) == 1 else ""
     return Check(name="disk", state="OK", found="; ".join(
-        f"{size(free_disk_bytes(folder))} free, about {size(needed)} needed" for folder, needed in places)
-        + (f" ({size(fetched)} of it for weights)" if shared and fetched else ""))
+        f"{size(disk.free_bytes)} free, about {size(disk.needed_bytes)} needed" for disk in found) + of_weights)
 
 
 def check_memory(plan: Plan) -> Check:

@@ -3,6 +3,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 from statistics import median_high
 from typing import Any
 
@@ -20,7 +21,7 @@ from sweep.cost import (
     text_cache_bytes,
     trial_disk_bytes,
 )
-from sweep.machine import Gpu, find_gpus
+from sweep.machine import Gpu, existing, find_gpus, free_disk_bytes
 from sweep.pace import Pace
 from sweep.space import Choices, Range
 from sweep.status import study_folders
@@ -105,6 +106,28 @@ def make_plan(study: Study, runs: Runs, device: str = "auto") -> Plan:
         typical=rows.pop("typical"), dearest=rows.pop("dearest"), first=tuple(rows.values()), done=len(folder.results()),
         base_done=folder.base.result.exists(), memory=memory, host_bytes=memory.host if memory else TINY_HOST_BYTES,
         fetch_bytes=needed_bytes(missing_files(models_folder(study.weights or ""))) if memory else 0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Disk:
+    """What is still to come under `folder`."""
+    folder: Path
+    needed_bytes: int
+    free_bytes: int
+
+    @property
+    def is_short(self) -> bool:
+        return self.needed_bytes > self.free_bytes
+
+
+def disks(plan: Plan, runs: Runs) -> list[Disk]:
+    """Trials go under the runs folder, which comes first, missing weights under the models folder: often one disk."""
+    models = models_folder(plan.study.weights or "")
+    shared = existing(runs.path).stat().st_dev == existing(models).stat().st_dev
+    needed = {runs.path: plan.disk_bytes + (plan.fetch_bytes if shared else 0)}
+    if plan.fetch_bytes and not shared:
+        needed[models] = plan.fetch_bytes
+    return [Disk(folder=folder, needed_bytes=count, free_bytes=free_disk_bytes(folder)) for folder, count in needed.items()]
 
 
 def _gpu(device: str) -> tuple[Gpu | None, str]:

@@ -8,9 +8,9 @@ from rich.text import Text
 
 from reports.console import cell, counted, duration, size
 from sweep.cards import kolors_pace
-from sweep.deadline import seconds_until
+from sweep.deadline import clock, seconds_until
 from sweep.pace import PARTS
-from sweep.plan import COSTLY, Plan, Row
+from sweep.plan import COSTLY, Disk, Plan, Row
 
 WORDS = {"prepare": "prepare", "train": "training", "render": "story", "score": "scoring"}
 EXAMPLES = ("NVIDIA GeForce RTX 3090", "NVIDIA GeForce RTX 4090", "NVIDIA H200")
@@ -20,17 +20,17 @@ WIDE = 96  # columns: three searched settings and all parts of a trial
 PLACES = {"cpu": "the CPU", "cuda": "the GPU"}
 
 
-def plan_page(plan: Plan, now: datetime, until: datetime, free_bytes: int, width: int) -> Group:
-    """`now` and `until` are naive local times, `free_bytes` the disk's under the runs folder, `width` in columns."""
-    too_small = plan.disk_bytes > free_bytes
-    warning = [Text(f"The disk is too small for that: {size(plan.disk_bytes)} against {size(free_bytes)} free.", "yellow")]
-    return Group(Text(verdict(plan, now, until), style="bold"), *(warning if too_small else []), Text(provenance(plan), "dim"),
-                 costs(plan, width), facts(plan, free_bytes))
+def plan_page(plan: Plan, now: datetime, until: datetime, disks: list[Disk], width: int) -> Group:
+    """`now` and `until` are naive local times, `disks` as `sweep.plan.disks` lists them, `width` in columns."""
+    warnings = [Text(f"The disk is too small for that: {disk.folder} has {size(disk.free_bytes)} free and needs about "
+                     f"{size(disk.needed_bytes)}.", "yellow") for disk in disks if disk.is_short]
+    return Group(Text(verdict(plan, now, until), style="bold"), *warnings, Text(provenance(plan), "dim"),
+                 costs(plan, width), facts(plan, disks[0].free_bytes))
 
 
 def verdict(plan: Plan, now: datetime, until: datetime) -> str:
     """One sentence: how long it takes, and what of it is there in the morning."""
-    name, clock, place = plan.study.name, f"{until:%H:%M}", plan.gpu.name if plan.gpu else PLACES.get(plan.device, plan.device)
+    name, hour, place = plan.study.name, clock(until), plan.gpu.name if plan.gpu else PLACES.get(plan.device, plan.device)
     if plan.pace is None:
         return f"{name}: how long a trial takes here is not known: {plan.basis}."
     if not plan.todo:
@@ -41,10 +41,10 @@ def verdict(plan: Plan, now: datetime, until: datetime) -> str:
     trials = counted(plan.todo, "more trial" if plan.done else "trial")
     takes = f"{name}: {trials} {'takes' if plan.todo == 1 else 'take'} about {duration(ends_s[-1])} on {place}"
     if fitting == plan.todo:
-        return (f"{takes}; {'it fits' if plan.todo == 1 else 'all fit'} before {clock}, done by about "
+        return (f"{takes}; {'it fits' if plan.todo == 1 else 'all fit'} before {hour}, done by about "
                 f"{now + timedelta(seconds=ends_s[-1]):%H:%M}.")
     some = f"{fitting} of them fit" if fitting > 1 else "one of them fits" if fitting else "none of them fits"
-    return f"{takes}; {some} before {clock}, {duration(left_s)} from now."
+    return f"{takes}; {some} before {hour}, {duration(left_s)} from now."
 
 
 def provenance(plan: Plan) -> str:

@@ -39,7 +39,7 @@ class PlainProgress:
     def worker_ready(self, event: dict[str, Any]) -> None:
         self.note(f"worker ready on {event['device']} ({event['seconds']:.1f} s to load the base model)")
         if event["unknown_words"]:
-            self.note(f"note: the story has words that this base model does not know: {', '.join(event['unknown_words'])}")
+            self.note(f"note: this base model does not know these pieces of the prompts: {', '.join(event['unknown_words'])}")
 
     def base(self, result: Result) -> None:
         self.note(f"base model's own story: {result.aesthetic_mean:.2f}")

@@ -151,7 +151,7 @@ class Sampler(Section):
 class Storage(Section):
     """What is kept on the disk, and how often a training is saved; no score depends on it."""
     keep: Annotated[int, Setting(kind=int, low=1, high=100_000,
-                                 meaning="The best so many trials keep their LoRAs when the disk gets tight")] = 5
+                                 meaning="How many of the best trials keep their LoRAs when the disk gets tight")] = 5
     limit_gb: Annotated[float | None, Setting(kind=float, low=0, above=True, high=1_000_000, optional=True,
                                               meaning="How much the study's trials may take; empty: what the disk has")] = None
     checkpoint_every_s: Annotated[float, Setting(kind=float, low=0, high=86_400,

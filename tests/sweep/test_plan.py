@@ -2,6 +2,7 @@
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from io import StringIO
 from pathlib import Path
@@ -16,11 +17,12 @@ from core.settings import Rendering, Result, Training
 from reports.console import size
 from sweep.cost import LAYERS, PER_RANK, lora_parameters, trial_disk_bytes
 from sweep.deadline import deadline, seconds_until
-from sweep.plan import make_plan
+from sweep.plan import disks, make_plan
 from sweep.plan_table import plan_page
 from sweep.study import STUDIES, Study, load_study
 
 EVENING = datetime(2026, 3, 1, 22, 0)
+ZONE = f"UTC{EVENING.astimezone().isoformat()[-6:]}"
 RTX_4090 = "NVIDIA GeForce RTX 4090, 24564, 512, 550.90, [N/A]"
 TINY_S = {"prepare": 1.0, "train": 30.0, "render": 16.0, "score": 0.8}
 
@@ -72,8 +74,9 @@ def finish(runs: Runs, study: Study, number: int, *, epochs: int = 1, device: st
 
 
 def page(study: Study, runs: Path, until: str = "07:00", free_bytes: int = 10**12, width: int = 100) -> str:
-    console = Console(width=width, file=StringIO())
-    console.print(plan_page(make_plan(study, Runs(runs)), EVENING, deadline(until, EVENING), free_bytes, width))
+    console, plan = Console(width=width, file=StringIO()), make_plan(study, Runs(runs))
+    found = [replace(disk, free_bytes=free_bytes) for disk in disks(plan, Runs(runs))]
+    console.print(plan_page(plan, EVENING, deadline(until, EVENING), found, width))
     return console.file.getvalue()
 
 
@@ -164,14 +167,39 @@ def test_the_hand_made_trials_come_first_in_the_sweep_s_time(tmp_path, study):
 
 def test_the_verdict_comes_first(tmp_path, study):
     finish(Runs(tmp_path), study, 0)
-    assert page(study, tmp_path).startswith("quick: 9 more trials take about 12 min on the CPU; all fit before 07:00, done by")
-    assert page(study, tmp_path, until="22:05").startswith(
-        "quick: 9 more trials take about 12 min on the CPU; 3 of them fit before 22:05, 5 min from now.")
+    assert page(study, tmp_path, width=200).startswith(
+        f"quick: 9 more trials take about 12 min on the CPU; all fit before 07:00 ({ZONE}), done by")
+    assert page(study, tmp_path, until="22:05", width=200).startswith(
+        f"quick: 9 more trials take about 12 min on the CPU; 3 of them fit before 22:05 ({ZONE}), 5 min from now.")
     assert "none of them fits before 22:01" in page(study, tmp_path, until="22:01")
-    assert "The disk is too small for that" in page(study, tmp_path, free_bytes=10**6)
+    assert f"The disk is too small for that: {tmp_path} has 1.0 MB free and" in page(study, tmp_path, free_bytes=10**6, width=200)
     for number in range(1, 10):
         finish(Runs(tmp_path), study, number)
     assert page(study, tmp_path).startswith("quick: 10 trials done, none left to do; one more takes about 78 s on the CPU.")
+
+
+def test_missing_weights_count_where_the_trials_lie_on_the_same_disk(tmp_path, kolors, monkeypatch):
+    monkeypatch.setenv("LORA_SWEEP_MODELS", str(tmp_path / "models"))
+    plan = make_plan(kolors, Runs(tmp_path))
+    assert plan.fetch_bytes > 20e9
+    disk, = disks(plan, Runs(tmp_path))
+    assert (disk.folder, disk.needed_bytes) == (tmp_path, plan.disk_bytes + plan.fetch_bytes)
+    assert "The disk is too small for that" in page(kolors, tmp_path, free_bytes=plan.disk_bytes + 10**9)
+    assert "The disk is too small" not in page(kolors, tmp_path, free_bytes=disk.needed_bytes)
+
+
+def test_one_trial_is_one(tmp_path, study):
+    finish(Runs(tmp_path), study, 0)
+    text = page(study.with_trials(2), tmp_path)
+    assert text.startswith("quick: 1 more trial takes about ")
+    assert "; it fits before 07:00" in text
+    assert "for the 1 trial left; " in text
+
+
+def test_the_hour_is_said_with_its_time_zone(cli, write_study, tmp_path):
+    study = write_study(tmp_path)
+    done = cli("run", study, "--dry-run", "--until", "06:30", "--runs", tmp_path / "runs", TZ="CST-8")
+    assert " before 06:30 (UTC+08:00)" in done.stdout
 
 
 @pytest.mark.parametrize("width", [80, 100])
