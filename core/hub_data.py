@@ -65,7 +65,7 @@ def bring_data(data: Data, cache: Path) -> str | None:
                         f"run: {install_command('modelscope')}")
     order = json.dumps({"data": asdict(data), "folder": str(_folder(data, cache))})
     # Not in this process: the loader imports half of modelscope, and the driver shall stay small.
-    done = subprocess.run([sys.executable, "-m", "core.hub_data", order], stdout=subprocess.PIPE, text=True, check=False,
+    done = subprocess.run([sys.executable, "-P", "-m", "core.hub_data", order], stdout=subprocess.PIPE, text=True, check=False,
                           encoding="utf-8", env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
     answer = json.loads(done.stdout or "{}")
     if "loaded" not in answer:

@@ -1,5 +1,2 @@
 """What runs, where and when."""
-import os
-
-# MLflow 3.17 tells its makers of every use, unless this is set before it is imported (mlflow/telemetry).
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+from sweep import environment as environment  # first of all: it decides where everything else is imported from

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from core.folders import Runs, StudyFolder
+from sweep.console import err, out, steady
 from sweep.device_name import checked_device
 from sweep.mlflow_ui import HOST, PORT
 from sweep.outcome import outcome
@@ -24,9 +24,6 @@ app = typer.Typer(
     help="Find the LoRA worth handing in: sweep its settings overnight, compare the stories, export the winner.\n\n"
          "STUDY is a study file, or the name of one in studies/ (try: lora-sweep run demo).",
 )
-out, err = Console(highlight=False), Console(stderr=True, highlight=False)
-if not out.is_terminal and "COLUMNS" not in os.environ:
-    out.width = 104  # a log or a pipe has no edge to fold at
 
 RUNS_VARIABLE = "LORA_SWEEP_RUNS"
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
@@ -46,6 +43,7 @@ HERE, MORNING = Path("runs"), "07:00"
 
 
 def main() -> None:
+    steady()
     warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries say to their developers
     line, code = outcome(lambda: app(sys.argv[1:] or ["--help"], standalone_mode=False))
     if line:
@@ -71,6 +69,7 @@ def run(
     from reports.table import winner
     from sweep.deadline import clock, hour
     from sweep.driver import run_sweep
+    from sweep.environment import NOT_PASSED_ON
     from sweep.fingerprint import fields_of
     from sweep.progress import LiveProgress, PlainProgress
     from sweep.stop import stop_by_keyboard
@@ -86,6 +85,8 @@ def run(
     stop_at = hour(until) if until else None
     if stop_at:
         _say(f"stops at {clock(datetime.fromtimestamp(stop_at.moment))}, {duration(stop_at.left_s)} from now")
+    if NOT_PASSED_ON:
+        _say(f"note: environment variables that do not reach the libraries, for the study decides: {', '.join(NOT_PASSED_ON)}")
     if brought := bring_data(loaded.data_value, Runs(runs).cache):  # before the weights: smaller, and it may be refused
         _say(brought)
     if loaded.backbone == "kolors":

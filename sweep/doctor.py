@@ -101,7 +101,7 @@ def check_gpu(plan: Plan) -> Check:
 def torch_problem() -> str:
     """Why torch cannot compute on the card; empty when it can."""
     try:
-        done = ask([sys.executable, "-c", ASK_TORCH], TORCH_LIMIT_S)
+        done = ask([sys.executable, "-P", "-c", ASK_TORCH], TORCH_LIMIT_S)
     except subprocess.TimeoutExpired:
         return f"torch gave no answer in {TORCH_LIMIT_S} s"
     if done.returncode:

@@ -15,6 +15,7 @@ from typing import Any
 from core.settings import TrialSpec
 from sweep.attempt import Attempt
 
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # no hub access behind the user's back
 END_S = 2.0  # for a killed process to be gone; Ctrl-C is answered within 10 s in all
 CRASH_S = 30.0  # for one that crashed: a core dump, or gigabytes of a card to give back, come after its pipes are closed
 LOOK_S = 0.05  # between two looks at whether it is gone
@@ -40,8 +41,8 @@ class LocalWorker:
         self._woken = False
         with log.open("ab") as handle:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sweep.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=handle,
-                text=True, encoding="utf-8", start_new_session=True, env=_environment(),
+                [sys.executable, "-P", "-m", "sweep.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=handle,
+                text=True, encoding="utf-8", start_new_session=True, env=os.environ | OFFLINE,
             )
         # Its own thread reads, so that the driver can wait for an event, a deadline and a signal at once.
         self._inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -129,10 +130,3 @@ def _oom_kills() -> int:
             facts = Path(place).read_text(encoding="ascii").split()
             return int(facts[facts.index("oom_kill") + 1])
     return 0
-
-
-def _environment() -> dict[str, str]:
-    """The child's: no hub access behind the user's back, this checkout importable."""
-    root = str(Path(__file__).parent.parent)
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    return os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}

@@ -12,15 +12,13 @@ TORCH_TIMEOUT_S = 60
 REFUSED = 3
 ASK_PLACE = f"""
 import sys
-sys.path.insert(0, sys.argv[1])
 from core.backbone import place_of
 try:
-    place_of(*sys.argv[2:])
+    place_of(*sys.argv[1:])
 except ValueError as refusal:
     print(refusal)
     sys.exit({REFUSED})
 """
-ROOT = Path(__file__).resolve().parent.parent
 FIELDS = ("name", "memory.total", "memory.used", "driver_version", "mig.mode.current")
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
 CGROUP = Path("/sys/fs/cgroup")  # a container's limits (cgroup v2)
@@ -73,7 +71,7 @@ def find_gpus() -> Gpus:
 def refusal(backbone: str, device: str, precision: str) -> str:
     """Why a base model cannot train here, as a worker's torch would say; empty where it can, or where that cannot be told."""
     try:
-        done = ask([sys.executable, "-P", "-c", ASK_PLACE, str(ROOT), backbone, device, precision], TORCH_TIMEOUT_S)
+        done = ask([sys.executable, "-P", "-c", ASK_PLACE, backbone, device, precision], TORCH_TIMEOUT_S)
     except (subprocess.TimeoutExpired, OSError):
         return ""
     return done.stdout.strip().splitlines()[-1] if done.returncode == REFUSED else ""

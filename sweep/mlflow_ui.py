@@ -24,7 +24,7 @@ def open_ui(runs: Runs, host: str, port: int, say: Callable[[str], None]) -> Non
     sys.stdout.flush()
     # By the environment, for a command line is public and the URI may hold a password.
     os.environ["MLFLOW_BACKEND_STORE_URI"] = tracking_uri(runs)
-    command = [sys.executable, "-m", "mlflow", "server", "--artifacts-destination", runs.artifacts.resolve().as_uri(),
+    command = [sys.executable, "-P", "-m", "mlflow", "server", "--artifacts-destination", runs.artifacts.resolve().as_uri(),
                "--host", host, "--port", str(port), "--workers", "1"]
     os.execv(sys.executable, command)  # the server takes this process over, and its signals with it
 

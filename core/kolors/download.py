@@ -264,7 +264,7 @@ def main() -> int:
     parser.add_argument("--to", metavar="DIR", default="",
                         help=f"the models folder; default: {FOLDER_VARIABLE}, else {models_folder()}")
     folder = models_folder(parser.parse_args().to)
-    out = Console(highlight=False)
+    out = Console(highlight=False, force_terminal=os.isatty(1))  # whatever FORCE_COLOR says: a bar is for terminals
     try:
         fetch_with_progress(folder, out)
     except (DownloadError, ValueError) as error:
