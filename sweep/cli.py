@@ -342,7 +342,8 @@ def _say_where(folder: StudyFolder, runs: Path) -> None:
 
 
 def _complain(line: str) -> None:
-    _warn(f"lora-sweep: {line}")
+    for each in line.splitlines():
+        _warn(f"lora-sweep: {each}")
 
 
 if __name__ == "__main__":

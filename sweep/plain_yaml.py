@@ -9,6 +9,14 @@ import yaml
 from sweep.study_errors import StudyError, shown, shown_path
 
 MAX_DIGITS = 40
+# What libyaml's grammar says of a common slip -> what to do about it; the pattern is looked for in the message.
+HINTS = {
+    r"expected (<block end>|',' or '[}\]]')|found unexpected end of stream": "put text with { } or [ ] in quotes",
+    r"mapping values are not allowed here": "put text with a colon in quotes, or look at the indentation",
+    r"character '\\t' that cannot start": "indent with blanks, not with tabs",
+    r"character '.' that cannot start": "put text that begins with it in quotes",
+    r"unknown escape character": "put text with a backslash in single quotes",
+}
 
 
 def read_yaml(file: Path) -> Any:
@@ -22,10 +30,14 @@ def read_yaml(file: Path) -> Any:
                          f"file must be UTF-8; save it again with that encoding") from None
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
-        raise StudyError(f"{shown_path(file)}: {line}{error.problem or error.context}") from None
+        raise StudyError(f"{shown_path(file)}: {line}{error.problem or error.context}{_hint(error)}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2024-13-45
         reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
         raise StudyError(f"{shown_path(file)}: it is not YAML: {reason}") from None
+
+
+def _hint(error: yaml.MarkedYAMLError) -> str:
+    return next((f"; {hint}" for pattern, hint in HINTS.items() if re.search(pattern, error.problem or "")), "")
 
 
 class PlainLoader(yaml.SafeLoader):

@@ -2,13 +2,22 @@
 import math
 import re
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from core.settings import SIZE_STEP_PX, Filters, Rendering, Training
-from sweep.study_errors import Key, Mistake, near
+from sweep.study_errors import Key, Mistake, UnknownKey, near, together
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
@@ -46,7 +55,8 @@ class Setting:
         if value is None and self.optional:
             return None
         if type(value) is not self.kind and not (self.kind is float and type(value) is int):
-            raise self._mistake(f"it must be {KINDS[self.kind]}", value, at)
+            bare = self.kind is str and isinstance(value, dict | list)  # YAML's own brackets
+            raise self._mistake(f"it must be {KINDS[self.kind]}", value, at, "text in quotes" if bare else None)
         if self.kind is str:
             return self._check_text(value, at)
         return value if self.kind is bool else self._check_number(value, at)
@@ -98,6 +108,19 @@ def text(meaning: str, *, optional: bool = False) -> Setting:
     return Setting(kind=str, meaning=meaning, pattern=r".*\S.*", optional=optional)
 
 
+def check_template(template: str, slot: str, allowed: str) -> str:
+    """A template whose only brackets are those of `slot`, such as {scene}; a Mistake says what would reach the model as it is."""
+    braces = re.findall(rf"\{{(?:{re.escape(slot)}|[^{{}}])*\}}", template)
+    if wrong := next((found for found in braces if found != slot), None):
+        raise Mistake(f"there is no {wrong} to fill in", allowed, slot)
+    if found := re.search(r"[{}｛｝]", template.replace(slot, "")):
+        raise Mistake(f"its {found[0]} is no part of a {slot}", allowed, slot)
+    name = slot[1:-1]
+    if found := re.search(rf"\$\{{?{name}\b\}}?|%\({name}\)s?|%{name}%|<{name}>|\[{name}\]|%s(?!\w)", template):
+        raise Mistake(f"{found[0]} is not filled in", allowed, slot)
+    return template
+
+
 SETTINGS = {
     "lora_rank": Setting(kind=int, low=1, high=256, meaning="Size of the LoRA's matrices"),
     "lora_alpha": Setting(kind=float, low=0, above=True, high=1024,
@@ -141,19 +164,30 @@ class Section(BaseModel):
     """A mapping in a study file: it knows its keys, and says so."""
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _check_keys(cls, values: Any) -> Any:
-        known = cls.model_fields
+    def _check_keys(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """The mistakes in the keys and those in the values, all at once."""
         if isinstance(values, cls):
             return values
         if not isinstance(values, dict):
-            raise Mistake("it must be a mapping", f"the keys {', '.join(known)}", value=values)
-        for key in values:
-            if key not in known:
-                guess = near(key, known) or (f"{HOMES[key]}.{key}" if key in HOMES else None)
-                raise Mistake("there is no such key", ", ".join(known), guess, (key,), values[key])
-        return values
+            raise Mistake("it must be a mapping", f"the keys {', '.join(cls.model_fields)}", value=values)
+        mistakes = cls.mistaken_keys(values)
+        meant = {mistake.at[0]: mistake.guess for mistake in mistakes if isinstance(mistake, UnknownKey)}  # read as that
+        read = {meant[key]: value for key, value in values.items() if meant.get(key)} | values
+        try:
+            made = handler({key: value for key, value in read.items() if key in cls.model_fields})
+        except ValidationError as found:
+            raise together([*mistakes, found]) from None
+        if mistakes:
+            raise together(mistakes)
+        return made
+
+    @classmethod
+    def mistaken_keys(cls, values: dict[str, Any]) -> list[Mistake]:
+        known = cls.model_fields
+        return [UnknownKey(key, known, near(key, known) or (f"{HOMES[key]}.{key}" if key in HOMES else None))
+                for key in values if key not in known]
 
 
 class Checked:

@@ -1,13 +1,15 @@
 """The search space: what Optuna may choose for each setting that the study searches."""
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any, Protocol
 
+import yaml
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from pydantic import Discriminator, Field, Tag
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from sweep.setting import SETTINGS, Section, Setting
-from sweep.study_errors import Mistake, near, shown
+from sweep.study_errors import SHOWN_CHARACTERS, Mistake, UnknownKey, all_checked, near, shown
 
 MAX_STEPS = 10**6
 ON_STEP = 1e-8  # as exact as Optuna 5 is about a value being on a step (distributions.py)
@@ -65,9 +67,17 @@ def _has_choices(search: Any) -> bool:
     return "choices" in search if isinstance(search, dict) else isinstance(search, Choices)
 
 
+def _refuse_bare_list(search: Any) -> Any:
+    if isinstance(search, list):
+        written = yaml.safe_dump(search, default_flow_style=True, allow_unicode=True, width=10_000).strip()
+        raise Mistake("it must be a mapping", "choices, or low and high", f"{{choices: {written[:SHOWN_CHARACTERS]}}}")
+    return search
+
+
 Search = Annotated[
     Annotated[Choices, Tag("<choices>")] | Annotated[Range, Tag("<range>")],
     Discriminator(lambda search: "<choices>" if _has_choices(search) else "<range>"),
+    BeforeValidator(_refuse_bare_list),
 ]
 
 
@@ -90,13 +100,26 @@ def _distribution(kind: type, search: Choices | Range) -> BaseDistribution:
     return FloatDistribution(search.low, search.high, log=search.log, step=search.step)
 
 
+def check_space(space: dict[str, Any], read: Callable[[Any], dict[str, Choices | Range]]) -> dict[str, Choices | Range]:
+    """Each search as `read` makes it of what was written, in its setting's own type; all mistakes at once."""
+    def check(name: str) -> Choices | Range:
+        return check_search(name, read({name: space[name]})[name])
+
+    names, searches = (partial(_check_name, name) for name in space), (partial(check, name) for name in space)
+    return dict(zip(space, all_checked([*searches, *names]), strict=False))
+
+
 def check_search(name: str, search: Choices | Range) -> Choices | Range:
     """The search with its values in the setting's own type; a Mistake where it could never give a good value."""
-    if name not in SETTINGS:
-        raise Mistake("there is no such setting", ", ".join(SETTINGS), near(name, SETTINGS), (name,), search)
+    _check_name(name)
     if isinstance(search, Choices):
         return _check_choices(name, SETTINGS[name], search)
     return _check_range(name, SETTINGS[name], search)
+
+
+def _check_name(name: str) -> Any:
+    if name not in SETTINGS:
+        raise UnknownKey(name, SETTINGS, near(name, SETTINGS))
 
 
 def _check_choices(name: str, setting: Setting, search: Choices) -> Choices:

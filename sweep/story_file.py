@@ -6,8 +6,8 @@ from pydantic import Field, field_validator
 
 from core.settings import Scene, Story
 from sweep.plain_yaml import read_yaml
-from sweep.setting import MAX_SEED, Section, Setting, text
-from sweep.study_errors import Mistake, parse
+from sweep.setting import MAX_SEED, Section, Setting, check_template, text
+from sweep.study_errors import Mistake, parse, together
 
 MIN_SCENES = 8
 SCENE = "{scene}"
@@ -32,6 +32,7 @@ class StoryFile(Section):
     @field_validator("template")
     @classmethod
     def _check_template(cls, template: str) -> str:
+        check_template(template, SCENE, f"text with {SCENE}")
         if SCENE not in template:
             raise Mistake("no scene would be drawn", f"text with {SCENE}")
         return template
@@ -42,10 +43,10 @@ class StoryFile(Section):
         if len(scenes) < MIN_SCENES:
             raise Mistake(f"a story has {MIN_SCENES} scenes or more", f"{MIN_SCENES} or more scenes", value=scenes)
         first: dict[int, int] = {}
-        for i, scene in enumerate(scenes):
-            if first.setdefault(scene.seed, i) != i:
-                raise Mistake(f"scenes[{first[scene.seed] + 1}] has it already", "each seed once",
-                              at=(i, "seed"), value=scene.seed)
+        mistakes = [Mistake(f"scenes[{first[scene.seed] + 1}] has it already", "each seed once", at=(i, "seed"), value=scene.seed)
+                    for i, scene in enumerate(scenes) if first.setdefault(scene.seed, i) != i]
+        if mistakes:
+            raise together(mistakes)
         return scenes
 
     @property

@@ -4,21 +4,30 @@ import json
 import os
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from core.data_folder import DataError, read_folder
 from core.folders import Runs
 from core.hub_data import PREFIX, is_remote
 from core.settings import BACKBONES, PRECISIONS, PROMPT, Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
 from sweep.plain_yaml import read_yaml
-from sweep.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, text
-from sweep.space import Search, check_search
+from sweep.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, check_template, text
+from sweep.space import Search, check_space
 from sweep.story_file import StoryFile, load_story
-from sweep.study_errors import Mistake, StudyError, near, parse
+from sweep.study_errors import Mistake, StudyError, UnknownKey, all_checked, near, parse, together
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 FOLDER_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
@@ -29,7 +38,7 @@ BOUND_PAIRS = tuple((f"min_{what}", f"max_{what}") for what in ("width", "height
 
 
 def load_study(name_or_path: str, *, data_may_be_gone: bool = False) -> "Study":
-    """Read a study: a path, or the name of a file in studies/; a StudyError says in one line what is wrong."""
+    """Read a study: a path, or the name of a file in studies/; a StudyError says what is wrong, each mistake in a line."""
     file = _find_study(name_or_path)
     return parse(Study, read_yaml(file), file, data_may_be_gone=data_may_be_gone)
 
@@ -55,7 +64,7 @@ def _read_story(written: Any, info: ValidationInfo) -> Any:
     """The story under `story`: a file's path, relative to the study file, or the story itself."""
     if not isinstance(written, str):
         return written
-    file = Path(os.path.abspath(_context(info)["file"].parent / written))
+    file = Path(_absolute(written, info))
     if not os.path.isfile(file):
         stories = {path.name: path for path in file.parent.glob("*.yaml")} if os.path.isdir(file.parent) else {}
         guess = near(file.name, stories)
@@ -70,7 +79,7 @@ def _check_source(source: str, info: ValidationInfo) -> str:
         if not re.fullmatch(HUB_SOURCE, source):
             raise Mistake("it names no data set", f"{PREFIX}owner/name, or a folder")
         return source
-    folder = os.path.abspath(context["file"].parent / source)
+    folder = _absolute(source, info)
     if not context.get("data_may_be_gone") and not os.path.isdir(folder):
         raise Mistake("there is no such folder", f"a folder, relative to the study file or absolute, or {PREFIX}owner/name")
     return folder
@@ -81,8 +90,13 @@ def _own_precision(read: dict[str, Any]) -> str:
     return BACKBONES.get(read.get("backbone", ""), PRECISIONS[0])
 
 
-def _absolute(folder: str | None, info: ValidationInfo) -> str | None:
-    return folder and os.path.abspath(_context(info)["file"].parent / os.path.expanduser(folder))
+def _absolute(written: str, info: ValidationInfo) -> str:
+    """A path of a study, which is relative to the study file; `~` is the user's home."""
+    return os.path.abspath(_context(info)["file"].parent / os.path.expanduser(written))
+
+
+def _absolute_if_any(written: str | None, info: ValidationInfo) -> str | None:
+    return written and _absolute(written, info)
 
 
 def _context(info: ValidationInfo) -> dict[str, Any]:
@@ -91,10 +105,7 @@ def _context(info: ValidationInfo) -> dict[str, Any]:
 
 
 def _check_caption(caption: str) -> str:
-    for written in re.findall(r"\{\s*\w*\s*\}", caption):
-        if written != PROMPT:
-            raise Mistake(f"there is no {written} to fill in", f"text with {PROMPT}, or plain text", PROMPT)
-    return caption
+    return check_template(caption, PROMPT, f"text with {PROMPT}, or plain text")
 
 
 class DataKeys(Section):
@@ -165,7 +176,7 @@ class Study(Section):
     precision: Annotated[str, Setting(kind=str, words=PRECISIONS, meaning="Number format in training and rendering; "
                                       "default: fp16 for kolors, fp32 for tiny")] = Field(default_factory=_own_precision)
     weights: Annotated[str | None, text("Folder of Kolors' weights, relative to the study file or absolute; null: the "
-                                        "usual one", optional=True), AfterValidator(_absolute)] = None
+                                        "usual one", optional=True), AfterValidator(_absolute_if_any)] = None
     seed: Annotated[int, Setting(kind=int, low=0, high=MAX_SEED, meaning="Seed of sampling and training")] = 0
     story: Annotated[StoryFile, BeforeValidator(_read_story, json_schema_input_type=str | StoryFile)] = Field(
         description="The story: a file's path, relative to the study file, or the story itself")
@@ -185,14 +196,12 @@ class Study(Section):
     def model_post_init(self, context: Any, /) -> None:
         self._file = context["file"]
 
-    @model_validator(mode="before")
     @classmethod
-    def _check_homes(cls, values: Any) -> Any:
-        for home in SECTIONS:
-            for name in sorted(_written(values, home).keys() & _written(values, "space").keys()):
-                raise Mistake(f"space.{name} searches it too", "fixed or searched, not both",
-                              at=(*home.split("."), name), value=_written(values, home)[name])
-        return values
+    def mistaken_keys(cls, values: dict[str, Any]) -> list[Mistake]:
+        return super().mistaken_keys(values) + [
+            Mistake(f"space.{name} searches it too", "fixed or searched, not both", at=(*home.split("."), name),
+                    value=_written(values, home)[name])
+            for home in SECTIONS for name in sorted(_written(values, home).keys() & _written(values, "space").keys())]
 
     @field_validator("name")
     @classmethod
@@ -201,29 +210,30 @@ class Study(Section):
             raise Mistake("it is taken", f"any name but {', '.join(TAKEN_NAMES)}")
         return name
 
-    @field_validator("space")
+    @field_validator("space", mode="wrap")
     @classmethod
-    def _check_space(cls, space: dict[str, Search]) -> dict[str, Search]:
-        if not space:
+    def _check_space(cls, space: Any, read: ValidatorFunctionWrapHandler) -> dict[str, Search]:
+        if space == {}:
             raise Mistake("a sweep needs a setting to search", ", ".join(SETTINGS), value=space)
-        return {name: check_search(name, search) for name, search in space.items()}
+        return check_space(space, read) if isinstance(space, dict) else read(space)
 
     @field_validator("first")
     @classmethod
     def _check_first(cls, first: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict[str, Any], ...]:
-        if "space" not in info.data:  # its own mistake is told instead
-            return first
-        return tuple({name: _check_first_value(info.data["space"], value, i, name) for name, value in entry.items()}
-                     for i, entry in enumerate(first))
+        space = info.data.get("space")
+        values = iter(all_checked(partial(_check_first_value, space, value, i, name)
+                                  for i, entry in enumerate(first) for name, value in entry.items()))
+        return tuple({name: next(values) for name in entry} for entry in first)
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Self:
-        for low, high in BOUND_PAIRS:
-            least, most = min(self._values(low)), max(self._values(high))
-            if least > most:
-                raise self._never(low, least, f"{high} is {most}, so no picture is kept")
+        pairs = ((low, min(self._values(low)), high, max(self._values(high))) for low, high in BOUND_PAIRS)
+        mistakes = [self._never(low, least, f"{high} is {most}, so no picture is kept")
+                    for low, least, high, most in pairs if least > most]
         if (most := max(self._values("max_images"))) < self.data.min_images:
-            raise self._never("max_images", most, f"data.min_images is {self.data.min_images}, so every trial fails")
+            mistakes.append(self._never("max_images", most, f"data.min_images is {self.data.min_images}, so every trial fails"))
+        if mistakes:
+            raise together(mistakes)
         return self
 
     def _values(self, name: str) -> list[float]:
@@ -287,11 +297,14 @@ def _written(values: Any, path: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _check_first_value(space: dict[str, Search], value: Any, i: int, name: str) -> Any:
-    if name not in space:
+def _check_first_value(space: dict[str, Search] | None, value: Any, i: int, name: str) -> Any:
+    """`space` is None where it has mistakes of its own."""
+    if name not in SETTINGS and space is None:
+        raise UnknownKey(name, SETTINGS, near(name, SETTINGS), (i,))
+    if space is not None and name not in space:
         raise Mistake("space does not search it", ", ".join(space), near(name, space), (i, name), value)
     value = SETTINGS[name].check(value, i, name)
-    if not space[name].allows(value):
+    if space is not None and not space[name].allows(value):
         raise Mistake(f"space.{name} does not reach it", str(space[name]), at=(i, name), value=value)
     return value
 

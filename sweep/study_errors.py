@@ -1,26 +1,29 @@
-"""One line for what is wrong in a study file: the file, the key, the value, why, what is allowed, the likely fix."""
+"""A line for each thing that is wrong in a study file: the file, the key, the value, why, what is allowed, the likely fix."""
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, InitErrorDetails
 
 SHOWN_CHARACTERS = 60
+FOLLOWS = "default_factory_not_called"  # of another mistake: a default that depends on other keys
 PLAIN_KEY = re.compile(r"[\w.-]{1,60}")
 Key = str | int
 Model = TypeVar("Model", bound=BaseModel)
+Checked = TypeVar("Checked")
 _SAME = object()
 
 
 class StudyError(ValueError):
-    """The user's words were wrong; the message is exactly one line."""
+    """The user's words were wrong; the message has exactly one line for each mistake."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(" ".join("".join(c if c.isprintable() else " " for c in message).split()))
+    def __init__(self, *mistakes: str) -> None:
+        self.lines = tuple(" ".join("".join(c if c.isprintable() else " " for c in line).split()) for line in mistakes)
+        super().__init__("\n".join(self.lines))
 
 
 @dataclass(eq=False)
@@ -33,14 +36,45 @@ class Mistake(ValueError):
     value: Any = _SAME
 
 
+class UnknownKey(Mistake):
+    """A key that nothing reads; its value does not matter."""
+
+    def __init__(self, key: Key, known: Iterable[str], guess: str | None, within: tuple[Key, ...] = ()) -> None:
+        super().__init__("there is no such key", ", ".join(known), guess, (*within, key))
+
+
 def parse(model: type[Model], values: Any, file: Path, **context: Any) -> Model:
-    """Turn a file's values into `model`, or raise a StudyError that names the first mistake and counts the others."""
+    """Turn a file's values into `model`, or raise a StudyError that has a line for every mistake."""
     try:
         return model.model_validate(values, context={"file": file, **context})
     except ValidationError as found:
-        first, *others = found.errors(include_url=False)
-        more = f" (and {len(others)} more)" if others else ""
-        raise StudyError(_line(file, first) + more) from None
+        lines = [line for error in found.errors(include_url=False) if error["type"] != FOLLOWS for line in _lines(file, error)]
+        raise StudyError(*dict.fromkeys(lines)) from None
+
+
+def together(errors: Iterable[Mistake | ValidationError]) -> ValidationError:
+    """Several mistakes, some of which pydantic may have found, as the one error that a validator of pydantic's may raise."""
+    details: list[InitErrorDetails] = []
+    for error in errors:
+        if isinstance(error, Mistake):
+            details.append(InitErrorDetails(type="value_error", input=error.value, ctx={"error": error}))
+        else:
+            details += [InitErrorDetails(type=found["type"], loc=found["loc"], input=found["input"], ctx=found.get("ctx", {}))
+                        for found in error.errors(include_url=False)]
+    return ValidationError.from_exception_data("study", details)
+
+
+def all_checked(checks: Iterable[Callable[[], Checked]]) -> list[Checked]:
+    """What each check returns, or all the mistakes that they raise at once."""
+    checked, errors = [], []
+    for check in checks:
+        try:
+            checked.append(check())
+        except (Mistake, ValidationError) as error:
+            errors.append(error)
+    if errors:
+        raise together(errors)
+    return checked
 
 
 def shown(value: Any) -> str:
@@ -69,17 +103,23 @@ def near(word: str, words: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(words), n=1)), None)
 
 
-def _line(file: Path, error: ErrorDetails) -> str:
+def _lines(file: Path, error: ErrorDetails) -> tuple[str, ...]:
     cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, StudyError):  # a file that this one names has its own line
-        return str(cause)
+    if isinstance(cause, StudyError):  # a file that this one names has its own lines
+        return cause.lines
     mistake = cause if isinstance(cause, Mistake) else _from_pydantic(error)
+    return (f"{shown_path(file)}: {_told(mistake, error)}",)
+
+
+def _told(mistake: Mistake, error: ErrorDetails) -> str:
     key = _path((*error["loc"], *mistake.at)) or "the file"
+    if isinstance(mistake, UnknownKey):
+        return f"unknown key {key} ({f'did you mean {mistake.guess}?' if mistake.guess else f'allowed: {mistake.allowed}'})"
     value = shown(error["input"] if mistake.value is _SAME else mistake.value)
     what = "missing" if error["type"] == "missing" else value
     allowed = f" (allowed: {mistake.allowed})" if mistake.allowed else ""
     guess = f"; did you mean {mistake.guess}?" if mistake.guess else ""
-    return f"{shown_path(file)}: {key} is {what}, but {mistake.why}{allowed}{guess}"
+    return f"{key} is {what}, but {mistake.why}{allowed}{guess}"
 
 
 def _from_pydantic(error: ErrorDetails) -> Mistake:

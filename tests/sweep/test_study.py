@@ -17,12 +17,12 @@ from core.files import write_text
 from core.settings import Filters, Rendering, Training, TrialSpec, setting_names
 from core.tiny import scenes as tiny
 from sweep import study as study_module
-from sweep.setting import SETTINGS
+from sweep.setting import SETTINGS, check_template
 from sweep.story_file import load_story
 from sweep.study import STUDIES, load_frozen, load_study
-from sweep.study_errors import StudyError
+from sweep.study_errors import Mistake, StudyError
 
-STORY = {"title": "t", "template": "draw {scene} {with} care", "negative_prompt": "blur",
+STORY = {"title": "t", "template": "draw {scene} with care", "negative_prompt": "blur",
          "scenes": [{"prompt": f"scene {n} {{x}}", "seed": n} for n in range(1, 9)]}
 STUDY = {
     "name": "mine", "story": "story.yaml", "data": {"source": "pictures", "caption": "{prompt}, watercolor style"},
@@ -78,13 +78,15 @@ def line_of(name_or_path: str) -> str:
 
 
 BAD_STUDIES = [
-    ("space.lora_rnak", {"choices": [1]}, "study.yaml: space.lora_rnak is a mapping, but there is no such setting",
-     "; did you mean lora_rank?"),
-    ("train.lora_rnak", 8, "study.yaml: train.lora_rnak is 8, but there is no such key", "; did you mean lora_rank?"),
-    ("train.size_px", 64, "train.size_px is 64, but there is no such key", "did you mean render.size_px?"),
-    ("bugdet", {}, "bugdet is a mapping, but there is no such key", "did you mean budget?"),
-    ("data.filters.min_widht", 3, "data.filters.min_widht is 3", "did you mean min_width?"),
-    ("objective.gates", 3, "objective.gates is 3", "did you mean gate?"),
+    ("space.lora_rnak", {"choices": [1]}, "study.yaml: unknown key space.lora_rnak (did you mean lora_rank?)", ""),
+    ("space.lora_alpha", [4, 8.5], "space.lora_alpha is a list of 2, but it must be a mapping",
+     "; did you mean {choices: [4, 8.5]}?"),
+    ("train.lora_rnak", 8, "study.yaml: unknown key train.lora_rnak (did you mean lora_rank?)", ""),
+    ("train.size_px", 64, "unknown key train.size_px (did you mean render.size_px?)", ""),
+    ("bugdet", {}, "study.yaml: unknown key bugdet (did you mean budget?)", ""),
+    ("zebra", 1, "unknown key zebra (allowed: name, backbone, ", ""),
+    ("data.filters.min_widht", 3, "unknown key data.filters.min_widht (did you mean min_width?)", ""),
+    ("objective.gates", 3, "unknown key objective.gates (did you mean gate?)", ""),
     ("name", ..., "name is missing, but", ""),
     ("space", ..., "space is missing", ""),
     ("name", "../up", "name is '../up', but it is not of that form", ""),
@@ -112,6 +114,7 @@ BAD_STUDIES = [
     ("data.image_column", "image", "data.source is '", ": column image is missing (found: file_name, text)"),
     ("data.caption", "{prompt}, {style}", "data.caption is", "there is no {style} to fill in"),
     ("data.caption", "{ prompt }", "data.caption is", "did you mean {prompt}?"),
+    ("data.caption", {"prompt": None}, "data.caption is a mapping, but it must be text", "did you mean text in quotes?"),
     ("data.caption", " ", "data.caption is ' ', but it must not be blank", ""),
     ("data.min_images", 0, "data.min_images is 0", ""),
     ("data.filters.min_ratio", 4, "data.filters.min_ratio is 4.0, but max_ratio is 3.0", ""),
@@ -147,7 +150,7 @@ BAD_STUDIES = [
     ("space.lora_rank", {"choices": []}, "space.lora_rank.choices is a list of 0, but there must be something", ""),
     ("space.lora_rank", {"choices": [4, 8, 4]}, "space.lora_rank.choices[3] is 4, but it is there twice", ""),
     ("space.lora_rank", {"choices": 4}, "space.lora_rank.choices is 4, but it must be a list", ""),
-    ("space.lora_rank", {"choices": [4], "low": 2}, "space.lora_rank.low is 2, but there is no such key", ""),
+    ("space.lora_rank", {"choices": [4], "low": 2}, "unknown key space.lora_rank.low (allowed: choices)", ""),
     ("space.lora_rank", 4, "space.lora_rank is 4, but it must be a mapping", ""),
     ("space.lora_rank", {"low": 2}, "space.lora_rank.high is missing", ""),
     ("space.lora_rank", {"low": 8, "high": 4}, "space.lora_rank.high is 4, but low is 8 (allowed: 8 to 256)", ""),
@@ -183,14 +186,19 @@ BAD_STORIES = [
     ("scenes.2.seed", 2**32, "scenes[3].seed is 4294967296, but it is too large", ""),
     ("scenes.2.seed", "3", "scenes[3].seed is '3', but it must be a whole number", ""),
     ("scenes.2.prompt", " ", "scenes[3].prompt is ' ', but it must not be blank", ""),
-    ("scenes.2.propmt", "x", "scenes[3].propmt is 'x'", "did you mean prompt?"),
+    ("scenes.2.propmt", "x", "unknown key scenes[3].propmt (did you mean prompt?)", ""),
     ("scenes.2", "x", "scenes[3] is 'x', but it must be a mapping", ""),
+    ("template", "{scene}, {style}", "template is '{scene}, {style}', but there is no {style} to fill in", "{scene}?"),
+    ("template", "{scene, style", "template is '{scene, style', but its { is no part of a {scene}", ""),
     ("template", "watercolor", "template is 'watercolor', but no scene would be drawn (allowed: text with {scene})",
      ""),
     ("title", ..., "title is missing", ""),
     ("negative_prompt", None, "negative_prompt is empty, but it must be text", ""),
 ]
 BAD_TEXTS = [
+    ("data:\n  caption: {prompt}, watercolor\n",
+     "line 2: expected <block end>, but found ','; put text with { } or [ ] in quotes"),
+    ("data:\n  caption: style: {prompt}\n", "put text with a colon in quotes"),
     ("", "study.yaml: the file is empty, but it must be a mapping"),
     ("just words", "the file is 'just words', but it must be a mapping"),
     ("a: [1", "study.yaml: line"),
@@ -255,16 +263,66 @@ def test_an_unknown_name_lists_the_studies(folder: Path, monkeypatch: pytest.Mon
     assert load_study("demo") == load_study("demo.yaml") == load_study("studies/demo.yaml")
 
 
-def test_several_mistakes_are_counted(folder: Path) -> None:
-    values = changed(changed(changed(STUDY, "seed", -1), "budget.trials", 0), "render.steps", "x")
-    del values["space"]["steps"]
-    assert line_of(write(folder / "study.yaml", values)).endswith("(and 2 more)")
+def test_every_mistake_has_its_own_line(folder: Path) -> None:
+    mistakes = {
+        "bugdet": ({"trials": 0}, "unknown key bugdet (did you mean budget?)"), "seed": (-1, "seed is -1"),
+        "data.caption": ("{propmt}", "data.caption is '{propmt}'"), "data.filters.min_widht": (3, "unknown key data.filters.min_widht"),
+        "train.lora_rnak": (8, "unknown key train.lora_rnak"), "render.stepss": (8, "unknown key render.stepss"),
+        "space.epochs.lwo": (1, "unknown key space.epochs.lwo"), "space.steps.high": (31, "space.steps.high is 31"),
+        "space.lora_alpha": ([4, 8], "space.lora_alpha is a list of 2"),
+        "space.epohcs": ({"choices": 3}, "unknown key space.epohcs"), "objective.gtae": (5, "unknown key objective.gtae"),
+        "first.0.lora_rnak": (8, "unknown key first[1].lora_rnak"), "first.1.learning_rate": ("x", "first[2].learning_rate is"),
+    }
+    values = STUDY
+    for path, (value, _) in mistakes.items():
+        values = changed(values, path, value)
+    write(folder / "story.yaml", changed(changed(STORY, "scenes.2.seed", 1), "scenes.4.seed", 2))
+    with pytest.raises(StudyError) as raised:
+        load_study(write(folder / "study.yaml", values))
+    lines = str(raised.value).splitlines()
+    expected = [f"study.yaml: {start}" for _, start in mistakes.values()]
+    expected += ["study.yaml: budget.trials is 0", "study.yaml: space.epohcs.choices is 3",
+                 "story.yaml: scenes[3].seed is 1", "story.yaml: scenes[5].seed is 2"]
+    assert [start for start in expected if not any(line.startswith(start) for line in lines)] == []
+    assert len(lines) == len(expected), lines  # what is named wrong is not missing as well
+
+
+WRONG_SLOTS = ["{", "}", "{@", "@}", "｛@｝", "｛", "{@:>9}", "{@!r}", "{ @ }", "{}", "{{@}}", "%(@)s", "${@}", "$@", "<@>",
+               "[@]", "{other}", "%s", "{@ {@}}"]  # @ is the slot's name
+PLAIN = st.text(st.characters(exclude_categories=("C",), exclude_characters="{}｛｝%$<") | st.sampled_from("，%[<"), max_size=12)
+
+
+@settings(max_examples=200, deadline=None)
+@given(slot=st.sampled_from(["{prompt}", "{scene}"]), before=PLAIN, after=PLAIN, wrong=st.sampled_from(WRONG_SLOTS), own=PLAIN)
+def test_a_template_is_filled_in_whole_or_refused(slot: str, before: str, after: str, wrong: str, own: str) -> None:
+    name = slot[1:-1]
+    template = f"{before}{slot}{after}"
+    assert check_template(template, slot, "text") == template, "a bracket of another kind is an emphasis"
+    assert template.replace(slot, own) == template.format(**{name: own})  # Python's own templates see nothing else in it
+    with pytest.raises(Mistake):
+        check_template(f"{before}{wrong.replace('@', name)} {after} {slot}", slot, "text")
+
+
+@pytest.mark.parametrize("template", ["{prompt, style", "｛prompt｝", "{prompt:>10}", "%(prompt)s"])
+def test_a_caption_that_would_not_be_filled_in_is_refused_in_one_line(folder: Path, template: str) -> None:
+    line = line_of(write(folder / "study.yaml", changed(STUDY, "data.caption", template)))
+    assert line.startswith(f"study.yaml: data.caption is '{template}', but ")
+    assert line.endswith("(allowed: text with {prompt}, or plain text); did you mean {prompt}?")
+
+
+def test_a_path_may_begin_at_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    (folder / "studies").mkdir()
+    values = STUDY | {"story": "~/story.yaml", "data": {"source": "~/pictures"}, "weights": "~/models"}
+    study = load_study(write(folder / "studies/mine.yaml", values))
+    assert (study.data_value.source, study.weights) == (str(folder / "pictures"), str(folder / "models"))
+    assert study.story_value.title == "t"
 
 
 def test_a_study_gives_its_story_and_data(folder: Path) -> None:
     study = load_study(write(folder / "study.yaml", STUDY))
     assert study.file == folder / "study.yaml"
-    assert study.story_value.scenes[2].prompt == "draw scene 3 {x} {with} care"
+    assert study.story_value.scenes[2].prompt == "draw scene 3 {x} with care"
     assert [scene.negative_prompt for scene in study.story_value.scenes] == ["blur"] * 8
     assert study.data_value.source == str(folder / "pictures")
     assert (study.objective.gate, study.budget.trials, study.sampler.startup_trials) == (6.0, 20, 10)
@@ -423,7 +481,7 @@ def check_load(folder: Path, values: Any) -> None:
     try:
         study = load_study(str(folder / "study.yaml"))
     except StudyError as error:
-        assert re.fullmatch(r".*\.yaml: .+", str(error))  # noqa: PT017, it may as well load
+        assert all(re.fullmatch(r".*\.yaml: .+", line) for line in str(error).split("\n"))  # noqa: PT017, it may as well load
         return
     (folder / "frozen.yaml").write_text(study.to_yaml(), encoding="utf-8")
     assert load_frozen(folder / "frozen.yaml").to_yaml() == study.to_yaml()
