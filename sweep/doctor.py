@@ -94,7 +94,8 @@ def check_gpu(plan: Plan) -> Check:
     problem = torch_problem()
     if problem:
         return Check(name="GPU", state="missing" if needs_one else "warn", found=f"{cards}; {problem}",
-                     todo="a CUDA build of torch that fits this driver is needed; CUDA_VISIBLE_DEVICES must not hide the card")
+                     todo="a CUDA build of torch that fits this driver is needed (see docs/cloud.md); CUDA_VISIBLE_DEVICES "
+                          "must not hide the card")
     return _check_gpu_memory(plan, gpus.found[0], cards)
 
 
