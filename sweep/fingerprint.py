@@ -57,8 +57,8 @@ class Fingerprint:
         finished = (int(path.parent.name) for path in folder.path.glob("trials/[0-9]*/result.json"))
         self._next_trial = max((after_told, *(number + 1 for number in finished)))
         pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))
-        self._kept = self._stored = self._read(pictures)
-        self._check_space()
+        self._stored = _read(folder, pictures, note)
+        self._kept = _with_space(self._stored, study)
         self._compare(_words(study, pictures))
         if self._accept & OF_THE_WORKER:  # whether they did change will be known too late to tell the base story again
             shutil.rmtree(folder.base.path, ignore_errors=True)
@@ -93,35 +93,9 @@ class Fingerprint:
             lines.setdefault(f"changed_{entry['field']}", []).append(line)
         return {tag: "\n".join(entries) for tag, entries in lines.items()}
 
-    def _read(self, pictures: dict[str, Any]) -> Kept:
-        if self._folder.fingerprint.exists():
-            try:
-                return Kept(**read_json(self._folder.fingerprint))
-            except (ValueError, TypeError) as error:
-                raise StudyError(f"{shown_path(self._folder.fingerprint)}: it cannot be read ({error}); remove it to go on "
-                                 f"with story, pictures and base model as they are now") from None
-        if not self._folder.frozen.exists():
-            return Kept(fields={}, space={}, history=[])
-        self._note("note: this study is older than its fingerprint: pictures, base model and scorer are taken as they are now")
-        before = load_frozen(self._folder.frozen)
-        return Kept(fields=_words(before, pictures), space=_kinds(before), history=[])
-
-    def _check_space(self) -> None:
-        kinds = _kinds(self._study)
-        for name, now in kinds.items():
-            if (before := self._kept.space.get(name, now)) != now:
-                raise StudyError(f"{shown_path(self._study.file)}: space.{name} changed since the study was started ({before} -> "
-                                 f"{now}), but Optuna keeps choices, their order and log as they are; undo it, or give the "
-                                 f"study another name")
-        self._kept = replace(self._kept, space=self._kept.space | kinds)
-
     def _compare(self, now: Fields) -> None:
         """Keep `now`, with a line of history for each field that differs; a StudyError if one of them is not accepted."""
-        found = {field: changes for field, values in now.items()
-                 if (changes := _changes(self._kept.fields.get(field, values), values))}
-        to_accept = {field: others for field, changes in found.items() if (others := _without_moves(changes))}
-        if to_accept.keys() - self._accept:
-            raise StudyError(self._refusal(to_accept))
+        found, to_accept = _accepted_changes(self._study, self._kept, now, self._accept)
         if found.keys() & OF_THE_BASE_STORY:
             shutil.rmtree(self._folder.base.path, ignore_errors=True)  # it is told again
         before = self._kept.fields
@@ -138,11 +112,14 @@ class Fingerprint:
         for changes in to_accept.values():
             self._note(f"accepted: {_told(changes)}; scores do not compare with those of trials before {self._next_trial}")
 
-    def _refusal(self, found: dict[str, Changes]) -> str:
-        refused = "; ".join(_told(changes) for field, changes in found.items() if field not in self._accept)
-        options = " ".join(f"--accept-change {field}" for field in found)
-        return (f"{shown_path(self._study.file)}: changed since the study was started: {refused}; scores would not compare: "
-                f"undo it, give the study another name, or go on with {options}")
+
+def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ()) -> None:
+    """Raises the StudyError that a start would raise for what changed before a worker is ready; writes nothing."""
+    if not folder.frozen.exists() and not folder.fingerprint.exists():
+        return
+    pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))
+    kept = _with_space(_read(folder, pictures, lambda text: None), study)
+    _accepted_changes(study, kept, _words(study, pictures), frozenset(accept))
 
 
 def changed_weights(folder: StudyFolder, weights: dict[str, str]) -> str:
@@ -164,6 +141,42 @@ def fields_of(words: Iterable[str]) -> frozenset[str]:
             raise StudyError(f"--accept-change is {shown(word)}, but there is no such field (allowed: {', '.join(FIELDS)})"
                              + (f"; did you mean {guess}?" if guess else ""))
     return frozenset(words)
+
+
+def _read(folder: StudyFolder, pictures: dict[str, Any], note: Callable[[str], None]) -> Kept:
+    if folder.fingerprint.exists():
+        try:
+            return Kept(**read_json(folder.fingerprint))
+        except (ValueError, TypeError) as error:
+            raise StudyError(f"{shown_path(folder.fingerprint)}: it cannot be read ({error}); remove it to go on "
+                             f"with story, pictures and base model as they are now") from None
+    if not folder.frozen.exists():
+        return Kept(fields={}, space={}, history=[])
+    note("note: this study is older than its fingerprint: pictures, base model and scorer are taken as they are now")
+    before = load_frozen(folder.frozen)
+    return Kept(fields=_words(before, pictures), space=_kinds(before), history=[])
+
+
+def _with_space(kept: Kept, study: Study) -> Kept:
+    kinds = _kinds(study)
+    for name, now in kinds.items():
+        if (before := kept.space.get(name, now)) != now:
+            raise StudyError(f"{shown_path(study.file)}: space.{name} changed since the study was started ({before} -> "
+                             f"{now}), but Optuna keeps choices, their order and log as they are; undo it, or give the "
+                             f"study another name")
+    return replace(kept, space=kept.space | kinds)
+
+
+def _accepted_changes(study: Study, kept: Kept, now: Fields,
+                      accept: frozenset[str]) -> tuple[dict[str, Changes], dict[str, Changes]]:
+    """What differs by field, and of that what had to be accepted. Raises StudyError where it was not."""
+    found = {field: changes for field, values in now.items() if (changes := _changes(kept.fields.get(field, values), values))}
+    to_accept = {field: others for field, changes in found.items() if (others := _without_moves(changes))}
+    if refused := "; ".join(_told(changes) for field, changes in to_accept.items() if field not in accept):
+        options = " ".join(f"--accept-change {field}" for field in to_accept)
+        raise StudyError(f"{shown_path(study.file)}: changed since the study was started: {refused}; scores would not compare: "
+                         f"undo it, give the study another name, or go on with {options}")
+    return found, to_accept
 
 
 def _words(study: Study, pictures: dict[str, Any]) -> Fields:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from core.files import read_json, write_json, write_text
 from core.folders import Runs, StudyFolder
-from sweep.fingerprint import FIELDS, Fingerprint, fields_of
+from sweep.fingerprint import FIELDS, Fingerprint, check_changes, fields_of
 from sweep.space import distributions
 from sweep.store import Store
 from sweep.study import STUDIES, load_frozen, load_study
@@ -126,6 +126,28 @@ def test_words_that_scores_stand_on_are_refused_and_may_be_accepted(folder, path
     assert load_frozen(study_of(folder).frozen).to_yaml() == load_study(str(folder / "study.yaml")).to_yaml()
     assert start(folder, now)[1] == []  # it is the study's now
     assert field in refusal(folder)     # and the old words are a change
+
+
+def test_what_a_start_would_refuse_is_known_before_it_and_nothing_is_written(folder):
+    def differs(*accept: str) -> str:
+        study = load_study(str(folder / "study.yaml"))
+        try:
+            check_changes(study, study_of(folder), accept)
+        except StudyError as error:
+            return str(error)
+        return ""
+
+    study = load_study(str(write_text(folder / "study.yaml", yaml.safe_dump(STUDY))))
+    check_changes(study, study_of(folder))
+    assert not study_of(folder).path.exists()  # it was not started yet
+    start(folder)
+    assert differs() == ""
+    for path, value, field in [("story.scenes.2.prompt", "a dragon", "story"), ("space.lora_rank.choices", [2, 8], "")]:
+        line = refusal(folder, with_value(STUDY, path, value))
+        before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        assert differs() == line
+        assert differs(field) == ("" if field else line)
+        assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
 def test_a_changed_caption_or_picture_is_refused(folder):
