@@ -1,6 +1,7 @@
 """The audit table: what each picture of a data folder is, so that the filters need not look at it again."""
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,32 +10,41 @@ import pandas as pd
 from PIL import Image
 
 from core.cache import Cache
+from core.colour_profile import Note
 from core.data_folder import CaptionedPicture, caption_of, read_folder
 from core.files import sha256
+from core.filters import BEFORE_SCORING, OPEN, why_dropped
 from core.hub_data import local_data
-from core.picture import READING, PictureError, open_picture
-from core.settings import Data
+from core.picture import READING, PictureError, ask, open_picture
+from core.settings import Data, Filters
 
 HASHES = {"phash": imagehash.phash, "dhash": imagehash.dhash, "whash": imagehash.whash, "ahash": imagehash.average_hash}
-COLUMNS = ("file", "path", "caption", "subset", "sha256", "width", "height", "ratio", "size", *HASHES, "score", "problem")
-AUDIT_VERSION = 1  # raise it when the meaning of an audit column changes
+COLUMNS = ("file", "path", "caption", "subset", "sha256", "width", "height", "ratio", "size", *HASHES, "score", "problem", "note")
+AUDIT_VERSION = 2  # raise it when the meaning of an audit column changes
 Scorer = Callable[[Image.Image], float]
-Looking = Callable[[int, int], object]  # told before picture `number` of `total` is looked at for the first time
-Noting = Callable[[str], object]  # told what a user must know and no row says, in one line each
+Looking = Callable[[int, int], object]  # told before picture `number` of `total` is looked at or scored for the first time
+NAMES_SHOWN = 5
+Row = dict[str, Any]
 
 
-def audit(data: Data, cache: Cache, score: Scorer, scorer: str, looking: Looking = lambda number, total: None,
-          note: Noting = lambda text: None) -> pd.DataFrame:
+def audit(data: Data, cache: Cache, score: Scorer, scorer: str, filters: Filters = OPEN,
+          looking: Looking = lambda number, total: None, note: Note = lambda text: None) -> pd.DataFrame:
     """One row per picture: width and height in px, ratio = width / height, size in bytes, score from 1 to 10.
 
-    `problem` is empty for a good picture, else why it cannot be used. Looks at each picture's content once ever, one at
-    a time: a score must not depend on what stood beside it in a batch. Raises DataError when there is no such folder.
+    `problem` is empty for a good picture, else why it cannot be used; `note` what was missed when it was read. Looks at each
+    picture's content once ever, and scores, one at a time, those that `filters` keep as far as that needs no score: a score
+    must not depend on what stood beside it in a batch. Raises DataError when there is no such folder.
     """
     folder = read_folder(local_data(data, cache.folder))
-    for text in folder.notes:
+    rows = [_row(picture, data.caption, cache, partial(looking, number, len(folder.pictures)))
+            for number, picture in enumerate(folder.pictures, start=1)]
+    dropped = why_dropped(_table(rows), filters).isin(BEFORE_SCORING)
+    for number, row in enumerate(rows, start=1):
+        if not (row["problem"] or dropped[number - 1]):
+            _add_score(row, cache, score, scorer, partial(looking, number, len(rows)))
+    for text in (*folder.notes, *_notes(rows)):
         note(text)
-    rows = _rows(folder.pictures, data.caption, cache, score, scorer, looking)
-    return pd.DataFrame(list(rows), columns=list(COLUMNS))
+    return _table(rows)
 
 
 def bad_pictures(table: pd.DataFrame) -> dict[str, str]:
@@ -43,36 +53,60 @@ def bad_pictures(table: pd.DataFrame) -> dict[str, str]:
     return dict(zip(bad["file"].map(_printable), bad["problem"], strict=True))
 
 
-def _rows(pictures: Sequence[CaptionedPicture], template: str, cache: Cache, score: Scorer, scorer: str,
-          looking: Looking) -> Iterator[dict]:
-    for number, picture in enumerate(pictures, start=1):
-        row: dict[str, Any] = {
-            "file": picture.file, "path": str(picture.path), "caption": caption_of(picture.prompt, template),
-            "subset": picture.subset, "problem": picture.problem}
-
-        def look(number: int = number, path: Path = picture.path) -> dict[str, str | int | float]:
-            looking(number, len(pictures))
-            return _look(path, score)
-
-        if not picture.problem:
-            try:
-                row["size"], row["sha256"] = _fingerprint(picture.path)
-                row |= cache.facts(("audit", AUDIT_VERSION, READING, row["sha256"], scorer), look)
-            except PictureError as error:
-                row["problem"] = str(error)
-        yield row
+def _table(rows: Sequence[Row]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def _look(path: Path, score: Scorer) -> dict[str, str | int | float]:
+def _row(picture: CaptionedPicture, template: str, cache: Cache, looking: Callable[[], object]) -> Row:
+    row: Row = {"file": picture.file, "path": str(picture.path), "caption": caption_of(picture.prompt, template),
+                "subset": picture.subset, "problem": picture.problem, "note": ""}
+
+    def look() -> Row:
+        looking()
+        return _look(picture.path)
+
+    if not picture.problem:
+        try:
+            row["size"], row["sha256"] = _fingerprint(picture.path)
+            row |= cache.facts(("audit", AUDIT_VERSION, READING, row["sha256"]), look)
+        except PictureError as error:
+            row["problem"] = str(error)
+    return row
+
+
+def _look(path: Path) -> Row:
+    notes: list[str] = []
     try:
-        image = open_picture(path)
+        image = open_picture(path, notes.append)
     except PictureError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno:
             raise  # the file could not be reached today, which says nothing about its content: not to be kept
         return {"problem": str(error)}
-    hashes = {name: str(method(image)) for name, method in HASHES.items()}
-    return {"width": image.width, "height": image.height, "ratio": image.width / image.height,
-            "score": score(image), **hashes}
+    hashes = ask(_hashes, image)
+    return {"width": image.width, "height": image.height, "ratio": image.width / image.height, "note": "; ".join(notes), **hashes}
+
+
+def _hashes(image: Image.Image) -> Row:
+    return {name: str(method(image)) for name, method in HASHES.items()}
+
+
+def _add_score(row: Row, cache: Cache, score: Scorer, scorer: str, looking: Callable[[], object]) -> None:
+    def rate() -> Row:
+        looking()
+        return {"score": ask(score, open_picture(Path(row["path"])))}
+
+    try:
+        row |= cache.facts(("audit", AUDIT_VERSION, READING, row["sha256"], scorer), rate)
+    except PictureError as error:  # may be another library's with its next release, so it is not kept
+        row["problem"] = str(error)
+
+
+def _notes(rows: Sequence[Row]) -> Iterator[str]:
+    """What was missed when pictures were read, each once, with their names."""
+    for text in dict.fromkeys(row["note"] for row in rows if row["note"]):
+        files = [_printable(row["file"]) for row in rows if row["note"] == text]
+        more = f" and {len(files) - NAMES_SHOWN} more" if len(files) > NAMES_SHOWN else ""
+        yield f"{text} ({', '.join(files[:NAMES_SHOWN])}{more})"
 
 
 def _fingerprint(path: Path) -> tuple[int, str]:

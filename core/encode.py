@@ -19,7 +19,7 @@ from torchvision.transforms import functional as tv
 from core.backbone import Backbone
 from core.beat import Beat, no_beat
 from core.cache import Cache
-from core.picture import READING, PictureError, open_picture
+from core.picture import READING, PictureError, ask, open_picture, without_ends
 
 GPU_PROMPTS = 8  # Kolors' text encoder at a time: its hidden states take 60 MB a prompt in fp16
 
@@ -69,19 +69,22 @@ def _text_key(prompt: str, backbone: Backbone) -> tuple:
 def encode_examples(table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, beat: Beat = no_beat) -> Examples:
     """Both mirror images of every latent are kept, so that a flip equals encoding the flipped picture.
 
-    Raises PictureError where a picture that is not in the cache has gone since the audit.
+    Raises PictureError where a picture that is not in the cache has gone since the audit, or cannot be encoded.
     """
     weights = backbone.weights["vae_encoder"]
 
-    def encode(path: str) -> dict[str, Tensor]:
-        beat()
-        try:
-            pixels = picture_tensor(open_picture(Path(path)), size_px)[None]
-        except PictureError as error:  # it was good when the audit looked
-            raise PictureError(f"{path}: {error}") from None
+    def encode(image: Image.Image) -> dict[str, Tensor]:
+        pixels = picture_tensor(image, size_px)[None]
         return {"plain": backbone.encode_pictures(pixels)[0], "mirrored": backbone.encode_pictures(pixels.flip(-1))[0]}
 
-    found = [cache.tensors(("latents", READING, weights, str(backbone.dtype), size_px, digest), partial(encode, path))
+    def encode_file(path: str) -> dict[str, Tensor]:
+        beat()
+        try:
+            return ask(encode, open_picture(Path(path)))
+        except PictureError as error:  # it was good when the audit looked
+            raise PictureError(f"{path}: {error}") from None
+
+    found = [cache.tensors(("latents", READING, weights, str(backbone.dtype), size_px, digest), partial(encode_file, path))
              for digest, path in zip(table["sha256"], table["path"], strict=True)]
     return Examples(torch.stack([f["plain"] for f in found]).to(backbone.device),
                     torch.stack([f["mirrored"] for f in found]).to(backbone.device),
@@ -90,6 +93,7 @@ def encode_examples(table: pd.DataFrame, size_px: int, backbone: Backbone, cache
 
 def picture_tensor(image: Image.Image, size_px: int) -> Tensor:
     """Resize to cover, crop the centre -> (3, size, size) in [-1, 1]; DiffSynth's TextImageDataset, centre crop."""
+    image = without_ends(image)
     scale = max(size_px / image.width, size_px / image.height)
     shape = [round(image.height * scale), round(image.width * scale)]
     cropped = tv.center_crop(tv.resize(image, shape, interpolation=InterpolationMode.BILINEAR), [size_px, size_px])

@@ -14,6 +14,9 @@ STAGES = {
     "max_images": ("max_images",),
 }
 
+BEFORE_SCORING = ("subset", "image_shape_filter", "image_aspect_ratio_filter", "image_size_filter")  # stages that need no score
+OPEN = Filters(min_ratio=0.0, max_ratio=float("inf"), deduplicate="none")
+
 
 def why_dropped(table: pd.DataFrame, filters: Filters) -> pd.Series:
     """For each row of the audit table the first reason it goes, or an empty string for a picture that stays."""

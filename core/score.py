@@ -4,7 +4,7 @@ Raise SCORING_VERSION with any change of this code, of training or of rendering 
 seeds would score otherwise than before: a study that was started under another version is not gone on with unasked.
 """
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from core.backbone import Backbone
+from core.picture import without_ends
 
-SCORING_VERSION = 1
+SCORING_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +33,40 @@ class Score:
         return math.sqrt(sum((value - self.mean) ** 2 for value in self.aesthetic) / len(self.aesthetic))
 
 
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """What the scorer makes of one picture: its score, and its normalised embedding."""
+    aesthetic: float
+    embedding_D: torch.Tensor
+
+
 class NoScoreError(RuntimeError):
     """The scorer gave something that is no number."""
 
 
-@torch.no_grad()
 def score_pictures(backbone: Backbone, pictures: Iterable[Image.Image]) -> Score:
     """Score RGB pictures as `CLIPProcessor` + `AestheticsPredictorV2Linear` do, in fp32. Raises NoScoreError."""
+    return score_of([rate(backbone, picture) for picture in pictures])
+
+
+@torch.no_grad()
+def rate(backbone: Backbone, picture: Image.Image) -> Rating:
+    """One picture alone: a score must not depend on its neighbours in a batch. Raises NoScoreError."""
     scorer = backbone.scorer
-    embeddings, answers = [], []
-    for picture in pictures:  # one at a time: a score must not depend on its neighbours in a batch
-        pixels = backbone.image_processor(images=picture, return_tensors="pt")["pixel_values"]
-        embedding = scorer.visual_projection(scorer.vision_model(pixel_values=backbone.put(pixels)).pooler_output)
-        embedding = F.normalize(embedding, dim=-1)
-        embeddings.append(embedding[0])
-        answers.append(scorer.layers(embedding)[0, 0])
-    aesthetic = torch.stack(answers).tolist()  # one wait for all
-    if not all(math.isfinite(value) for value in aesthetic):
+    # Of a picture one to three pixels high the processor would take the rows for its channels.
+    pixels = backbone.image_processor(images=without_ends(picture), return_tensors="pt",
+                                      input_data_format="channels_last")["pixel_values"]
+    embedding = scorer.visual_projection(scorer.vision_model(pixel_values=backbone.put(pixels)).pooler_output)
+    embedding = F.normalize(embedding, dim=-1)
+    aesthetic = float(scorer.layers(embedding)[0, 0])
+    if not math.isfinite(aesthetic):
         raise NoScoreError(f"the scorer answered {aesthetic}")
-    return Score(tuple(aesthetic), _coherence(torch.stack(embeddings)))
+    return Rating(aesthetic, embedding[0])
+
+
+def score_of(ratings: Sequence[Rating]) -> Score:
+    embeddings_ND = torch.stack([rating.embedding_D for rating in ratings])
+    return Score(tuple(rating.aesthetic for rating in ratings), _coherence(embeddings_ND))
 
 
 def _coherence(embeddings_ND: torch.Tensor) -> float:

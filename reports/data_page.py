@@ -21,7 +21,7 @@ class Card:
     """One picture; `thumbnail` is a data URI, so that the page needs no other file."""
     file: str
     caption: str
-    score: float
+    score: float | None  # None: dropped before it was scored
     facts: str
     why: str
     thumbnail: str | None
@@ -45,7 +45,8 @@ def write_data_page(survey: Survey, folder: Path) -> Path:
 
 
 def _card(row: pd.Series, why: str) -> Card:
-    return Card(file=row["file"], caption=row["caption"], score=row["score"], why=why, thumbnail=_thumbnail(Path(row["path"])),
+    score = None if pd.isna(row["score"]) else row["score"]
+    return Card(file=row["file"], caption=row["caption"], score=score, why=why, thumbnail=_thumbnail(Path(row["path"])),
                 facts=f"{row['width']:.0f} × {row['height']:.0f} px · {size(row['size'])}")
 
 

@@ -3,6 +3,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from core.files import write_text
@@ -22,7 +23,8 @@ def write_recipe(survey: Survey, folder: Path) -> Path:
     recipe, pictures = folder / "data_juicer.yaml", folder / "data_juicer.jsonl"
     good = survey.table[survey.table["problem"] == ""]
     lines = [json.dumps({"text": row["caption"], "image": [row["path"]], "subset": row["subset"],
-                         "aesthetic_score": row["score"]}, ensure_ascii=False) + "\n" for _, row in good.iterrows()]
+                         "aesthetic_score": None if pd.isna(row["score"]) else row["score"]}, ensure_ascii=False) + "\n"
+             for _, row in good.iterrows()]
     write_text(pictures, "".join(lines))
     values = {
         "project_name": survey.study, "dataset_path": str(pictures), "export_path": str(folder / "data_juicer_kept.jsonl"),

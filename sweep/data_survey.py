@@ -7,14 +7,12 @@ from typing import Any
 import pandas as pd
 
 from core.dataset import Looking
-from core.filters import select
+from core.filters import OPEN, select
 from core.folders import Runs
 from core.hub_data import bring_data
 from core.settings import Filters, setting_names
 from reports.survey import Survey
 from sweep.study import Study
-
-ALL_OPEN = Filters(min_ratio=0.0, max_ratio=float("inf"), deduplicate="none")
 
 
 def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Survey:
@@ -28,8 +26,9 @@ def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Surv
 
     backbone = load_backbone(study.backbone, device, "fp32", study.weights, parts=["scorer"])
     notes: list[str] = []
-    table = audit_data(data, backbone, Cache(runs.cache), looking, notes.append)
     searched = {name: str(search).replace(", ", " or ") for name, search in study.space.items() if name in setting_names(Filters)}
+    fixed = replace(study.data.filters, **{name: getattr(OPEN, name) for name in searched})
+    table = audit_data(data, backbone, Cache(runs.cache), fixed, looking, notes.append)
     return Survey(study=study.name, data=data, scorer=backbone.scorer_name, table=table, notes=tuple(notes), loaded=loaded or "",
                   loosest=_extreme(study, table, max), strictest=_extreme(study, table, min), searched=searched)
 
@@ -37,7 +36,7 @@ def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Surv
 def _extreme(study: Study, table: pd.DataFrame, pick: Callable[..., Any]) -> Filters:
     """The fixed filters, and of each searched one the value that by itself keeps the most pictures, or the fewest."""
     def kept(name: str, value: Any) -> int:
-        return len(select(table, replace(ALL_OPEN, **{name: value})))
+        return len(select(table, replace(OPEN, **{name: value})))
 
     return replace(study.data.filters, **{
         name: pick(search.values, key=partial(kept, name))

@@ -1,12 +1,10 @@
 """The aesthetic scores of pictures that lie in a folder, wherever they come from."""
-from collections.abc import Callable, Iterator
-from itertools import chain
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from PIL import Image
-
 from core.files import read_json
-from core.picture import ENDINGS, PictureError, open_picture
+from core.picture import ENDINGS, PictureError, ask, open_picture
 from core.settings import BACKBONES
 
 Say = Callable[[str], None]
@@ -25,18 +23,21 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
         raise ValueError(f"{folder}: holds no picture (png, jpg, webp and others)")
 
     from core.backbone import load_backbone
-    from core.score import score_pictures
+    from core.score import Rating, rate, score_of
 
     loaded = load_backbone(backbone, device, "fp32", parts=["scorer"])
-    names: list[str] = []
-    pictures = _open(files, names, warn)
-    first = next(pictures, None)
-    if first is None:
+    ratings: dict[str, Rating] = {}
+    for path in files:
+        try:
+            ratings[path.name] = ask(partial(rate, loaded), open_picture(path, partial(_warn_of, path, warn)))
+        except PictureError as error:
+            warn(f"{path}: left out, {error}")
+    if not ratings:
         raise ValueError(f"{folder}: none of its {len(files)} pictures can be read")
-    result = score_pictures(loaded, chain([first], pictures))
-    for name, value in zip(names, result.aesthetic, strict=True):
+    result = score_of(list(ratings.values()))
+    for name, value in zip(ratings, result.aesthetic, strict=True):
         say(f"{value:6.3f}  {name}")
-    say(f"{result.mean:6.3f}  mean of {len(names)} by {loaded.scorer_name}; coherence {result.coherence:.3f}")
+    say(f"{result.mean:6.3f}  mean of {len(ratings)} by {loaded.scorer_name}; coherence {result.coherence:.3f}")
 
 
 def _backbone_of(folder: Path) -> str | None:
@@ -49,13 +50,5 @@ def _backbone_of(folder: Path) -> str | None:
     return named if named in BACKBONES else None
 
 
-def _open(files: list[Path], names: list[str], warn: Say) -> Iterator[Image.Image]:
-    """One picture at a time, for a folder may hold thousands; `names` grows by those that can be read."""
-    for path in files:
-        try:
-            picture = open_picture(path)
-        except PictureError as error:
-            warn(f"{path}: left out, {error}")
-            continue
-        names.append(path.name)
-        yield picture
+def _warn_of(path: Path, warn: Say, text: str) -> None:
+    warn(f"{path}: {text}")

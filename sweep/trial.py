@@ -13,8 +13,9 @@ from core import lora
 from core.backbone import Backbone
 from core.beat import Beat, no_beat
 from core.cache import Cache
+from core.colour_profile import Note
 from core.data_folder import DataError
-from core.dataset import Looking, Noting, audit, bad_pictures, caption_of, read_folder
+from core.dataset import Looking, audit, bad_pictures, caption_of, read_folder
 from core.encode import encode_examples, encode_missing
 from core.fail_point import fail_point
 from core.files import content_key, sha256, write_json, write_whole
@@ -23,8 +24,8 @@ from core.folders import TrialFolder
 from core.gate import passes
 from core.hub_data import local_data, shared_name
 from core.render import render_scenes
-from core.score import SCORING_VERSION, Score, score_pictures
-from core.settings import Data, Result, Training, TrialSpec
+from core.score import SCORING_VERSION, Score, rate, score_pictures
+from core.settings import Data, Filters, Result, Training, TrialSpec
 from core.sheet import story_sheet
 from core.train import Checkpoint, EpochDone, train_lora
 from core.train_state import TrainState, load_state
@@ -136,7 +137,10 @@ def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Rep
     def note(text: str) -> None:
         report("note", text=f"note: {text}")
 
-    table = audit_data(spec.data, backbone, cache, lambda number, total: report("looking", picture=number, pictures=total), note)
+    def looking(number: int, total: int) -> None:
+        report("looking", picture=number, pictures=total)
+
+    table = audit_data(spec.data, backbone, cache, spec.filters, looking, note)
     if bad := bad_pictures(table):
         note(say_bad(bad))
     kept, least = select(table, spec.filters), spec.data.min_images
@@ -149,11 +153,11 @@ def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Rep
     return kept
 
 
-def audit_data(data: Data, backbone: Backbone, cache: Cache, looking: Looking, note: Noting) -> pd.DataFrame:
+def audit_data(data: Data, backbone: Backbone, cache: Cache, filters: Filters, looking: Looking, note: Note) -> pd.DataFrame:
     def score(image: Image.Image) -> float:
-        return score_pictures(backbone, [image]).aesthetic[0]
+        return rate(backbone, image).aesthetic
 
-    return audit(data, cache, score, backbone.weights["scorer"], looking, note)
+    return audit(data, cache, score, backbone.weights["scorer"], filters, looking, note)
 
 
 def say_bad(bad: dict[str, str]) -> str:

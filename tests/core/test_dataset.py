@@ -7,9 +7,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from core.backbone import Backbone
 from core.cache import Cache
 from core.dataset import audit, bad_pictures
 from core.filters import select, why_dropped
+from core.score import rate
 from core.settings import Data, Filters
 from tests.conftest import STUDIES
 
@@ -97,12 +99,12 @@ def test_only_pictures_that_are_new_are_looked_at(tmp_path: Path, cache: Cache) 
     looked: list[tuple[int, int]] = []
 
     def audit_now() -> pd.DataFrame:
-        return audit(data, cache, brightness, "brightness", lambda number, total: looked.append((number, total)))
+        return audit(data, cache, brightness, "brightness", looking=lambda number, total: looked.append((number, total)))
 
     audit_now()
     picture(tmp_path / "train" / "3.png", (200, 200, 200))
     assert list(audit_now()["problem"]) == ["", "", ""]
-    assert looked == [(1, 3), (2, 3), (3, 3)]
+    assert looked == [(1, 3), (2, 3)] * 2 + [(3, 3)] * 2
 
 
 def test_a_file_that_was_changed_is_looked_at_again(tmp_path: Path, cache: Cache) -> None:
@@ -120,6 +122,82 @@ def test_bad_pictures_are_named_in_one_line_each(tmp_path: Path, cache: Cache) -
     data = Data(source=str(tmp_path), caption="style")
     assert bad_pictures(audit(data, cache, brightness, "brightness")) == {
         "1.png": "cannot be read: it is empty", "two?lines?[31m.png": "cannot be read: it is empty"}
+
+
+SIZES = {"good.png": (64, 48), "thin.png": (40, 1), "strip.png": (1, 3000)}
+
+
+def three_pictures(folder: Path) -> Data:
+    for number, (name, size) in enumerate(SIZES.items()):
+        picture(folder / name, (50 * number, 9, 9), size)
+    return Data(source=str(folder), caption="style")
+
+
+def test_what_a_scorer_does_not_take_is_that_picture_s_reason_today(tmp_path: Path, cache: Cache) -> None:
+    def choosy(image: Image.Image) -> float:
+        if image.height == 1:
+            raise ValueError("mean must have 1 elements\nand more")
+        return 5.0
+
+    data = three_pictures(tmp_path)
+    assert problems(data, cache) | {"thin.png": ""} == dict.fromkeys(SIZES, "")
+    table = audit(data, cache, choosy, "choosy")
+    assert bad_pictures(table) == {"thin.png": "cannot be processed: mean must have 1 elements"}
+    assert bad_pictures(audit(data, cache, lambda image: 5.0, "choosy")) == {}  # as after an update of the scorer's library
+
+
+def test_what_is_raised_for_every_picture_is_a_fault_of_the_program(tmp_path: Path, cache: Cache) -> None:
+    def broken(image: Image.Image) -> float:
+        raise RuntimeError("CUDA error")
+
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        audit(three_pictures(tmp_path), cache, broken, "broken")
+
+
+def test_a_lack_of_memory_is_no_picture_s_fault(tmp_path: Path, cache: Cache) -> None:
+    def greedy(image: Image.Image) -> float:
+        if image.height == 1:
+            raise MemoryError
+        return 5.0
+
+    with pytest.raises(MemoryError):
+        audit(three_pictures(tmp_path), cache, greedy, "greedy")
+
+
+def test_shape_ratio_size_and_subset_are_judged_before_a_picture_is_scored(tmp_path: Path, cache: Cache) -> None:
+    data = three_pictures(tmp_path)
+    scored: list[tuple[int, int]] = []
+
+    def score(image: Image.Image) -> float:
+        scored.append(image.size)
+        return 5.0
+
+    table = audit(data, cache, score, "score", Filters(min_width=2, max_ratio=3))
+    assert scored == [(64, 48)]
+    assert dict(zip(table["file"], why_dropped(table, Filters(min_width=2, max_ratio=3)), strict=True)) == {
+        "good.png": "", "thin.png": "image_aspect_ratio_filter", "strip.png": "image_shape_filter"}
+    audit(data, cache, score, "score", Filters(subset="none"))
+    audit(data, cache, score, "score", Filters(min_size=10**6))
+    assert scored == [(64, 48)]
+    assert audit(data, cache, score, "score")["score"].notna().all()
+    assert scored == [(64, 48), (1, 3000), (40, 1)]
+
+
+def test_the_real_scorer_takes_pictures_of_any_shape(tmp_path: Path, cache: Cache, backbone: Backbone) -> None:
+    table = audit(three_pictures(tmp_path), cache, lambda image: rate(backbone, image).aesthetic, "tiny")
+    assert list(table["problem"]) == [""] * 3
+    assert table["score"].between(1, 10).all()
+
+
+def test_what_was_missed_beside_the_pixels_is_noted_once_with_names(tmp_path: Path, cache: Cache) -> None:
+    for number in range(7):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png", icc_profile=b"oops")
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "8.png", exif=b"Exif\0\0oops")
+    notes: list[str] = []
+    for _ in range(2):  # the second time by what was kept
+        audit(Data(source=str(tmp_path), caption="style"), cache, brightness, "brightness", note=notes.append)
+    assert notes == ["colour profile cannot be read: taken as sRGB (0.png, 1.png, 2.png, 3.png, 4.png and 2 more)",
+                     "EXIF block cannot be read: not rotated (8.png)"] * 2
 
 
 def test_another_scorer_scores_anew(tmp_path: Path, data: Data) -> None:

@@ -2,6 +2,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -86,6 +87,28 @@ def test_a_picture_is_cut_as_diffsynth_s_dataset_cuts_it(table: pd.DataFrame, tm
     (train / "metadata.csv").write_text("file_name,text\n1.png,a\n", encoding="utf-8-sig")
     stock = TextImageDataset(tmp_path, steps_per_epoch=1, height=128, width=128)[0]["image"]
     torch.testing.assert_close(picture_tensor(open_picture(train / "1.png"), 128), stock, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(1100, 120), (120, 1101), (1003, 61)])
+def test_of_a_strip_the_middle_is_cut_out_as_before(table: pd.DataFrame, size: tuple[int, int]) -> None:
+    strip = open_picture(Path(table.loc[0, "path"])).resize(size)
+    scale = 128 / min(size)
+    whole = strip.resize((round(size[0] * scale), round(size[1] * scale)), Image.Resampling.BILINEAR)
+    x, y = (whole.width - 128) // 2, (whole.height - 128) // 2
+    expected = torch.from_numpy(np.array(whole.crop((x, y, x + 128, y + 128)), dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+    assert (picture_tensor(strip, 128) - expected).abs().mean() < 0.02  # moved by less than a pixel
+
+
+def test_what_the_encoder_does_not_take_is_named(backbone: Backbone, cache: Cache, table: pd.DataFrame) -> None:
+    class Choosy(torch.nn.Module):
+        def forward(self, pixels: torch.Tensor, *more: object) -> torch.Tensor:
+            if float(pixels.std()) > 0:  # no plain picture
+                raise ValueError("I do not like it")
+            return torch.zeros(1, 4, 16, 16)
+
+    choosy = replace(backbone, readers=backbone.readers | {"vae_encoder": Choosy}, _parts={})
+    with pytest.raises(PictureError, match=r"01\.png: cannot be processed: I do not like it"):
+        encode_examples(table.head(1), 128, choosy, cache)
 
 
 def test_a_picture_that_went_after_the_audit_is_named(backbone: Backbone, cache: Cache, tmp_path: Path) -> None:

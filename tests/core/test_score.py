@@ -1,6 +1,8 @@
 """A score is the scorer's own answer, or an error; never a number made up."""
 import copy
 import random
+import resource
+import time
 from dataclasses import replace
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from PIL import Image
 
 from core.backbone import Backbone
+from core.encode import picture_tensor
 from core.gate import constraint, passes
 from core.score import NoScoreError, Score, score_pictures
 from core.tiny import scenes
@@ -35,6 +38,27 @@ def test_a_picture_of_another_size_is_scored_by_the_same_recipe(backbone: Backbo
 def test_a_score_does_not_depend_on_its_neighbours(backbone: Backbone, pictures: list[Image.Image]) -> None:
     together = score_pictures(backbone, pictures).aesthetic
     assert together == tuple(score_pictures(backbone, [picture]).aesthetic[0] for picture in pictures)
+
+
+@pytest.mark.parametrize("size", [(64, 1), (64, 2), (64, 3), (1, 64), (3, 3), (1, 1)])
+def test_a_picture_of_few_pixels_is_scored_as_the_same_made_larger(
+        backbone: Backbone, pictures: list[Image.Image], size: tuple[int, int]) -> None:
+    """Of three rows the processor makes three channels unless it is told."""
+    small = pictures[0].resize(size)
+    larger = small.resize((4 * size[0], 4 * size[1]), Image.Resampling.NEAREST)
+    assert score_pictures(backbone, [small]).aesthetic[0] == pytest.approx(score_pictures(backbone, [larger]).aesthetic[0], abs=1)
+
+
+@pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1)])
+def test_a_strip_costs_neither_gigabytes_nor_seconds(
+        backbone: Backbone, pictures: list[Image.Image], size: tuple[int, int]) -> None:
+    strip = pictures[0].resize(size)
+    score_pictures(backbone, pictures[:1])
+    started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert 1 < score_pictures(backbone, [strip]).aesthetic[0] < 10
+    assert picture_tensor(strip, 1024).shape == (3, 1024, 1024)
+    assert time.process_time() - started < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 400_000  # kB
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

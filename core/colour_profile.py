@@ -1,0 +1,66 @@
+"""Pixels by an embedded colour profile (ICC) -> sRGB, which training, scorer and drawn pictures take plain pixels for."""
+import io
+from collections.abc import Callable
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageCms
+
+GREY_MODES = ("1", "L", "LA")
+MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space -> the pixels that it speaks of
+SAME_LEVELS = 2  # of 255: sRGB's own profiles differ from each other by rounding
+Note = Callable[[str], object]
+
+
+class _ProfileError(ValueError):
+    """Why a profile cannot be used, in a few words."""
+
+
+def to_srgb(image: Image.Image, note: Note) -> Image.Image:
+    """RGB or RGBA in sRGB; the image itself where it is sRGB already, or has no profile that can be used, which is noted."""
+    if "icc_profile" not in image.info:
+        return image
+    try:
+        mode, transform = _transform(image.info["icc_profile"] or b"", _family(image))
+        if transform is None:
+            return image
+        converted = ImageCms.applyTransform(image.convert(mode), transform)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a damaged profile leads lcms into
+        reason = error if isinstance(error, _ProfileError) else "colour profile cannot be read"
+        note(f"{reason}: taken as sRGB")
+        return image
+    assert converted is not None
+    if image.has_transparency_data:
+        converted.putalpha(image.convert("RGBA").getchannel("A"))
+    return converted
+
+
+def _family(image: Image.Image) -> str:
+    return "CMYK" if image.mode == "CMYK" else "L" if image.mode in GREY_MODES else "RGB"
+
+
+@lru_cache(maxsize=8)  # the pictures of a folder mostly share one
+def _transform(content: bytes, family: str) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+    """The mode to bring pixels of a family to, and what brings them to sRGB then; None if they are sRGB as they are."""
+    profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
+    space = profile.profile.xcolor_space
+    mode = MODES.get(space, "")
+    if mode != family and (mode, family) != ("RGB", "L"):  # grey is a colour too
+        raise _ProfileError(f"colour profile is for {space.strip()} pixels and they are {family}")
+    # As Photoshop converts by default; lcms' own default intent differs from it only for profiles made of tables.
+    transform = ImageCms.buildTransform(
+        profile, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION)
+    return mode, None if mode != "CMYK" and _changes_nothing(transform, mode) else transform
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether sample colours stay what they are: names of profiles say little."""
+    levels = np.arange(0, 256, 15, dtype=np.uint8)
+    samples = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+    image = Image.fromarray(samples) if mode == "RGB" else Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    converted = ImageCms.applyTransform(image, transform)
+    differences = np.asarray(image.convert("RGB"), dtype=int) - np.asarray(converted, dtype=int)
+    return int(np.abs(differences).max()) <= SAME_LEVELS
