@@ -375,8 +375,8 @@ def test_an_accepted_change_is_on_the_disk_and_in_mlflow(swept):
     assert now["fields"].keys() == set(FIELDS)
     assert now["fields"]["scorer"]["scorer.name"] == "tiny-aesthetic-v1"
     assert [entry["field"] for entry in now["history"]] == ["data"]
-    assert {result.scoring_version for result in study.results()} == {1}
-    assert read_json(study.trial(0).recipe)["scoring_version"] == 1
+    assert {result.scoring_version for result in study.results()} == {2}
+    assert read_json(study.trial(0).recipe)["scoring_version"] == 2
 
 
 def test_a_run_begun_under_other_words_gives_way(swept):
