@@ -175,3 +175,8 @@ class StudyFolder:
     def made(self, result: Result) -> TrialFolder:
         """Where a result's LoRA and pictures lie: an exact repeat has those of its twin."""
         return self.trial(result.spec.number if result.same_as is None else result.same_as)
+
+
+def shown_path(path: Path) -> str:
+    """Relative to the current folder where that is shorter."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

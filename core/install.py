@@ -3,13 +3,15 @@ import shlex
 import sys
 from pathlib import Path
 
+from core.folders import shown_path
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT, CONSTRAINTS = ROOT / "pyproject.toml", ROOT / "constraints.txt"
 
 
 def python() -> str:
     """This Python for a shell in the current folder, such as `.venv/bin/python`."""
-    return shlex.quote(_from_here(Path(sys.executable)))
+    return shlex.quote(shown_path(Path(sys.executable)))
 
 
 def install_command(extra: str = "") -> str:
@@ -17,8 +19,4 @@ def install_command(extra: str = "") -> str:
     part = f"[{extra}]" if extra else ""
     if not PROJECT.exists():
         return f"{python()} -m pip install --upgrade 'lora-sweep{part}'"
-    return f"{python()} -m pip install -c {shlex.quote(_from_here(CONSTRAINTS))} -e {shlex.quote(_from_here(ROOT) + part)}"
-
-
-def _from_here(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    return f"{python()} -m pip install -c {shlex.quote(shown_path(CONSTRAINTS))} -e {shlex.quote(shown_path(ROOT) + part)}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from core.folders import Runs, StudyFolder
+from core.folders import Runs, StudyFolder, shown_path
 from sweep.console import err, out, steady
 from sweep.device_name import checked_device
 from sweep.mlflow_ui import HOST, PORT
@@ -56,14 +56,14 @@ def run(
     study: StudyName, runs: RunsFolder = HERE,
     trials: Annotated[int | None, typer.Option(min=1, help="Stop when this many trials are finished in all; "
                                                "default: the study's budget.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="HH:MM", help="Stop at this time of day; start no trial that cannot finish "
-                                              "before.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="HH:MM", help="Stop at this time of day, in this machine's time zone; "
+                                              "start no trial that cannot finish before.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the study and say what it would cost.")] = False,
     device: Device = "auto",
-    accept_change: Annotated[list[str] | None, typer.Option(metavar="FIELD", help="Go on although this field changed, and "
-                             "scores no longer compare; repeatable.")] = None,
+    accept_change: Annotated[list[str] | None, typer.Option(metavar="FIELD", help="Accept that this field of the study changed, "
+                             "although older scores no longer compare; may be given several times.")] = None,
 ) -> None:
-    """Start a sweep, or go on with one; safe to repeat after anything."""
+    """Start a sweep, or resume one: it is the same command."""
     from core.hub_data import bring_data
     from reports.console import duration
     from reports.table import winner
@@ -106,7 +106,7 @@ def run(
 
 @app.command()
 def data(study: StudyName, runs: RunsFolder = HERE, device: ScorerDevice = "auto") -> None:
-    """Show which pictures each filter keeps, and why the others go.
+    """Show which pictures the filters keep, and why others go.
 
     Also writes a contact sheet, the audit table and a Data-Juicer recipe. Pictures that were never scored are scored.
     """
@@ -132,8 +132,8 @@ def data(study: StudyName, runs: RunsFolder = HERE, device: ScorerDevice = "auto
     if survey.warning:
         _say(survey.warning)
     folder = Runs(runs).study(loaded.name).data
-    _say(f"page       {write_data_page(survey, folder)}")
-    _say(f"recipe     {write_recipe(survey, folder)}")
+    _say(f"page       {shown_path(write_data_page(survey, folder))}")
+    _say(f"recipe     {shown_path(write_recipe(survey, folder))}")
 
 
 @app.command()
@@ -154,10 +154,10 @@ def status(
         out.print(f"no study was started under {runs} yet (try: lora-sweep run demo)")
     for folder in folders:
         now = study_status(folder)
-        best = f"best {now.best.aesthetic_mean:.2f} (trial {now.best.spec.number})" if now.best else "none passes the gate yet"
+        best = f", best {now.best.aesthetic_mean:.2f} (trial {now.best.spec.number})" if now.best else ""
         left = f", about {duration(now.left_s)} left" if now.left_s else ""
         out.print(f"{now.name}: {'running' if now.running else 'not running'}, {now.done} of {now.target} trials done, "
-                  f"{now.passed} passed the gate, {now.failed} failed, {best}{left}", markup=False, soft_wrap=True)
+                  f"{now.passed} passed the gate, {now.failed} failed{best}{left}", markup=False, soft_wrap=True)
         if study:
             for note in now.recovered:
                 _say(f"found at its last start: {note}")
@@ -168,12 +168,13 @@ def status(
 @app.command()
 def plan(
     study: StudyName, runs: RunsFolder = HERE,
-    until: Annotated[str, typer.Option(metavar="HH:MM", help="How many trials fit before this time.")] = MORNING,
+    until: Annotated[str, typer.Option(metavar="HH:MM", help="How many trials fit before this time of day, in this "
+                                       "machine's time zone.")] = MORNING,
     device: PlanDevice = "auto",
 ) -> None:
     """Say what a trial costs here, and how many fit before morning.
 
-    Time, memory and disk; what is an estimate is called one.
+    Time, memory and disk; estimates are marked as such.
     """
     from sweep.study import load_study
 
@@ -204,7 +205,7 @@ def report(study: StudyName, runs: RunsFolder = HERE) -> None:
     """Write one offline page: the leaderboard and every story."""
     from reports.page import write_report
 
-    _say(f"report: {write_report(_started(study, runs))}")
+    _say(f"report: {shown_path(write_report(_started(study, runs)))}")
 
 
 @app.command()
@@ -213,11 +214,11 @@ def export(
     team: Annotated[str, typer.Option(help="Your team's name, as registered.")],
     title: Annotated[str, typer.Option(help="What to call the LoRA.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Which trial; default: the winner.")] = None,
-    epoch: Annotated[int | None, typer.Option(min=1, help="Which epoch's checkpoint, rendered and judged anew; "
-                                              "default: the last.")] = None,
-    out_dir: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Where to; default: such as "
-                                         "exports/demo-0006.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Export a story under the gate all the same; its card says so.")] = False,
+    epoch: Annotated[int | None, typer.Option(min=1, help="Which epoch's LoRA, after its story was rendered and "
+                                              "scored; default: the last.")] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder to write; default: "
+                                         "exports/STUDY-TRIAL, such as exports/demo-0006.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Export even a story under the gate; its model card says so.")] = False,
     runs: RunsFolder = HERE, device: EpochDevice = "auto",
 ) -> None:
     """Make the submission folder of the winner, or of a trial you name.
@@ -242,7 +243,7 @@ def export(
     target = out_dir or Path("exports") / name
     made = write_export(folder, result, source, team=team, title=title, out=target, force=force, epoch=earlier)
     which = f"{result.spec.number}, epoch {earlier}" if earlier else str(result.spec.number)
-    _say(f"exported trial {which} (mean {result.aesthetic_mean:.2f}) to {made}")
+    _say(f"exported trial {which} (mean {result.aesthetic_mean:.2f}) to {shown_path(made)}")
 
 
 @app.command()
@@ -252,7 +253,10 @@ def score(
                                                  "export or a trial was scored by, else tiny's.")] = None,
     device: ScorerDevice = "auto",
 ) -> None:
-    """Score any folder of pictures: each picture, and their mean; of an export, its story."""
+    """Score a folder of pictures, or the story of an export or a trial.
+
+    Each picture and their mean.
+    """
     from sweep.folder_score import score_folder
 
     score_folder(folder, backbone, device, _say, _warn)
@@ -260,10 +264,10 @@ def score(
 
 @app.command()
 def ui(
-    runs: RunsFolder = HERE, port: Annotated[int, typer.Option(min=1, max=65535, help="Port that it listens on.")] = PORT,
-    host: Annotated[str, typer.Option(help="Stay on loopback unless you set up authentication.")] = HOST,
+    runs: RunsFolder = HERE, port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = PORT,
+    host: Annotated[str, typer.Option(help="Address to listen on; stay on loopback unless you set up authentication.")] = HOST,
 ) -> None:
-    """Open MLflow's own UI on the right store."""
+    """Serve MLflow's own UI for the runs of all studies."""
     from sweep.mlflow_ui import open_ui
 
     open_ui(Runs(runs), host, port, _say)
@@ -338,7 +342,7 @@ def _say_where(folder: StudyFolder, runs: Path) -> None:
                                    ("tracking", masked(os.environ.get(VARIABLE, "")) or Runs(runs).tracking_db)]
     for word, place in rows:
         if isinstance(place, str) or place.exists():
-            _say(f"{word:10}{place}")
+            _say(f"{word:10}{place if isinstance(place, str) else shown_path(place)}")
 
 
 def _complain(line: str) -> None:

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core.data_folder import DataError, read_folder
-from core.folders import Runs
+from core.folders import Runs, shown_path
 from core.hub_data import local_data
 from core.install import install_command
 from core.kolors.files import FILES, FOLDER_VARIABLE, fetch_command, missing_files, models_folder, needed_bytes
@@ -138,7 +138,7 @@ def check_weights(study: Study) -> Check:
         return Check(name="weights", state="OK",
                      found=f"all {len(there)} files, {size(sum(path.stat().st_size for path in there))}, in {folder}")
     fetched = f"{len(gone_files)} of {len(FILES)} files (about {size(needed_bytes(gone_files))})"
-    return Check(name="weights", state="missing", found=f"{fetched} are missing in {folder}",
+    return Check(name="weights", state="missing", found=f"{fetched} are missing in {shown_path(folder)}",
                  todo=f"lora-sweep run fetches them first, or now: {fetch_command(folder)}; "
                       f"{'the study key weights' if study.weights else FOLDER_VARIABLE} names another folder",
                  files=tuple(f"{size(file.size_bytes) if file.size_bytes else '':>8}  {file.path}" for file in gone_files))
@@ -146,7 +146,7 @@ def check_weights(study: Study) -> Check:
 
 def check_data(study: Study, runs: Runs) -> Check:
     """What the folder holds; of a remote data set the copy that an earlier start made, if there is one."""
-    source = study.data_value.source
+    source = shown_path(Path(study.data_value.source))
     try:
         data = local_data(study.data_value, runs.cache)
     except DataError:  # it was not brought here yet

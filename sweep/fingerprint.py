@@ -14,13 +14,13 @@ from typing import Any
 
 from core.dataset import read_folder
 from core.files import read_json, sha256, write_json, write_text
-from core.folders import Runs, StudyFolder
+from core.folders import Runs, StudyFolder, shown_path
 from core.hub_data import local_data
 from core.settings import Data
 from sweep.setting import HOMES
 from sweep.space import Choices, Range
 from sweep.study import Study, load_frozen
-from sweep.study_errors import SHOWN_CHARACTERS, StudyError, near, shown, shown_path
+from sweep.study_errors import SHOWN_CHARACTERS, StudyError, near, shown
 
 FIELDS = ("story", "data", "scorer", "weights", "render", "train", "seed", "precision", "backbone", "gate", "scoring_version",
           "device")

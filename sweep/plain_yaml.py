@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from sweep.study_errors import StudyError, shown, shown_path
+from core.folders import shown_path
+from sweep.study_errors import StudyError, shown
 
 MAX_DIGITS = 40
 # What libyaml's grammar says of a common slip -> what to do about it; the pattern is looked for in the message.

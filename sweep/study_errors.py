@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails
 
+from core.folders import shown_path
+
 SHOWN_CHARACTERS = 60
 FOLLOWS = "default_factory_not_called"  # of another mistake: a default that depends on other keys
 PLAIN_KEY = re.compile(r"[\w.-]{1,60}")
@@ -91,11 +93,6 @@ def shown(value: Any) -> str:
         case dict() | BaseModel():
             return "a mapping"
     return str(value)
-
-
-def shown_path(path: Path) -> str:
-    """Relative to the current folder where that is shorter."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def near(word: str, words: Iterable[str]) -> str | None:
