@@ -34,7 +34,7 @@ check: $(READY)         ## ruff and mypy
 bench: $(READY)         ## ratios against the naive way, in one run
 	$(BIN)/python -m tests.bench
 
-gpu: $(READY)           ## Kolors' true shape on this card: speed, memory, numbers; needs a CUDA card, no weights, 9 minutes
+gpu: $(READY)           ## Kolors' true shape on this GPU: speed, memory, numbers; needs CUDA, no weights, 9 minutes
 	$(BIN)/python -m tests.gpu
 
 clean:                  ## remove .venv and caches; runs/ and exports/ stay, and what they hold

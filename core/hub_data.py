@@ -127,8 +127,8 @@ def write_folder(rows: Iterable[Mapping[str, Any]], data: Data, folder: Path) ->
                 raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    words = f"words from {columns.words!r}" if columns.words else "no words"
-    return f"{data.source}: {len(table)} pictures from column {columns.image!r}, {words} (columns: {', '.join(first[0])})"
+    captions = f"captions from {columns.words!r}" if columns.words else "no captions"
+    return f"{data.source}: {len(table)} pictures from column {columns.image!r}, {captions} (columns: {', '.join(first[0])})"
 
 
 def choose_columns(rows: Sequence[Mapping[str, Any]], data: Data) -> Columns:
@@ -146,7 +146,7 @@ def choose_columns(rows: Sequence[Mapping[str, Any]], data: Data) -> Columns:
              if name not in pictures and any(isinstance(row.get(name), str) and row[name].strip() for row in rows)}
     words = next((named[word] for word in WORD_COLUMNS if word in named), next(iter(named.values()), None))
     if not (data.text_column or words) and PROMPT in data.caption:
-        raise DataError(f"no column holds words (found: {', '.join(found)}); name one with data.text_column, "
+        raise DataError(f"no column holds captions (found: {', '.join(found)}); name one with data.text_column, "
                         f"or write data.caption without {PROMPT}")
     return Columns(data.image_column or pictures[0], data.text_column or words)
 

@@ -56,7 +56,7 @@ def guess_kolors(gpu: Gpu, precision: str, checkpointing: bool) -> Guess:
     if gpu.name not in CARDS:
         return Guess(None, f"how fast {gpu.name} is at this cannot be known before a trial ran on it")
     if precision == "fp32":
-        return Guess(None, "how fast the card is in fp32 cannot be known before a trial ran on it")
+        return Guess(None, "how fast this GPU is in fp32 cannot be known before a trial ran on it")
     peak, shares = CARDS[gpu.name]
     step = RECOMPUTED_STEP_TFLOP if checkpointing else STEP_TFLOP
     training, drawing = (peak * share for share in shares)
@@ -64,7 +64,7 @@ def guess_kolors(gpu: Gpu, precision: str, checkpointing: bool) -> Guess:
     return Guess(
         kolors_pace(gpu.name, checkpointing=checkpointing),
         f"counted work ({step:g} TFLOP for a training row{' with checkpointing' if checkpointing else ''}, {FORWARD_TFLOP} for a "
-        f"forward, at 1024 px) at {training:.0f} TFLOP/s in training and {drawing:.0f} in drawing, shares of the card's peak of "
+        f"forward, at 1024 px) at {training:.0f} TFLOP/s in training and {drawing:.0f} in drawing, shares of the GPU's peak of "
         f"{peak} {basis}")
 
 

@@ -87,7 +87,7 @@ def check_gpu(plan: Plan) -> Check:
     if not gpus.found:
         return Check(name="GPU", state="missing" if needs_one else "OK", found=gpus.problem if needs_one
                      else f"{gpus.problem}: tiny runs on the CPU, Kolors needs one",
-                     todo="Kolors needs an NVIDIA card, 24 GB are enough; tiny runs without (lora-sweep run demo)"
+                     todo="Kolors needs an NVIDIA GPU, 24 GB are enough; tiny runs without (lora-sweep run demo)"
                      if needs_one else "")
     cards = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GB" for gpu in gpus.found)
     cards += f", driver {gpus.found[0].driver}"
@@ -95,7 +95,7 @@ def check_gpu(plan: Plan) -> Check:
     if problem:
         return Check(name="GPU", state="missing" if needs_one else "warn", found=f"{cards}; {problem}",
                      todo="a CUDA build of torch that fits this driver is needed (see docs/cloud.md); CUDA_VISIBLE_DEVICES "
-                          "must not hide the card")
+                          "must not hide the GPU")
     return _check_gpu_memory(plan, gpus.found[0], cards)
 
 
@@ -109,7 +109,7 @@ def torch_problem() -> str:
         return f"torch cannot compute on it: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
     said = json.loads(done.stdout.splitlines()[-1])
     built = f"torch {said['version']} ({'CUDA ' + said['built_for'] if said['built_for'] else 'no CUDA'})"
-    return "" if said["well"] else f"{built} sees no card it can use"
+    return "" if said["well"] else f"{built} sees no GPU it can use"
 
 
 def _check_gpu_memory(plan: Plan, gpu: Gpu, cards: str) -> Check:
@@ -122,7 +122,7 @@ def _check_gpu_memory(plan: Plan, gpu: Gpu, cards: str) -> Check:
         return Check(name="GPU", state="OK", found=f"{cards}; torch computes on it; {room}")
     small = gpu.memory_bytes < needed
     return Check(name="GPU", state="warn", found=f"{cards}; {room}", todo="a smaller size_px or batch_size may fit" if small
-                 else "another program holds memory of this card (see nvidia-smi)")
+                 else "another program holds memory of this GPU (see nvidia-smi)")
 
 
 def check_weights(study: Study) -> Check:

@@ -39,9 +39,9 @@ from sweep.tracking import Tracking
 log = logging.getLogger(__name__)
 MAX_FAILURES_IN_A_ROW = 3
 ADVICE = {
-    "device_lost": "the card or its driver is in trouble: look at `nvidia-smi` and the system's log, or start the machine again",
+    "device_lost": "the GPU or its driver is in trouble: look at `nvidia-smi` and the system's log, or start the machine again",
     "host_oom": "the machine's memory is too small for this: close other programs, or lower batch_size or size_px",
-    "hung": "look for a stuck disk, network folder or card",
+    "hung": "look for a stuck disk, network folder or GPU",
     "killed": "something kills the worker: look at the system's log",
     "disk_full": "free some disk, or set storage.limit_gb in the study",
     "bad_image": "lora-sweep data shows what is wrong with the pictures",

@@ -45,7 +45,7 @@ def find_gpus() -> Gpus:
     """Ask nvidia-smi, which knows NVIDIA's cards only."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible in ("", "-1"):
-        return Gpus(problem="CUDA_VISIBLE_DEVICES hides every card")
+        return Gpus(problem="CUDA_VISIBLE_DEVICES hides every GPU")
     command = ["nvidia-smi", f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader,nounits"]
     if visible and re.fullmatch(r"(\d+|GPU-[\w-]+)(,(\d+|GPU-[\w-]+))*", visible):
         command.append(f"--id={visible}")

@@ -85,7 +85,7 @@ def _cells(plan: Plan, row: Row, settings: list[str], parts: list[str]) -> list[
 
 
 def facts(plan: Plan, free_bytes: int) -> Table:
-    told = {"sweep": _extremes(plan), "GPU memory": _gpu_memory(plan), "memory": f"about {size(plan.host_bytes)} of the host's",
+    told = {"sweep": _extremes(plan), "GPU memory": _gpu_memory(plan), "host memory": f"about {size(plan.host_bytes)}",
             "disk": _disk(plan, free_bytes), "weights": _weights(plan),
             "rests on": plan.basis if plan.pace and not plan.pace.trials else "",
             "elsewhere": _elsewhere(plan), "not known": _unknown(plan)}
@@ -109,7 +109,7 @@ def _gpu_memory(plan: Plan) -> str:
     if not plan.memory or plan.device == "cpu":
         return ""
     least = max(plan.memory.checkpointed, plan.memory.encoding)
-    enough = "a 24 GB card is enough" if least < CARD_BYTES else "a 24 GB card is too small for this"
+    enough = "a GPU of 24 GB is enough" if least < CARD_BYTES else "a GPU of 24 GB is too small for this"
     if plan.memory.training > CARD_BYTES > least:
         enough += " with checkpointing"
     here = f"; this one has {plan.gpu.memory_bytes / 2**30:.0f} GB" if plan.gpu else ""
@@ -119,7 +119,7 @@ def _gpu_memory(plan: Plan) -> str:
 
 def _disk(plan: Plan, free_bytes: int) -> str:
     left = f"about {size(plan.disk_bytes)} for the {counted(plan.todo, 'trial')} left; " if plan.todo else ""
-    return (f"{left}{size(plan.story_texts_bytes)} in the cache for the story's words, {size(plan.picture_bytes)} for each "
+    return (f"{left}{size(plan.story_texts_bytes)} in the cache for the story's prompts, {size(plan.picture_bytes)} for each "
             f"training picture; {size(free_bytes)} are free")
 
 
@@ -138,4 +138,4 @@ def _elsewhere(plan: Plan) -> str:
 def _unknown(plan: Plan) -> str:
     if plan.pace and plan.pace.trials:
         return ""
-    return "how long it takes once to load the base model and to encode new pictures and words: it comes on top"
+    return "how long it takes, once, to load the base model and to encode new pictures and texts: this comes on top"

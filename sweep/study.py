@@ -116,8 +116,8 @@ class DataKeys(Section):
     split: Annotated[str | None, text("Split of a modelscope data set to load; null: train", optional=True)] = None
     image_column: Annotated[str | None, text("Column that holds or names the pictures; null: found by itself",
                                              optional=True)] = None
-    text_column: Annotated[str | None, text("Column that holds their words; null: found by itself", optional=True)] = None
-    caption: Annotated[str, text("Caption of a picture; {prompt} stands for its own words, plain text replaces them"),
+    text_column: Annotated[str | None, text("Column that holds the captions; null: found by itself", optional=True)] = None
+    caption: Annotated[str, text("Caption of each picture; {prompt} stands for the one it came with, plain text replaces that"),
                        AfterValidator(_check_caption)] = PROMPT
     min_images: Annotated[int, Setting(kind=int, low=1, high=1_000_000,
                                        meaning="A trial whose filters keep fewer pictures fails as no_images")] = 4

@@ -49,7 +49,7 @@ def test_a_setting_overrides_what_was_found() -> None:
 @pytest.mark.parametrize(("rows", "settings", "reason"), [
     ([], {}, "it has no rows"),
     ([{"text": "a"}], {}, r"no column holds pictures \(found: text\); name one with data.image_column"),
-    ([{"image": RED}], {}, r"no column holds words .* or write data.caption without \{prompt\}"),
+    ([{"image": RED}], {}, r"no column holds captions .* or write data.caption without \{prompt\}"),
     ([{"image": RED, "text": "a"}], {"text_column": "txet"}, r"data.text_column is txet, .* \(allowed: image, text\)"),
 ])
 def test_what_cannot_be_chosen_is_one_clear_line(rows: list, settings: dict, reason: str) -> None:
@@ -63,7 +63,7 @@ def test_rows_become_a_folder_with_the_pictures_own_bytes(tmp_path: Path) -> Non
             {"image": str(tmp_path / "far.webp"), "text": "b"}, {"image": str(tmp_path / "none.png"), "text": "c"},
             {"image": RED.convert("CMYK"), "text": "d"}, {"image": {"bytes": b"junk", "path": None}, "text": "e"}]
     said = write_folder(iter(rows), DATA, tmp_path / "cache" / "made")
-    assert said == ("modelscope:iic/style_custom_dataset: 6 pictures from column 'image', words from 'text' "
+    assert said == ("modelscope:iic/style_custom_dataset: 6 pictures from column 'image', captions from 'text' "
                     "(columns: image, text)")
     found = read_folder(Data(source=str(tmp_path / "cache" / "made"))).pictures
     assert [(p.file, p.prompt, p.problem) for p in found] == [
@@ -109,7 +109,7 @@ def test_a_local_data_set_goes_through_the_real_loader(tmp_path: Path) -> None:
     data = Data(source=f"modelscope:{tmp_path / 'set'}")
     said = bring_data(data, tmp_path / "cache")
     assert said is not None
-    assert "3 pictures from column 'image', words from 'text'" in said
+    assert "3 pictures from column 'image', captions from 'text'" in said
     assert bring_data(data, tmp_path / "cache") is None
     found = read_folder(local_data(data, tmp_path / "cache")).pictures
     assert [p.prompt for p in found] == ["picture 0", "picture 1", "picture 2"]
@@ -131,6 +131,6 @@ def test_a_table_with_a_file_column_is_read_as_modelscope_s_own_builder_makes_it
     table = builder._convert_csv_to_dataset("train", str(tmp_path / "train.csv"))
     found = MsDataset.to_ms_dataset(DatasetDict({"train": table}))
     said = write_folder(rows_of(found), DATA, tmp_path / "made")
-    assert "1 pictures from column 'Image:FILE', words from 'Prompt'" in said
+    assert "1 pictures from column 'Image:FILE', captions from 'Prompt'" in said
     picture, = read_folder(Data(source=str(tmp_path / "made"))).pictures
     assert (picture.prompt, picture.path.read_bytes()) == ("一只鹤", jpeg())

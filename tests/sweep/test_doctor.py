@@ -148,13 +148,13 @@ def test_a_card_that_torch_cannot_use_is_no_card(tmp_path, kolors, nvidia_smi, m
     check = check_gpu(make_plan(kolors, Runs(tmp_path)))
     assert check.state == "missing"
     assert check.found.startswith("NVIDIA GeForce RTX 4090 with 24 GB, driver 550.90; torch ")
-    assert check.found.endswith("sees no card it can use")
+    assert check.found.endswith("sees no GPU it can use")
 
 
 def test_a_card_that_is_hidden_is_said_to_be(tmp_path, kolors, nvidia_smi, monkeypatch):
     nvidia_smi("echo 'NVIDIA GeForce RTX 4090, 24564, 512, 550.90, [N/A]'")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
-    assert check_gpu(make_plan(kolors, Runs(tmp_path))).found == "CUDA_VISIBLE_DEVICES hides every card"
+    assert check_gpu(make_plan(kolors, Runs(tmp_path))).found == "CUDA_VISIBLE_DEVICES hides every GPU"
 
 
 @pytest.mark.parametrize(("used_mib", "state"), [(512, "OK"), (20_000, "warn")])

@@ -219,8 +219,8 @@ def test_a_known_card_is_estimated_from_counted_work(tmp_path, kolors, nvidia_sm
     text = words(page(kolors, tmp_path))
     assert "on NVIDIA GeForce RTX 4090" in text
     assert "All of this is an estimate" in text
-    assert "at 74 TFLOP/s in training and 74 in drawing, shares of the card's peak of 165 assumed" in text
-    assert "a 24 GB card is enough; this one has 24 GB" in text
+    assert "at 74 TFLOP/s in training and 74 in drawing, shares of the GPU's peak of 165 assumed" in text
+    assert "a GPU of 24 GB is enough; this one has 24 GB" in text
 
 
 def test_the_measured_card_s_pace_is_the_measured_one(tmp_path, kolors, nvidia_smi):
@@ -258,7 +258,7 @@ def test_without_a_card_disk_and_memory_are_told_all_the_same(tmp_path, kolors, 
     monkeypatch.setenv("PATH", str(tmp_path))
     text = words(page(kolors, tmp_path))
     assert "how long a trial takes here is not known: no GPU found" in text
-    assert "a 24 GB card is enough" in text
+    assert "a GPU of 24 GB is enough" in text
     assert "702 MB" in text  # rank 16, 5 epochs: seven files of 93 MB, and the pictures
 
 
