@@ -88,7 +88,7 @@ def _read_table(table: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
         columns, rows = list(reader.fieldnames or ()), []
         for row in reader:
             if None in row:
-                raise DataError(f"{table}: line {reader.line_num} has more cells than columns; put words with a comma in quotes")
+                raise DataError(f"{table}: line {reader.line_num} has more cells than columns; quote a caption that has a comma")
             rows.append(row)
         return columns, rows
     except csv.Error as error:

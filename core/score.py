@@ -60,7 +60,7 @@ def rate(backbone: Backbone, picture: Image.Image) -> Rating:
     embedding = F.normalize(embedding, dim=-1)
     aesthetic = float(scorer.layers(embedding)[0, 0])
     if not math.isfinite(aesthetic):
-        raise NoScoreError(f"the scorer answered {aesthetic}")
+        raise NoScoreError(f"the scorer gave {aesthetic}, which is no score")
     return Rating(aesthetic, embedding[0])
 
 

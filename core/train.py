@@ -220,7 +220,7 @@ class LoraTraining(lightning.LightningModule):
         self._pending.clear()
         self.losses += fetched
         if not all(math.isfinite(loss) for loss in fetched):
-            raise NanLossError(f"the loss was no number by step {len(self.losses)}; a lower learning rate may hold")
+            raise NanLossError(f"the loss was no number by step {len(self.losses)}; a lower learning rate may help")
 
 
 class StepDraw:

@@ -81,6 +81,15 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
+def numbered(trials: list[int]) -> str:
+    """trial 3; trials 3, 4 and 5; trials 3, 4, 5 and 9 more."""
+    if len(trials) == 1:
+        return f"trial {trials[0]}"
+    shown = trials[:MAX_NUMBERS] if len(trials) > MAX_NUMBERS + 1 else trials[:-1]
+    last = f"{len(trials) - len(shown)} more" if len(shown) < len(trials) - 1 else str(trials[-1])
+    return f"trials {', '.join(map(str, shown))} and {last}"
+
+
 def size(count_bytes: float) -> str:
     """Decimal, as disks are sold: 93 MB, 1.2 GB."""
     for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -94,21 +103,12 @@ def _reasons(trials: pd.DataFrame) -> list[str]:
     same: dict[str, list[int]] = {}
     for _, row in trials[trials["state"] == "failed"].iterrows():
         same.setdefault(f"{row['reason']}: {row['message'] or 'no more is known'}", []).append(row["trial"])
-    lines = [f"{_numbers(numbers)}: {reason}"[:REASON_CHARACTERS] for reason, numbers in same.items()][:MAX_REASONS]
+    lines = [f"{numbered(numbers)}: {reason}"[:REASON_CHARACTERS] for reason, numbers in same.items()][:MAX_REASONS]
     if len(same) > MAX_REASONS:
         lines.append(f"and {len(same) - MAX_REASONS} more reasons, in the report")
     if (trials["gate"] == "older").any():
         lines.append("older: made before a change that was accepted; these scores do not compare with the others")
     return lines
-
-
-def _numbers(trials: list[int]) -> str:
-    """trial 3; trials 3, 4 and 5; trials 3, 4, 5 and 9 more."""
-    if len(trials) == 1:
-        return f"trial {trials[0]}"
-    shown = trials[:MAX_NUMBERS] if len(trials) > MAX_NUMBERS + 1 else trials[:-1]
-    last = f"{len(trials) - len(shown)} more" if len(shown) < len(trials) - 1 else str(trials[-1])
-    return f"trials {', '.join(map(str, shown))} and {last}"
 
 
 def _caption(fixed: list[str]) -> str:

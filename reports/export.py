@@ -100,7 +100,7 @@ def _check_result(result: Result, folder: TrialFolder, force: bool) -> None:
     pictures = [folder.picture(index) for index in range(1, len(result.spec.story.scenes) + 1)]
     missing = [path for path in (folder.lora, folder.sheet, *pictures) if not path.exists()]
     if missing:
-        raise ExportError(f"{missing[0]} is missing; where room was short, trials lose their LoRAs (storage.keep)")
+        raise ExportError(f"{missing[0]} is missing; to make room, LoRAs are removed (storage.keep says whose stay)")
     if result.lora_sha256 and sha256(folder.lora) != result.lora_sha256:
         raise ExportError(f"{folder.lora} is not the file that was scored; restore it or run the trial again")
 

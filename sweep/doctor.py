@@ -153,7 +153,7 @@ def check_data(study: Study, runs: Runs) -> Check:
         if not installed("datasets"):
             return Check(name="data", state="missing", found=f"{source} needs a package that is not installed",
                          todo=install_command("modelscope"))
-        return Check(name="data", state="OK", found=f"{source} is fetched when the sweep starts; no network was tried now")
+        return Check(name="data", state="OK", found=f"{source} is fetched when the sweep starts; the network was not tried")
     try:
         folder = read_folder(data)
     except (ValueError, OSError) as error:

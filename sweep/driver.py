@@ -19,7 +19,7 @@ from core.files import write_json
 from core.folders import Runs, StudyFolder
 from core.gate import PARAMETER_FAILURES
 from core.settings import Filters, Result, TrialSpec, setting_names
-from reports.console import duration
+from reports.console import duration, numbered
 from reports.table import winner
 from sweep.deadline import Hour
 from sweep.fingerprint import Fingerprint
@@ -73,7 +73,7 @@ def run_sweep(study: Study, runs: Runs, device: str, progress: Progress, accept:
         except (OSError, optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
             log.debug("the driver cannot go on", exc_info=True)  # louder would be a traceback on the terminal
             line = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
-            raise SweepError(f"{folder.path}: its files cannot be read or written ({line}); mend that, the same command goes on"
+            raise SweepError(f"{folder.path}: its files cannot be read or written ({line}); mend that and run the same again"
                              ) from None
 
 
@@ -184,7 +184,7 @@ class Sweep:
         removed = ensure_room(self.folder, spec, self.study.storage.keep, self.study.storage.limit_gb, self.store.enqueued(),
                               self.tracking.sent())
         if removed:
-            self.progress.note(f"room was short: trials {', '.join(map(str, removed))} keep their pictures, not their LoRAs")
+            self.progress.note(f"to make room, the LoRAs of {numbered(removed)} were removed; their pictures stay")
         pace = Pace.of(self.folder.results()) if self._until else None
         if self._until is None or pace is None:
             return trial
@@ -193,8 +193,8 @@ class Sweep:
             return trial
         self._again.insert(0, trial)
         self.supervisor.ask_to_stop(self._until.name)
-        self.progress.note(f"trial {trial.number} takes about {duration(takes_s)}, too long before "
-                           f"{self._until.name}: the next start goes on with it")
+        self.progress.note(f"trial {trial.number} takes about {duration(takes_s)} and would not finish before "
+                           f"{self._until.name}: the next start begins with it")
         return None
 
     def _carry_out(self, trial: Trial) -> Result:

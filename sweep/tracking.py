@@ -100,7 +100,7 @@ class Tracking:
         """End the parent run (FINISHED, FAILED or KILLED), with it what is still open, and mark the winner."""
         self._put("the end", partial(self._mirror.end_study, status, winner))
         if not self.flush(END_S):
-            log.warning("MLflow has not got everything yet; what is missing lies in %s, and the same command sends it",
+            log.warning("MLflow has not received everything yet; the rest is in %s, and the same command sends it",
                         self._folder.path)
         self.close()
 

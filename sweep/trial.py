@@ -147,9 +147,9 @@ def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Rep
     usable = int((table["problem"] == "").sum())
     if usable < least:
         why = f"{say_bad(bad)}; " if bad else ""
-        raise DataError(f"{why}{usable} pictures can be used, min_images is {least}: no filter can help")
+        raise DataError(f"{why}{usable} pictures can be used, but data.min_images is {least}: no filter can help")
     if len(kept) < least:
-        raise NoImagesError(f"the filters keep {len(kept)} of {len(table)} pictures; min_images is {least}")
+        raise NoImagesError(f"the filters keep {len(kept)} of {len(table)} pictures, but data.min_images is {least}")
     return kept
 
 

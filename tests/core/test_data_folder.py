@@ -101,7 +101,7 @@ def test_a_caption_without_end_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_words_that_fell_into_two_cells_are_named_by_line(tmp_path: Path) -> None:
     line = one_line(folder_with(tmp_path, "file_name,text\n1.png,a cat\n2.png,a boat, at sea\n"))
-    assert line.endswith("metadata.csv: line 3 has more cells than columns; put words with a comma in quotes")
+    assert line.endswith("metadata.csv: line 3 has more cells than columns; quote a caption that has a comma")
 
 
 def test_a_quote_without_end_swallows_no_rows(tmp_path: Path) -> None:

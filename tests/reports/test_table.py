@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from core.files import write_json
-from reports.console import leaderboard_table
+from reports.console import counted, leaderboard_table, numbered, size
 from reports.table import leaderboard, winner
 
 
@@ -95,3 +95,9 @@ def test_console_table_says_winner_gate_and_reason_in_words_within_100_columns(m
 
 def test_console_table_of_an_empty_study(make_study):
     assert "aesthetic" in printed(make_study(base=False))
+
+
+def test_one_is_one_and_little_is_not_nothing():
+    assert [counted(number, "trial") for number in (0, 1, 2)] == ["0 trials", "1 trial", "2 trials"]
+    assert [size(count) for count in (0, 1, 499, 999, 1000, 93_000_000)] == ["0 B", "1 B", "499 B", "999 B", "1.0 kB", "93 MB"]
+    assert [numbered(list(range(3, last))) for last in (4, 6)] == ["trial 3", "trials 3, 4 and 5"]

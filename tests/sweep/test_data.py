@@ -178,7 +178,7 @@ def test_filters_that_keep_too_few_end_the_trial_before_a_model_is_read(study, a
 def test_filters_that_keep_too_few_end_the_trial_as_no_images(study, attempt):
     result, events = attempt(spec_of(study, min_width=96, max_ratio=1.6))
     assert (result.state, result.reason) == ("failed", "no_images")
-    assert result.message == "the filters keep 3 of 11 pictures; min_images is 4"
+    assert result.message == "the filters keep 3 of 11 pictures, but data.min_images is 4"
     looked = [(event["picture"], event["pictures"]) for event in events if event["event"] == "looking"]
     assert looked == [(n, 11) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 6)]  # those that fit are scored
     note, = [event["text"] for event in events if event["event"] == "note"]
@@ -194,7 +194,7 @@ def test_too_few_pictures_for_any_filter_are_no_fault_of_the_parameters(study, a
     spec = spec_of(study)
     result, _ = attempt(replace(spec, data=replace(spec.data, min_images=least)))
     assert result.reason == "bad_image"
-    assert result.message.endswith(f"; 6 pictures can be used, min_images is {least}: no filter can help")
+    assert result.message.endswith(f"; 6 pictures can be used, but data.min_images is {least}: no filter can help")
 
 
 def test_after_a_lack_of_memory_one_row_at_a_time_is_recomputed_unless_the_study_forbids_it():
@@ -229,5 +229,5 @@ def test_pictures_that_go_end_the_trial_as_bad_image(study, attempt, tmp_path):
     result, _ = attempt(spec_of(study))
     assert result.reason == "bad_image"
     assert result.message.startswith("11 pictures cannot be used: 一 只.png (file is missing), ")
-    assert result.message.endswith("and 6 more (lora-sweep data lists them); 0 pictures can be used, min_images is 4: "
+    assert result.message.endswith("and 6 more (lora-sweep data lists them); 0 pictures can be used, but data.min_images is 4: "
                                    "no filter can help")

@@ -177,7 +177,7 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
     assert done.returncode == 0
     assert "no_images: the filters keep 0 of 30 pictures" in done.stdout
     log = study_folder(tmp_path).worker_log.read_text()
-    assert "trial 0 failed as no_images: the filters keep 0 of 30 pictures; min_images is 4\n" in log
+    assert "trial 0 failed as no_images: the filters keep 0 of 30 pictures, but data.min_images is 4\n" in log
     assert "Traceback" not in log
     for trial, same_as in zip(trials_of(tmp_path), (None, 0), strict=True):
         assert (trial.state.name, constraint_of(trial)) == ("PRUNED", FAILED_BY_PARAMETERS)
@@ -191,7 +191,7 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
 def test_filters_that_no_trial_can_pass_stop_a_sweep_at_once(tmp_path, write_study, cli):
     done = cli("run", write_study(tmp_path, trials=9, filters="{min_width: 4000}"), "--runs", tmp_path / "runs")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert "the filters keep 0 of 30 pictures; min_images is 4, and no filter is searched" in done.stderr
+    assert "the filters keep 0 of 30 pictures, but data.min_images is 4, and no filter is searched" in done.stderr
     assert len(trials_of(tmp_path)) == 1
 
 

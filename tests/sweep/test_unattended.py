@@ -102,7 +102,7 @@ def catch_up(sweeps: Sweeps, done: Done, **env: str) -> None:
     """MLflow was away in this start; where a busy machine had no time to send all of it, the next start does."""
     assert done.returncode == 0, done.stderr
     assert "MLflow takes nothing at the moment" in done.stderr
-    if "MLflow has not got everything yet" in done.stderr:
+    if "MLflow has not received everything yet" in done.stderr:
         assert sweeps.run(**env).returncode == 0
 
 
