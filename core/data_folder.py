@@ -1,34 +1,43 @@
-"""A folder of captioned pictures, in any layout of the field: a table beside them, or a .txt beside each."""
-import csv
-import io
-import json
+"""A folder of captioned pictures, in any layout of the field: a table beside them, or a text file beside each."""
 import os
+import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from core.caption_table import DataError as DataError
+from core.caption_table import clean, read_table
+from core.file_kind import kind_of
 from core.folders import Runs
 from core.picture import ENDINGS
 from core.settings import PROMPT, Data
 
 TABLES = tuple(Path(folder, table) for folder in ("train", "") for table in ("metadata.csv", "metadata.jsonl"))
+TABLE_ENDINGS = (".csv", ".jsonl", ".tsv", ".json", ".parquet", ".xlsx")
 LAYOUTS = "metadata.csv or metadata.jsonl with file_name and text, or pictures with a .txt each, there or in train/"
-
-
-class DataError(ValueError):
-    """Why the pictures cannot be used, in one line."""
+LITTER_FOLDERS = ("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX")  # of NAS boxes, Windows and macOS
+COMPANIONS = ("-masklabel", "-condlabel")  # OneTrainer's masks, beside the picture that they belong to
+HELD_OUT = ("test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev")  # splits, as Hugging Face names them
+REPEATS = re.compile(r"(\d{1,3})_.+")  # sd-scripts: N_name has its pictures drawn N times; four digits are a year
+FOLDERS_SHOWN = 5
+FILE_MISSING, OUTSIDE = "file is missing", "lies outside the data folder"
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionedPicture:
-    """`file` is its name for people; `problem` says why it cannot be used, as far as its content is not needed for that."""
+    """`file` is its name for people; `problem` says why it cannot be used, as far as its content is not needed for that.
+
+    `repeats` is how often it is drawn where others are drawn once.
+    """
     file: str
     path: Path
     prompt: str
     subset: str = ""
     problem: str = ""
     in_table: bool = True
+    repeats: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,121 +51,164 @@ def read_folder(data: Data) -> PictureFolder:
     """Every picture in the table's order, then those that it forgets; or all by name. Raises DataError."""
     root = Path(data.source)
     if not root.is_dir():
-        raise DataError(f"{root}: there is no such folder")
+        raise DataError(f"{root}: {why_no_folder(root)}")
     table = next((root / name for name in TABLES if (root / name).is_file()), None)
-    pictures = _from_table(table, data) if table else _from_files(root, data)
-    real_root = os.path.realpath(root)
-    return PictureFolder(tuple(
-        replace(picture, problem=picture.problem or _problem(picture.path, real_root)) for picture in pictures))
+    return _from_table(table, data) if table else _from_files(root, data)
+
+
+def why_no_folder(path: Path) -> str:
+    if not path.is_file():
+        return "there is no such folder"
+    if path.suffix.lower() in ENDINGS:
+        return "it is a picture; name the folder that it lies in"
+    try:
+        return kind_of(path) or "it is a file, not a folder"
+    except OSError:
+        return "it is a file, not a folder"
 
 
 def caption_of(prompt: str, template: str) -> str:
     return template.replace(PROMPT, prompt)
 
 
-def _from_table(table: Path, data: Data) -> list[CaptionedPicture]:
-    columns, rows = _read_table(table)
-    image, words = data.image_column or "file_name", data.text_column or "text"
-    for key, column in (("image_column", image), ("text_column", words)):
-        if column not in columns and (column == image or PROMPT in data.caption):
-            raise DataError(f"{table}: column {column} is missing (found: {', '.join(columns) or 'none'}); "
-                            f"data.{key} can name another")
-    pictures = []
-    for number, row in enumerate(rows, start=1):
-        file, prompt = _cell(row, image), _cell(row, words).strip()
-        subset = _cell(row, "subset") if "subset" in columns else _folder_of(file)
-        problem = "caption is empty" if PROMPT in data.caption and not prompt else ""
-        pictures.append(CaptionedPicture(file or f"row {number}", table.parent / file, prompt, subset,
-                                         problem if file else "file name is empty"))
-    named = {os.path.abspath(picture.path) for picture in pictures}
-    return pictures + [
-        CaptionedPicture(name := _clean(path.relative_to(table.parent).as_posix()), path, "", _folder_of(name),
-                         f"{table.name} does not name it", in_table=False)
-        for path in _picture_files(table.parent) if os.path.abspath(path) not in named]
+def _from_table(table: Path, data: Data) -> PictureFolder:
+    folder, real_root = table.parent, os.path.realpath(data.source)
+    files, notes = _without_litter(_files(folder), folder)
+    near = _Near(files, folder)
+    pictures: list[CaptionedPicture] = []
+    named: set[str] = set()
+    for row in read_table(table, data):
+        path = folder / row.file
+        problem = row.problem or _problem(path, real_root)
+        if problem in (FILE_MISSING, OUTSIDE) and (guess := near.to(row.file, path)):
+            problem += f"; did you mean {clean(guess.relative_to(folder).as_posix())}?"
+            named.add(os.path.abspath(guess))
+        named.add(os.path.abspath(path))
+        subset = _folder_of(row.file) if row.subset is None else row.subset
+        pictures.append(CaptionedPicture(row.file, path, row.prompt, subset, problem))
+    forgotten = (path for path in files if os.path.abspath(path) not in named)
+    pictures += [CaptionedPicture(name := clean(path.relative_to(folder).as_posix()), path, "", _folder_of(name),
+                                  f"{table.name} does not name it", in_table=False) for path in forgotten]
+    return PictureFolder(tuple(pictures), notes)
 
 
-def _read_table(table: Path) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    """Columns and rows of a CSV or JSON Lines file; utf-8 with or without byte order mark."""
-    try:
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{table}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    if table.suffix == ".jsonl":
-        return _read_lines(table, text)
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        columns, rows = list(reader.fieldnames or ()), []
-        for row in reader:
-            if None in row:
-                raise DataError(f"{table}: line {reader.line_num} has more cells than columns; quote a caption that has a comma")
-            rows.append(row)
-        return columns, rows
-    except csv.Error as error:
-        raise DataError(f"{table}: is no CSV after line {reader.line_num}: {error}") from None
+class _Near:
+    """Finds the file that a table means by a name that is not quite its own."""
+
+    def __init__(self, files: Sequence[Path], folder: Path) -> None:
+        found = [(key, path) for path in files for key in _loose(path.relative_to(folder).as_posix())]
+        times = Counter(key for key, _ in found)
+        self._files = {key: path for key, path in found if times[key] == 1}
+
+    def to(self, written: str, path: Path) -> Path | None:
+        """The only other file of that path or name, but for case, Unicode form, ending, folder, blanks and slashes."""
+        found = next((self._files[key] for key in _loose(written) if key in self._files), None)
+        return None if found is None or os.path.abspath(found) == os.path.abspath(path) else found
 
 
-def _read_lines(table: Path, text: str) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: a caption may hold U+2028
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise DataError(f"{table}: line {number} is no JSON object")
-        rows.append(row)
-    return list(dict.fromkeys(key for row in rows for key in row)), rows
+def _loose(name: str) -> list[str]:
+    """What a name and a near miss of it have in common, closest first, no word twice."""
+    whole = unicodedata.normalize("NFC", clean(name)).casefold().replace("\\", "/").strip().removeprefix("./")
+    last = whole.rpartition("/")[2]
+    keys = (whole, last, *(os.path.splitext(key)[0] for key in (whole, last) if Path(key).suffix in ENDINGS))
+    return [key for key in dict.fromkeys(keys) if key]
 
 
-def _cell(row: dict[str, Any], column: str) -> str:
-    value = row.get(column)
-    return _clean("" if value is None else str(value))
-
-
-def _clean(text: str) -> str:
-    """Half a surrogate pair, which no file and no terminal takes, becomes a question mark."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _from_files(root: Path, data: Data) -> list[CaptionedPicture]:
-    paths = _picture_files(root)
-    train = root / "train"
-    folder = train if paths and all(path.is_relative_to(train) for path in paths) else root
+def _from_files(root: Path, data: Data) -> PictureFolder:
+    files = _files(root)
+    paths, notes = _without_litter(files, root)
     if not paths:
-        raise DataError(f"{root}: holds no pictures (allowed: {LAYOUTS})")
-    if PROMPT in data.caption and not any(path.with_suffix(".txt").is_file() for path in paths):
-        raise DataError(f"{folder}: holds pictures but no captions; write a .txt beside each, or data.caption without {PROMPT}")
-    return [_from_file(path, folder, data) for path in paths]
+        raise DataError("; ".join((f"{root}: holds no pictures (allowed: {LAYOUTS})", *notes)))
+    train = root / "train"
+    folder = train if all(path.is_relative_to(train) for path in paths) else root
+    texts = {_key(path): path for path in files if path.suffix.lower() in (".txt", ".caption")}
+    words = {path: _words_of(path, texts) for path in paths}
+    if PROMPT in data.caption and not any(words.values()):
+        unread = [f"; {clean(path.relative_to(root).as_posix())} is not read: a table is metadata.csv or metadata.jsonl in "
+                  "data.source itself or in its train/" for path in files if path.suffix.lower() in TABLE_ENDINGS]
+        raise DataError(f"{folder}: holds pictures but no captions; write a .txt beside each, or data.caption without {PROMPT}"
+                        + "".join(unread[:1]))
+    real_root = os.path.realpath(root)
+    pictures = tuple(_from_file(path, words[path], folder, real_root, PROMPT in data.caption) for path in paths)
+    return PictureFolder(pictures, (*notes, *_say_repeats(pictures)))
 
 
-def _picture_files(folder: Path) -> list[Path]:
-    """Pictures in the folder and everywhere below, by name; not what a file manager hides there.
+def _files(folder: Path) -> list[Path]:
+    """All files in the folder and below, by name; not what a file manager hides there, nor what sweeps drew.
 
     Of linked folders only those at the top are entered, so that a circle of links ends.
     """
     found = {*folder.rglob("*"), *folder.glob("*/*")}
     runs = [path.parent for path in folder.rglob(Runs(Path()).tracking_lock.name) if path.parent != folder]
-    return sorted(path for path in found if path.suffix.lower() in ENDINGS
-                  and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-                  and not any(path.is_relative_to(ours) for ours in runs))  # what sweeps drew is no data
+    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+                  and not any(path.is_relative_to(ours) for ours in runs))
 
 
-def _from_file(path: Path, folder: Path, data: Data) -> CaptionedPicture:
-    name, words = path.relative_to(folder).as_posix(), path.with_suffix(".txt")
+def _without_litter(files: Sequence[Path], folder: Path) -> tuple[list[Path], tuple[str, ...]]:
+    """The pictures among the files that are there to be trained on, and a note of the others."""
+    pictures = {path: path.relative_to(folder) for path in files if path.suffix.lower() in ENDINGS}
+    split = any(inner.parts[0] == "train" for inner in pictures.values())
+    numbered = any(REPEATS.fullmatch(inner.parent.name) and "reg" not in inner.parts for inner in pictures.values())
+    litter = {path: kind for path, inner in pictures.items() if (kind := _litter(inner, split, numbered))}
+    counts = Counter(kind for path, kind in litter.items() if path.is_file())
+    said = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
+    note = f"left out: {said}; to have such pictures, name them in a metadata.csv, or rename them or their folder"
+    return [path for path in pictures if path not in litter], (note,) if litter else ()
+
+
+def _litter(picture: Path, split: bool, numbered: bool) -> str:
+    """What a picture is that is no example, by its place: more is in a folder of splits, or numbered for sd-scripts."""
+    folders = picture.parts[:-1]
+    if found := next((name for name in folders if name in LITTER_FOLDERS), None):
+        return f"{found}/"
+    if found := next((mark for mark in COMPANIONS if picture.stem.endswith(mark)), None):
+        return f"*{found}{picture.suffix}"
+    if numbered and "reg" in folders:
+        return "reg/"
+    return f"{folders[0]}/" if split and folders and folders[0] in HELD_OUT else ""
+
+
+def _key(path: Path) -> str:
+    return str(path.with_suffix(path.suffix.lower()))
+
+
+def _words_of(path: Path, texts: dict[str, Path]) -> Path | None:
+    """`1.txt`, `1.caption`, `1.png.txt` or `1.png.caption` beside `1.png`, their endings in any case."""
+    names = [name.with_name(name.name + ending) for name in (path.with_suffix(""), path) for ending in (".txt", ".caption")]
+    return next((texts[str(name)] for name in names if str(name) in texts), None)
+
+
+def _from_file(path: Path, words: Path | None, folder: Path, real_root: str, has_prompt: bool) -> CaptionedPicture:
+    name = path.relative_to(folder).as_posix()
+    if clean(name) != name:
+        return CaptionedPicture(clean(name), folder / clean(name), "", _folder_of(clean(name)), "its name is not UTF-8")
     prompt, problem = "", ""
-    if _clean(name) != name:
-        return CaptionedPicture(_clean(name), folder / _clean(name), "", _folder_of(_clean(name)), "its name is not UTF-8")
-    if words.is_file() and not _problem(words, os.path.realpath(data.source)):
+    if words and not _problem(words, real_root):
         try:
             prompt = words.read_text(encoding="utf-8-sig").strip()
             problem = "" if prompt else "caption is empty"
         except UnicodeDecodeError:
             problem = f"caption {words.name} is not UTF-8"
     else:
-        problem = f"caption is missing (there is no {words.name})"
-    return CaptionedPicture(name, path, prompt, _folder_of(name), problem if PROMPT in data.caption else "")
+        problem = f"caption is missing (there is no {path.with_suffix('.txt').name})"
+    repeats = _repeats_of(name)
+    problem = (problem if has_prompt else "") or ("" if repeats else "its folder's name says 0 repeats")
+    return CaptionedPicture(name, path, prompt, _folder_of(name), problem or _problem(path, real_root), repeats=repeats)
+
+
+def _repeats_of(file: str) -> int:
+    found = REPEATS.fullmatch(Path(file).parent.name)
+    return int(found[1]) if found else 1
+
+
+def _say_repeats(pictures: Sequence[CaptionedPicture]) -> tuple[str, ...]:
+    """A note where not all pictures are drawn equally often."""
+    folders = {picture.subset or "the folder itself": picture.repeats for picture in pictures if picture.repeats}
+    if len(set(folders.values())) < 2:
+        return ()
+    said = ", ".join(f"{folder} ({repeats})" for folder, repeats in list(folders.items())[:FOLDERS_SHOWN])
+    more = f" and {len(folders) - FOLDERS_SHOWN} more folders" if len(folders) > FOLDERS_SHOWN else ""
+    return (f"pictures are drawn as often as their folders' names say, as by sd-scripts: {said}{more}; without a number: once",)
 
 
 def _folder_of(file: str) -> str:
@@ -169,9 +221,9 @@ def _problem(path: Path, real_root: str) -> str:
     """Why a file cannot be used, judged by its place alone."""
     try:
         if not Path(os.path.realpath(path)).is_relative_to(real_root):
-            return "lies outside the data folder"
+            return OUTSIDE
         if not path.exists():
-            return "file is missing"
+            return FILE_MISSING
         return "" if path.is_file() else "is no file"
     except (OSError, ValueError):  # too long, or with a character that no file has
         return "no file can have its name"

@@ -19,7 +19,8 @@ from core.picture import READING, PictureError, ask, open_picture
 from core.settings import Data, Filters
 
 HASHES = {"phash": imagehash.phash, "dhash": imagehash.dhash, "whash": imagehash.whash, "ahash": imagehash.average_hash}
-COLUMNS = ("file", "path", "caption", "subset", "sha256", "width", "height", "ratio", "size", *HASHES, "score", "problem", "note")
+COLUMNS = ("file", "path", "caption", "subset", "repeats", "sha256", "width", "height", "ratio", "size", *HASHES,
+           "score", "problem", "note")
 AUDIT_VERSION = 2  # raise it when the meaning of an audit column changes
 Scorer = Callable[[Image.Image], float]
 Looking = Callable[[int, int], object]  # told before picture `number` of `total` is looked at or scored for the first time
@@ -59,7 +60,7 @@ def _table(rows: Sequence[Row]) -> pd.DataFrame:
 
 def _row(picture: CaptionedPicture, template: str, cache: Cache, looking: Callable[[], object]) -> Row:
     row: Row = {"file": picture.file, "path": str(picture.path), "caption": caption_of(picture.prompt, template),
-                "subset": picture.subset, "problem": picture.problem, "note": ""}
+                "subset": picture.subset, "repeats": picture.repeats, "problem": picture.problem, "note": ""}
 
     def look() -> Row:
         looking()

@@ -2,6 +2,7 @@
 
 Shape legend: N examples, C channels, H x W latent cells, T tokens, D text width.
 """
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,10 +34,20 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Training data: latents as they are and mirrored, both (N, 4, H, W), and the captions' embeddings."""
+    """Training data: latents as they are and mirrored, both (N, 4, H, W), and the captions' embeddings.
+
+    `repeats` is how often each is drawn in one pass; none: once each.
+    """
     latents_NCHW: Tensor
     mirrored_NCHW: Tensor
     words: Words
+    repeats: tuple[int, ...] = ()
+
+    @property
+    def deck(self) -> Tensor:
+        """The rows of one pass in order, the shortest with these repeats."""
+        rows = torch.arange(len(self.latents_NCHW))
+        return rows.repeat_interleave(torch.tensor(self.repeats) // math.gcd(*self.repeats)) if self.repeats else rows
 
 
 def encode_prompts(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> Words:
@@ -88,7 +99,8 @@ def encode_examples(table: pd.DataFrame, size_px: int, backbone: Backbone, cache
              for digest, path in zip(table["sha256"], table["path"], strict=True)]
     return Examples(torch.stack([f["plain"] for f in found]).to(backbone.device),
                     torch.stack([f["mirrored"] for f in found]).to(backbone.device),
-                    encode_prompts(list(table["caption"]), backbone, cache))
+                    encode_prompts(list(table["caption"]), backbone, cache),
+                    tuple(table["repeats"].tolist()) if "repeats" in table else ())
 
 
 def picture_tensor(image: Image.Image, size_px: int) -> Tensor:

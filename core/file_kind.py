@@ -8,9 +8,9 @@ WITHOUT_A_READER = {  # first bytes -> kind
     b"IIRS": "camera raw", b"IIU\0": "camera raw", b"%PDF": "PDF", b"II*\0": "this kind of TIFF", b"MM\0*": "this kind of TIFF"}
 NO_PICTURE = {  # first bytes -> what it is, and what to do
     b"version https://git-lfs": "a Git LFS pointer, not the picture; git lfs pull fetches it",
-    b"PK\x03\x04": "a zip archive, no picture; unpack it",
-    b"Rar!": "a RAR archive, no picture; unpack it", b"7z\xbc\xaf": "a 7z archive, no picture; unpack it",
-    b"\x1f\x8b": "a gzip archive, no picture; unpack it"}
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"Rar!": "a RAR archive; unpack it", b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"\x1f\x8b": "a gzip archive; unpack it"}
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 

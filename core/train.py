@@ -93,6 +93,7 @@ class LoraTraining(lightning.LightningModule):
         assert training.batch_size % micro_batch == 0, (training.batch_size, micro_batch)
         # In a tuple, so that Lightning neither moves nor counts the frozen model.
         self._given = (backbone, examples, training)
+        self._deck = examples.deck
         self._seed, self._epoch_done, self._micro_batch = seed, epoch_done, micro_batch
         self._state, self._checkpoint, self._beat = state, checkpoint, beat
         self._saved_at = time.monotonic()
@@ -112,9 +113,9 @@ class LoraTraining(lightning.LightningModule):
         backbone, examples, training = self._given
         step, part = divmod(batch, self.parts)
         fail_point("step")
-        count, *shape_CHW = examples.latents_NCHW.shape
-        draw = StepDraw(self._seed, step, count, tuple(shape_CHW), training.batch_size).keep_part(part, self._micro_batch)
-        inputs = [backbone.put(tensor) for tensor in (draw.rows, draw.timesteps, draw.mirror, draw.noise_BCHW)]
+        draw = StepDraw(self._seed, step, len(self._deck), tuple(examples.latents_NCHW.shape[1:]), training.batch_size)
+        draw = draw.keep_part(part, self._micro_batch)
+        inputs = [backbone.put(tensor) for tensor in (self._deck[draw.rows], draw.timesteps, draw.mirror, draw.noise_BCHW)]
         inputs.append(self._loss_scale() / self.parts)
         if not self._differentiate:
             remembers_dice = self.checkpointing and training.lora_dropout > 0

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from core.data_folder import DataError, read_folder
+from core.data_folder import DataError, read_folder, why_no_folder
 from core.folders import Runs
 from core.hub_data import PREFIX, is_remote
 from core.settings import BACKBONES, PRECISIONS, PROMPT, Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
@@ -81,7 +81,7 @@ def _check_source(source: str, info: ValidationInfo) -> str:
         return source
     folder = _absolute(source, info)
     if not context.get("data_may_be_gone") and not os.path.isdir(folder):
-        raise Mistake("there is no such folder", f"a folder, relative to the study file or absolute, or {PREFIX}owner/name")
+        raise Mistake(why_no_folder(Path(folder)), f"a folder, relative to the study file or absolute, or {PREFIX}owner/name")
     return folder
 
 

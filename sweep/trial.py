@@ -110,7 +110,7 @@ def _sparing(train: Training, attempt: Attempt) -> Training:
 
 def _words(spec: TrialSpec, table: pd.DataFrame, backbone: Backbone) -> str:
     """What a checkpoint must have been written for: the spec, and what the spec does not say."""
-    return content_key(spec.to_json(), list(table["sha256"]), list(table["caption"]), backbone.weights)
+    return content_key(spec.to_json(), list(table["sha256"]), list(table["caption"]), table["repeats"].tolist(), backbone.weights)
 
 
 def _resumable(train: Training, folder: TrialFolder, words: str, report: Report) -> TrainState | None:

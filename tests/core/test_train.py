@@ -276,3 +276,25 @@ def test_a_step_s_draws_are_a_function_of_seed_and_step() -> None:
 def test_the_timesteps_are_all_of_kolors_1100() -> None:
     drawn = StepDraw(0, 0, 1, (1,), 50_000).timesteps
     assert drawn.unique().tolist() == list(range(1100))
+
+
+def test_a_picture_is_drawn_as_often_as_its_repeats_say(examples: Examples) -> None:
+    deck = replace(examples, repeats=(10, 5, 5, 5, 5, 5)).deck
+    assert deck.tolist() == [0, 0, 1, 2, 3, 4, 5]
+    rows = torch.cat([deck[StepDraw(3, step, len(deck), (1,), 2).rows] for step in range(7)])
+    assert rows.bincount().tolist() == [4, 2, 2, 2, 2, 2]
+
+
+@pytest.mark.parametrize("repeats", [(), (1,) * 6, (10,) * 6])
+def test_equal_repeats_draw_as_none_do(examples: Examples, repeats: tuple[int, ...]) -> None:
+    assert replace(examples, repeats=repeats).deck.tolist() == list(range(6))
+
+
+def test_repeats_decide_what_is_learnt(backbone: Backbone, examples: Examples) -> None:
+    def losses(repeats: tuple[int, ...], latents_NCHW: torch.Tensor) -> list[float]:
+        return trained(backbone, replace(examples, repeats=repeats, latents_NCHW=latents_NCHW))[0]
+
+    never, latents = (1, 0, 0, 0, 0, 0), examples.latents_NCHW
+    others = torch.cat([latents[:1], latents[1:] + 1])
+    assert losses(never, others) == losses(never, latents)
+    assert losses((), others) != losses((), latents)
