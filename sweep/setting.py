@@ -124,8 +124,8 @@ def check_template(template: str, slot: str, allowed: str) -> str:
 SETTINGS = {
     "lora_rank": Setting(kind=int, low=1, high=256, meaning="Size of the LoRA's matrices"),
     "lora_alpha": Setting(kind=float, low=0, above=True, high=1024,
-                          meaning="Strength: the LoRA counts lora_alpha / lora_rank"),
-    "epochs": Setting(kind=int, low=1, high=1000, meaning="Times steps_per_epoch; each epoch is a checkpoint"),
+                          meaning="Strength: the LoRA is scaled by lora_alpha / lora_rank"),
+    "epochs": Setting(kind=int, low=1, high=1000, meaning="How many times steps_per_epoch are trained; each epoch leaves a LoRA"),
     "learning_rate": Setting(kind=float, low=0, above=True, high=1, meaning="Step size of the optimiser"),
     "steps_per_epoch": Setting(kind=int, low=1, high=100_000, meaning="Optimiser steps in one epoch"),
     "batch_size": Setting(kind=int, low=1, high=1024, meaning="Pictures in one optimiser step"),

@@ -164,7 +164,7 @@ class Storage(Section):
     keep: Annotated[int, Setting(kind=int, low=1, high=100_000,
                                  meaning="How many of the best trials keep their LoRAs when the disk gets tight")] = 5
     limit_gb: Annotated[float | None, Setting(kind=float, low=0, above=True, high=1_000_000, optional=True,
-                                              meaning="How much the study's trials may take; empty: what the disk has")] = None
+                                              meaning="How much the study's trials may take; empty: all that is free")] = None
     checkpoint_every_s: Annotated[float, Setting(kind=float, low=0, high=86_400,
                                                  meaning="The most seconds of training that a kill can cost")] = 120.0
 

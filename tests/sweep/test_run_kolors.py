@@ -73,8 +73,10 @@ def test_a_precision_that_cannot_train_here_costs_one_line(tmp_path, models, cli
 
 def test_weights_are_not_fetched_for_a_machine_that_cannot_train_on_them(tmp_path, cli, monkeypatch):
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")  # nobody is there
-    done = cli("run", write_study(tmp_path, tmp_path / "models"), "--runs", tmp_path / "runs", "--device", "cpu")
+    done = cli("run", write_study(tmp_path, tmp_path / "models"), "--runs", tmp_path / "runs", "--device", "cpu",
+               "--until", "06:30", TZ="CST-8")
     assert done.returncode == 2, done.stderr
+    assert done.stdout.startswith("stops at 06:30 (UTC+08:00), ")
     line, = done.stderr.splitlines()
     assert "precision is fp16, but loss scaling needs a GPU" in line
     assert "nothing was fetched" in line
