@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from core.colour_profile import Note, to_srgb
 from core.file_kind import kind_of
@@ -27,6 +27,7 @@ PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 MAX_PROFILE_BYTES = 2**25
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+NEW_SUBFILE_TYPE = 254  # TIFF 6.0: bit 0 says that an image is a smaller version of another in the same file
 EIGHT_BIT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
 
 
@@ -132,6 +133,8 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _as_seen(raw: Image.Image, note: Note) -> Image.Image:
+    if isinstance(raw, TiffImagePlugin.TiffImageFile) and raw.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1:
+        raise PictureError("cannot be read: it begins with a thumbnail, as a camera's raw file does; save it as PNG")
     raw.load()
     return _in_rgb(_upright(raw, note), note)
 

@@ -156,6 +156,12 @@ def test_pixels_that_have_no_8_bit_meaning_are_refused(tmp_path: Path) -> None:
         open_picture(tmp_path / "float.tif")
 
 
+def test_a_raw_file_s_thumbnail_is_not_taken_for_the_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 12)).save(tmp_path / "1.dng", "TIFF", tiffinfo={254: 1})
+    with pytest.raises(PictureError, match="it begins with a thumbnail, as a camera's raw file does; save it as PNG"):
+        open_picture(tmp_path / "1.dng")
+
+
 def test_a_picture_that_is_gone_says_so(tmp_path: Path) -> None:
     with pytest.raises(PictureError, match="no such file"):
         open_picture(tmp_path / "1.png")
