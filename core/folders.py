@@ -95,6 +95,13 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """One that the user accepted: scores of trials from `from_trial` on do not compare with those before."""
+    from_trial: int
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
 class StudyFolder:
     path: Path
 
@@ -164,13 +171,36 @@ class StudyFolder:
         found = (TrialFolder(path.parent).read_result() for path in sorted((self.path / "trials").glob("[0-9]*/result.json")))
         return [result for result in found if result]
 
-    def compares_from(self) -> int:
-        """The first trial whose score compares with the newest: those before it had other words, pictures or weights."""
+    def changes(self) -> list[Change]:
+        """The accepted changes, in their order."""
         try:
             history = read_json(self.fingerprint)["history"]
-            return max((entry["from_trial"] for entry in history if not entry.get("compares")), default=0)
+            return [Change(entry["from_trial"], entry.get("told", entry["field"])) for entry in history
+                    if not entry.get("compares")]
         except (OSError, ValueError, KeyError, TypeError):  # none, or one that the next start refuses
-            return 0
+            return []
+
+    def compares_from(self) -> int:
+        """The first trial whose score compares with the newest: those before it had other words, pictures or weights."""
+        return max((change.from_trial for change in self.changes()), default=0)
+
+    def earlier(self, until: int) -> "StudyFolder":
+        """What a change that was accepted would have replaced: the frozen study and the base model's story of trials before
+        `until`. Where the change made no other of it there is none."""
+        return StudyFolder(self.path / "earlier" / f"{until:04d}")
+
+    def base_of(self, number: int) -> TrialFolder:
+        """The base model's story that trial `number` compares with."""
+        return next((then.base for then in self._earlier_than(number) if then.base.result.exists()), self.base)
+
+    def frozen_of(self, number: int) -> Path:
+        """The study as trial `number` had it."""
+        return next((then.frozen for then in self._earlier_than(number) if then.frozen.exists()), self.frozen)
+
+    def _earlier_than(self, number: int) -> list["StudyFolder"]:
+        """Those that trial `number` may belong to, the oldest first."""
+        found = sorted(int(path.name) for path in (self.path / "earlier").glob("*") if path.name.isdigit())
+        return [self.earlier(until) for until in found if until > number]
 
     def made(self, result: Result) -> TrialFolder:
         """Where a result's LoRA and pictures lie: an exact repeat has those of its twin."""

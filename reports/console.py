@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.survey import Survey
-from reports.table import BASE, SCORES, TRAINED
+from reports.table import SCORES, TRAINED, is_base
 
 ALWAYS = ("trial", "gate", "aesthetic_mean", "coherence", "images")
 LEFT_OUT = ("state", "reason", "message", "aesthetic_min", "aesthetic_std", "duration_s")  # on the page, where there is room
@@ -21,7 +21,7 @@ def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
 
     A terminal of fewer than `WIDE` columns gets the LoRA's own settings only, and is told so.
     """
-    trials = frame[frame["trial"] != BASE]
+    trials = frame[~frame["trial"].map(is_base).astype(bool)]
     settings = [name for name in frame.columns if name not in (*ALWAYS, *LEFT_OUT)]
     varying = [name for name in settings if trials[name].nunique(dropna=False) > 1]
     narrow = [name for name in varying if name in TRAINED] if width < WIDE else varying

@@ -29,18 +29,21 @@ def export(study: StudyFolder, result: Result, folder: TrialFolder, *, team: str
            epoch: int | None = None) -> Path:
     """Write the submission of `result`, whose files lie in `folder`, to `out`; only an earlier export is replaced.
 
-    `epoch` says which epoch's LoRA `folder` holds, where it isn't the last. `force` lets a story under the gate out.
+    `epoch` says which epoch's LoRA `folder` holds, where it isn't the last. `force` lets a story out that is under the gate, or
+    from before an accepted change.
     """
     out = out.resolve()
     team, title = _name("team", team), _name("title", title)
-    _check_result(result, folder, force)
+    older = "; ".join(f"{change.told}, from trial {change.from_trial} on" for change in study.changes()
+                      if change.from_trial > result.spec.number)
+    _check_result(result, folder, older, force)
     _check_out(out)
 
     name = f"{team}-可图Kolors训练-{title}"
     stem = weight_stem(result.spec.study, result.spec.number, epoch)
-    base = study.base.read_result()
+    base = study.base_of(result.spec.number).read_result()
     card = Card(name=name, team=team, title=title, weight_name=f"{stem}.safetensors", result=result, epoch=epoch,
-                base_mean=base.aesthetic_mean if base else None)
+                base_mean=base.aesthetic_mean if base else None, older=older)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     made = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -88,7 +91,7 @@ def _name(field: str, text: str) -> str:
     return name
 
 
-def _check_result(result: Result, folder: TrialFolder, force: bool) -> None:
+def _check_result(result: Result, folder: TrialFolder, older: str, force: bool) -> None:
     number = result.spec.number
     if result.state == "failed":
         raise ExportError(f"trial {number} failed ({result.reason}) and has no story to hand in")
@@ -97,6 +100,9 @@ def _check_result(result: Result, folder: TrialFolder, force: bool) -> None:
     if not result.passed_gate and not force:
         raise ExportError(f"trial {number} scored {result.aesthetic_mean:.3f}, under the gate {result.spec.gate:g}, "
                           "and would be invalid; --force exports it all the same")
+    if older and not force:
+        raise ExportError(f"trial {number} was made before the study was changed ({older}), and its score does not compare with "
+                          "later ones; --force exports it all the same")
     pictures = [folder.picture(index) for index in range(1, len(result.spec.story.scenes) + 1)]
     missing = [path for path in (folder.lora, folder.sheet, *pictures) if not path.exists()]
     if missing:
@@ -176,7 +182,7 @@ def _recipe(card: Card, made: Path, tensors_sha256: str) -> dict[str, Any]:
         "trial": card.result.spec.number, "epoch": card.epoch or train.epochs,
         "weight_name": card.weight_name, "use_at_strength": 1.0,
         "lora_rank": train.lora_rank, "training_alpha": train.lora_alpha, "scale": train.scale,
-        "gate": card.result.spec.gate, "base_aesthetic_mean": card.base_mean, **values,
+        "gate": card.result.spec.gate, "base_aesthetic_mean": card.base_mean, "older": card.older, **values,
         "tensors_sha256": tensors_sha256,
         "sha256": {path.relative_to(made).as_posix(): sha256(path) for path in files},
     }

@@ -16,7 +16,8 @@ MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]()#+!|~=$])")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """What a model card tells. `weight_name` is the LoRA's file name, `base_mean` the base model's own score."""
+    """What a model card tells. `weight_name` is the LoRA's file name, `base_mean` the base model's own score, `older` what of the
+    study was changed after this trial, after which scores do not compare; empty if nothing was."""
     name: str
     team: str
     title: str
@@ -24,6 +25,7 @@ class Card:
     result: Result
     epoch: int | None = None
     base_mean: float | None = None
+    older: str = ""
 
     @property
     def is_toy(self) -> bool:

@@ -11,7 +11,7 @@ from core.files import write_text
 from core.folders import StudyFolder, TrialFolder
 from core.settings import Result
 from reports.console import cell, duration
-from reports.table import BASE, gate_word, leaderboard, passed, ranked
+from reports.table import Group, gate_word, groups, is_base, leaderboard, passed
 
 TEMPLATES = Path(__file__).with_name("templates")
 UNSHOWN = ("state", "reason", "message")  # columns whose words stand in the gate's column
@@ -51,29 +51,60 @@ class Cell:
     anchor: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Words:
+    """What the trials of one group were made under: the study, and the scenes, none where they are those of the group above."""
+    before: int | None
+    scenes: tuple[Picture, ...]
+    study_file: str
+
+
 def write_report(study: StudyFolder, title: str = "") -> Path:
     """Write runs/<study>/report/index.html; pictures stay where they are and are linked. `title` stands above it all."""
-    results, since = ranked(study), study.compares_from()
+    parts = groups(study)
+    newest, results = parts[0], [result for group in parts for result in group.results]
     best = next(iter(passed(study)), None)
-    base = study.base.read_result()
-    boards = [_board(study, BASE, study.base, base, since, False)] if base else []
-    for result in results:
-        number = result.spec.number
-        boards.append(_board(study, number, study.made(result), result, since, best is not None and number == best.spec.number))
+    base = newest.base.read_result() if newest.base else None
+    told = [*newest.results, *([base] if base else []), *results]  # what is said of the study is said of it as it is now
+    shown = [(group, _boards(study, group, best)) for group in parts]
 
     frame = leaderboard(study)
     columns = [name for name in frame.columns if name not in UNSHOWN]
     html = template_environment().get_template("report.html.jinja").render(
-        name=study.path.name, title=title or _story_title(results, base), best=best, base=base, results=results,
-        passed=len(passed(study)), failed=sum(result.state == "failed" for result in results),
-        unfinished=_unfinished(study), gate=_gate(results, base), columns=columns, words=WORDS,
-        rows=[_cells(row, columns, best) for _, row in frame.iterrows()], boards=boards,
-        study_file=study.frozen.read_text(encoding="utf-8") if study.frozen.exists() else "",
+        name=study.path.name, title=title or _story_title(told), best=best, base=base, results=results,
+        passed=len(passed(study)), older=len(results) - len(newest.results), changes=study.changes(),
+        failed=sum(result.state == "failed" for result in results),
+        unfinished=_unfinished(study), gate=_gate(told), columns=columns, words=WORDS,
+        rows=[_cells(row, columns, best) for _, row in frame.iterrows()],
+        boards=[board for _, boards in shown for board in boards], kept=_kept(study, shown),
     )
     return write_text(study.report, html)
 
 
-def _board(study: StudyFolder, trial: int | str, folder: TrialFolder, result: Result, since: int, won: bool) -> Board:
+def _boards(study: StudyFolder, group: Group, best: Result | None) -> list[Board]:
+    base = group.base.read_result() if group.base else None
+    boards = [_board(study, group.name, group.base, base, group, False)] if group.base and base else []
+    for result in group.results:
+        number = result.spec.number
+        boards.append(_board(study, number, study.made(result), result, group, best is not None and number == best.spec.number))
+    return boards
+
+
+def _kept(study: StudyFolder, shown: list[tuple[Group, list[Board]]]) -> list[Words]:
+    """Each group's words, where they are not those of the group above."""
+    found: list[Words] = []
+    above: list[tuple[str, str, int]] = []
+    for group, boards in shown:
+        file = study.frozen if group.until is None else study.frozen_of(group.until - 1)
+        scenes = boards[0].pictures if boards else ()
+        told = [(scene.prompt, scene.negative_prompt, scene.seed) for scene in scenes]
+        found.append(Words(before=group.until, scenes=() if told == above else scenes,
+                           study_file=file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""))
+        above = told
+    return found
+
+
+def _board(study: StudyFolder, trial: int | str, folder: TrialFolder, result: Result, group: Group, won: bool) -> Board:
     link = _linker(study)
     scores = result.aesthetic or (None,) * len(result.spec.story.scenes)
     pictures = tuple(
@@ -84,8 +115,8 @@ def _board(study: StudyFolder, trial: int | str, folder: TrialFolder, result: Re
     params = {"seed": result.spec.seed, "backbone": result.spec.backbone, "precision": result.spec.precision,
               "data": result.spec.data.source, "caption": result.spec.data.caption} | result.spec.params()
     return Board(
-        title="Base model" if trial == BASE else f"Trial {trial}", anchor=_anchor(trial), result=result,
-        gate=gate_word(result, since), won=won, pictures=pictures, sheet=link(folder.sheet), lora=link(folder.lora),
+        title=_title(trial, group), anchor=_anchor(trial), result=result, gate=gate_word(result, group), won=won,
+        pictures=pictures, sheet=link(folder.sheet), lora=link(folder.lora),
         params={name: "–" if value is None else str(value) for name, value in params.items()},
     )
 
@@ -98,7 +129,7 @@ def _cell(name: str, row: pd.Series, best: Result | None) -> Cell:
     value = row[name]
     if name == "trial":
         won = best is not None and value == best.spec.number
-        return Cell(text=f"★ {value}" if won else str(value), order="-1" if value == BASE else str(value),
+        return Cell(text=f"★ {value}" if won else str(value), order="-1" if is_base(value) else str(value),
                     anchor=_anchor(value))
     if name == "gate":
         word = row["gate"] or row["reason"] or "failed"
@@ -108,8 +139,14 @@ def _cell(name: str, row: pd.Series, best: Result | None) -> Cell:
     return Cell(text=cell(name, value), order="" if pd.isna(value) else str(value))
 
 
+def _title(trial: int | str, group: Group) -> str:
+    if not is_base(trial):
+        return f"Trial {trial}"
+    return "Base model" if group.until is None else f"Base model, before trial {group.until}"
+
+
 def _anchor(trial: int | str) -> str:
-    return BASE if trial == BASE else f"trial-{trial:04d}"
+    return trial.replace(" <", "-before-") if isinstance(trial, str) else f"trial-{trial:04d}"
 
 
 def _linker(study: StudyFolder) -> Callable[[Path], str | None]:
@@ -117,12 +154,12 @@ def _linker(study: StudyFolder) -> Callable[[Path], str | None]:
     return lambda path: f"../{path.relative_to(study.path).as_posix()}" if path.exists() else None
 
 
-def _story_title(results: list[Result], base: Result | None) -> str:
-    return next((result.spec.story.title for result in (*results, base) if result), "")
+def _story_title(told: list[Result]) -> str:
+    return next((result.spec.story.title for result in told), "")
 
 
-def _gate(results: list[Result], base: Result | None) -> float | None:
-    return next((result.spec.gate for result in (*results, base) if result), None)
+def _gate(told: list[Result]) -> float | None:
+    return next((result.spec.gate for result in told), None)
 
 
 def _unfinished(study: StudyFolder) -> int:

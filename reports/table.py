@@ -1,10 +1,10 @@
 """The leaderboard of a study: one row for each finished trial, under the base model's own row."""
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
-from core.folders import StudyFolder
+from core.folders import StudyFolder, TrialFolder
 from core.settings import Filters, Result, setting_names
 
 BASE = "base"  # the `trial` of the base model's row: no LoRA, same prompts and seeds
@@ -14,17 +14,48 @@ DTYPES = {"lora_rank": "Int64", "epochs": "Int64", "images": "Int64", "lora_alph
           "learning_rate": "float64", "duration_s": "float64"} | dict.fromkeys(SCORES, "float64")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Group:
+    """Trials whose scores compare, ranked: those from one accepted change to the next. `until` is the first trial after the next
+    change, None in the newest group; `base` the base model's story that they compare with, None where it was not told anew."""
+    until: int | None
+    base: TrialFolder | None
+    results: list[Result]
+
+    @property
+    def name(self) -> str:
+        """The base model's row of this group."""
+        return BASE if self.until is None else f"{BASE} <{self.until}"
+
+
+def groups(study: StudyFolder) -> list[Group]:
+    """The newest first; older ones only where they have trials."""
+    starts = sorted({0, *(change.from_trial for change in study.changes())})
+    finished = study.results()
+    found: list[Group] = []
+    told: set[TrialFolder] = set()
+    for start, until in reversed(list(zip(starts, [*starts[1:], None], strict=True))):
+        results = sorted((result for result in finished
+                          if result.spec.number >= start and (until is None or result.spec.number < until)), key=_rank)
+        base = study.base_of(max((result.spec.number for result in results), default=start))
+        if until is None or results:
+            found.append(Group(until=until, base=base if base.read_result() and base not in told else None, results=results))
+            told.add(base)
+    return found
+
+
 def leaderboard(study: StudyFolder) -> pd.DataFrame:
     """Base model first, then the stories that passed by falling mean, those that did not, and failed trials; after them
-    all those from before a change that was accepted, for their scores do not compare.
+    all those from before a change that was accepted, for their scores do not compare, under the base model's story of then.
 
     Settings outside `TRAINED` have a column only where trials differ in them. Scores from 1 to 10; absent is NaN or None.
     """
-    trials, since = ranked(study), study.compares_from()
-    searched = searched_settings(trials)
-    base = study.base.read_result()
-    rows = [_row(BASE, base, searched, since)] if base else []
-    rows += [_row(result.spec.number, result, searched, since) for result in trials]
+    searched = searched_settings(ranked(study))
+    rows = []
+    for group in groups(study):
+        if base := group.base.read_result() if group.base else None:
+            rows.append(_row(group.name, base, searched, group))
+        rows += [_row(result.spec.number, result, searched, group) for result in group.results]
     columns = ["trial", "state", "gate", *SCORES, *TRAINED, "images", *searched, "duration_s", "reason", "message"]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     return frame.astype(DTYPES)
@@ -37,14 +68,17 @@ def winner(study: StudyFolder) -> Result | None:
 
 def passed(study: StudyFolder) -> list[Result]:
     """The stories that passed the gate, best first; none whose score does not compare with the newest."""
-    since = study.compares_from()
-    return [result for result in ranked(study) if result.passed_gate and result.spec.number >= since]
+    return [result for result in groups(study)[0].results if result.passed_gate]
 
 
 def ranked(study: StudyFolder) -> list[Result]:
     """Every finished trial in the leaderboard's order."""
-    since = study.compares_from()
-    return sorted(study.results(), key=lambda result: (result.spec.number < since, *_rank(result)))
+    return [result for group in groups(study) for result in group.results]
+
+
+def is_base(trial: int | str) -> bool:
+    """Whether a row is the base model's, of whichever group."""
+    return isinstance(trial, str)
 
 
 def searched_settings(trials: list[Result]) -> list[str]:
@@ -55,11 +89,11 @@ def searched_settings(trials: list[Result]) -> list[str]:
     return sorted(differing, key=lambda name: name in setting_names(Filters))
 
 
-def gate_word(result: Result, since: int) -> str:
-    """`pass`, `fail`, `older` for a trial before `since`, whose score does not compare, or nothing where there is none."""
+def gate_word(result: Result, group: Group) -> str:
+    """`pass`, `fail`, `older` from before an accepted change, where no score compares, or nothing where there is none."""
     if result.state == "failed":
         return ""
-    if result.spec.train and result.spec.number < since:  # the base model's story is told again after a change
+    if group.until is not None:
         return "older"
     return "pass" if result.passed_gate else "fail"
 
@@ -71,11 +105,11 @@ def _rank(result: Result) -> tuple[int, float, int]:
     return 0 if result.passed_gate else 1, -result.aesthetic_mean, result.spec.number
 
 
-def _row(trial: int | str, result: Result, searched: list[str], since: int) -> dict[str, Any]:
+def _row(trial: int | str, result: Result, searched: list[str], group: Group) -> dict[str, Any]:
     params = result.spec.params() if result.spec.train else asdict(result.spec.render)  # no pictures, no filters
     trained = result.spec.train and result.state == "complete"
     return {
-        "trial": trial, "state": result.state, "gate": gate_word(result, since),
+        "trial": trial, "state": result.state, "gate": gate_word(result, group),
         **{name: getattr(result, name) for name in SCORES},
         **{name: params.get(name) for name in (*TRAINED, *searched)},
         "images": result.images if trained else None, "duration_s": result.duration_s, "reason": result.reason,

@@ -40,8 +40,8 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
     torch.set_flush_denormal(True)  # as in a worker
     device = result.device.partition(":")[0] if device == "auto" else device
     backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
-    if changed := changed_weights(study, backbone.weights):
-        raise ValueError(f"{study.path.name}: the base model's {changed} changed since the study was started, and a story drawn "
+    if changed := changed_weights(study, result.spec.number, backbone.weights):
+        raise ValueError(f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story drawn "
                          f"now would not compare; only the last epoch, as it was drawn then, can be exported")
     put_on_file(backbone.unet, folder.lora)
     pictures = draw_story(spec, backbone, Cache(cache), folder, lambda *_, **__: None)

@@ -218,7 +218,8 @@ def export(
                                               "scored; default: the last.")] = None,
     out_dir: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder to write; default: "
                                          "exports/STUDY-TRIAL, such as exports/demo-0006.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Export even a story under the gate; its model card says so.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Export even a story under the gate, or from before an accepted change; "
+                                        "its model card says so.")] = False,
     runs: RunsFolder = HERE, device: EpochDevice = "auto",
 ) -> None:
     """Make the submission folder of the winner, or of a trial you name.

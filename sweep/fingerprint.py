@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.dataset import read_folder
-from core.files import read_json, sha256, write_json, write_text
+from core.files import read_json, sha256, write_json, write_text, write_whole
 from core.folders import Runs, StudyFolder, shown_path
 from core.hub_data import local_data
 from core.settings import Data
@@ -25,7 +25,7 @@ from sweep.study_errors import SHOWN_CHARACTERS, StudyError, near, shown
 FIELDS = ("story", "data", "scorer", "weights", "render", "train", "seed", "precision", "backbone", "gate", "scoring_version",
           "device")
 OF_THE_WORKER = {"scorer", "weights", "scoring_version", "device"}  # known only once a worker has loaded the base model
-OF_THE_BASE_STORY = {"story", "render", "precision", "backbone"}
+OF_THE_BASE_STORY = {"story", "render", "precision", "backbone", "gate"}
 MOVABLE = {f"{home}.{name}" for name, home in HOMES.items()}
 ABSENT, SEARCHED = "not there", "searched"
 
@@ -61,7 +61,7 @@ class Fingerprint:
         self._kept = _with_space(self._stored, study)
         self._compare(_words(study, pictures))
         if self._accept & OF_THE_WORKER:  # whether they did change will be known too late to tell the base story again
-            shutil.rmtree(folder.base.path, ignore_errors=True)
+            self._set_base_aside()
         if not folder.frozen.exists() or folder.frozen.read_bytes() != study.to_yaml().encode():
             write_text(folder.frozen, study.to_yaml())
 
@@ -96,13 +96,15 @@ class Fingerprint:
     def _compare(self, now: Fields) -> None:
         """Keep `now`, with a line of history for each field that differs; a StudyError if one of them is not accepted."""
         found, to_accept = _accepted_changes(self._study, self._kept, now, self._accept)
+        if to_accept:
+            self._keep_frozen()
         if found.keys() & OF_THE_BASE_STORY:
-            shutil.rmtree(self._folder.base.path, ignore_errors=True)  # it is told again
+            self._set_base_aside()
         before = self._kept.fields
         if "backbone" in found:  # another model has other weights
             before = {field: values for field, values in before.items() if field not in OF_THE_WORKER}
         at = datetime.now().astimezone().isoformat(timespec="seconds")
-        entries = [{"at": at, "field": field, "from_trial": self._next_trial, "changes": changes,
+        entries = [{"at": at, "field": field, "from_trial": self._next_trial, "changes": changes, "told": _told(changes),
                     "compares": field not in to_accept}
                    for field, changes in found.items()]
         self._kept = replace(self._kept, fields=before | now, history=[*self._kept.history, *entries])
@@ -111,6 +113,20 @@ class Fingerprint:
             self._stored = self._kept
         for changes in to_accept.values():
             self._note(f"accepted: {_told(changes)}; scores do not compare with those of trials before {self._next_trial}")
+
+    def _keep_frozen(self) -> None:
+        """Trials made so far keep the study that they were made under."""
+        kept = self._folder.earlier(self._next_trial).frozen
+        if self._next_trial and self._folder.frozen.exists() and not kept.exists():
+            write_whole(kept, lambda to: shutil.copyfile(self._folder.frozen, to))
+
+    def _set_base_aside(self) -> None:
+        """It is told again; trials made so far keep the one that they compare with."""
+        base, kept = self._folder.base, self._folder.earlier(self._next_trial).base
+        if self._next_trial and base.read_result() and not kept.result.exists():
+            kept.path.parent.mkdir(parents=True, exist_ok=True)
+            base.path.rename(kept.path)
+        shutil.rmtree(base.path, ignore_errors=True)
 
 
 def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ()) -> None:
@@ -122,15 +138,20 @@ def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ())
     _accepted_changes(study, kept, _words(study, pictures), frozenset(accept))
 
 
-def changed_weights(folder: StudyFolder, weights: dict[str, str]) -> str:
-    """The parts of the base model whose weights are not those that the study was started with; empty if none is known to be."""
+def changed_weights(folder: StudyFolder, number: int, weights: dict[str, str]) -> str:
+    """The parts of the base model whose weights are not those of trial `number`; empty if none is known to be."""
     try:
-        kept = read_json(folder.fingerprint)["fields"]
-    except (OSError, ValueError, KeyError, TypeError):  # none, or one that the next start refuses
+        stored = Kept(**read_json(folder.fingerprint))
+    except (OSError, ValueError, TypeError):  # none, or one that the next start refuses
         return ""
-    before = {key.removeprefix("weights."): digest for key, digest in kept.get("weights", {}).items()}
-    before |= {"scorer": kept["scorer"]["scorer.sha256"]} if "scorer" in kept else {}
-    return ", ".join(part for part, digest in weights.items() if before.get(part, digest) != digest)
+    before = {**stored.fields.get("weights", {}), **stored.fields.get("scorer", {})}
+    for entry in reversed(stored.history):
+        if entry["from_trial"] > number and entry["field"] in ("weights", "scorer"):
+            before |= {key: then for key, (then, _) in entry["changes"].items()}
+    now = {f"weights.{part}": digest for part, digest in weights.items() if part != "scorer"}
+    now["scorer.sha256"] = weights["scorer"]
+    return ", ".join(key.partition(".")[2] if key.startswith("weights.") else "scorer"
+                     for key, digest in now.items() if before.get(key, digest) != digest)
 
 
 def fields_of(words: Iterable[str]) -> frozenset[str]:

@@ -10,7 +10,8 @@ from safetensors import safe_open
 from core.files import read_json, sha256
 from core.folders import TrialFolder
 from reports.export import ExportError, export, weight_stem
-from tests.reports.conftest import ADDED, HOSTILE, STUDY, fill
+from tests.reports.conftest import ADDED, HOSTILE, STUDY, fill, make_spec
+from tests.reports.test_table import accept_change
 
 
 @pytest.fixture
@@ -100,6 +101,23 @@ def test_a_story_under_the_gate_needs_force_and_its_card_says_so(study, tmp_path
     out = hand_in(study, tmp_path / "out", 1, force=True)
     assert "failed the gate" in (out / "README.md").read_text(encoding="utf-8")
     assert read_json(out / "recipe.json")["passed_gate"] is False
+
+
+def test_a_trial_from_before_an_accepted_change_needs_force_and_is_compared_with_its_own_base_story(study, tmp_path):
+    fill(study.earlier(1).base, make_spec(-1, train=None), 4.5)
+    accept_change(study, from_trial=1)
+    told = "story.template ('{scene}' -> 'a *red* {scene}'), from trial 1 on"
+    with pytest.raises(ExportError) as refused:
+        hand_in(study, tmp_path / "out")
+    assert str(refused.value) == (f"trial 0 was made before the study was changed ({told}), and its score does not compare with "
+                                  "later ones; --force exports it all the same")
+    out = hand_in(study, tmp_path / "out", force=True)
+    card, recipe = (out / "README.md").read_text(encoding="utf-8"), read_json(out / "recipe.json")
+    assert "Made before the study was changed:** story.template" in card
+    assert "the base model alone, same prompts and seeds: 4.500" in card
+    assert (recipe["base_aesthetic_mean"], recipe["older"]) == (4.5, told)
+    now = read_json(hand_in(study, tmp_path / "now", 1, force=True) / "recipe.json")
+    assert (now["base_aesthetic_mean"], now["older"]) == (5.5, "")
 
 
 def test_failed_trials_and_the_base_model_are_never_exported(study, tmp_path):

@@ -1,6 +1,10 @@
+import shutil
 from html.parser import HTMLParser
 
+from core.files import write_text
 from reports.page import write_report
+from tests.reports.conftest import HOSTILE, fill, make_spec
+from tests.reports.test_table import accept_change
 
 
 class Page(HTMLParser):
@@ -76,6 +80,41 @@ def test_title_and_frozen_study_file_are_escaped(make_study):
     page = Page(write_report(study, title="<h1>mine</h1>").read_text(encoding="utf-8"))
     assert "<h1>mine</h1>" in page.text
     assert len(page.all("img", "src")) == 2 * 8
+
+
+def test_after_an_accepted_change_older_trials_keep_their_words_their_base_story_and_their_study(make_study):
+    study = make_study((6.1, 6.9, 6.2))
+    fill(study.earlier(2).base, make_spec(-1, train=None), 4.5)
+    for number in (0, 1):
+        shutil.rmtree(study.trial(number).path)
+        fill(study.trial(number), make_spec(number, prompts=tuple(f"old {prompt}" for prompt in HOSTILE)), 6.5)
+    write_text(study.frozen, "name: now")
+    write_text(study.earlier(2).frozen, "name: then")
+    accept_change(study, from_trial=2)
+    path = write_report(study)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.all("section", "id") == ["base", "trial-0002", "base-before-2", "trial-0000", "trial-0001"]
+    assert all((path.parent / source).is_file() for source in page.all("img", "src"))
+    text = " ".join(page.text.split())
+    assert "Base model, before trial 2" in text
+    assert "from trial 2 on: story.template ('{scene}' -> 'a *red* {scene}')" in text
+    assert "1 of 1 finished, 2 older left out" in text
+    assert "as of the last startname: now" in text
+    assert "as trials before 2 had itname: then" in text
+    assert text.count("Scenes") == 1  # the kept base story of this test has the words of the new one
+    assert "frozen when the study started" not in text
+
+
+def test_scenes_of_older_trials_are_listed_as_they_were(make_study):
+    study = make_study((6.1, 6.9))
+    shutil.rmtree(study.trial(0).path)
+    fill(study.trial(0), make_spec(0, prompts=tuple(f"old {prompt}" for prompt in HOSTILE)), 6.5)
+    accept_change(study, from_trial=1)
+    text = Page(write_report(study).read_text(encoding="utf-8")).text
+    _, now, then = text.split("Scenes")
+    assert "old 水彩画" in then
+    assert "old 水彩画" not in now
+    assert "before trial 1" in then
 
 
 def test_toy_pictures_are_called_toy_pictures(make_study):

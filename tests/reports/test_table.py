@@ -7,6 +7,7 @@ from rich.console import Console
 from core.files import write_json
 from reports.console import counted, leaderboard_table, numbered, size
 from reports.table import leaderboard, winner
+from tests.reports.conftest import fill, make_spec
 
 
 def printed(study) -> str:
@@ -45,7 +46,8 @@ def test_winner_has_the_highest_mean_and_ties_go_to_the_earlier_trial(make_study
 
 def accept_change(study, from_trial: int, *, compares: bool = False) -> None:
     write_json(study.fingerprint, {"fields": {}, "space": {}, "history": [
-        {"at": "2026-03-01", "field": "data", "from_trial": from_trial, "changes": {}, "compares": compares}]})
+        {"at": "2026-03-01", "field": "story", "from_trial": from_trial, "changes": {}, "compares": compares,
+         "told": "story.template ('{scene}' -> 'a *red* {scene}')"}]})
 
 
 def test_scores_from_before_an_accepted_change_never_win(make_study):
@@ -58,6 +60,19 @@ def test_scores_from_before_an_accepted_change_never_win(make_study):
     assert "older: made before a change" in printed(study)
     accept_change(study, from_trial=4)
     assert winner(study) is None
+
+
+def test_each_trial_stands_under_the_base_story_that_it_compares_with(make_study):
+    study = make_study((6.1, 6.9, 6.2, 5.0))
+    fill(study.earlier(2).base, make_spec(-1, train=None), 4.5)
+    accept_change(study, from_trial=2)
+    frame = leaderboard(study)
+    assert frame["trial"].tolist() == ["base", 2, 3, "base <2", 1, 0]
+    assert frame["gate"].tolist() == ["fail", "pass", "fail", "older", "older", "older"]
+    assert frame["aesthetic_mean"].tolist()[::3] == [5.5, 4.5]
+    assert "base <2" in printed(study)
+    accept_change(study, from_trial=4)  # nothing was made since
+    assert leaderboard(study)["trial"].tolist()[0] == "base"
 
 
 def test_a_setting_that_only_moved_leaves_scores_comparable(make_study):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from core.files import read_json, write_json, write_text
 from core.folders import Runs, StudyFolder
-from sweep.fingerprint import FIELDS, Fingerprint, check_changes, fields_of
+from sweep.fingerprint import FIELDS, Fingerprint, changed_weights, check_changes, fields_of
 from sweep.space import distributions
 from sweep.store import Store
 from sweep.study import STUDIES, load_frozen, load_study
@@ -261,9 +261,46 @@ def test_only_trials_from_an_accepted_change_on_answer_a_repeat(folder):
     assert start(folder, STUDY, "seed", after_told=9)[0].since == 10
 
 
+def test_each_fingerprint_keeps_its_base_story_and_its_study(folder):
+    """Changed twice; a trial is compared with what it was made under, and what no change touched is there once."""
+    study = study_of(folder)
+
+    def tell_base(mean: float) -> None:
+        write_json(study.base.result, make_result(make_spec(-1, train=None), mean).to_json())
+
+    def of(number: int) -> tuple[float, int, str]:
+        base, frozen = study.base_of(number).read_result(), load_frozen(study.frozen_of(number))
+        return base.aesthetic_mean, frozen.seed, frozen.story_value.scenes[0].prompt
+
+    start(folder)
+    tell_base(5.0)
+    seeded = with_value(STUDY, "seed", 1)
+    start(folder, seeded, "seed", after_told=2)  # the base model's story stays as it was
+    assert of(0) == (5.0, 0, "draw scene 1")
+    assert of(2) == (5.0, 1, "draw scene 1")
+    painted = with_value(seeded, "story.template", "paint {scene}")
+    start(folder, painted, "story", after_told=5)
+    assert study.base.read_result() is None
+    start(folder, with_value(painted, "story.template", "carve {scene}"), "story", after_told=5)  # before any trial was made
+    tell_base(6.0)
+    assert [of(number) for number in (0, 2, 4, 5)] == [
+        (5.0, 0, "draw scene 1"), (5.0, 1, "draw scene 1"), (5.0, 1, "draw scene 1"), (6.0, 1, "carve scene 1")]
+    assert [change.from_trial for change in study.changes()] == [2, 5, 5]
+
+
+def test_an_older_trial_s_epoch_is_drawn_with_the_weights_of_then_or_not_at_all(folder):
+    start(folder)
+    base_story(folder)
+    other = {"unet": "c" * 64, "scorer": "b" * 64}
+    start(folder, STUDY, "weights", after_told=4, ready=READY | {"weights": other})
+    assert [changed_weights(study_of(folder), number, READY["weights"]) for number in (3, 4)] == ["", "unet"]
+    assert [changed_weights(study_of(folder), number, other) for number in (3, 4)] == ["unet", ""]
+    assert changed_weights(study_of(folder), 4, other | {"scorer": "d" * 64}) == "scorer"
+
+
 @pytest.mark.parametrize(("path", "value", "field", "stays"), [
     ("story.template", "paint {scene}", "story", False), ("render.steps", 30, "render", False), ("seed", 1, "seed", True),
-    ("budget.trials", 9, "weights", False)])
+    ("objective.gate", 5, "gate", False), ("budget.trials", 9, "weights", False)])
 def test_the_base_model_tells_its_story_again_where_it_would_be_another(folder, path, value, field, stays):
     start(folder)
     base = write_json(study_of(folder).base.result, {})
