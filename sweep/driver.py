@@ -120,6 +120,7 @@ class Sweep:
                 self.tracking.tag_study(self.fingerprint.tags)
                 fail_point("tracked")
                 self._again = recover(self.study, self.store, self.folder, self.tracking, self.progress)
+                self.tracking.tag_older(self.folder.compares_from())
                 cpu_before = time.process_time()  # opening the stores (imports, schema) is paid once, not per trial
                 self._work(target)
                 status = "KILLED" if self._stopped(target) else "FINISHED"
@@ -213,6 +214,7 @@ class Sweep:
         if kind == "ready":
             self.fingerprint.check_worker(event)
             self.tracking.tag_study(self.fingerprint.tags)
+            self.tracking.tag_older(self.folder.compares_from())
             self.progress.worker_ready(event)
         elif kind == "refused":
             raise SweepRefused(event["message"])

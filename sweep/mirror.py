@@ -110,6 +110,13 @@ class Mirror:
         client, run_id = self._connected()
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
+    def tag_older(self, since: int) -> None:
+        """Mark the runs of trials before `since`: their scores do not compare with later ones."""
+        client, _ = self._connected()
+        for run in self._find(client, self._experiment, CHILDREN):
+            if int(run.data.tags["trial_number"]) < since and "older" not in run.data.tags:
+                client.set_tag(run.info.run_id, "older", "true")
+
     def base(self, result: Result, folder: TrialFolder) -> None:
         """The base model's own story, on the parent run; its numbers come last and say that the rest is there."""
         client, run_id = self._connected()

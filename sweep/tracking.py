@@ -67,6 +67,11 @@ class Tracking:
         if tags:
             self._put("the study's tags", partial(self._mirror.tag_study, tags))
 
+    def tag_older(self, since: int) -> None:
+        """After an accepted change: which runs do not compare with those from trial `since` on."""
+        if since:
+            self._put("the tags of older trials", partial(self._mirror.tag_older, since))
+
     def log_base(self, result: Result, folder: TrialFolder) -> None:
         """The base model's own story, on the parent run."""
         self._put("the base model's story", partial(self._mirror.base, result, folder))

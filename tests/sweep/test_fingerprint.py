@@ -407,6 +407,7 @@ def test_an_accepted_change_is_on_the_disk_and_in_mlflow(swept):
     runs = runs_of(folder)
     assert runs.keys() == {"quick", "trial-0000", "trial-0001"}
     assert "from trial 1: data.pictures[1].caption" in runs["quick"].data.tags["changed_data"]
+    assert [runs[f"trial-{number:04d}"].data.tags.get("older") for number in (0, 1)] == ["true", None]
     study = Runs(folder / "runs").study("quick")
     now = read_json(study.fingerprint)
     assert now["fields"].keys() == set(FIELDS)
