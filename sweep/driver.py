@@ -26,11 +26,11 @@ from sweep.fingerprint import Fingerprint
 from sweep.lock import study_lock
 from sweep.pace import Pace
 from sweep.progress import Progress
-from sweep.recovery import recover
+from sweep.recovery import not_allowed, recover
 from sweep.space import distributions
 from sweep.stop import Stopped, asked_by_signal
 from sweep.storage import ensure_room
-from sweep.store import Store
+from sweep.store import Store, describe
 from sweep.study import Study
 from sweep.summary import Summary
 from sweep.supervisor import Supervisor
@@ -79,10 +79,12 @@ def run_sweep(study: Study, runs: Runs, device: str, progress: Progress, accept:
 
 def _locked_sweep(study: Study, runs: Runs, folder: StudyFolder, device: str, progress: Progress, accept: Iterable[str],
                   until: Hour | None) -> Summary:
-    store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials)
+    store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials,
+                  allow=study.allowed)
     fingerprint = Fingerprint(study, folder, accept, store.after_told(), progress.note)
     fail_point("frozen")
-    store.enqueue(study.first)
+    for params in store.enqueue(study.first):
+        progress.note(f"not run, for it was taken out of first: {describe(params)}")
     fail_point("enqueued")
     return Sweep(study, runs, folder, store, fingerprint, progress, device, until).run(study.budget.trials)
 
@@ -106,7 +108,7 @@ class Sweep:
         started, cpu_before = time.monotonic(), 0.0
         told_before = len(self.store.told())
         status = "FAILED"
-        if told_before < target or self.store.running():
+        if self._wants_more(target) or self.store.running():
             self.supervisor.start()  # its imports run while MLflow's do
         with asked_by_signal(self.supervisor.ask_to_stop):
             self.store.wait_unless(lambda: self.supervisor.stop_asked_by_signal)
@@ -134,17 +136,18 @@ class Sweep:
         told = len(self.store.told())
         return Summary(study=self.study.name, told=told, new=told - told_before, wall_s=time.monotonic() - started,
                        driver_cpu_s=time.process_time() - cpu_before, idle_s=self._idle_s, stopped=self._stopped(target),
-                       until=self._until.name if self._until else None)
+                       until=self._until.name if self._until else None,
+                       points=self.store.exhausted(self.fingerprint.since) if told < target else None)
 
     def _stopped(self, target: int) -> str | None:
         """Who ended this call before its work was done."""
-        unfinished = len(self.store.told()) < target or self._again or self.store.running()
+        unfinished = self._wants_more(target) or self._again or self.store.running()
         return self.supervisor.stop_asked if unfinished else None
 
     def _work(self, target: int) -> None:
         best, told = winner(self.folder), len(self.store.told())
         self.progress.start(self.study.name, told, max(target, told + len(self._again)), best.aesthetic_mean if best else None)
-        self._tell_base_story(wanted=told < target or bool(self._again))
+        self._tell_base_story(wanted=self._wants_more(target) or bool(self._again))
         trial = self._next(target)
         while trial:
             result = self._carry_out(trial)
@@ -164,20 +167,25 @@ class Sweep:
             trial = following
 
     def _next(self, target: int) -> Trial | None:
-        """A trial to go on with, or a new one; exact repeats are answered here and cost nothing."""
-        if self.supervisor.stop_asked:
-            return None
-        if self._again:
-            return self._startable(self._again.pop(0))
-        while len(self.store.told()) < target and not self.supervisor.stop_asked:
-            trial = self.store.ask()
-            fail_point("asked")
+        """A trial to go on with, or a new one; exact repeats and what cannot be tried are answered here and cost nothing."""
+        while not self.supervisor.stop_asked and (self._again or self._wants_more(target)):
+            if self._again:
+                trial = self._again.pop(0)
+            else:
+                trial = self.store.ask(self.fingerprint.since)
+                fail_point("asked")
+            if why := self.store.refused(trial):
+                self._answer(trial, not_allowed(self.study, trial.number, self.store.wanted(trial), why))
+                continue
             twin = self.store.twin(trial, self.fingerprint.since)
             stored = twin and self.folder.trial(twin.number).read_result()
             if not stored:
                 return self._startable(trial)
             self._repeat(trial, stored)
         return None
+
+    def _wants_more(self, target: int) -> bool:
+        return len(self.store.told()) < target and not self.store.exhausted(self.fingerprint.since)
 
     def _startable(self, trial: Trial) -> Trial | None:
         """The trial, if it can finish by the hour and there is room for it; else the next start goes on with it."""
@@ -265,11 +273,16 @@ class Sweep:
         """An exact repeat is told the stored result, and has a result and a run of its own, marked same_as."""
         result = replace(stored, spec=replace(stored.spec, number=trial.number), duration_s=0.0, timings_s={}, encoded={},
                          same_as=stored.spec.number if stored.same_as is None else stored.same_as)
+        self._answer(trial, result)
+
+    def _answer(self, trial: Trial, result: Result) -> None:
+        """A result that costs no work."""
+        params = self.store.wanted(trial)
         write_json(self.folder.trial(trial.number).result, result.to_json())
         self.store.tell(trial, result)
-        self.tracking.start_trial(result.spec, trial.params)
+        self.tracking.start_trial(result.spec, params)
         self.tracking.finish_trial(result, self.folder.trial(trial.number))
-        self.progress.trial_finished(result, trial.params)
+        self.progress.trial_finished(result, params)
 
     def _check_filters(self, result: Result) -> None:
         if result.reason == "no_images" and not self.study.space.keys() & setting_names(Filters):

@@ -3,6 +3,7 @@ import shutil
 import time
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 from optuna.trial import FrozenTrial, Trial
 
@@ -14,7 +15,7 @@ from sweep.progress import Progress
 from sweep.setting import SETTINGS
 from sweep.store import Store
 from sweep.study import Study
-from sweep.study_errors import Mistake
+from sweep.study_errors import Mistake, sentence
 from sweep.tracking import Tracking
 
 
@@ -63,12 +64,13 @@ def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking,
     again: list[Trial] = []
     for number in sorted(told.keys() | asked.keys() | folder.numbers()):
         trial = folder.trial(number)
-        if number in asked and _refused(asked[number]) is None:
+        refused = _refused(store, asked[number]) if number in asked else None
+        if number in asked and refused is None:
             _take_back_retried(study.spec(number, asked[number].params), trial)
         step = reconcile(Found(
-            known=number in told or number in asked, allowed=number in told or _refused(asked.get(number)) is None,
-            told=number in told, result=trial.read_result() is not None,
-            stored=number in told and "result" in told[number].user_attrs, checkpoint=trial.checkpoint.exists()))
+            known=number in told or number in asked, allowed=refused is None, told=number in told,
+            result=trial.read_result() is not None, stored=number in told and "result" in told[number].user_attrs,
+            checkpoint=trial.checkpoint.exists()))
         if step is Step.NOTHING:
             continue
         notes.append(f"trial {number} {step.value}")
@@ -79,7 +81,10 @@ def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking,
         elif step is Step.ADOPT:
             _adopt(store, asked[number], trial)
         elif step is Step.FAIL:
-            _fail(study, store, asked[number], trial)
+            assert refused
+            result = not_allowed(study, number, store.wanted(asked[number]), refused)
+            write_json(trial.result, result.to_json())
+            store.tell(asked[number], result)
         elif step in (Step.GO_ON, Step.AGAIN):
             again.append(asked[number])
     _say(notes, folder, progress)
@@ -91,16 +96,31 @@ def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking,
     return again
 
 
-def _refused(asked: Trial | None) -> str | None:
-    """Why a trial of an older version of lora-sweep cannot be carried out by this one."""
-    for name, value in asked.params.items() if asked else ():
+def _refused(store: Store, asked: Trial) -> str | None:
+    """Why a trial cannot be carried out: it was queued with other values than the study allows, or by an older version."""
+    if why := store.refused(asked):
+        return why
+    for name, value in asked.params.items():
         if name not in SETTINGS:
             return f"there is no setting {name}"
         try:
-            SETTINGS[name].check(value)
+            SETTINGS[name].check(value, name)
         except Mistake as mistake:
-            return f"{name} is {value}, but {mistake.why}"
+            return sentence(mistake)
     return None
+
+
+def not_allowed(study: Study, number: int, wanted: dict[str, Any], why: str) -> Result:
+    """How a trial ends that cannot be carried out with the settings `wanted`; those that make sense stay in the tables."""
+    sense = {name: value for name, value in wanted.items() if _is_one(name, value)}
+    return Result(state="failed", spec=study.spec(number, sense), reason="not_allowed", message=why)
+
+
+def _is_one(name: str, value: Any) -> bool:
+    try:
+        return name in SETTINGS and SETTINGS[name].check(value) == value
+    except Mistake:
+        return False
 
 
 def _take_back_retried(spec: TrialSpec, trial: TrialFolder) -> None:
@@ -134,13 +154,6 @@ def _adopt(store: Store, asked: Trial, trial: TrialFolder) -> None:
     assert result is not None
     store.tell(asked, result)
     trial.checkpoint.unlink(missing_ok=True)
-
-
-def _fail(study: Study, store: Store, asked: Trial, trial: TrialFolder) -> None:
-    known = {name: value for name, value in asked.params.items() if name in SETTINGS}
-    result = Result(state="failed", spec=study.spec(asked.number, known), reason="bug", message=_refused(asked))
-    write_json(trial.result, result.to_json())
-    store.tell(asked, result)
 
 
 def _say(notes: list[str], folder: StudyFolder, progress: Progress) -> None:

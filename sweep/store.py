@@ -1,7 +1,9 @@
 """The Optuna study: asks for parameters, is told outcomes. The one place where an outcome becomes a trial's state."""
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterable
+from math import isinf
 from pathlib import Path
 from typing import Any
 
@@ -14,56 +16,127 @@ from core.gate import FAILED_BY_PARAMETERS, PARAMETER_FAILURES, constraint
 from core.settings import Result, TrialSpec
 from sweep.address import sqlite_address
 from sweep.busy_sqlite import Patience
+from sweep.grid import Grid, Untried, tried
+from sweep.study_errors import Mistake, StudyError, sentence, shown_path
 
 Distributions = dict[str, optuna.distributions.BaseDistribution]
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+# Our own marks, as user attributes: a hand-made setting of the study file's, and one that was taken out of it again.
+HAND_MADE, WITHDRAWN = "hand_made", "withdrawn"
+
+
+class StoreError(RuntimeError):
+    """study.db cannot be used; the message is one line for the user."""
 
 
 class Store:
-    """One study in one SQLite file, with one driver."""
+    """One study in one SQLite file, with one driver.
 
-    def __init__(self, path: Path, name: str, space: Distributions, *, seed: int, startup_trials: int) -> None:
+    Others may queue trials meanwhile, as a notebook does with `study.enqueue_trial`; `allow` gives their values in the
+    settings' own types, or raises Mistake.
+    """
+
+    def __init__(self, path: Path, name: str, space: Distributions, *, seed: int, startup_trials: int,
+                 allow: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> None:
+        """Raises StoreError; StudyError where the file holds another study."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        self._space, self._seed, self._startup_trials = space, seed, startup_trials
+        self._space, self._seed, self._startup_trials, self._allow = space, seed, startup_trials, allow
+        self._grid = Grid(space)
         self._patience = Patience()
-        storage = optuna.storages.RDBStorage(sqlite_address(path), engine_kwargs={"connect_args": self._patience.connect_args})
+        storage = _open(path, self._patience)
+        held = optuna.get_all_study_names(storage)
+        if held and name not in held:
+            raise StudyError(f"{shown_path(path)}: it holds study {held[0]}, and a study that was started cannot be renamed or "
+                             f"copied under another name ({name}): call study and folder {held[0]} again, or move "
+                             f"{shown_path(path.parent)} away to start study {name} from nothing")
         self._study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
     def wait_unless(self, stop_asked: Callable[[], object]) -> None:
         """From now on a file that somebody else has locked is waited for only until `stop_asked`: then KeyboardInterrupt."""
         self._patience.stop_asked = stop_asked
 
-    def enqueue(self, first: Iterable[dict[str, Any]]) -> None:
-        """Queue hand-made settings to be tried before sampling; repeated calls add nothing."""
-        for params in first:
-            self._study.enqueue_trial(params, skip_if_exists=True)
+    def enqueue(self, first: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Queue hand-made settings to be tried before sampling; repeated calls add nothing -> those of an earlier call that are
+        not among them any more and did not run yet: they are taken out again, and count nowhere."""
+        wanted, withdrawn = list(first), []
+        for trial in self._trials(TrialState.WAITING, TrialState.RUNNING):
+            waits = trial.state == TrialState.WAITING
+            if WITHDRAWN in trial.user_attrs or (waits and HAND_MADE in trial.user_attrs and _queued(trial) not in wanted):
+                self._withdraw(trial)
+                withdrawn.append(_queued(trial) or {})
+        known = [_queued(trial) or trial.params for trial in self.trials() if WITHDRAWN not in trial.user_attrs]
+        for params in wanted:
+            if params not in known:
+                self._study.enqueue_trial(params, user_attrs={HAND_MADE: True})
+                known.append(params)
+        return withdrawn
 
-    def ask(self) -> Trial:
-        """The next trial.
+    def _withdraw(self, trial: FrozenTrial) -> None:
+        """As a trial that ran, for Optuna has no other that is over."""
+        storage = self._study._storage
+        storage.set_trial_user_attr(trial._trial_id, WITHDRAWN, True)
+        if trial.state == TrialState.WAITING:
+            storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+    def ask(self, since: int = 0) -> Trial:
+        """The next trial: one that is queued, else a sampled one, where there is one of a point untried by the trials from
+        `since` on. A queued one may be `refused`.
 
         Optuna does not store the sampler's state: a fresh sampler seeded by the number of trials so far samples
         after a restart what an uninterrupted study would have sampled.
         """
-        self._study.sampler = self._sampler(len(self.trials()))
-        return self._study.ask(self._space)
+        trials = self.trials()
+        self._study.sampler = self._sampler(len(trials), trials[since:])
+        trial = self._study.ask()
+        frozen = self._frozen(trial)
+        if _queued(frozen) is None:
+            for name, distribution in self._space.items():
+                trial._suggest(name, distribution)  # as Study.ask does, but not before it is known that nobody has queued it
+            return trial
+        if not self.refused(trial):
+            self._finish_asking(frozen)
+        return Trial(self._study, trial._trial_id)
 
-    def _sampler(self, trials: int) -> optuna.samplers.BaseSampler:
+    def _sampler(self, trials: int, before: list[FrozenTrial]) -> optuna.samplers.BaseSampler:
         """Mixed, for a sum would give the next study seed the same draws one trial later."""
-        seed = int(np.random.SeedSequence((self._seed, trials)).generate_state(1)[0])
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._startup_trials)
+        seeds = np.random.SeedSequence((self._seed, trials))
+        sampler = optuna.samplers.TPESampler(seed=int(seeds.generate_state(1)[0]), n_startup_trials=self._startup_trials)
+        return sampler if isinf(self._grid.size) else Untried(sampler, self._grid, before, np.random.default_rng(seeds))
+
+    def exhausted(self, since: int = 0) -> int | None:
+        """How many points the space has, once trials from `since` on have tried every one of them and nothing is queued."""
+        if isinf(self._grid.size) or self._trials(TrialState.WAITING):
+            return None
+        return int(self._grid.size) if len(tried(self._grid, self.trials()[since:])) >= self._grid.size else None
 
     def running(self) -> list[Trial]:
         """Trials that were asked for and never told, by number; an ask that was cut short is finished first."""
-        found = self._trials(TrialState.RUNNING)
-        for frozen in found:
-            if not self._space.keys() <= frozen.params.keys():
-                self._finish_asking(frozen)
-        return [Trial(self._study, frozen._trial_id) for frozen in found]
+        found = [Trial(self._study, frozen._trial_id) for frozen in self._trials(TrialState.RUNNING)]
+        for trial in found:
+            if not self._space.keys() <= trial.params.keys() and not self.refused(trial):
+                self._finish_asking(self._frozen(trial))
+        return [Trial(self._study, trial._trial_id) for trial in found]
+
+    def refused(self, trial: Trial) -> str | None:
+        """Why the values that a trial was queued with cannot be tried."""
+        queued = _queued(self._frozen(trial))
+        if queued is None or self._space.keys() <= trial.params.keys():  # it was asked for when they could
+            return None
+        try:
+            self._allow(queued)
+        except Mistake as mistake:
+            return sentence(mistake)
+        return None
+
+    def wanted(self, trial: Trial) -> dict[str, Any]:
+        """What a trial was asked for or queued with, be it allowed or not."""
+        return (_queued(self._frozen(trial)) or {}) | trial.params
 
     def enqueued(self) -> set[int]:
         """Hand-made settings: the baselines that samples are compared with."""
-        return {trial.number for trial in self.trials() if "fixed_params" in trial.system_attrs}
+        return {trial.number for trial in self.trials() if _queued(trial) is not None}
 
     def trials(self) -> list[FrozenTrial]:
         """All of them, by number, in whatever state."""
@@ -71,19 +144,19 @@ class Store:
 
     def _finish_asking(self, frozen: FrozenTrial) -> None:
         """Sample what is missing as the undisturbed study would have: same trials before it, same seed."""
-        trials = self.trials()
-        enqueued = frozen.system_attrs.get("fixed_params")
-        before = optuna.create_study(direction="maximize", sampler=self._sampler(len(trials) - (enqueued is None)))
-        before.add_trials(trials[:frozen.number])
-        if enqueued is not None:
-            before.enqueue_trial(enqueued)
+        trials, queued = self.trials(), _queued(frozen)
+        asked = [trial for trial in trials[:frozen.number] if trial.state != TrialState.WAITING]
+        before = optuna.create_study(direction="maximize", sampler=self._sampler(len(trials) - (queued is None), asked))
+        before.add_trials(asked)
+        if queued is not None:
+            before.enqueue_trial(self._allow(queued))
         for name, value in before.ask(self._space).params.items():
             if name not in frozen.params:
                 internal = self._space[name].to_internal_repr(value)
                 self._study._storage.set_trial_param(frozen._trial_id, name, internal, self._space[name])
 
     def told(self) -> list[FrozenTrial]:
-        return self._trials(*TOLD)
+        return [trial for trial in self._trials(*TOLD) if WITHDRAWN not in trial.user_attrs]
 
     def after_told(self) -> int:
         """The number after the last trial that was told."""
@@ -124,8 +197,29 @@ class Store:
             trial.set_constraint("gate", value)
             trial.set_user_attr("gate_constraint", value)  # dashboards show user attributes only (optuna-dashboard 0.21)
 
+    def _frozen(self, trial: Trial) -> FrozenTrial:
+        return self._study._storage.get_trial(trial._trial_id)
+
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
+
+
+def _open(path: Path, patience: Patience) -> optuna.storages.RDBStorage:
+    """Raises StoreError where the file is another Optuna's."""
+    address = sqlite_address(path)
+    try:
+        return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": patience.connect_args})
+    except RuntimeError as error:  # what Optuna 5.0 raises where its tables are not as its own version makes them
+        older = "storage upgrade" in str(error)
+        upgrade = f"copy it, then {Path(sys.executable).with_name('optuna')} storage upgrade --storage {address}"
+        raise StoreError(f"{shown_path(path)}: its tables are those of {'an older' if older else 'a newer'} Optuna than the "
+                         f"installed {optuna.__version__}; {upgrade if older else 'go on with the installation that made it'}"
+                         ) from None
+
+
+def _queued(trial: FrozenTrial) -> dict[str, Any] | None:
+    """The values that a trial was queued with, by us or from elsewhere; None where it was not."""
+    return trial.system_attrs.get("fixed_params")
 
 
 def describe(params: dict[str, Any]) -> str:

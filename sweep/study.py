@@ -27,7 +27,7 @@ from sweep.plain_yaml import read_yaml
 from sweep.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, check_template, text
 from sweep.space import Search, check_space
 from sweep.story_file import StoryFile, load_story
-from sweep.study_errors import Mistake, StudyError, UnknownKey, all_checked, near, parse, together
+from sweep.study_errors import Key, Mistake, StudyError, UnknownKey, all_checked, near, parse, together
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
 FOLDER_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
@@ -221,7 +221,7 @@ class Study(Section):
     @classmethod
     def _check_first(cls, first: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict[str, Any], ...]:
         space = info.data.get("space")
-        values = iter(all_checked(partial(_check_first_value, space, value, i, name)
+        values = iter(all_checked(partial(_check_value, space, name, value, i)
                                   for i, entry in enumerate(first) for name, value in entry.items()))
         return tuple({name: next(values) for name in entry} for entry in first)
 
@@ -277,6 +277,10 @@ class Study(Section):
             data=self.data_value, story=self.story_value, train=overlay(self.train), render=overlay(self.render),
             filters=overlay(self.data.filters), gate=self.objective.gate, weights=self.weights)
 
+    def allowed(self, params: dict[str, Any]) -> dict[str, Any]:
+        """Values that somebody else queued, as an entry of `first` would have them. Raises Mistake."""
+        return {name: _check_value(self.space, name, value) for name, value in params.items()}
+
     def base_spec(self) -> TrialSpec:
         """The base model's own story: no LoRA; a searched setting has its first choice or its low."""
         starts = {name: search.start for name, search in self.space.items()}
@@ -297,15 +301,16 @@ def _written(values: Any, path: str) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def _check_first_value(space: dict[str, Search] | None, value: Any, i: int, name: str) -> Any:
-    """`space` is None where it has mistakes of its own."""
+def _check_value(space: dict[str, Search] | None, name: str, value: Any, *at: Key) -> Any:
+    """A hand-made value of a searched setting, in the setting's own type; a Mistake otherwise. `at` leads to its mapping; `space`
+    is None where it has mistakes of its own."""
     if name not in SETTINGS and space is None:
-        raise UnknownKey(name, SETTINGS, near(name, SETTINGS), (i,))
+        raise UnknownKey(name, SETTINGS, near(name, SETTINGS), at)
     if space is not None and name not in space:
-        raise Mistake("space does not search it", ", ".join(space), near(name, space), (i, name), value)
-    value = SETTINGS[name].check(value, i, name)
+        raise Mistake("space does not search it", ", ".join(space), near(name, space), (*at, name), value)
+    value = SETTINGS[name].check(value, *at, name)
     if space is not None and not space[name].allows(value):
-        raise Mistake(f"space.{name} does not reach it", str(space[name]), at=(i, name), value=value)
+        raise Mistake(f"space.{name} does not reach it", str(space[name]), at=(*at, name), value=value)
     return value
 
 

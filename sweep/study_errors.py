@@ -100,23 +100,23 @@ def near(word: str, words: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(words), n=1)), None)
 
 
+def sentence(mistake: Mistake, loc: tuple[Key, ...] = (), value: str = "") -> str:
+    """`lora_rank is 3, but space.lora_rank does not reach it (allowed: 2, 4)`; `loc` leads to what was checked, `value` is it."""
+    key = _path((*loc, *mistake.at)) or "the file"
+    if isinstance(mistake, UnknownKey):
+        return f"unknown key {key} ({f'did you mean {mistake.guess}?' if mistake.guess else f'allowed: {mistake.allowed}'})"
+    allowed = f" (allowed: {mistake.allowed})" if mistake.allowed else ""
+    guess = f"; did you mean {mistake.guess}?" if mistake.guess else ""
+    return f"{key} is {value if mistake.value is _SAME else shown(mistake.value)}, but {mistake.why}{allowed}{guess}"
+
+
 def _lines(file: Path, error: ErrorDetails) -> tuple[str, ...]:
     cause = error.get("ctx", {}).get("error")
     if isinstance(cause, StudyError):  # a file that this one names has its own lines
         return cause.lines
     mistake = cause if isinstance(cause, Mistake) else _from_pydantic(error)
-    return (f"{shown_path(file)}: {_told(mistake, error)}",)
-
-
-def _told(mistake: Mistake, error: ErrorDetails) -> str:
-    key = _path((*error["loc"], *mistake.at)) or "the file"
-    if isinstance(mistake, UnknownKey):
-        return f"unknown key {key} ({f'did you mean {mistake.guess}?' if mistake.guess else f'allowed: {mistake.allowed}'})"
-    value = shown(error["input"] if mistake.value is _SAME else mistake.value)
-    what = "missing" if error["type"] == "missing" else value
-    allowed = f" (allowed: {mistake.allowed})" if mistake.allowed else ""
-    guess = f"; did you mean {mistake.guess}?" if mistake.guess else ""
-    return f"{key} is {what}, but {mistake.why}{allowed}{guess}"
+    value = "missing" if error["type"] == "missing" else shown(error["input"])
+    return (f"{shown_path(file)}: {sentence(mistake, error['loc'], value)}",)
 
 
 def _from_pydantic(error: ErrorDetails) -> Mistake:

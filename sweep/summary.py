@@ -7,7 +7,8 @@ from reports.console import counted, duration
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """`stopped` says who ended it early, `until` that this was the hour asked for."""
+    """`stopped` says who ended it early, `until` that this was the hour asked for; `points` how many the space has, if all
+    of them were tried before the budget was used."""
     study: str
     told: int
     new: int
@@ -16,6 +17,7 @@ class Summary:
     idle_s: list[float] = field(default_factory=list)  # the worker's waits between trials
     stopped: str | None = None
     until: str | None = None
+    points: int | None = None
 
     def closing(self, best: Result | None, following: str) -> tuple[str, int]:
         """The last line for the user, which names the command `following` this one, and the exit code."""
@@ -26,6 +28,9 @@ class Summary:
                     "command goes on"), 0
         if self.stopped:
             return f"stopped by {self.stopped} after {told}; everything is kept, the same command goes on", 130
+        if self.points:
+            return (f"study {self.study} is complete: all {counted(self.points, 'point')} of its space tried, {told} finished, "
+                    f"{said}; a wider range or another setting in space gives more; next: {following}"), 0
         if not self.new:
             return f"study {self.study} is complete: {told} finished, {said}; --trials asks for more; next: {following}", 0
         return f"{new} finished in {duration(self.wall_s)}, {said}; next: {following}", 0

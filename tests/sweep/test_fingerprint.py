@@ -335,7 +335,7 @@ def test_a_changed_space_crashes_neither_running_nor_queued_trials(folder):
     """With a real store: the sampler keeps to the new range and learns from trials beside it."""
     def opened(values: Any) -> tuple[Store, Any]:
         study = load_study(str(write_text(folder / "study.yaml", yaml.safe_dump(values))))
-        return Store(folder / "study.db", "s", distributions(study), seed=0, startup_trials=2), study
+        return Store(folder / "study.db", "s", distributions(study), seed=0, startup_trials=2, allow=study.allowed), study
 
     store, study = opened(STUDY)
     for _ in range(4):
@@ -355,9 +355,9 @@ def test_a_changed_space_crashes_neither_running_nor_queued_trials(folder):
     assert running.params.items() < again.params.items()
     spec = study.spec(again.number, again.params)
     assert (spec.train.epochs, spec.train.batch_size) == (running.params["epochs"], again.params["batch_size"])
-    with pytest.warns(UserWarning, match="out of range"):
-        queued = store.ask()
-    assert (queued.number, queued.params["learning_rate"]) == (5, 1e-2)
+    queued = store.ask()
+    assert (queued.number, queued.params) == (5, {})
+    assert store.refused(queued) == "epochs is 5, but space does not search it (allowed: batch_size, learning_rate, lora_rank)"
     for _ in range(4):
         trial = store.ask()
         assert trial.params.keys() == study.space.keys()

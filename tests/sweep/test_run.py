@@ -166,9 +166,20 @@ def test_no_room_for_the_note_of_who_is_at_work_ends_with_one_line(tmp_path, wri
     assert "cannot be written (No space left on device)" in done.stderr
 
 
+def queue(folder: Path, **params: object) -> None:
+    """As a notebook does it."""
+    study = study_folder(folder)
+    study.path.mkdir(parents=True, exist_ok=True)
+    optuna.create_study(storage=f"sqlite:///{study.db}", study_name="quick", direction="maximize", load_if_exists=True
+                        ).enqueue_trial(params)
+
+
 def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_path, write_study, cli):
-    """A repeat of its settings is told the same at once."""
-    study = write_study(tmp_path, trials=2, filters="{min_width: 4000}")
+    """A repeat of its settings is told the same at once; what was queued and cannot be tried ends with the reason; a space of one
+    point ends there."""
+    study = write_study(tmp_path, trials=9, filters="{min_width: 4000}")
+    for value in (4000, 4000, "wide"):
+        queue(tmp_path, min_width=value)
     words, _, rest = study.read_text().partition("space:")
     words, _, filters = words.partition("filters: {min_width: 4000}")
     study.write_text(f"{words}filters: {{}}{filters}space: {{min_width: {{choices: [4000]}}}}\n"
@@ -176,16 +187,22 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
     done = cli("run", study, "--runs", tmp_path / "runs")
     assert done.returncode == 0
     assert "no_images: the filters keep 0 of 30 pictures" in done.stdout
+    assert "all 1 point of its space tried, 3 trials finished, none passes the gate yet" in done.stdout
     log = study_folder(tmp_path).worker_log.read_text()
     assert "trial 0 failed as no_images: the filters keep 0 of 30 pictures, but data.min_images is 4\n" in log
     assert "Traceback" not in log
-    for trial, same_as in zip(trials_of(tmp_path), (None, 0), strict=True):
-        assert (trial.state.name, constraint_of(trial)) == ("PRUNED", FAILED_BY_PARAMETERS)
-        assert trial.user_attrs.get("same_as") == same_as
-    for name in ("trial-0000", "trial-0001"):
-        child = runs_of(tmp_path)[name]
+    told = [("PRUNED", "no_images", None), ("PRUNED", "no_images", 0), ("FAIL", "not_allowed", None)]
+    for number, (trial, (state, reason, same_as)) in enumerate(zip(trials_of(tmp_path), told, strict=True)):
+        assert (trial.state.name, constraint_of(trial)) == (state, FAILED_BY_PARAMETERS)
+        assert (trial.user_attrs["reason"], trial.user_attrs.get("same_as")) == (reason, same_as)
+        child = runs_of(tmp_path)[f"trial-{number:04d}"]
         assert child.info.status == "FAILED"
-        assert (child.data.tags["state"], child.data.tags["reason"]) == ("failed", "no_images")
+        assert (child.data.tags["state"], child.data.tags["reason"]) == ("failed", reason)
+    assert trials_of(tmp_path)[2].user_attrs["message"] == (
+        "min_width is 'wide', but it must be a whole number (allowed: 1 to 65536)")
+    again = cli("run", study, "--runs", tmp_path / "runs")
+    assert (again.returncode, again.stderr, len(trials_of(tmp_path))) == (0, "", 3)
+    assert again.stdout.splitlines()[-1].startswith("study quick is complete: all 1 point of its space tried")
 
 
 def test_filters_that_no_trial_can_pass_stop_a_sweep_at_once(tmp_path, write_study, cli):
@@ -230,6 +247,8 @@ def test_any_setting_can_be_sampled_and_an_exact_repeat_is_answered_with_the_sto
     words = words.replace("steps_per_epoch: 3, batch_size: 2", "lora_rank: 2").replace("steps: 2, cfg_scale: 3, size_px: 128", "")
     searched = "".join(f"  {name}: {{choices: [{json.dumps(value)}]}}\n" for name, value in only.items())
     study.write_text(f"{words}space:\n{searched}objective:{space.partition('objective:')[2]}")
+    for _ in range(2):
+        queue(tmp_path, **only)
     done = cli("run", study, "--runs", tmp_path / "runs")
     assert done.returncode == 0, done.stderr
     first, second = study_folder(tmp_path).results()

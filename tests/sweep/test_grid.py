@@ -1,0 +1,101 @@
+"""Spaces whose points can be counted are tried point by point, each once."""
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from sweep.grid import Grid, position
+from sweep.store import Store
+from tests.sweep.test_store import SPACE, complete, failed
+
+SMALL = {"lora_rank": CategoricalDistribution([2, 4, 8]), "epochs": IntDistribution(1, 4)}
+SETTINGS = st.one_of(
+    st.lists(st.sampled_from([1, 2, 4, None, "phash"]), min_size=1, max_size=3, unique=True).map(CategoricalDistribution),
+    st.builds(lambda low, more, step: IntDistribution(low, low + more * step, step=step), st.integers(-9, 99), st.integers(0, 3),
+              st.integers(1, 64)),
+    st.builds(lambda low, more: IntDistribution(low, low + more, log=True), st.integers(1, 99), st.integers(0, 2)),
+    st.builds(lambda low, more, step: FloatDistribution(low, low + more * step, step=step), st.sampled_from([0.0, 0.1, 1e-4]),
+              st.integers(0, 3), st.sampled_from([0.1, 0.3, 1e-5])),
+    st.floats(0.1, 9).map(lambda value: FloatDistribution(value, value)),
+)
+
+
+def open_store(folder: Path, space: Any = SMALL, seed: int = 0) -> Store:
+    return Store(folder / "study.db", "s", space, seed=seed, startup_trials=3)
+
+
+def work(store: Store, trials: int) -> list[dict[str, Any]]:
+    seen = []
+    for _ in range(trials):
+        trial = store.ask()
+        store.tell(trial, complete(trial.number, 5 + 0.1 * (trial.number % 7)))
+        seen.append(trial.params)
+    return seen
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
+@given(space=st.dictionaries(st.sampled_from("abc"), SETTINGS, min_size=1, max_size=2), seed=st.integers(0, 99))
+def test_as_many_trials_as_points_try_every_point(tmp_path_factory, space: dict[str, Any], seed: int) -> None:
+    store, size = open_store(tmp_path_factory.mktemp("small"), space, seed), Grid(space).size
+    seen = []
+    while not store.exhausted():
+        seen += work(store, 1)
+        assert len(seen) <= size
+    assert len(seen) == size
+    assert len({tuple(position(space[name], value) for name, value in params.items()) for params in seen}) == size
+
+
+def test_a_continued_study_goes_on_among_the_untried_as_an_uninterrupted_one_would(tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "stopped").mkdir()
+    whole = work(open_store(tmp_path / "whole"), 12)
+    assert len({tuple(params.items()) for params in whole}) == 12
+    assert [params for trials in (5, 1, 6) for params in work(open_store(tmp_path / "stopped"), trials)] == whole
+
+
+def test_a_point_that_failed_by_accident_comes_again_last_and_once(tmp_path: Path) -> None:
+    store = open_store(tmp_path, {"lora_rank": CategoricalDistribution([2, 4, 8])})
+    first = store.ask()
+    store.tell(first, failed(first.number, "device_lost"))
+    others = work(store, 2)
+    assert first.params not in others
+    assert store.exhausted() is None
+    again = store.ask()
+    assert again.params == first.params
+    store.tell(again, failed(again.number, "device_lost"))
+    assert store.exhausted() == 3
+
+
+def test_after_an_accepted_change_every_point_is_untried(tmp_path: Path) -> None:
+    store = open_store(tmp_path, {"lora_rank": CategoricalDistribution([2, 4])})
+    work(store, 2)
+    assert (store.exhausted(), store.exhausted(since=2)) == (2, None)
+    seen = [store.ask(since=2).params["lora_rank"] for _ in range(2)]
+    assert sorted(seen) == [2, 4]
+
+
+def test_what_a_queued_trial_leaves_open_is_untried_too(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    for _ in range(4):
+        store._study.enqueue_trial({"lora_rank": 4})
+    assert store.exhausted() is None
+    assert len({tuple(params.items()) for params in work(store, 4)}) == 4
+
+
+def test_a_space_of_any_number_of_points_is_never_exhausted(tmp_path: Path) -> None:
+    store = open_store(tmp_path, SPACE)
+    work(store, 5)
+    assert store.exhausted() is None
+
+
+@pytest.mark.parametrize("reason", ["no_images", "nan_loss"])
+def test_points_that_cannot_work_are_not_tried_again(tmp_path: Path, reason: str) -> None:
+    store = open_store(tmp_path, {"lora_rank": CategoricalDistribution([2, 4])})
+    for _ in range(2):
+        trial = store.ask()
+        store.tell(trial, replace(failed(trial.number, reason)))
+    assert store.exhausted() == 2
