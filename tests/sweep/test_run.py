@@ -9,6 +9,7 @@ from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from safetensors import safe_open
@@ -19,6 +20,7 @@ from core.settings import Result
 from sweep.driver import SweepRefused, run_sweep
 from sweep.progress import PlainProgress
 from sweep.study import load_study
+from sweep.study_errors import StudyError
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +146,62 @@ def test_changed_words_are_refused_by_name(swept, tmp_path, write_study, cli):
     assert done.returncode == 2
     assert "objective.gate (6.0 -> 5.0)" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+EDITS: list[tuple[str, dict[str, object], str | None]] = [  # what is edited, and the words of the refusal; None: it goes on
+    ("the seed", {"seed": 1}, "seed (0 -> 1)"),
+    ("the gate", {"objective.gate": 5}, "objective.gate (6.0 -> 5.0)"),
+    ("the story's title", {"story.title": "Another"}, None),
+    ("a prompt", {"story.scenes.1.prompt": "a dragon"}, "story.scenes[2].prompt ("),
+    ("another prompt for all", {"story.template": "ink, {scene}"}, "story.scenes[1].prompt ("),
+    ("a wider range", {"space.lora_alpha": {"low": 0.5, "high": 9}}, None),
+    ("a narrower range", {"space.lora_alpha": {"low": 2, "high": 3}}, None),
+    ("a range that is logarithmic now", {"space.lora_alpha": {"low": 1, "high": 8, "log": True}}, "space.lora_alpha changed"),
+    ("choices in another order", {"space.lora_rank": {"choices": [4, 2]}}, "space.lora_rank changed since the study was started "
+     "([2, 4] -> [4, 2]), but Optuna keeps choices, their order and log as they are"),
+    ("one choice more", {"space.lora_rank": {"choices": [2, 4, 8]}}, "([2, 4] -> [2, 4, 8])"),
+    ("a setting moved from space to train", {"space.lora_alpha": ..., "train.lora_alpha": 4}, None),
+    ("the same in train", {"space.lora_alpha": ..., "train.lora_alpha": 2}, "train.lora_alpha (4.0 -> 2.0)"),
+    ("and back", {}, None),
+    ("a setting that is fixed otherwise", {"train.batch_size": 1}, "train.batch_size (2 -> 1)"),
+    ("a budget under what is done", {"budget.trials": 1}, None),
+    ("how many are sampled at random, what is tried first", {"sampler.startup_trials": 9, "first": [{"lora_rank": 2}]}, None),
+    ("nothing", {}, None),
+    ("name and folder", {"name": "other"}, "other/study.db: it holds study quick"),
+]
+
+
+def test_every_edit_between_two_runs_goes_on_or_is_refused_in_words(swept, tmp_path, monkeypatch):
+    """One study, edited again and again; nothing that was made is touched."""
+    from rich.console import Console
+
+    from tests.sweep.test_fingerprint import with_value
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    runs, written = Runs(tmp_path / "runs"), yaml.safe_load(swept[1].read_text())
+    shutil.copytree(swept[0] / "runs", runs.path, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts", "tracked.json"))
+    written["story"] = yaml.safe_load(Path(written["story"]).read_text())
+    made = {path.relative_to(runs.path): path.read_bytes() for path in runs.path.rglob("result.json")}
+    for what, edit, refused in EDITS:
+        values = written
+        for path, value in edit.items():
+            values = with_value(values, path, value)
+        file = tmp_path / "edited.yaml"
+        file.write_text(yaml.safe_dump(values))
+        if "name" in edit:
+            shutil.copytree(runs.path / "quick", runs.path / str(edit["name"]))
+        study = load_study(str(file))
+        if refused:
+            with pytest.raises(StudyError, match=re.escape(refused)) as raised:
+                run_sweep(study, runs, "cpu", PlainProgress(Console(quiet=True)))
+            assert len(str(raised.value).splitlines()) == 1, what
+        else:
+            words, code = run_sweep(study, runs, "cpu", PlainProgress(Console(quiet=True))).closing(None, "")
+            assert (code, words.partition(",")[0]) == (0, "study quick is complete: 2 trials finished"), what
+            assert runs.study("quick").frozen.read_text() == study.to_yaml(), what
+        assert {path: (runs.path / path).read_bytes() for path in made} == made, what
+        assert [trial.state.name for trial in trials_of(tmp_path)][:2] == ["COMPLETE"] * 2, what
+    assert not list((runs.path / "other" / "trials").glob("aside-*"))
 
 
 def test_a_second_driver_is_refused(swept, cli):
