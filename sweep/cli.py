@@ -300,8 +300,9 @@ def _started(study: str, runs: Path) -> StudyFolder:
 def _exportable(folder: StudyFolder) -> str:
     """The trials that have a story; a failed one has none."""
     complete = [result for result in folder.results() if result.state == "complete"]
-    passed, under = (", ".join(str(result.spec.number) for result in complete if result.passed_gate is wanted)
-                     for wanted in (True, False))
+    since = folder.compares_from()
+    passed, under = (", ".join(str(result.spec.number) for result in complete
+                               if (result.passed_gate and result.spec.number >= since) is wanted) for wanted in (True, False))
     if not complete:
         return "allowed: none, for no trial has made a story yet"
     return f"allowed: {passed}" + f"; with --force: {under}" * bool(under) if passed else f"allowed with --force: {under}"

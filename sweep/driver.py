@@ -137,7 +137,7 @@ class Sweep:
         return Summary(study=self.study.name, told=told, new=told - told_before, wall_s=time.monotonic() - started,
                        driver_cpu_s=time.process_time() - cpu_before, idle_s=self._idle_s, stopped=self._stopped(target),
                        until=self._until.name if self._until else None,
-                       points=self.store.exhausted(self.fingerprint.since) if told < target else None)
+                       queued=self.store.queued(), points=self.store.exhausted(self.fingerprint.since) if told < target else None)
 
     def _stopped(self, target: int) -> str | None:
         """Who ended this call before its work was done."""

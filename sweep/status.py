@@ -1,12 +1,16 @@
-"""Where a study stands, read from its folder alone: no torch, no Optuna, no MLflow."""
+"""Where a study stands, read from its folder alone: no torch, no Optuna study, no MLflow."""
 from dataclasses import dataclass
+from math import isinf
 
 from core.files import read_json
 from core.folders import Runs, StudyFolder
+from core.gate import PARAMETER_FAILURES
 from core.settings import Result
 from reports.table import passed
+from sweep.grid import Grid
 from sweep.lock import is_locked
-from sweep.study import load_frozen
+from sweep.space import distributions
+from sweep.study import Study, load_frozen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,16 +32,25 @@ class Status:
 
 def study_status(folder: StudyFolder) -> Status:
     results, passing = folder.results(), passed(folder)
-    target = load_frozen(folder.frozen).budget.trials
+    left = max(0, _left(load_frozen(folder.frozen), results, folder.compares_from()))
     complete = [result for result in results if result.state == "complete"]
     timed = [result for result in complete if result.same_as is None]  # a repeat takes no time
     mean_s = sum(result.duration_s for result in timed) / len(timed) if timed else None
     return Status(
-        name=folder.path.name, running=is_locked(folder), target=max(target, len(results)), done=len(results),
+        name=folder.path.name, running=is_locked(folder), target=len(results) + left, done=len(results),
         passed=len(passing), failed=len(results) - len(complete),
-        best=next(iter(passing), None), left_s=None if mean_s is None else mean_s * max(0, target - len(results)),
+        best=next(iter(passing), None), left_s=None if mean_s is None else mean_s * left,
         recovered=_recovered(folder),
     )
+
+
+def _left(study: Study, results: list[Result], since: int) -> int:
+    """Trials still to be done: of the budget, or of the untried points of a space that has no more."""
+    grid = Grid(distributions(study))
+    known = {grid.point(result.spec.params()) for result in results
+             if result.spec.number >= since and (result.state == "complete" or result.reason in PARAMETER_FAILURES)}
+    left = study.budget.trials - len(results)
+    return left if isinf(grid.size) else min(left, int(grid.size) - len(known - {None}))
 
 
 def study_folders(runs: Runs) -> list[StudyFolder]:

@@ -16,7 +16,8 @@ from core.gate import FAILED_BY_PARAMETERS, PARAMETER_FAILURES, constraint
 from core.settings import Result, TrialSpec
 from sweep.address import sqlite_address
 from sweep.busy_sqlite import Patience
-from sweep.grid import Grid, Untried, tried
+from sweep.grid import Grid
+from sweep.sampler import Untried, tried
 from sweep.study_errors import Mistake, StudyError, sentence, shown_path
 
 Distributions = dict[str, optuna.distributions.BaseDistribution]
@@ -107,7 +108,7 @@ class Store:
 
     def exhausted(self, since: int = 0) -> int | None:
         """How many points the space has, once trials from `since` on have tried every one of them and nothing is queued."""
-        if isinf(self._grid.size) or self._trials(TrialState.WAITING):
+        if isinf(self._grid.size) or self.queued():
             return None
         return int(self._grid.size) if len(tried(self._grid, self.trials()[since:])) >= self._grid.size else None
 
@@ -133,6 +134,10 @@ class Store:
     def wanted(self, trial: Trial) -> dict[str, Any]:
         """What a trial was asked for or queued with, be it allowed or not."""
         return (_queued(self._frozen(trial)) or {}) | trial.params
+
+    def queued(self) -> int:
+        """How many trials wait to be asked for before any is sampled."""
+        return len(self._trials(TrialState.WAITING))
 
     def enqueued(self) -> set[int]:
         """Hand-made settings: the baselines that samples are compared with."""

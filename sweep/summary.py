@@ -8,7 +8,7 @@ from reports.console import counted, duration
 @dataclass(frozen=True, kw_only=True)
 class Summary:
     """`stopped` says who ended it early, `until` that this was the hour asked for; `points` how many the space has, if all
-    of them were tried before the budget was used."""
+    of them were tried before the budget was used, `queued` how many trials wait that somebody asked for."""
     study: str
     told: int
     new: int
@@ -18,6 +18,7 @@ class Summary:
     stopped: str | None = None
     until: str | None = None
     points: int | None = None
+    queued: int = 0
 
     def closing(self, best: Result | None, following: str) -> tuple[str, int]:
         """The last line for the user, which names the command `following` this one, and the exit code."""
@@ -31,6 +32,8 @@ class Summary:
         if self.points:
             return (f"study {self.study} is complete: all {counted(self.points, 'point')} of its space tried, {told} finished, "
                     f"{said}; a wider range or another setting in space gives more; next: {following}"), 0
+        queued = f"; {counted(self.queued, 'queued trial')} not run, for the budget is used" if self.queued else ""
         if not self.new:
-            return f"study {self.study} is complete: {told} finished, {said}; --trials asks for more; next: {following}", 0
-        return f"{new} finished in {duration(self.wall_s)}, {said}; next: {following}", 0
+            return (f"study {self.study} is complete: {told} finished, {said}{queued}; --trials asks for more; next: "
+                    f"{following}"), 0
+        return f"{new} finished in {duration(self.wall_s)}, {said}{queued}; next: {following}", 0

@@ -198,6 +198,7 @@ def test_every_edit_between_two_runs_goes_on_or_is_refused_in_words(swept, tmp_p
         else:
             words, code = run_sweep(study, runs, "cpu", PlainProgress(Console(quiet=True))).closing(None, "")
             assert (code, words.partition(",")[0]) == (0, "study quick is complete: 2 trials finished"), what
+            assert ("; 1 queued trial not run, for the budget is used;" in words) == ("first" in edit), what
             assert runs.study("quick").frozen.read_text() == study.to_yaml(), what
         assert {path: (runs.path / path).read_bytes() for path in made} == made, what
         assert [trial.state.name for trial in trials_of(tmp_path)][:2] == ["COMPLETE"] * 2, what
@@ -327,7 +328,8 @@ def test_a_trial_of_an_older_version_whose_settings_are_not_allowed_any_more_fai
     assert done.returncode == 0, done.stderr
     assert "trial 0 fails, for its settings are not allowed any more" in done.stdout
     trial, = trials_of(tmp_path)
-    assert (trial.state.name, trial.user_attrs["message"]) == ("FAIL", "lora_alpha is 5000.0, but it is too large")
+    assert (trial.state.name, trial.user_attrs["message"]) == (
+        "FAIL", "lora_alpha is 5000.0, but it is too large (allowed: more than 0, up to 1024)")
     assert runs_of(tmp_path)["trial-0000"].info.status == "FAILED"
 
 

@@ -1,0 +1,61 @@
+"""The sampler of a space whose points can be counted: it prefers those that are untried."""
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from sweep.grid import Grid, Point, Space, position
+
+
+class Untried(BaseSampler):
+    """Samples as `inner` does; in place of a point that is known already it takes the untried one most like it."""
+
+    def __init__(self, inner: BaseSampler, grid: Grid, before: Collection[FrozenTrial], random: np.random.Generator) -> None:
+        asked = {point for trial in before if (point := grid.point(trial.params)) is not None}
+        self._inner, self._grid, self._random = inner, grid, random
+        self._taken = asked, tried(grid, before)  # accidents come last
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
+        return self._grid.space
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
+        related = self._inner.infer_relative_search_space(study, trial)
+        drawn = self._inner.sample_relative(study, trial, related)
+        for name, distribution in self._grid.space.items():
+            if name not in drawn or position(distribution, drawn[name]) is None:  # startup, or a range that changed
+                drawn[name] = self._inner.sample_independent(study, trial, name, distribution)
+        queued = trial.system_attrs.get("fixed_params", {})
+        start, free = self._grid.point(drawn | queued), self._grid.space.keys() - queued.keys()
+        if start is None:
+            return drawn
+        found = (self._grid.nearest(start, taken, free, self._random) for taken in self._taken)
+        return next((self._grid.params(point) for point in found if point), drawn)
+
+    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str,
+                           param_distribution: BaseDistribution) -> Any:
+        return self._inner.sample_independent(study, trial, param_name, param_distribution)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        self._inner.before_trial(study, trial)
+
+    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
+        self._inner.after_trial(study, trial, state, values)
+
+
+def tried(grid: Grid, trials: Collection[FrozenTrial]) -> set[Point]:
+    """Points that need no further trial; what failed for no fault of its own may be tried once more."""
+    points: set[Point] = set()
+    accidents: set[Point] = set()
+    for trial in trials:
+        point = grid.point(trial.params)
+        if point is None:
+            continue
+        if trial.state == TrialState.FAIL and point not in accidents:
+            accidents.add(point)
+        else:
+            points.add(point)
+    return points
