@@ -12,13 +12,14 @@ import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.fail_point import fail_point
+from core.folders import shown_path
 from core.gate import FAILED_BY_PARAMETERS, PARAMETER_FAILURES, constraint
 from core.settings import Result, TrialSpec
 from sweep.address import sqlite_address
 from sweep.busy_sqlite import Patience
 from sweep.grid import Grid
 from sweep.sampler import Untried, tried
-from sweep.study_errors import Mistake, StudyError, sentence, shown_path
+from sweep.study_errors import Mistake, StudyError, sentence
 
 Distributions = dict[str, optuna.distributions.BaseDistribution]
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
