@@ -90,6 +90,11 @@ class Runs:
     def tracking_lock(self) -> Path:
         return self.path / "mlflow.lock"
 
+    @property
+    def ui_log(self) -> Path:
+        """What MLflow's server said, the last time that `lora-sweep ui` ran it."""
+        return self.path / "ui.log"
+
     def study(self, name: str) -> "StudyFolder":
         return StudyFolder(self.path / name)
 

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from core.folders import Runs, StudyFolder, shown_path
+from sweep.address import shown_address
 from sweep.console import err, out, steady
 from sweep.device_name import checked_device
 from sweep.mlflow_ui import HOST, PORT
 from sweep.outcome import outcome
-from sweep.tracking_uri import VARIABLE, masked
+from sweep.tracking_uri import VARIABLE
 
 if TYPE_CHECKING:
     from sweep.study import Study
@@ -205,6 +206,7 @@ def report(study: StudyName, runs: RunsFolder = HERE) -> None:
     """Write one offline page: the leaderboard and every story."""
     from reports.page import write_report
 
+    _mend_places(runs)
     _say(f"report: {shown_path(write_report(_started(study, runs)))}")
 
 
@@ -271,6 +273,7 @@ def ui(
     """Serve MLflow's own UI for the runs of all studies."""
     from sweep.mlflow_ui import open_ui
 
+    _mend_places(runs)
     open_ui(Runs(runs), host, port, _say)
 
 
@@ -308,6 +311,18 @@ def _exportable(folder: StudyFolder) -> str:
     return f"allowed: {passed}" + f"; with --force: {under}" * bool(under) if passed else f"allowed with --force: {under}"
 
 
+def _mend_places(runs: Path) -> None:
+    import sqlite3
+
+    from sweep.moved_store import mend_artifact_places
+
+    try:
+        if line := mend_artifact_places(Runs(runs)):
+            _say(line)
+    except sqlite3.Error as error:  # locked for long, or not MLflow's
+        _warn(f"{Runs(runs).tracking_db}: cannot be read ({error}); if the folder was moved, MLflow does not find its pictures")
+
+
 def _print_plan(study: "Study", runs: Path, until: str, device: str) -> None:
     from sweep.deadline import deadline
     from sweep.plan import disks, make_plan
@@ -340,8 +355,9 @@ def _command(words: str, runs: Path) -> str:
 
 
 def _say_where(folder: StudyFolder, runs: Path) -> None:
+    uri = os.environ.get(VARIABLE)
     rows: list[tuple[str, Any]] = [("trials", folder.path / "trials"), ("report", folder.report),
-                                   ("tracking", masked(os.environ.get(VARIABLE, "")) or Runs(runs).tracking_db)]
+                                   ("tracking", shown_address(uri) if uri else Runs(runs).tracking_db)]
     for word, place in rows:
         if isinstance(place, str) or place.exists():
             _say(f"{word:10}{place if isinstance(place, str) else shown_path(place)}")

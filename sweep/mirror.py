@@ -8,9 +8,9 @@ import logging
 import math
 import os
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,10 @@ from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from core.files import read_json, write_json, write_text
-from core.folders import Runs, StudyFolder, TrialFolder
+from core.folders import Runs, TrialFolder
 from core.settings import Result, TrialSpec
-from sweep.tracking_store import open_experiment
+from sweep.tracked import STUDY_ID, Tracked, TrackedRun
+from sweep.tracking_store import open_experiment, store_id
 from sweep.tracking_uri import VARIABLE, tracking_uri
 from sweep.trial_record import artifact_files, as_params, loss_points, result_points, result_tags, started_ms, written_ms
 
@@ -44,13 +44,6 @@ class Child:
     metrics: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A trial that MLflow has whole, with the result that was written then."""
-    run_id: str
-    written_ms: int
-
-
 class Mirror:
     """One study's experiment: a parent run, a child run for each trial. Used from one thread at a time.
 
@@ -63,24 +56,35 @@ class Mirror:
         self._client: MlflowClient | None = None
         self._children: dict[int, Child] = {}
         self._uploads: dict[tuple[Any, ...], bool] = {}  # whether a file that was tried has arrived
-        self._parent_of_sent, self.sent = _read_sent(self._folder.tracked)
-        self._id = _tracking_id(self._folder) if os.environ.get(VARIABLE) else None  # a store of its own needs none
-        self.sure = False  # whether `sent` is about this store: MLflow was seen to have its parent run
+        self._tracked = Tracked(self._folder, shared=bool(os.environ.get(VARIABLE)))
+        self._of_the_parent: dict[str, Callable[[], None]] = {}  # what it was told, should it be deleted
+        self._parent_is_empty = False
+        self.sure = False  # whether what was tracked is about this store
 
     def connect(self) -> None:
         """Open the store, the experiment and the parent run, once. Raises TrackingError."""
         if self._client:
             return
         client, experiment = open_experiment(self._runs, self._study, self._uri)
+        if not self.sure:
+            self._leave_to_the_other_folder(client, experiment)
         found = self._find(client, experiment, "tags.kind = 'study'") or self._claim(client, experiment)
         for lost in found[1:]:  # made by a request that we gave up too early
             client.delete_run(lost.info.run_id)
+        known, store = {run.info.run_id for run in found}, store_id(client)
+        if self._tracked.parent not in known and (store is None or self._tracked.store != store):
+            self._tracked.trials = {}  # another store, or a new one: it has none of them
         self._parent = found[0] if found else client.create_run(
-            experiment, run_name=self._study, tags={"kind": "study"} | self._mark)
+            experiment, run_name=self._study, tags={"kind": "study"} | self._tracked.new_mark())
+        self._tracked.store, self._tracked.parent = store, self._parent.info.run_id
+        self._parent_is_empty = self._parent_is_empty or not found
         self._experiment, self._client = experiment, client
-        if self._parent.info.run_id != self._parent_of_sent:  # another store, or a new one: it has none of the trials
-            self._parent_of_sent, self.sent = self._parent.info.run_id, {}
         self.sure = True
+        if self._parent_is_empty:  # the first, or the user deleted the one before
+            self._adopt_children(client)
+            for tell in list(self._of_the_parent.values()):
+                tell()
+            self._parent_is_empty = False
 
     def forget(self) -> None:
         """After a failure nothing is certain: look again at what MLflow has."""
@@ -89,12 +93,17 @@ class Mirror:
 
     def start_study(self, settings: dict[str, Any], study_file: Path) -> None:
         """The parent run is at work; what an earlier run of the sweep left open is not."""
+        self._describe(settings, study_file)
+        self._end_open_children()
+        client, run_id = self._connected()
+        client.update_run(run_id, status="RUNNING")
+
+    def _describe(self, settings: dict[str, Any], study_file: Path) -> None:
         client, run_id = self._connected()
         self._upload(run_id, study_file, None)
         if not self._parent.data.params:
-            client.log_batch(run_id, params=as_params(settings))
-        self._end_open_children()
-        client.update_run(run_id, status="RUNNING")
+            client.log_batch(run_id, params=as_params(settings), synchronous=True)
+        self._of_the_parent["settings"] = partial(self._describe, settings, study_file)
 
     def keep_only(self, numbers: set[int]) -> None:
         """Delete the runs of trials that the study knows no more, such as those of a study.db that was lost."""
@@ -102,20 +111,22 @@ class Mirror:
         for run in self._find(client, self._experiment, CHILDREN):
             number = int(run.data.tags["trial_number"])
             if number not in numbers:
-                if number in self.sent:
-                    self._forget_sent(number)
+                self._tracked.forget(number)
                 client.delete_run(run.info.run_id)
+        for number in self._tracked.trials.keys() - numbers:  # the user deleted their runs; another trial may get the number
+            self._tracked.forget(number)
 
     def tag_study(self, tags: dict[str, str]) -> None:
         client, run_id = self._connected()
-        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
+        self._of_the_parent["tags"] = partial(self.tag_study, tags)
 
     def tag_older(self, since: int) -> None:
         """Mark the runs of trials before `since`: their scores do not compare with later ones."""
         client, _ = self._connected()
         for run in self._find(client, self._experiment, CHILDREN):
             if int(run.data.tags["trial_number"]) < since and "older" not in run.data.tags:
-                client.set_tag(run.info.run_id, "older", "true")
+                client.set_tag(run.info.run_id, "older", "true", synchronous=True)
 
     def base(self, result: Result, folder: TrialFolder) -> None:
         """The base model's own story, on the parent run; its numbers come last and say that the rest is there."""
@@ -123,21 +134,22 @@ class Mirror:
         points = _missing(result_points(result, folder, "base_"), self._parent.data.metrics)
         if points:
             self._upload(run_id, folder.sheet, "base")
-            client.log_batch(run_id, metrics=points)
+            client.log_batch(run_id, metrics=points, synchronous=True)
+        self._of_the_parent["base"] = partial(self.base, result, folder)
 
     def trial(self, spec: TrialSpec, sampled: str, folder: TrialFolder, result: Result | None) -> None:
         """Everything that `folder` has by now; with a result the whole trial, its final status last."""
         client, parent = self._connected()
-        if result and self._is_sent(spec.number):
+        if self._is_left_alone(spec.number) or (result and self._is_sent(spec.number)):
             return
-        if spec.number in self.sent:  # the trial was started again
-            self._forget_sent(spec.number)
         child = self._child(spec, sampled, folder)
+        if child is None:
+            return
         points = result_points(result, folder) if result else []
         if folder.result.exists() and _contradicts(points, child.metrics):  # done again: old points would stay beside new ones
-            client.delete_run(child.run_id)
-            del self._children[spec.number]
+            self._delete(child.run_id, spec.number)
             child = self._child(spec, sampled, folder)
+            assert child
         made = self._folder.made(result) if result else folder
         self._log_losses(child, spec, made)
         if result is None:
@@ -146,27 +158,27 @@ class Mirror:
             self._upload(child.run_id, path, where)
         tags = result_tags(result) | {MLFLOW_PARENT_RUN_ID: parent}
         client.log_batch(child.run_id, metrics=_missing(points, child.metrics),
-                         tags=[RunTag(key, value) for key, value in tags.items() if value])
+                         tags=[RunTag(key, value) for key, value in tags.items() if value], synchronous=True)
         ended_ms = written_ms(folder)
         client.set_terminated(child.run_id, "FINISHED" if result.state == "complete" else "FAILED",
                               max(child.started_ms, ended_ms))  # a clock may have been set back
         del self._children[spec.number]
-        self._keep_sent(self.sent | {spec.number: Sent(child.run_id, ended_ms)})
+        self._tracked.note(spec.number, TrackedRun(child.run_id, ended_ms))
 
     def whole(self) -> set[int]:
-        """Trials whose result, as it lies on the disk, was sent with all that belongs to it."""
-        return {number for number in self.sent if self._is_sent(number)}
+        """Trials of which nothing is left to send: their result, as it lies on the disk, was sent with all that belongs to it, or
+        the user deleted their run."""
+        return {number for number in self._tracked.trials if self._is_left_alone(number) or self._is_sent(number)}
 
     def end_study(self, status: str, winner: int | None) -> None:
-        """End the parent run and whatever is still open under it, and mark the winner."""
+        """End the parent run and whatever is still open under it, and mark the winner, unless the user deleted its run."""
         client, parent = self._connected()
         self._end_open_children()
-        best = self.sent[winner].run_id if winner in self.sent else None
-        for run in self._find(client, self._experiment, "tags.winner = 'true'"):
-            if run.info.run_id != best:
-                client.set_tag(run.info.run_id, "winner", "false")
-        if best:
-            client.set_tag(best, "winner", "true")
+        best = self._tracked.trials[winner].run_id if winner is not None and self._is_sent(winner) else None
+        for run in self._find(client, self._experiment, CHILDREN):
+            won = run.info.run_id == best
+            if won or run.data.tags.get("winner") == "true":
+                client.set_tag(run.info.run_id, "winner", str(won).lower(), synchronous=True)
         client.set_terminated(parent, status, max(self._parent.info.start_time, _now_ms()))
 
     def _connected(self) -> tuple[MlflowClient, str]:
@@ -175,28 +187,34 @@ class Mirror:
         assert self._client
         return self._client, self._parent.info.run_id
 
-    def _child(self, spec: TrialSpec, sampled: str, folder: TrialFolder) -> Child:
-        """The trial's one run, open and with its params: found, or made."""
+    def _child(self, spec: TrialSpec, sampled: str, folder: TrialFolder) -> Child | None:
+        """The trial's one run, open and with its params: found, or made; None if the user deleted it."""
         if spec.number in self._children:
             return self._children[spec.number]
         client, parent = self._connected()
         found = self._find(client, self._experiment, f"tags.trial_number = '{spec.number}'")
         params = as_params(spec.all_params())
         if found and any(found[0].data.params.get(param.key, param.value) != param.value for param in params):
-            client.delete_run(found.pop(0).info.run_id)  # begun under other words, and MLflow never changes a logged param
+            # Begun under other words, and MLflow never changes a logged param.
+            self._delete(found.pop(0).info.run_id, spec.number)
         for lost in found[1:]:
             client.delete_run(lost.info.run_id)
+        if not found and spec.number in self._tracked.trials:
+            self._tracked.note_deleted(spec.number)
+            log.warning("MLflow: the run of trial %d was deleted there; it stays deleted, its folder has everything", spec.number)
+            return None
         name = f"trial-{spec.number:04d}"
         run = found[0] if found else client.create_run(
             self._experiment, start_time=started_ms(folder), run_name=name, tags={  # MLflow may hear of it much later
                 MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: name, "trial_number": str(spec.number), "state": "running",
-                "sampled": sampled} | self._mark)
+                "sampled": sampled} | self._tracked.new_mark())
         run_id = run.info.run_id
+        self._tracked.note(spec.number, TrackedRun(run_id))  # also where the trial was started again: it is not whole any more
         if run.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
         params = [param for param in params if run.data.params.get(param.key) != param.value]
         if params:
-            client.log_batch(run_id, params=params)
+            client.log_batch(run_id, params=params, synchronous=True)
         steps = {point.step for point in client.get_metric_history(run_id, "train_loss")} if found else set()
         self._children[spec.number] = Child(run_id, run.info.start_time, steps, run.data.metrics)
         return self._children[spec.number]
@@ -207,7 +225,7 @@ class Mirror:
         points = [point for point in loss_points(spec, folder) if point.step not in child.loss_steps]
         for start in range(0, len(points), MAX_METRICS):
             batch = points[start:start + MAX_METRICS]
-            client.log_batch(child.run_id, metrics=batch)
+            client.log_batch(child.run_id, metrics=batch, synchronous=True)
             child.loss_steps.update(point.step for point in batch)
             self._moves(0.0)
 
@@ -234,42 +252,56 @@ class Mirror:
         client, _ = self._connected()
         for run in self._find(client, self._experiment, f"attributes.status = 'RUNNING' AND {CHILDREN}"):
             run_id = run.info.run_id
-            sent = self.sent.get(int(run.data.tags["trial_number"]))
-            if sent and sent.run_id != run_id:  # made by a request that we gave up too early
+            known = self._tracked.trials.get(int(run.data.tags["trial_number"]))
+            if known and known.written_ms is not None and known.run_id != run_id:  # made by a request that we gave up too early
                 client.delete_run(run_id)
             else:
                 client.set_terminated(run_id, "KILLED", max(run.info.start_time, _now_ms()))
 
-    @property
-    def _mark(self) -> dict[str, str]:
-        return {"study_id": self._id} if self._id else {}
+    def _leave_to_the_other_folder(self, client: MlflowClient, experiment: str) -> None:
+        """Where another folder goes on under this study's id, the one is a copy of the other: this one takes a new id."""
+        if self._tracked.id and not all(map(self._tracked.is_own, _search(client, experiment, self._of_this_study("")))):
+            self._tracked.take_new_id()
+            log.warning("MLflow: a copy of %s, or the folder that it was copied from, sends its trials under the same id; "
+                        "this folder gets an id of its own, and sends all its trials anew", self._folder.path)
+
+    def _adopt_children(self, client: MlflowClient) -> None:
+        for run in self._find(client, self._experiment, CHILDREN):
+            client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, self._parent.info.run_id, synchronous=True)
 
     def _find(self, client: MlflowClient, experiment: str, where: str) -> list[Run]:
-        """This study's runs: on a store that others use too, one of the same name in another runs folder has its own."""
-        return _search(client, experiment, where + "".join(f" AND tags.{key} = '{value}'" for key, value in self._mark.items()))
+        """This study's runs: in a store that others use too, one of the same name in another runs folder has its own."""
+        return [run for run in _search(client, experiment, self._of_this_study(where)) if self._tracked.is_own(run)]
+
+    def _of_this_study(self, where: str) -> str:
+        mine = f"tags.{STUDY_ID} = '{self._tracked.id}'" if self._tracked.id else ""
+        return " AND ".join(filter(None, (where, mine)))
 
     def _claim(self, client: MlflowClient, experiment: str) -> list[Run]:
-        """What this folder sent before it had a mark, as to the same store while that was its own."""
+        """Runs that this study logged before the store was a shared one: tag them now."""
         parents = [run for run in _search(client, experiment, "tags.kind = 'study'")
-                   if self._mark and run.info.run_id == self._parent_of_sent]
+                   if self._tracked.id and run.info.run_id == self._tracked.parent and STUDY_ID not in run.data.tags]
         for parent in parents:
             children = _search(client, experiment, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'")
             for run in (*children, parent):  # the parent last, so that a claim that broke off is made again
-                client.log_batch(run.info.run_id, tags=[RunTag(key, value) for key, value in self._mark.items()])
+                client.set_tag(run.info.run_id, STUDY_ID, self._tracked.id, synchronous=True)
         return parents
 
+    def _delete(self, run_id: str, number: int) -> None:
+        """Delete a trial's run that is to be made anew. Forgotten first, or it would count as deleted by the user."""
+        client, _ = self._connected()
+        self._tracked.forget(number)
+        client.delete_run(run_id)
+        self._children.pop(number, None)
+
     def _is_sent(self, number: int) -> bool:
-        sent, folder = self.sent.get(number), self._folder.trial(number)
-        return sent is not None and (sent.written_ms == written_ms(folder) or not folder.result.exists())
+        run, folder = self._tracked.trials.get(number), self._folder.trial(number)
+        if run is None or run.written_ms is None:
+            return False
+        return run.written_ms == written_ms(folder) or not folder.result.exists()
 
-    def _forget_sent(self, number: int) -> None:
-        self._keep_sent({other: sent for other, sent in self.sent.items() if other != number})
-
-    def _keep_sent(self, sent: dict[int, Sent]) -> None:
-        """On the disk first: what could not be noted there is sent again, which changes nothing."""
-        trials = {number: [one.run_id, one.written_ms] for number, one in sent.items()}
-        write_json(self._folder.tracked, {"parent": self._parent_of_sent, "trials": trials})
-        self.sent = sent
+    def _is_left_alone(self, number: int) -> bool:
+        return number in self._tracked.trials and self._tracked.trials[number].deleted
 
 
 def refused(error: MlflowException) -> bool:
@@ -287,13 +319,6 @@ def _search(client: MlflowClient, experiment: str, where: str) -> list[Run]:
     return runs
 
 
-def _tracking_id(folder: StudyFolder) -> str:
-    """What tells this study from others of its name; made once."""
-    if not folder.tracking_id.exists():
-        write_text(folder.tracking_id, uuid.uuid4().hex)
-    return folder.tracking_id.read_text(encoding="ascii")
-
-
 def _now_ms() -> int:
     return round(time.time() * 1000)
 
@@ -305,12 +330,3 @@ def _contradicts(points: list[Metric], known: dict[str, float]) -> bool:
 
 def _missing(points: list[Metric], known: dict[str, float]) -> list[Metric]:
     return [point for point in points if known.get(point.key) != point.value]
-
-
-def _read_sent(path: Path) -> tuple[str | None, dict[int, Sent]]:
-    """The parent run and the trials that were sent under it; whatever cannot be read is sent again."""
-    try:
-        stored = read_json(path)
-        return stored["parent"], {int(number): Sent(*sent) for number, sent in stored["trials"].items()}
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
-        return None, {}

@@ -9,8 +9,10 @@ from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from core.folders import Runs
+from sweep.address import shown_address, sqlite_file
 from sweep.check import Check
 from sweep.mlflow_ui import HOST, PORT, port_taken
+from sweep.tracking_uri import VARIABLE, plain_line, tracking_uri
 
 TIMEOUT_S = 4
 UNSET = "unset MLFLOW_TRACKING_URI to keep runs under the runs folder"
@@ -18,28 +20,24 @@ UNSET = "unset MLFLOW_TRACKING_URI to keep runs under the runs folder"
 
 def check_tracking(runs: Runs) -> Check:
     """Where MLflow's runs go, and whether that answers."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if not uri:
+    try:
+        uri = tracking_uri(runs)
+    except ValueError as error:
+        return Check(name="tracking", state="missing", found=str(error), todo=UNSET)
+    if not os.environ.get(VARIABLE):
         return Check(name="tracking", state="OK", found=f"{runs.tracking_db}"
                      + ("" if runs.tracking_db.exists() else ", made when a study starts"))
-    parts = urlsplit(uri)
-    try:
-        host = parts.hostname or ""
-        place = f"{parts.scheme}://{host}{f':{parts.port}' if parts.port else ''}"  # without a password
-    except ValueError as error:
-        return Check(name="tracking", state="missing", found=f"MLFLOW_TRACKING_URI is no address: {error}", todo=UNSET)
-    if parts.scheme in ("http", "https"):
-        return _check_server(parts, place)
-    if parts.scheme in ("", "file"):
-        return Check(name="tracking", state="missing", found=f"MLFLOW_TRACKING_URI is {uri}, but MLflow 3.17 refuses a folder",
-                     todo=f"name a server or sqlite:///FILE, or {UNSET}")
-    if parts.scheme == "sqlite":
-        return _check_file(uri)
-    return _check_host(host, parts.port, place)
+    if uri.startswith("http"):
+        return _check_server(urlsplit(uri))
+    if uri.startswith("sqlite"):
+        return _check_file(sqlite_file(uri))
+    return _check_host(uri)
 
 
-def _check_server(parts: SplitResult, place: str) -> Check:
-    request = urllib.request.Request(f"{place}{parts.path.rstrip('/')}/health")
+def _check_server(parts: SplitResult) -> Check:
+    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
+    request = urllib.request.Request(f"{place}/health")
+    place = shown_address(place)
     if parts.username:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         request.add_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
@@ -51,27 +49,31 @@ def _check_server(parts: SplitResult, place: str) -> Check:
                      todo="look whether it is MLflow, and whether MLFLOW_TRACKING_USERNAME and _PASSWORD are needed")
     except (OSError, HTTPException) as error:
         return Check(name="tracking", state="missing", todo=f"start it, or {UNSET}",
-                     found=f"{place} cannot be reached ({getattr(error, 'reason', error)})")
+                     found=f"{place} cannot be reached ({plain_line(getattr(error, 'reason', error))})")
     if well:
         return Check(name="tracking", state="OK", found=f"{place} answers")
     return Check(name="tracking", state="warn", found=f"{place} answers, but not as MLflow does")
 
 
-def _check_file(uri: str) -> Check:
-    file = Path(uri.removeprefix("sqlite:///"))
+def _check_file(file: Path | None) -> Check:
+    assert file
     if file.parent.is_dir() and os.access(file if file.exists() else file.parent, os.W_OK):
         return Check(name="tracking", state="OK", found=str(file))
     return Check(name="tracking", state="missing", found=f"MLFLOW_TRACKING_URI names {file}, which cannot be written",
                  todo="make its folder, or name another file")
 
 
-def _check_host(host: str, port: int | None, place: str) -> Check:
+def _check_host(uri: str) -> Check:
+    from sqlalchemy import make_url
+
+    host, port, place = make_url(uri).host, make_url(uri).port, shown_address(uri)
     if not host or not port:
         return Check(name="tracking", state="warn", found=f"{place}: whether it answers was not looked at")
     try:
         socket.create_connection((host, port), timeout=TIMEOUT_S).close()
     except OSError as error:
-        return Check(name="tracking", state="missing", found=f"{place} cannot be reached ({error})", todo=f"start it, or {UNSET}")
+        return Check(name="tracking", state="missing", todo=f"start it, or {UNSET}",
+                     found=f"{place} cannot be reached ({plain_line(error)})")
     return Check(name="tracking", state="OK", found=f"{place} takes connections; its login was not tried")
 
 

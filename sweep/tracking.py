@@ -18,11 +18,12 @@ from core.settings import Result, TrialSpec
 from sweep.mirror import Mirror, refused
 from sweep.outbox import Outbox, Refused, never
 from sweep.tracking_store import TrackingError
-from sweep.tracking_uri import masked
+from sweep.tracking_uri import plain_line
 
 log = logging.getLogger(__name__)
 START_S = 10.0  # how long a start waits for MLflow
 END_S = 20.0  # and an end, from the last that MLflow took
+GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")  # MLflow's answers about a run that was deleted, or purged
 QUIET = {
     # The outbox is patient in our place: MLflow 3.17 would retry for four minutes before it lets go.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -123,11 +124,16 @@ class Tracking:
     def _carefully(self, send: Callable[[], None]) -> None:
         """After a failure the mirror looks again; its message becomes one line without passwords."""
         try:
-            send()
+            try:
+                send()
+            except MlflowException as error:
+                if error.error_code not in GONE:
+                    raise
+                self._mirror.forget()
+                send()  # once more: a run may have been deleted since it was found, and what is looked for afresh is not
         except Exception as error:
             self._mirror.forget()
             if isinstance(error, TrackingError):
                 raise
-            line = masked(" ".join(str(error).split()))[:200] or type(error).__name__
             kind = Refused if isinstance(error, MlflowException) and refused(error) else ConnectionError
-            raise kind(line) from None
+            raise kind(plain_line(error)) from None

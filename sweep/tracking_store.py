@@ -1,18 +1,21 @@
 """The store that MLflow keeps its runs in, and a study's experiment there: found, or made."""
+import logging
 import os
 from pathlib import Path
 
 import filelock
 import sqlalchemy.exc
 from mlflow import MlflowClient
-from mlflow.exceptions import InvalidUrlException
+from mlflow.exceptions import InvalidUrlException, MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME
 
 from core.files import write_whole
 from core.folders import Runs
-from sweep.address import sqlite_address
-from sweep.tracking_uri import VARIABLE, masked
+from sweep.address import shown_address, sqlite_address, sqlite_file
+from sweep.moved_store import mend_artifact_places
+from sweep.tracking_uri import VARIABLE, plain_line
 
+log = logging.getLogger(__name__)
 LOCK_S = 60.0
 # Without a kind MLflow 3.17's pages (server/js, ExperimentKind) open in the view for chat models, where runs are hard to find.
 EXPERIMENT_TAGS = {MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "aesthetic_mean", "mlflow.experimentKind": "custom_model_development"}
@@ -28,8 +31,17 @@ def open_experiment(runs: Runs, study: str, uri: str) -> tuple[MlflowClient, str
         client = _open_store(runs, uri)
         return client, _find_experiment(client, runs, study)
     except (ImportError, sqlalchemy.exc.ArgumentError, InvalidUrlException) as error:
-        why = masked(" ".join(str(error).split()))
-        raise TrackingError(f"{VARIABLE} is {masked(uri)!r}, which cannot work: {why}") from None
+        raise TrackingError(f"{VARIABLE} is {shown_address(uri)}, which cannot work: {plain_line(error)}") from None
+
+
+def store_id(client: MlflowClient) -> int | None:
+    """What tells a store from others, its address being none: when it was made. None if it does not say."""
+    try:
+        return client.get_experiment("0").creation_time  # MLflow makes it together with its tables
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
 
 
 def _open_store(runs: Runs, uri: str) -> MlflowClient:
@@ -41,6 +53,9 @@ def _open_store(runs: Runs, uri: str) -> MlflowClient:
             for half in database.parent.glob(f".{database.name}.*"):  # with its journal, from a process that was killed
                 half.unlink()
             write_whole(database, _make_store)
+        file = sqlite_file(uri) if uri.startswith("sqlite") else None
+        if file and file.resolve() == database.resolve() and (moved := mend_artifact_places(runs)):
+            log.warning(moved)
         return MlflowClient(uri)
 
 
@@ -67,7 +82,7 @@ def _find_experiment(client: MlflowClient, runs: Runs, study: str) -> str:
         return client.create_experiment(study, place, EXPERIMENT_TAGS)
     if experiment.lifecycle_stage != "active":
         raise TrackingError(f"MLflow's experiment {study!r} was deleted: restore it there, "
-                            f"or give the study another name")
+                            f"purge it (mlflow gc), or give the study another name")
     for key, value in EXPERIMENT_TAGS.items():
         if key not in experiment.tags:
             client.set_experiment_tag(experiment.experiment_id, key, value)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
@@ -22,35 +23,45 @@ Content = dict[str, dict[str, Any]]
 
 @dataclass
 class Server:
-    """`lora-sweep ui`, which becomes a real `mlflow server`; it can be killed and started again."""
+    """`lora-sweep ui` and its real `mlflow server`; it can be killed and started again."""
     runs: Runs
     port: int
+    store: str = ""  # instead of the runs folder's own
     process: subprocess.Popen[bytes] | None = None
 
     @property
     def uri(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self) -> None:
+    @property
+    def log(self) -> Path:
+        return self.runs.path / "server.log"
+
+    def begin(self) -> None:
         command = [sys.executable, "-m", "sweep.cli", "ui", "--runs", str(self.runs.path), "--port", str(self.port)]
         clean = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
-        with (self.runs.path / "server.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=clean, start_new_session=True)
+        if self.store:
+            clean |= {"MLFLOW_TRACKING_URI": self.store}
+        with self.log.open("wb") as log:
+            # Ctrl-C is to be heard although whoever started the tests in the background had it ignored.
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=clean, start_new_session=True,
+                                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+
+    def start(self) -> None:
+        self.begin()
+        assert self.process
         deadline = time.monotonic() + 120
-        while time.monotonic() < deadline:
-            with socket.socket() as probe:
-                probe.settimeout(1)
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            assert self.process.poll() is None, (self.runs.path / "server.log").read_text()
-            time.sleep(0.1)  # a foreign program says nothing when it is ready
-        raise TimeoutError("mlflow server")
+        while f"MLflow on {self.uri}" not in self.log.read_text():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
     def kill(self) -> None:
-        if self.process:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process and self.process.poll() is None:
+            parent = psutil.Process(self.process.pid)
+            for process in (parent, *parent.children(recursive=True)):
+                process.kill()
             self.process.wait()
-            self.process = None
 
 
 def free_port() -> int:
@@ -77,7 +88,8 @@ def content(uri: str, study: str = STUDY, study_id: str | None = None) -> Conten
     return {run.info.run_name: {
         "status": run.info.status, "params": run.data.params,
         "parent": names.get(run.data.tags.get("mlflow.parentRunId")),
-        "tags": {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.") and key != "study_id"},
+        "tags": {key: value for key, value in run.data.tags.items()
+                 if not key.startswith("mlflow.") and key not in ("study_id", "request_id")},
         "metrics": {key: sorted((point.step, point.value, point.timestamp)
                                 for point in client.get_metric_history(run.info.run_id, key)) for key in run.data.metrics},
         "artifacts": artifacts(uri, run.info.run_id),

@@ -1,20 +1,20 @@
-"""A path as an address: what is written there lies there, under every name, and nothing lies beside it."""
+"""Addresses: what is written to a path's lies there, under every name, and what is shown of one holds no secret."""
 import shutil
 import tempfile
 from pathlib import Path
 
 import optuna
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
 from sqlalchemy import create_engine, text
 
 from core.folders import Runs
-from sweep.address import sqlite_address
+from sweep.address import NOT_SHOWN, shown_address, sqlite_address
 from sweep.store import Store
 from sweep.tracking_store import open_experiment
-from sweep.tracking_uri import tracking_uri
+from sweep.tracking_uri import plain_line, tracking_uri
 
 NAMES = ["a?b", "#a%b%41", "%2e%2e", " 水彩 a", "a;b;d=1", "{a}@b:c&d=e", "a?uri=true", "~a'b\"c\\d\n"]
 SPACE = {"lora_rank": optuna.distributions.CategoricalDistribution([2, 4])}
@@ -78,3 +78,51 @@ def test_a_path_that_is_not_utf8_is_one_line(tmp_path):
         sqlite_address(tmp_path / "a\udcff" / "a.db")
     assert str(raised.value).isascii()
 
+
+@pytest.mark.parametrize(("address", "shown"), [
+    ("http://ann:se@cret@host:5000/x", "http://host:5000/x"),
+    ("http://ann:se/cret@host:5000/x", "http://..."),
+    ("http://ann:5/cret@host:5000/x", "http://..."),
+    ("http://ann:se?cret@host:5000/x", "http://..."),
+    ("http://ann:se#cret@host:5000/x", "http://..."),
+    ("http://secret", "http://secret"),  # a host, as far as anybody can tell
+    ("http://ann:secret", "http://..."),
+    ("https://host/mlflow?token=secret", "https://host/mlflow"),
+    ("https://host/mlflow;token=secret", "https://host/..."),
+    ("http://[::1]:5000", "http://[::1]:5000"),
+    ("postgresql+psycopg://ann:secret@host/db?password=secret", "postgresql+psycopg://host/db"),
+    ("mssql+pyodbc:///?odbc_connect=PWD%3Dsecret", "mssql+pyodbc:///"),
+    ("sqlite:////home/ann@work/mlflow.db?key=secret", "sqlite:////home/ann@work/mlflow.db"),
+    ("ann:secret@host", NOT_SHOWN), ("http:/ann:secret@host", NOT_SHOWN), ("htp://ann:secret@host", NOT_SHOWN),
+    ("ann:secret@http://host", NOT_SHOWN), ("", NOT_SHOWN),
+])
+def test_scheme_host_port_and_path_are_shown(address, shown):
+    assert shown_address(address) == shown
+
+
+PARTS = ("{0}:x@host", "ann:{0}@host", "ann:a/{0}@host", "ann:{0}/a@host", "host/?token={0}", "host/#{0}", "host/a;b={0}",
+         "ann:{0}")
+
+
+@given(scheme=st.sampled_from(["http", "https", "postgresql", "mysql+pymysql", "mssql+pyodbc"]), part=st.sampled_from(PARTS),
+       noise=st.text(st.sampled_from("/?#@:;&=%+ '\"[]\\é水"), max_size=4))
+def test_no_secret_is_shown_wherever_it_stands(scheme, part, noise):
+    assume("@" not in noise or "@" in part)  # else it stands where a host stands
+    address = f"{scheme}://{part.format(f'{noise}SECRET')}"
+    assert "SECRET" not in shown_address(address)
+
+
+@given(before=st.text(max_size=10), after=st.text(max_size=10), part=st.sampled_from(PARTS))
+def test_no_word_of_a_library_passes_with_a_secret_in_it(before, after, part):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"http://{part.format('S3CRET')}")
+        patch.setenv("MLFLOW_TRACKING_TOKEN", "T0KEN/x")
+        for secret in ("S3CRET", "s3cret", "T0KEN"):
+            assert secret not in plain_line(ConnectionError(f"{before}{secret}{after}"))
+
+
+def test_a_library_s_words_are_shown_with_their_addresses_cleaned(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://ann:pass@host:5000")
+    error = ConnectionError("API request to http://ann:pass@host:5000/api?x=1 failed:\n Connection refused")
+    assert plain_line(error) == "API request to http://host:5000/api failed: Connection refused"
+    assert plain_line(ConnectionError("ann may not")).startswith("ConnectionError, whose text is not shown")

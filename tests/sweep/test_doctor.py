@@ -280,7 +280,7 @@ def test_a_login_in_the_address_is_used_and_not_shown(server, tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(("uri", "state"), [("", "OK"), ("sqlite:///{folder}/mlflow.db", "OK"), ("{folder}/mlruns", "missing"),
-                                            ("sqlite:////no/such/folder/mlflow.db", "missing"), ("databricks://x", "warn"),
+                                            ("sqlite:////no/such/folder/mlflow.db", "missing"), ("databricks://x", "missing"),
                                             ("http://127.0.0.1:port", "missing")])
 def test_a_store_without_a_server(tmp_path, monkeypatch, uri, state):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(folder=tmp_path))

@@ -3,33 +3,42 @@ import http.server
 import json
 import os
 import shutil
+import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlflow
+import psutil
 import pytest
 import requests
 import sqlalchemy
+from click.testing import CliRunner
 from mlflow import MlflowClient
+from mlflow.cli import gc as mlflow_gc
 from mlflow.entities import Experiment
+from mlflow.tracking._tracking_service.utils import _artifact_repos_cache
+from mlflow.utils.async_logging.async_logging_queue import AsyncLoggingQueue
 
 from core.files import write_json
 from core.folders import Runs, TrialFolder
 from core.settings import Result, Training, TrialSpec
 from sweep import outbox as outbox_module
 from sweep import tracking as tracking_module
+from sweep.address import sqlite_address
+from sweep.reach import check_tracking
 from sweep.tracking import Tracking
 from sweep.tracking_store import EXPERIMENT_TAGS
-from sweep.tracking_uri import masked
 from sweep.trial_record import result_tags
 from tests.reports.conftest import STUDY, fill, make_failure, make_result, make_spec
-from tests.sweep.mlflow_store import Content, Server, content, free_port, store_uri
+from tests.sweep.mlflow_store import Content, Server, artifacts, content, free_port, store_uri
 
 ROOT = Path(__file__).resolve().parents[2]
 NOON = 1_700_000_000.0  # s; files and events are dated by hand, so that two stores can be compared
@@ -339,13 +348,17 @@ def test_studies_of_one_name_in_two_runs_folders_share_a_store_without_harm(runs
         patch.setitem(SETTINGS, "seed", 8)
         play(other, Tracking(other, STUDY))
         start_knowing(other, 0).finish_study("FINISHED", winner=0)
-    theirs = content(store_uri(runs), study_id=other.study(STUDY).tracking_id.read_text())
+    theirs = content(store_uri(runs), study_id=study_id(other))
     assert theirs.keys() == {STUDY, "trial-0000"}
     assert theirs[STUDY]["params"]["seed"] == "8"
 
     at_work.close()
     play(runs, Tracking(runs, STUDY))
-    assert content(store_uri(runs), study_id=runs.study(STUDY).tracking_id.read_text()) == undisturbed
+    assert content(store_uri(runs), study_id=study_id(runs)) == undisturbed
+
+
+def study_id(runs: Runs) -> str:
+    return runs.study(STUDY).tracking_id.read_text().split()[0]
 
 
 def test_a_store_that_becomes_shared_keeps_what_was_sent_before(runs, undisturbed, monkeypatch):
@@ -354,12 +367,14 @@ def test_a_store_that_becomes_shared_keeps_what_was_sent_before(runs, undisturbe
     tracking = Tracking(runs, STUDY)
     assert tracking.sent() == {0, 1, 2, 3}
     tracking.close()
-    assert content(store_uri(runs), study_id=runs.study(STUDY).tracking_id.read_text()) == undisturbed
+    assert content(store_uri(runs), study_id=study_id(runs)) == undisturbed
 
 
 def test_another_store_has_nothing_yet(runs, told, undisturbed, monkeypatch):
     play(runs, Tracking(runs, STUDY))
     other = f"sqlite:///{shutil.copy(told.tracking_db, runs.path / 'other.db')}"
+    with closing(sqlite3.connect(runs.path / "other.db")) as store, store:  # a copy has the date of birth of its original
+        store.execute("UPDATE experiments SET creation_time = creation_time + 1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
     tracking = Tracking(runs, STUDY)
     assert tracking.sent() == set()
@@ -401,8 +416,8 @@ def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(r
         "MLflow takes nothing at the moment", "MLflow answers again; sending what waited"]
 
 
-REQUESTS = ("create_experiment", "create_run", "delete_run", "get_experiment_by_name", "get_metric_history", "log_artifact",
-            "log_batch", "search_runs", "set_tag", "set_terminated", "update_run")
+REQUESTS = ("create_experiment", "create_run", "delete_run", "get_experiment", "get_experiment_by_name", "get_metric_history",
+            "log_artifact", "log_batch", "search_runs", "set_tag", "set_terminated", "update_run")
 
 
 def test_each_request_fails_once_before_or_after_mlflow_has_carried_it_out(runs, undisturbed, monkeypatch):
@@ -440,7 +455,7 @@ def test_a_server_that_is_never_there_fails_nothing_and_the_next_start_sends_all
         assert tracking.sent() == set()
     lines = [record.getMessage() for record in caplog.records]
     assert [line[:28] for line in lines] == ["MLflow takes nothing at the ", "MLflow has not got everythin"]
-    assert "***@" in lines[0]
+    assert f"http://{address}/api" in lines[0]
     assert "secret" not in "".join(lines)
     play(runs, Tracking(runs, STUDY))
     assert content(store_uri(runs)) == undisturbed
@@ -611,24 +626,194 @@ def test_a_run_made_twice_by_a_request_that_was_given_up_is_one_again(runs, undi
     assert content(store_uri(runs)) == undisturbed
 
 
-def test_what_mlflow_refuses_holds_up_nothing_else(runs, caplog):
+@pytest.fixture(params=["deleted", "purged"])
+def delete(request: pytest.FixtureRequest, runs: Runs) -> Callable[..., None]:
+    """What a user does in MLflow's UI, to runs by their names; purged with `mlflow gc` as well."""
+    def do(*names: str) -> None:
+        client, ids = MlflowClient(store_uri(runs)), run_ids(runs)
+        for name in names:
+            client.delete_run(ids[name])
+        if request.param == "purged":
+            gc(runs)
+    return do
+
+
+def gc(runs: Runs) -> None:
+    done = CliRunner().invoke(mlflow_gc, ["--backend-store-uri", store_uri(runs)], env={"MLFLOW_TRACKING_URI": store_uri(runs)})
+    assert done.exit_code == 0, done.output
+
+
+def test_what_the_user_deleted_stays_deleted_and_holds_up_nothing(runs, undisturbed, delete, caplog):
+    """A finished run, the winner's and the one at work."""
     tracking = Tracking(runs, STUDY)
     begin(runs, tracking)
-    tracking.start_trial(spec(0), {"learning_rate": 0.1})
+    whole_trial(runs, tracking, 0)
+    whole_trial(runs, tracking, 2)
+    tracking.start_trial(spec(1), {"learning_rate": 0.1})
     assert tracking.flush(60)
-    client = MlflowClient(store_uri(runs))
-    experiment = client.get_experiment_by_name(STUDY)
-    assert experiment
-    run, = client.search_runs([experiment.experiment_id], "tags.trial_number = '0'")
-    client.delete_run(run.info.run_id)  # by the user, while the trial is at work
-    tracking.finish_trial(result(runs, 0), runs.study(STUDY).trial(0))
+    delete("trial-0000", "trial-0001", "trial-0002")
+    tracking.finish_trial(result(runs, 1), runs.study(STUDY).trial(1))
+    repeat(runs, tracking)
+    tracking.finish_study("FINISHED", winner=2)
+    left = {name: run for name, run in undisturbed.items() if name in (STUDY, "trial-0003")}
+    assert content(store_uri(runs)) == left
+    assert caplog.messages == ["MLflow: the run of trial 1 was deleted there; it stays deleted, its folder has everything"]
+    play(runs, Tracking(runs, STUDY))
+    assert content(store_uri(runs)) == left
+
+
+def test_a_parent_run_that_the_user_deleted_is_made_anew_with_all_it_had(runs, undisturbed, delete):
+    tracking = Tracking(runs, STUDY)
+    play(runs, tracking, disturb=lambda: delete(STUDY))
+    assert content(store_uri(runs)) == undisturbed
+    delete(STUDY, "trial-0000")
+    play(runs, Tracking(runs, STUDY))
+    assert content(store_uri(runs)) == {name: run for name, run in undisturbed.items() if name != "trial-0000"}
+
+
+def test_an_experiment_that_the_user_purged_is_made_anew_for_what_comes(runs, undisturbed, monkeypatch, caplog):
+    monkeypatch.setattr(outbox_module, "FIRST_PAUSE_S", 0.05)
+
+    def delete_experiment() -> None:
+        MlflowClient(store_uri(runs)).delete_experiment(experiment_of(runs).experiment_id)
+
+    def purge() -> None:
+        assert not tracking.flush(0.5)
+        gc(runs)
+
+    tracking = Tracking(runs, STUDY)
+    play(runs, tracking, disturb=delete_experiment, mend=purge)
+    left = content(store_uri(runs))
+    assert left == {name: run for name, run in undisturbed.items() if name not in ("trial-0000", "trial-0001")}
+    assert "was deleted: restore it there" in caplog.text
+    play(runs, Tracking(runs, STUDY))
+    assert content(store_uri(runs)) == left
+
+
+def test_what_mlflow_refuses_holds_up_nothing_else(runs, caplog):
+    date(runs.study(STUDY).trial(0), -100.0)  # MLflow takes no metric of before 1970
+    tracking = Tracking(runs, STUDY)
+    begin(runs, tracking)
+    whole_trial(runs, tracking, 0)
     whole_trial(runs, tracking, 2)
     assert tracking.flush(60)
     assert tracking.sent() == {2}
     tracking.close()
     line, = caplog.messages
     assert line.startswith("MLflow refuses trial 0: ")
-    assert "must be in the 'active' state" in line
+    assert "timestamp" in line
+
+
+def test_a_copied_runs_folder_on_a_shared_store_takes_an_id_of_its_own(runs, undisturbed, tmp_path, monkeypatch, caplog):
+    """Copied while trial 1 is at work; the first machine goes on, then the copy starts and knows trials 0 and 1 alone."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
+    copies: list[Runs] = []
+
+    def copy() -> None:
+        copies.append(Runs(shutil.copytree(runs.path, tmp_path / "copy")))
+
+    play(runs, Tracking(runs, STUDY), disturb=copy)
+    other, = copies
+    tracking = start_knowing(other, 0, 1)
+    assert study_id(other) != study_id(runs)
+    assert tracking.sent() == set()
+    whole_trial(other, tracking, 0)
+    tracking.finish_study("FINISHED", winner=0)
+    assert content(store_uri(runs), study_id=study_id(other)).keys() == {STUDY, "trial-0000"}
+    assert content(store_uri(runs), study_id=study_id(runs)) == undisturbed
+    line, = caplog.messages
+    assert line.startswith(f"MLflow: a copy of {other.study(STUDY).path}, or the folder that it was copied from")
+    play(runs, Tracking(runs, STUDY))
+    assert content(store_uri(runs), study_id=study_id(runs)) == undisturbed
+
+
+def test_a_copy_at_work_at_the_same_time_deletes_and_ends_no_run_that_it_did_not_make(runs, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
+    first = Tracking(runs, STUDY)
+    begin(runs, first)
+    assert first.flush(60)
+    other = Runs(shutil.copytree(runs.path, tmp_path / "copy"))
+    copied = Tracking(other, STUDY)  # nothing tells it from the first yet
+    assert copied.flush(60)
+    whole_trial(runs, first, 2)
+    first.start_trial(spec(0), {"learning_rate": 0.1})
+    assert first.flush(60)
+    before = content(store_uri(runs))
+    copied.keep_only([])
+    copied.start_trial(spec(1), {"learning_rate": 0.1})
+    copied.finish_study("FINISHED", winner=None)
+    after = content(store_uri(runs))
+    assert {name: run["status"] for name, run in after.items()} == {
+        STUDY: "FINISHED", "trial-0000": "RUNNING", "trial-0001": "KILLED", "trial-0002": "FINISHED"}
+    assert after["trial-0002"] == before["trial-0002"]
+    first.close()
+
+
+def uploads_in(runs: Runs) -> set[Path]:
+    return {path for path in runs.artifacts.rglob("*") if path.is_file()}
+
+
+def begin_and_move(runs: Runs, new: Path, move: Callable[[Path, Path], Any]) -> Runs:
+    """A sweep up to its first trial; then its folder moves, or is copied."""
+    tracking = Tracking(runs, STUDY)
+    begin(runs, tracking)
+    whole_trial(runs, tracking, 0)
+    tracking.finish_study("KILLED", None)
+    move(runs.path, new)
+    _artifact_repos_cache.clear()  # MLflow's, of this process; a user starts another
+    return Runs(new)
+
+
+@pytest.mark.parametrize("old_place", ["gone", "cannot be made"])
+def test_a_moved_runs_folder_goes_on_with_its_pictures(runs, undisturbed, tmp_path, caplog, old_place):
+    moved = begin_and_move(runs, tmp_path / "larger?disk", lambda old, new: old.rename(new))
+    if old_place == "cannot be made":
+        runs.path.write_text("a file in its place: for root, every folder can be made")
+    play(moved, Tracking(moved, STUDY))
+    assert content(sqlite_address(moved.tracking_db)) == undisturbed
+    assert not runs.artifacts.exists()
+    assert caplog.messages == [f"{moved.path} was moved or copied here: MLflow's pictures and LoRAs are from now on those in "
+                               f"{moved.artifacts}"]
+
+
+def test_a_copied_runs_folder_never_writes_into_the_original(runs, undisturbed, tmp_path):
+    copy = begin_and_move(runs, tmp_path / "copy", shutil.copytree)
+    before = uploads_in(runs)
+    play(copy, Tracking(copy, STUDY))
+    assert uploads_in(runs) == before
+    assert content(store_uri(copy)) == undisturbed
+
+
+def test_report_mends_a_moved_folder_and_says_so_once(runs, cli, write_study, tmp_path):
+    begin_and_move(runs, tmp_path / "moved", lambda old, new: old.rename(new))
+    moved = Runs(tmp_path / "moved")
+    shutil.copy(write_study(tmp_path, name=STUDY), moved.study(STUDY).frozen)
+    said = [cli("report", STUDY, "--runs", moved.path) for _ in range(2)]
+    assert [done.returncode for done in said] == [0, 0], said
+    assert ["was moved or copied here" in done.stdout for done in said] == [True, False]
+    assert artifacts(store_uri(moved), run_ids(moved)["trial-0000"]).keys() >= {"story/1.png"}
+
+
+def test_a_study_elsewhere_that_logs_to_our_own_store_is_left_alone(runs, told, undisturbed, tmp_path, monkeypatch):
+    other = Runs(shutil.copytree(told.path, tmp_path / "other"))
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
+        play(other, Tracking(other, STUDY))
+    play(runs, Tracking(runs, STUDY))
+    start_knowing(runs, 0).close()
+    assert content(store_uri(runs), study_id=study_id(other)) == undisturbed
+
+
+def test_everything_is_logged_at_once_whatever_the_environment_says(runs, undisturbed):
+    """Logged in the background, a failed request would be lost and its trial counted as sent."""
+    mlflow.config.enable_async_logging(True)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(AsyncLoggingQueue, "activate", lambda _: pytest.fail("logs in the background"))
+            play(runs, Tracking(runs, STUDY))
+    finally:
+        mlflow.config.enable_async_logging(False)
+    assert content(store_uri(runs)) == undisturbed
 
 
 def test_a_torn_line_of_events_and_a_torn_list_of_what_was_sent_cost_nothing(runs, undisturbed):
@@ -645,6 +830,8 @@ def test_two_first_starts_at_once_on_a_fresh_store(tmp_path):
 import sys
 from pathlib import Path
 from core.folders import Runs
+from sweep.address import sqlite_address
+from sweep.reach import check_tracking
 from sweep.tracking import Tracking
 runs, study = Runs(Path(sys.argv[1])), sys.argv[2]
 runs.study(study).path.mkdir(parents=True)
@@ -673,17 +860,28 @@ Tracking(runs, study).finish_study("FINISHED", None)
 
 
 @pytest.mark.parametrize(("uri", "words"), [
-    ("gopher://ann:secret@host", "allowed: a URI that starts with one of http"),
-    ("runs/mlruns", "allowed: a URI that starts with one of http"),
-    ("http://ann:secret@host:99999", "cannot work"),
-    ("sqlite+nonsense:///x.db", "cannot work"),
+    ("gopher://ann:secret@host", "allowed: an address that starts with one of http"),
+    ("runs/mlruns", "allowed: an address that starts with one of http"),
+    ("ann:secret@host", "allowed: an address that starts with one of http"),
+    ("http:/ann:secret@host", "allowed: an address that starts with one of http"),
+    ("http://ann:secret@host:99999", "host or port is none"),
+    ("http://ann:se/secret@host", "host or port is none"),
+    ("http://ann:5/secret@host", "with an @ behind its host: .* write / as %2F"),
+    ("https://host/?token=secret", "which goes on with \\? or #"),
+    ("sqlite+nonsense:///x.db", "which cannot work"),
+    ("sqlite://", "names no file"),
+    ("mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3Dsecret", "cannot work: No module named 'pyodbc'"),
+    ("sqlite:///{runs}/lake_painter/study.db", "a study's own database"),
 ])
 def test_a_uri_that_can_never_work_is_said_at_once_and_without_its_password(runs, monkeypatch, uri, words):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(runs=runs.path))
     with pytest.raises(ValueError, match=words) as raised:
         Tracking(runs, STUDY)
-    assert "MLFLOW_TRACKING_URI" in str(raised.value)
-    assert "secret" not in str(raised.value)
+    line = str(raised.value)
+    assert line.startswith("MLFLOW_TRACKING_URI is ")
+    assert "secret" not in line.replace("hold a secret", "")
+    check = check_tracking(runs)
+    assert (check.state, check.found) == ("missing", line)
 
 
 def test_a_deleted_experiment_is_said_at_once(runs):
@@ -692,17 +890,8 @@ def test_a_deleted_experiment_is_said_at_once(runs):
     experiment = client.get_experiment_by_name(STUDY)
     assert experiment
     client.delete_experiment(experiment.experiment_id)
-    with pytest.raises(ValueError, match="was deleted: restore it there, or give the study another name"):
+    with pytest.raises(ValueError, match="was deleted: restore it there, purge it"):
         Tracking(runs, STUDY)
-
-
-@pytest.mark.parametrize(("text", "safe"), [
-    ("http://ann:se@cret@host:5000/x", "http://***@host:5000/x"),
-    ("postgresql://ann:secret@host/db and https://host", "postgresql://***@host/db and https://host"),
-    ("sqlite:////home/ann@work/mlflow.db", "sqlite:////home/ann@work/mlflow.db"),
-])
-def test_passwords_are_masked(text, safe):
-    assert masked(text) == safe
 
 
 def test_ui_shows_the_runs_of_a_sweep_and_their_pictures(runs):
@@ -721,12 +910,73 @@ def test_ui_shows_the_runs_of_a_sweep_and_their_pictures(runs):
     assert picture.content == runs.study(STUDY).trial(2).picture(1).read_bytes()
 
 
-def test_status_and_ui_do_not_print_the_password(runs, cli, write_study, tmp_path):
+ADDRESSES = (
+    "http://ann:S3CRET@127.0.0.1:1", "http://S3CRET@127.0.0.1:1", "http://ann:x/S3CRET@127.0.0.1:1", "http:/ann:S3CRET@host",
+    "ann:S3CRET@host", "https://127.0.0.1:1/?token=S3CRET", "htp://S3CRET@host", "http://ann:S3CRET",
+    "mssql+pyodbc:///?odbc_connect=PWD%3DS3CRET", "sqlite:///{folder}/other.db?key=S3CRET")
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_no_secret_of_an_address_is_told_by_anything(runs, told, monkeypatch, caplog, address):
+    """Not in a log, a message, a file or a run."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(folder=runs.path))
+    monkeypatch.setattr(tracking_module, "END_S", 0.1)
+    shutil.copy(told.tracking_db, runs.path / "other.db")
+    said = [check_tracking(runs).found]
+    try:
+        tracking = Tracking(runs, STUDY)
+    except ValueError as error:
+        said.append(str(error))
+    else:
+        begin(runs, tracking)
+        tracking.finish_study("FINISHED", None)
+    texts = [*said, caplog.text]
+    assert not [text for text in texts if "s3cret" in text.lower()]
+    assert not [path for path in runs.path.rglob("*") if path.is_file() and b"S3CRET" in path.read_bytes()]
+
+
+def test_commands_and_processes_tell_no_secret(runs, cli, write_study, tmp_path):
     study = write_study(tmp_path, name=STUDY)
     shutil.copy(study, runs.study(STUDY).frozen)
-    done = cli("ui", "--runs", runs.path, MLFLOW_TRACKING_URI="http://ann:secret@host:5000")
-    assert done.returncode == 0
-    assert "http://***@host:5000" in done.stdout
-    shown = cli("status", STUDY, "--runs", runs.path, MLFLOW_TRACKING_URI="http://ann:secret@host:5000")
-    assert "http://***@host:5000" in shown.stdout, shown.stderr
-    assert "secret" not in done.stdout + done.stderr + shown.stdout + shown.stderr
+    for address, shown in (("http://ann:S3CRET@host:5000", "http://host:5000"), ("ann:S3CRET@host", "(not shown")):
+        for words in (("ui",), ("status", STUDY)):
+            done = cli(*words, "--runs", runs.path, MLFLOW_TRACKING_URI=address)
+            assert shown in done.stdout + done.stderr
+            assert "S3CRET" not in done.stdout + done.stderr
+
+
+def test_ui_answers_when_it_says_so_keeps_its_store_s_address_to_itself_and_ends_at_once(runs):
+    server = Server(runs, free_port(), store=f"{store_uri(runs)}?key=S3CRET")
+    server.start()
+    assert server.process
+    try:
+        said = server.log.read_text()
+        assert f"MLflow on {server.uri}" in said
+        assert requests.get(f"{server.uri}/health", timeout=60).text == "OK"
+        children = psutil.Process(server.process.pid).children(recursive=True)
+        assert children
+        assert not [word for child in children for word in child.cmdline() if "S3CRET" in word]
+        began = time.monotonic()
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 0
+        assert time.monotonic() - began < 8  # 5 s and a busy machine
+    finally:
+        server.kill()
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not [text for text in (server.log.read_text(), runs.ui_log.read_text()) if "S3CRET" in text or "Traceback" in text]
+
+
+def test_ui_ends_without_a_traceback_while_it_starts(runs):
+    server = Server(runs, free_port())
+    server.begin()
+    assert server.process
+    try:
+        while b"starting" not in server.log.read_bytes():
+            assert server.process.poll() is None
+            time.sleep(0.05)
+        time.sleep(2)  # its imports take longer
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(30) == 0
+    finally:
+        server.kill()
+    assert "Traceback" not in server.log.read_text() + runs.ui_log.read_text()
