@@ -107,7 +107,8 @@ def _reasons(trials: pd.DataFrame) -> list[str]:
     if len(same) > MAX_REASONS:
         lines.append(f"and {len(same) - MAX_REASONS} more reasons, in the report")
     if (trials["gate"] == "older").any():
-        lines.append("older: made before a change that was accepted; these scores do not compare with the others")
+        lines.append("older: made before a change that was accepted; these scores compare with the base story above them, "
+                     "not with later trials")
     return lines
 
 
