@@ -44,7 +44,7 @@ def audit(data: Data, cache: Cache, score: Scorer, scorer: str, filters: Filters
         if not (row["problem"] or dropped[number - 1]):
             _add_score(row, cache, score, scorer, partial(looking, number, len(rows)))
     for text in (*folder.notes, *_notes(rows)):
-        note(text)
+        note(_printable(text))
     return _table(rows)
 
 

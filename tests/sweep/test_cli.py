@@ -148,11 +148,13 @@ def test_a_device_that_cannot_be_leaves_nothing_behind(cli, tmp_path):
 def test_score_names_what_it_leaves_out(cli, tmp_path):
     assert "holds no picture" in one_line(cli("score", tmp_path))
     Image.new("RGB", (200, 100), "teal").save(tmp_path / "good.png")
+    Image.new("RGB", (40, 1), "teal").save(tmp_path / "thin.png", icc_profile=b"oops")
     (tmp_path / "bad.png").write_text("no picture")
     done = cli("score", tmp_path)
     assert done.returncode == 0
-    assert "bad.png: left out" in done.stderr
-    assert "mean of 1" in done.stdout
+    assert done.stderr.splitlines() == [f"{tmp_path}/bad.png: left out, cannot be read: it is no picture",
+                                        f"{tmp_path}/thin.png: colour profile cannot be read: taken as sRGB"]
+    assert "mean of 2" in done.stdout
 
 
 def test_a_port_in_use_is_one_line(cli, passed):
