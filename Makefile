@@ -44,6 +44,6 @@ clean:                  ## remove .venv and caches; runs/ and exports/ stay, and
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "lora-sweep needs Python 3.11 or later; set PYTHON=...")'
 	@$(BIN)/python -m pip --version > /dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	@echo "installing packages into .venv (about 6 GB with the CUDA build of torch; a few minutes)"
+	@echo "installing packages into .venv (7 GB with the CUDA build of torch; a few minutes)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -183,7 +183,7 @@ def _with_space(kept: Kept, study: Study) -> Kept:
     for name, now in kinds.items():
         if (before := kept.space.get(name, now)) != now:
             raise StudyError(f"{shown_path(study.file)}: space.{name} changed since the study was started ({before} -> "
-                             f"{now}), but Optuna keeps choices, their order and log as they are; undo it, or give the "
+                             f"{now}), but Optuna never changes choices, their order or log; undo it, or give the "
                              f"study another name")
     return replace(kept, space=kept.space | kinds)
 
