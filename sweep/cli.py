@@ -1,6 +1,7 @@
 """The command line. Every command imports what it needs when it runs: `--help` starts without torch."""
 import os
 import shlex
+import shutil
 import sys
 import warnings
 from datetime import datetime
@@ -152,7 +153,7 @@ def status(
 
     folders = [_started(study, runs)] if study else study_folders(Runs(runs))
     if not folders:
-        out.print(f"no study was started under {runs} yet (try: lora-sweep run demo)")
+        _say(f"no study was started under {runs} yet (try: {_command('run demo', runs)})")
     for folder in folders:
         now = study_status(folder)
         best = f", best {now.best.aesthetic_mean:.2f} (trial {now.best.spec.number})" if now.best else ""
@@ -296,7 +297,7 @@ def _started(study: str, runs: Path) -> StudyFolder:
     name = load_study(study).name
     folder = Runs(runs).study(name)
     if not folder.frozen.exists():
-        raise ValueError(f"study {name} was not started under {runs} yet (try: lora-sweep run {study})")
+        raise ValueError(f"study {name} was not started under {runs} yet (try: {_command(f'run {study}', runs)})")
     return folder
 
 
@@ -349,9 +350,10 @@ def _fetch_weights(study: "Study", device: str) -> None:
 
 
 def _command(words: str, runs: Path) -> str:
-    """A command as it must be typed to look at the same runs folder."""
+    """A command as it must be typed here, with the runs folder of this one."""
+    program = "lora-sweep" if shutil.which("lora-sweep") else shown_path(Path(sys.executable).with_name("lora-sweep"))
     elsewhere = runs != Path(os.environ.get(RUNS_VARIABLE) or HERE)
-    return f"lora-sweep {words}" + (f" --runs {shlex.quote(str(runs))}" if elsewhere else "")
+    return f"{program} {words}" + (f" --runs {shlex.quote(str(runs))}" if elsewhere else "")
 
 
 def _say_where(folder: StudyFolder, runs: Path) -> None:

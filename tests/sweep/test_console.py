@@ -31,7 +31,7 @@ def plan(folder: Path, shell: str = '"$@"', **env: str) -> subprocess.CompletedP
 
 def test_a_character_that_does_not_fit_is_escaped(tmp_path: Path, cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     done = cli("status", "--runs", tmp_path / "蓝队", PYTHONIOENCODING="ascii")
-    assert done.stdout == f"no study was started under {tmp_path}/\\u84dd\\u961f yet (try: lora-sweep run demo)\n", done.stderr
+    assert done.stdout.startswith(f"no study was started under {tmp_path}/\\u84dd\\u961f yet (try: "), done.stderr
     table = plan(tmp_path, PYTHONIOENCODING="ascii:strict").stdout
     assert "+----" in table  # a frame of characters that there are
     assert "\\u2500" not in table
