@@ -5,6 +5,8 @@ import sys
 
 def main() -> None:
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # until sweep.environment puts the whole path in order
-    from sweep.cli import main
-
+    try:
+        from sweep.cli import main
+    except KeyboardInterrupt:
+        sys.exit(130)
     main()

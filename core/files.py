@@ -39,6 +39,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def at_home(path: Path) -> Path:
+    """The path with `~` as the home folder, also where no shell has seen it. Raises ValueError."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path}: whose home {path.parts[0]} is cannot be told here; write the whole path") from None
+
+
 def sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -152,6 +152,7 @@ class Result:
     `encoded` counts what this trial had to encode anew (pictures, texts, scores); the cache had the rest.
     `retried` names how earlier attempts ended; `same_as` is the trial with exactly these parameters that was run.
     `aesthetic` holds one score per scene, 1 to 10; `coherence` the mean cosine between the pictures' CLIP embeddings.
+    `threads` is how many a CPU computed with: the order of its sums, and so the last bits, depend on it.
     `scoring_version` is core.score's; None where nothing was scored, and in files older than it.
     """
     state: Literal["complete", "failed"]
@@ -172,6 +173,7 @@ class Result:
     scoring_version: int | None = None
     device: str = ""
     dtype: str = ""
+    threads: int | None = None
     micro_batch: int = 1
     retried: tuple[str, ...] = ()
     same_as: int | None = None

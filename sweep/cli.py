@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from core.files import at_home
 from core.folders import Runs, StudyFolder, shown_path
 from sweep.address import shown_address
 from sweep.console import err, out, steady
@@ -29,7 +30,7 @@ app = typer.Typer(
 
 RUNS_VARIABLE = "LORA_SWEEP_RUNS"
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
-RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar=RUNS_VARIABLE,
+RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar=RUNS_VARIABLE, callback=at_home,
                                           help="Where results, cache and the tracking store lie.")]
 
 
@@ -244,7 +245,7 @@ def export(
         source, result = epoch_story(folder, result, epoch, Runs(runs).cache, device)
     earlier = epoch if source.path != folder.made(result).path else None
     name = f"{folder.path.name}-{result.spec.number:04d}" + (f"-epoch{earlier:02d}" if earlier else "")
-    target = out_dir or Path("exports") / name
+    target = at_home(out_dir) if out_dir else Path("exports") / name
     made = write_export(folder, result, source, team=team, title=title, out=target, force=force, epoch=earlier)
     which = f"{result.spec.number}, epoch {earlier}" if earlier else str(result.spec.number)
     _say(f"exported trial {which} (mean {result.aesthetic_mean:.2f}) to {shown_path(made)}")

@@ -224,6 +224,8 @@ class Sweep:
             self.tracking.tag_study(self.fingerprint.tags)
             self.tracking.tag_older(self.folder.compares_from())
             self.progress.worker_ready(event)
+            if note := other_threads(self.folder.results(), event):
+                self._note_once(note)
         elif kind == "refused":
             raise SweepRefused(event["message"])
         elif kind == "started" and self._finished_at is not None:
@@ -306,3 +308,12 @@ class Sweep:
         return {"backbone": self.study.backbone, "precision": self.study.precision, "seed": self.study.seed,
                 "story": self.study.story_value.title, "gate": self.study.objective.gate,
                 "data": Path(self.study.data_value.source).name}
+
+
+def other_threads(results: Iterable[Result], ready: dict[str, Any]) -> str:
+    """A note where a CPU computes with another number of threads than before; nobody fixes it: OMP_NUM_THREADS, a job's cores."""
+    earlier = {result.threads for result in results if result.threads} - {ready["threads"]}
+    if not earlier or ready["device"] != "cpu":
+        return ""
+    return (f"note: {ready['threads']} threads compute now, {' or '.join(map(str, sorted(earlier)))} did for earlier trials: "
+            "on a CPU scores are then equal within rounding only (OMP_NUM_THREADS sets it)")

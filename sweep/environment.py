@@ -37,6 +37,8 @@ def settle(variables: MutableMapping[str, str]) -> tuple[str, ...]:
         del variables[name]
     not_ours += [name for name, value in SET.items() if variables.get(name, value).lower() != value]
     variables.update(SET)
+    if not os.path.isabs(variables.get("HOME", os.path.expanduser("~"))):
+        variables["HOME"] = "/"  # a container's user without a name: MLflow 3.17 and platformdirs do not import without a home
     for name, value in SET_UNLESS_GIVEN.items():
         variables.setdefault(name, value)
     spared = variables.get("no_proxy") or variables.get("NO_PROXY") or ""  # in this order, as requests and urllib read them

@@ -125,7 +125,7 @@ def cores() -> int:
 
 def existing(folder: Path) -> Path:
     """The folder, or the nearest one above it that exists."""
-    folder = folder.expanduser().absolute()
+    folder = folder.absolute()
     return next(path for path in (folder, *folder.parents) if path.exists())
 
 

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any, cast
 
 import pandas as pd
+import torch
 from PIL import Image
 
 from core import lora
@@ -192,6 +193,7 @@ def judge(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, score: Score
         train_loss=_mean(losses[-spec.train.steps_per_epoch:]) if spec.train and losses else None,
         lora_sha256=sha256(folder.lora) if spec.train else None, scorer=backbone.scorer_name,
         scoring_version=SCORING_VERSION, device=str(backbone.device), dtype=str(backbone.dtype).removeprefix("torch."),
+        threads=torch.get_num_threads() if backbone.device.type == "cpu" else None,
         versions={name: version(name) for name in PACKAGES},
         **measured,
     )

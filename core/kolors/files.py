@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import platformdirs
 
-from core.files import read_json
+from core.files import at_home, read_json
 from core.install import python
 
 Part = Literal["unet", "text_encoder", "vae", "scorer"]
@@ -86,7 +86,7 @@ FILES: tuple[WeightFile, ...] = (
 def models_folder(written: str = "") -> Path:
     """Where the weights are looked for: the study's `weights`, else LORA_SWEEP_MODELS, else the user's cache folder."""
     named = written or os.environ.get(FOLDER_VARIABLE, "")
-    return Path(named).expanduser() if named else platformdirs.user_cache_path("lora-sweep") / "models"
+    return at_home(Path(named)) if named else platformdirs.user_cache_path("lora-sweep") / "models"
 
 
 def missing_files(folder: Path, parts: Collection[Part] = PARTS) -> list[WeightFile]:

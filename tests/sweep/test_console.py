@@ -1,6 +1,7 @@
 """Whatever takes the words of a command, or no longer does, a command does its work."""
 import os
 import pty
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -75,3 +76,40 @@ def test_a_terminal_has_colours(tmp_path: Path) -> None:
     assert os.read(ours, 100) == b"\x1b[1mx\x1b[0m\r\n"
     os.close(ours)
     os.close(theirs)
+
+
+def test_a_notebook_s_interrupt_ends_as_ctrl_c_does(tmp_path: Path, write_study: Callable[..., Path]) -> None:
+    """It goes to the whole process group, the children that are there included."""
+    words = [sys.executable, "-m", "sweep.cli", "run", str(write_study(tmp_path)), "--runs", str(tmp_path / "runs")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "FORCE_COLOR": "1"}) as process:
+        assert process.stdout
+        first = process.stdout.readline()
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
+    *earlier, last = errors.splitlines()
+    assert (process.returncode, last) == (
+        130, "lora-sweep: stopped by SIGINT after 0 trials; everything is kept, the same command goes on"), errors
+    assert all(line.startswith("MLflow ") for line in earlier)  # where it had no time to take all
+    assert "\x1b" not in first
+
+
+def test_an_interrupt_before_the_command_has_begun_leaves_no_traceback() -> None:
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+# Ctrl-C in the middle of our first imports.
+INTERRUPTED = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(name, path, target=None):
+        if name == "typer":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder)
+from lora_sweep_start import main
+main()
+"""

@@ -3,10 +3,12 @@ import http.server
 import importlib.util
 import json
 import os
+import resource
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,11 @@ import pytest
 
 from core.files import sha256
 from core.folders import Runs
+from sweep.driver import other_threads
 from sweep.environment import ordered, settle
 from tests.sweep.mlflow_store import content, store_uri
+from tests.sweep.test_places import obey_permissions
+from tests.sweep.test_store import complete
 
 ROOT = Path(__file__).resolve().parents[2]
 # What `python` and the script that pip writes import before any line of ours runs cannot be ours to choose.
@@ -32,8 +37,8 @@ VARIABLES = {
     "MLFLOW_ENABLE_ASYNC_LOGGING": "true", "MLFLOW_EXPERIMENT_NAME": "another", "MLFLOW_EXPERIMENT_ID": "77",
     "MLFLOW_RUN_ID": "0" * 32, "MLFLOW_REGISTRY_URI": "nonsense://x", "MLFLOW_RUN_CONTEXT": '{"mine": "1"}',
     "MLFLOW_TRUNCATE_LONG_VALUES": "false", "MLFLOW_SQLALCHEMYSTORE_ECHO": "true", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
-    "OPTUNA_STORAGE": "sqlite:////nowhere/x.db", "PANDAS_FUTURE_INFER_STRING": "0", "HF_HUB_OFFLINE": "0", "HF_HOME": "/nowhere",
-    "HF_ENDPOINT": "http://127.0.0.1:9", "TRANSFORMERS_OFFLINE": "0", "MODELSCOPE_CACHE": "/nowhere",
+    "OPTUNA_STORAGE": "sqlite:////nowhere/x.db", "PANDAS_FUTURE_INFER_STRING": "0", "HF_HUB_OFFLINE": "0",
+    "HF_HOME": "/dev/null/x", "HF_ENDPOINT": "http://127.0.0.1:9", "TRANSFORMERS_OFFLINE": "0", "MODELSCOPE_CACHE": "/dev/null/x",
     "PYTHONIOENCODING": "ascii", "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "HTTP_PROXY": "http://127.0.0.1:9",
     "https_proxy": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9",
 }
@@ -101,8 +106,11 @@ def test_a_sweep_is_the_same_among_foreign_modules_and_variables(their_folder: P
 
     done = run(command, tmp_path, *words)
     assert (done.returncode, done.stderr) == (0, "")
+    barred = tmp_path / "barred"
+    barred.mkdir(mode=0o500)
+    env = environment(**VARIABLES, PYTHONPATH=str(their_folder), HOME=str(barred), TMPDIR=str(barred))
     with subprocess.Popen([*command, *more_words], cwd=their_folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          env=environment(**VARIABLES, PYTHONPATH=str(their_folder))) as process:
+                          env=env, preexec_fn=narrow) as process:
         assert process.stdout
         note = process.stdout.readline()
         process.stdout.close()
@@ -115,6 +123,13 @@ def test_a_sweep_is_the_same_among_foreign_modules_and_variables(their_folder: P
     assert "\x1b" not in note
 
 
+def narrow() -> None:
+    """As on a strict cluster: few files, nothing for others to read, and permissions that hold for root too."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    os.umask(0o077)
+    obey_permissions()
+
+
 def story(runs: Runs) -> dict[str, Any]:
     """What the disk and MLflow have, without durations and times."""
     study = runs.study("quick")
@@ -124,7 +139,8 @@ def story(runs: Runs) -> dict[str, Any]:
     for one in held.values():
         one["metrics"] = {key: [point[:2] for point in points] for key, points in one["metrics"].items() if "duration" not in key}
     assert held["trial-0000"]["metrics"]["aesthetic_mean"] == [(0, result.aesthetic_mean)]
-    return {"result": (result.state, result.aesthetic), "losses": losses, "lora": sha256(study.trial(0).lora), "mlflow": held}
+    return {"result": (result.state, result.aesthetic, result.threads), "losses": losses, "lora": sha256(study.trial(0).lora),
+            "mlflow": held}
 
 
 def test_no_proxy_stands_between_us_and_this_machine(tmp_path: Path) -> None:
@@ -179,3 +195,13 @@ def test_the_import_path_loses_nothing_and_is_settled_once() -> None:
     assert found.index(str(ROOT)) < found.index("/more") < found.index("/theirs")
     assert ordered(found) == found
     assert ordered(["/no/library"]) == ["/no/library"]
+
+
+@pytest.mark.parametrize(("before", "device", "said"), [
+    ([], "cpu", ""), ([2, 2], "cpu", ""), ([None, None], "cpu", ""), ([1], "cuda:0", ""),
+    ([1, 2, None, 8], "cpu", "2 threads compute now, 1 or 8 did for earlier trials")])
+def test_another_number_of_threads_is_noted(before: list[int | None], device: str, said: str) -> None:
+    results = [replace(complete(number, 5.0), threads=threads) for number, threads in enumerate(before)]
+    note = other_threads(results, {"threads": 2, "device": device})
+    assert said in note
+    assert bool(said) == bool(note)
