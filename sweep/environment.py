@@ -8,9 +8,11 @@ import sys
 from collections.abc import MutableMapping
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+LIBRARY = os.path.dirname(os.__file__)
 SET = {
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",  # a call must fail when the server takes nothing: it is then repeated
     "PYTHONSAFEPATH": "1",                   # no child imports from the current folder
+    "UVICORN_APP_DIR": LIBRARY,              # MLflow's server would all the same
 }
 # MLflow 3.17 tells its makers of every use, unless this is set before it is imported (mlflow/telemetry).
 SET_UNLESS_GIVEN = {"MLFLOW_DISABLE_TELEMETRY": "true"}
@@ -23,7 +25,7 @@ REMOVED = re.compile("|".join((
     r"TORCH_FORCE_(NO_)?WEIGHTS_ONLY_LOAD",      # may unpickle
     r"PYTORCH_(TUNABLEOP_\w+|NO_CUDA_MEMORY_CACHING|JIT)",
     r"MLFLOW_(RUN_ID|EXPERIMENT_(ID|NAME)|REGISTRY_URI|RUN_CONTEXT|TRUNCATE_LONG_VALUES|SQLALCHEMYSTORE_ECHO)",
-    r"(OPTUNA|PANDAS)_\w+",
+    r"(OPTUNA|PANDAS|UVICORN)_\w+",
 )))
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -32,10 +34,10 @@ def settle(variables: MutableMapping[str, str]) -> tuple[str, ...]:
     """Put import path and variables in order -> the names of variables that the user had set otherwise."""
     sys.path[:] = ordered(sys.path)
     variables["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    not_ours = [name for name in variables if REMOVED.fullmatch(name)]
+    not_ours = [name for name in variables if REMOVED.fullmatch(name) and name not in SET]
     for name in not_ours:
         del variables[name]
-    not_ours += [name for name, value in SET.items() if variables.get(name, value).lower() != value]
+    not_ours += [name for name, value in SET.items() if variables.get(name, value).lower() != value.lower()]
     variables.update(SET)
     if not os.path.isabs(variables.get("HOME", os.path.expanduser("~"))):
         variables["HOME"] = "/"  # a container's user without a name: MLflow 3.17 and platformdirs do not import without a home
@@ -50,11 +52,10 @@ def settle(variables: MutableMapping[str, str]) -> tuple[str, ...]:
 
 def ordered(path: list[str]) -> list[str]:
     """The standard library, our own modules, what is installed, and last what the current folder or PYTHONPATH holds."""
-    library = os.path.dirname(os.__file__)
-    if library not in path:
+    if LIBRARY not in path:
         return path
-    start = path.index(library)
-    standard = [entry for entry in path[start:] if entry == library or os.path.basename(entry) == "lib-dynload"]
+    start = path.index(LIBRARY)
+    standard = [entry for entry in path[start:] if entry == LIBRARY or os.path.basename(entry) == "lib-dynload"]
     return list(dict.fromkeys((*standard, ROOT, *path[start:], *path[:start])))
 
 

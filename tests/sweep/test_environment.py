@@ -205,3 +205,11 @@ def test_another_number_of_threads_is_noted(before: list[int | None], device: st
     note = other_threads(results, {"threads": 2, "device": device})
     assert said in note
     assert bool(said) == bool(note)
+
+
+def test_mlflow_s_server_imports_nothing_from_the_current_folder(their_folder: Path) -> None:
+    """It is started by uvicorn, which looks there first, whatever Python was told."""
+    code = "import sweep, subprocess, sys; subprocess.run([sys.executable, '-m', 'uvicorn', 'data:app'])"
+    done = run([sys.executable, "-P"], their_folder, "-c", code, PYTHONPATH=str(ROOT))
+    assert "the user has" not in done.stderr
+    assert 'Could not import module "data"' in done.stderr
