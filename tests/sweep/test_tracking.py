@@ -298,7 +298,7 @@ def test_a_file_too_large_for_the_server_holds_nothing_up(runs, monkeypatch, cap
     found = {run.info.run_name: run for run in client.search_runs([experiment])}
     assert {run.info.status for name, run in found.items() if name != "trial-0001"} == {"FINISHED"}
     assert found["trial-0002"].data.metrics["aesthetic_mean"] == 6.5
-    assert took.count("recipe.json") == 3  # it comes after the LoRA
+    assert took.count("recipe.json") == 2  # of the trials that are no repeat; it comes after the LoRA
     assert experiment_of(runs).tags.items() >= EXPERIMENT_TAGS.items()  # it was made without them
     assert "takes no file as large as" in caplog.text
     assert str(runs.study(STUDY).trial(0).lora) in caplog.text
@@ -454,8 +454,8 @@ def test_a_server_that_is_never_there_fails_nothing_and_the_next_start_sends_all
         tracking.finish_study("FINISHED", winner=2)
         assert tracking.sent() == set()
     lines = [record.getMessage() for record in caplog.records]
-    assert [line[:28] for line in lines] == ["MLflow takes nothing at the ", "MLflow has not got everythin"]
-    assert f"http://{address}/api" in lines[0]
+    assert [line[:28] for line in lines] == ["MLflow takes nothing at the ", "MLflow has not received ever"]
+    assert f"http://{address}" in lines[0]
     assert "secret" not in "".join(lines)
     play(runs, Tracking(runs, STUDY))
     assert content(store_uri(runs)) == undisturbed
@@ -832,12 +832,13 @@ from pathlib import Path
 from core.folders import Runs
 from sweep.address import sqlite_address
 from sweep.reach import check_tracking
-from sweep.tracking import Tracking
+from sweep import tracking
+tracking.END_S = 120.0  # a machine that runs tests is slow
 runs, study = Runs(Path(sys.argv[1])), sys.argv[2]
 runs.study(study).path.mkdir(parents=True)
 print("ready", flush=True)
 sys.stdin.readline()
-Tracking(runs, study).finish_study("FINISHED", None)
+tracking.Tracking(runs, study).finish_study("FINISHED", None)
 """
     runs = Runs(tmp_path / "runs")
     runs.path.mkdir()
