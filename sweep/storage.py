@@ -55,7 +55,7 @@ def _expendable(study: StudyFolder, keep: int, baselines: set[int], sent: Collec
     complete = [result for result in results if result.state == "complete"]
     best = {result.spec.number for result in complete[:keep]} | baselines
     kept = best | {result.same_as for result in results if result.spec.number in best}
-    awaited = {number for result in results if result.spec.number not in sent for number in (result.spec.number, result.same_as)}
+    awaited = {result.spec.number for result in results if result.spec.number not in sent}
     worst_first = results[::-1]
     for result in sorted(worst_first, key=lambda result: result.spec.number in awaited):
         if result.spec.number not in kept and any(True for _ in _weights(study.trial(result.spec.number))):

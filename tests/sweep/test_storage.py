@@ -55,12 +55,6 @@ def test_trials_that_mlflow_waits_for_go_last(study):
     assert ensure_room(study, spec(7), 2, 0.0035, set(), sent={1, 3, 6}) == [3, 0]
 
 
-def test_a_trial_whose_repeat_mlflow_waits_for_counts_as_waited_for(study):
-    repeat = replace(complete(6, 5.0), same_as=0)
-    write_json(study.trial(6).result, repeat.to_json())
-    assert ensure_room(study, spec(7), 2, 0.0055, set(), sent={0, 1}) == [1, 6]
-
-
 def test_a_full_disk_says_what_is_missing(study, monkeypatch):
     monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
     with pytest.raises(NoRoom, match=r"0\.0 GB are free and the next trial needs 0\.2 GB"):
