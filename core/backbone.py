@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor
 
 from core.files import sha256
-from core.kolors.files import PARTS, SCORER_FOLDER, Part, describe_missing, missing_files, models_folder
+from core.kolors.files import PARTS, SCORER_FOLDER, Part, describe_missing, fingerprints, missing_files, models_folder
 from core.settings import BACKBONES, PRECISIONS
 
 TRAIN_TIMESTEPS = 1100
@@ -169,6 +169,8 @@ def place_of(name: str, device: str, precision: str | None) -> torch.device:
     if precision not in DTYPES:
         raise ValueError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
     place = _device(name, device)
+    if precision == "fp16" and place.type == "cpu" and name == "kolors" and device == "auto":
+        raise ValueError("backbone is kolors, which needs a GPU, and torch sees none here (backbone: tiny runs on the CPU)")
     if precision == "fp16" and place.type == "cpu":
         raise ValueError("precision is fp16, but loss scaling needs a GPU, and this is the CPU (allowed here: fp32, bf16)")
     return place
@@ -230,7 +232,7 @@ def _kolors(device: torch.device, dtype: torch.dtype, weights_folder: str | None
         },
         scorer_name=SCORER_FOLDER,
         image_processor=load.read_image_processor(folder),
-        weights=load.fingerprints(folder, parts),
+        weights=fingerprints(folder, parts),
     )
 
 

@@ -55,15 +55,23 @@ class Cache:
 
     def facts(self, key: tuple, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The same for a small JSON object."""
-        name = content_key(*key)
-        if name in self._memory:
-            return self._memory[name]
-        path = self.folder / key[0] / f"{name}.json"
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):  # ValueError: neither JSON nor UTF-8
+        value = self.find_facts(key)
+        if value is None:
             value = make()
             self.encoded[key[0]] += 1
-            write_json(path, value)
-        self._memory[name] = value
+            write_json(self._facts_file(key), value)
+            self._memory[content_key(*key)] = value
         return value
+
+    def find_facts(self, key: tuple) -> dict[str, Any] | None:
+        """What was kept under `key`, by whomever."""
+        name = content_key(*key)
+        if name not in self._memory:
+            try:
+                self._memory[name] = json.loads(self._facts_file(key).read_text(encoding="utf-8"))
+            except (FileNotFoundError, ValueError):  # ValueError: neither JSON nor UTF-8
+                return None
+        return self._memory[name]
+
+    def _facts_file(self, key: tuple) -> Path:
+        return self.folder / key[0] / f"{content_key(*key)}.json"

@@ -22,6 +22,7 @@ HASHES = {"phash": imagehash.phash, "dhash": imagehash.dhash, "whash": imagehash
 COLUMNS = ("file", "path", "caption", "subset", "repeats", "sha256", "width", "height", "ratio", "size", *HASHES,
            "score", "problem", "note")
 AUDIT_VERSION = 2  # raise it when the meaning of an audit column changes
+BAD_SHOWN = 5  # pictures that cannot be used, in one line
 Scorer = Callable[[Image.Image], float]
 Looking = Callable[[int, int], object]  # told before picture `number` of `total` is looked at or scored for the first time
 NAMES_SHOWN = 5
@@ -58,13 +59,29 @@ def _table(rows: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def say_bad(bad: dict[str, str]) -> str:
+    """Pictures that cannot be used, in one line."""
+    named = ", ".join(f"{file} ({reason})" for file, reason in list(bad.items())[:BAD_SHOWN])
+    more = f" and {len(bad) - BAD_SHOWN} more (lora-sweep data lists them)" if len(bad) > BAD_SHOWN else ""
+    return f"{len(bad)} picture{'s' if len(bad) > 1 else ''} cannot be used: {named}{more}"
+
+
+def known_score(path: Path, cache: Cache, scorer: str) -> float | None:
+    """The score that an earlier audit kept of this picture's content; None where there is none."""
+    try:
+        _, digest = _fingerprint(path)
+    except PictureError:
+        return None
+    return (cache.find_facts(("audit", AUDIT_VERSION, READING, digest, scorer)) or {}).get("score")
+
+
 def _row(picture: CaptionedPicture, template: str, cache: Cache, looking: Callable[[], object]) -> Row:
     row: Row = {"file": picture.file, "path": str(picture.path), "caption": caption_of(picture.prompt, template),
                 "subset": picture.subset, "repeats": picture.repeats, "problem": picture.problem, "note": ""}
 
     def look() -> Row:
         looking()
-        return _look(picture.path)
+        return look_at(picture.path)
 
     if not picture.problem:
         try:
@@ -75,7 +92,7 @@ def _row(picture: CaptionedPicture, template: str, cache: Cache, looking: Callab
     return row
 
 
-def _look(path: Path) -> Row:
+def look_at(path: Path) -> Row:
     notes: list[str] = []
     try:
         image = open_picture(path, notes.append)

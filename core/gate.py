@@ -1,5 +1,6 @@
 """What a score means to the sampler: a constraint that is feasible at 0 or below."""
 
+CHALLENGE_GATE = 6.0  # the Kolors LoRA story challenge's own; a study may set another
 FAILED_BY_PARAMETERS = 20.0
 PARAMETER_FAILURES = frozenset({"nan_loss", "cuda_oom", "black_pictures", "no_images"})
 

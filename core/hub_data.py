@@ -56,13 +56,22 @@ def local_data(data: Data, cache: Path) -> Data:
     return replace(data, source=str(folder), subset=None, split=None, image_column=None, text_column=None)
 
 
-def bring_data(data: Data, cache: Path) -> str | None:
-    """Load a remote data set unless it is here; says in one line what was loaded. Raises DataError."""
-    if not is_remote(data.source) or _folder(data, cache).is_dir():
-        return None
+def is_here(data: Data, cache: Path) -> bool:
+    return not is_remote(data.source) or _folder(data, cache).is_dir()
+
+
+def check_loader(data: Data) -> None:
+    """Raises DataError where the package that loads a remote data set is missing."""
     if find_spec("datasets") is None:
         raise DataError(f"data.source is {data.source}, but the package that loads it is missing; "
                         f"run: {install_command('modelscope')}")
+
+
+def bring_data(data: Data, cache: Path) -> str | None:
+    """Load a remote data set unless it is here; says in one line what was loaded. Raises DataError."""
+    if is_here(data, cache):
+        return None
+    check_loader(data)
     order = json.dumps({"data": asdict(data), "folder": str(_folder(data, cache))})
     # Not in this process: the loader imports half of modelscope, and the driver shall stay small.
     done = subprocess.run([sys.executable, "-P", "-m", "core.hub_data", order], stdout=subprocess.PIPE, text=True, check=False,

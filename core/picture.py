@@ -90,6 +90,19 @@ def _read(path: Path, note: Note) -> Image.Image:
             raise error from None
 
 
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """Width and height as the file's header has them, upright; None where only opening the picture can tell."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_readers()) as raw:
+                # Of a PNG, Pillow looks for a rotation behind the pixels, which would mean to read them all.
+                turned = raw.format != "PNG" and raw.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+                return (raw.height, raw.width) if turned else raw.size
+    except Exception:  # a damaged file, for which `open_picture` has the words
+        return None
+
+
 @lru_cache
 def _readers() -> tuple[str, ...]:
     """Those of FORMATS that this Pillow was built with."""

@@ -20,6 +20,7 @@ from sweep.outcome import outcome
 from sweep.tracking_uri import VARIABLE
 
 if TYPE_CHECKING:
+    from sweep.outlook import Outlook
     from sweep.study import Study
 
 app = typer.Typer(
@@ -83,7 +84,7 @@ def run(
     loaded = load_study(study)
     loaded = loaded.with_trials(trials) if trials else loaded
     if dry_run:
-        _print_plan(loaded, runs, until or MORNING, device)
+        _print_plan(loaded, runs, until or MORNING, device, _check_start(loaded, runs, device, accept))
         return
     stop_at = hour(until) if until else None
     if stop_at:
@@ -92,8 +93,11 @@ def run(
         _say(f"note: environment variables that do not reach the libraries, for the study decides: {', '.join(NOT_PASSED_ON)}")
     if brought := bring_data(loaded.data_value, Runs(runs).cache):  # before the weights: smaller, and it may be refused
         _say(brought)
+    outlook = _check_start(loaded, runs, device, accept)
+    for note in outlook.notes if outlook else ():
+        _say(f"note: {note}")
     if loaded.backbone == "kolors":
-        _fetch_weights(loaded, device)
+        _fetch_weights(loaded)
     progress = LiveProgress(out) if out.is_terminal else PlainProgress(out)
     try:
         summary = run_sweep(loaded, Runs(runs), device, progress, accept, stop_at)
@@ -179,9 +183,21 @@ def plan(
 
     Time, memory and disk; estimates are marked as such.
     """
+    from core.data_folder import DataError
+    from sweep.fingerprint import check_changes
+    from sweep.outlook import look_ahead
     from sweep.study import load_study
+    from sweep.study_errors import StudyError
 
-    _print_plan(load_study(study, data_may_be_gone=True), runs, until, device)
+    loaded, outlook, refused = load_study(study, data_may_be_gone=True), None, ""
+    try:
+        outlook = look_ahead(loaded, Runs(runs))
+        check_changes(loaded, Runs(runs).study(loaded.name))
+    except (DataError, StudyError) as error:  # what a trial costs is known all the same
+        refused = str(error)
+    _print_plan(loaded, runs, until, device, outlook)
+    if refused:
+        _say(f"note: lora-sweep run would not start: {refused}")
 
 
 @app.command()
@@ -325,28 +341,48 @@ def _mend_places(runs: Path) -> None:
         _warn(f"{Runs(runs).tracking_db}: cannot be read ({error}); if the folder was moved, MLflow does not find its pictures")
 
 
-def _print_plan(study: "Study", runs: Path, until: str, device: str) -> None:
+def _check_start(study: "Study", runs: Path, device: str, accept: frozenset[str]) -> "Outlook | None":
+    """What refuses a start or should be known before it, as far as no model is needed: nothing is fetched or drawn in vain.
+
+    Raises StudyError, NoTrialPossible, DataError, ValueError. None for a data set that is not here yet.
+    """
+    from core.hub_data import check_loader, is_here
+    from core.kolors.files import fetch_command, missing_files, models_folder
+    from sweep.fingerprint import check_changes
+    from sweep.machine import refusal
+    from sweep.outlook import look_ahead
+
+    if why := refusal(study.backbone, device, study.precision):
+        missing = study.backbone == "kolors" and missing_files(folder := models_folder(study.weights or ""))
+        raise ValueError(f"{why}; nothing was fetched ({fetch_command(folder)} does it all the same)" if missing else why)
+    if not is_here(study.data_value, Runs(runs).cache):
+        check_loader(study.data_value)
+        return None
+    check_changes(study, Runs(runs).study(study.name), accept)
+    return look_ahead(study, Runs(runs))
+
+
+def _print_plan(study: "Study", runs: Path, until: str, device: str, outlook: "Outlook | None") -> None:
     from sweep.deadline import deadline
     from sweep.plan import disks, make_plan
     from sweep.plan_table import plan_page
 
     now = datetime.now()
     end = deadline(until, now)
-    plan = make_plan(study, Runs(runs), device)
+    plan = make_plan(study, Runs(runs), device, outlook.unscored if outlook else 0)
     out.print(plan_page(plan, now, end, disks(plan, Runs(runs)), out.width))
+    for note in outlook.notes if outlook else ():
+        _say(f"note: {note}")
 
 
-def _fetch_weights(study: "Study", device: str) -> None:
-    """Fetch what is missing before anything starts, announced and with a bar; not for a machine that could not use it."""
-    from core.kolors.files import fetch_command, missing_files, models_folder
-    from sweep.machine import refusal
+def _fetch_weights(study: "Study") -> None:
+    """Fetch what is missing before anything starts, announced and with a bar."""
+    from core.kolors.files import missing_files, models_folder
 
     folder = models_folder(study.weights or "")
     if missing_files(folder):
         from core.kolors.download import fetch_with_progress
 
-        if why := refusal(study.backbone, device, study.precision):
-            raise ValueError(f"{why}; nothing was fetched ({fetch_command(folder)} does it all the same)")
         fetch_with_progress(folder, out)
 
 

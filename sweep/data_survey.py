@@ -6,12 +6,14 @@ from typing import Any
 
 import pandas as pd
 
+from core.data_folder import read_folder
 from core.dataset import Looking
 from core.filters import OPEN, select
 from core.folders import Runs
-from core.hub_data import bring_data
+from core.hub_data import bring_data, local_data
 from core.settings import Filters, setting_names
 from reports.survey import Survey
+from sweep.outlook import notes_on_study
 from sweep.study import Study
 
 
@@ -29,8 +31,16 @@ def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Surv
     searched = {name: str(search).replace(", ", " or ") for name, search in study.space.items() if name in setting_names(Filters)}
     fixed = replace(study.data.filters, **{name: getattr(OPEN, name) for name in searched})
     table = audit_data(data, backbone, Cache(runs.cache), fixed, looking, notes.append)
+    notes += _notes(study, table, runs)
     return Survey(study=study.name, data=data, scorer=backbone.scorer_name, table=table, notes=tuple(notes), loaded=loaded or "",
                   loosest=_extreme(study, table, max), strictest=_extreme(study, table, min), searched=searched)
+
+
+def _notes(study: Study, table: pd.DataFrame, runs: Runs) -> list[str]:
+    used = table[(table["problem"] == "") & table["score"].notna()]  # the others go by a fixed filter, whatever is searched
+    captioned = [picture for picture in read_folder(local_data(study.data_value, runs.cache)).pictures
+                 if str(picture.path) in set(used["path"])]
+    return list(notes_on_study(study, captioned, list(zip(used["width"], used["height"], strict=True))))
 
 
 def _extreme(study: Study, table: pd.DataFrame, pick: Callable[..., Any]) -> Filters:

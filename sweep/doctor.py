@@ -14,19 +14,23 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from core.data_folder import DataError, read_folder
+from core.data_folder import DataError
+from core.dataset import say_bad
 from core.folders import Runs, shown_path
 from core.hub_data import local_data
 from core.install import install_command
 from core.kolors.files import FILES, FOLDER_VARIABLE, fetch_command, missing_files, models_folder, needed_bytes
 from reports.console import size
 from sweep.check import Check
+from sweep.fingerprint import check_changes
 from sweep.lock import is_locked
-from sweep.machine import Gpu, ask, cores, existing, find_gpus, host_memory
+from sweep.machine import Gpu, ask, cores, existing, find_gpus, host_memory, refusal
+from sweep.outlook import NoTrialPossible, look_ahead
 from sweep.packages import check_packages, check_python, installed
 from sweep.plan import Plan, disks, make_plan
 from sweep.reach import check_port, check_tracking
 from sweep.study import Study
+from sweep.study_errors import StudyError
 
 LIMIT_S = 40.0
 TORCH_LIMIT_S = 30
@@ -84,6 +88,8 @@ def checks_page(study: str, checks: Sequence[Check]) -> Group:
 def check_gpu(plan: Plan) -> Check:
     """The cards, and whether torch can compute on them; torch is asked in a child process, only where there is a card."""
     gpus, needs_one = find_gpus(), plan.study.backbone == "kolors"
+    if not needs_one and (why := refusal(plan.study.backbone, "auto", plan.study.precision)):
+        return Check(name="GPU", state="missing", found=why, todo="lora-sweep run refuses it like this")
     if not gpus.found:
         return Check(name="GPU", state="missing" if needs_one else "OK", found=gpus.problem if needs_one
                      else f"{gpus.problem}: tiny runs on the CPU, Kolors needs one",
@@ -148,24 +154,21 @@ def check_data(study: Study, runs: Runs) -> Check:
     """What the folder holds; of a remote data set the copy that an earlier start made, if there is one."""
     source = shown_path(Path(study.data_value.source))
     try:
-        data = local_data(study.data_value, runs.cache)
+        local_data(study.data_value, runs.cache)
     except DataError:  # it was not brought here yet
         if not installed("datasets"):
             return Check(name="data", state="missing", found=f"{source} needs a package that is not installed",
                          todo=install_command("modelscope"))
         return Check(name="data", state="OK", found=f"{source} is fetched when the sweep starts; the network was not tried")
     try:
-        folder = read_folder(data)
+        outlook = look_ahead(study, runs)
+    except NoTrialPossible as none:
+        return Check(name="data", state="missing", found=str(none), todo="other pictures, captions or data.filters are needed")
     except (ValueError, OSError) as error:
         return Check(name="data", state="missing", found=str(error), todo="put the pictures there, or change data.source")
-    bad = [f"{picture.file} ({picture.problem})" for picture in folder.pictures if picture.problem]
-    found = f"{len(folder.pictures)} pictures in {source}"
-    if bad:
-        found += f", of which cannot be used: {', '.join(bad[:3])}{f' and {len(bad) - 3} more' if len(bad) > 3 else ''}"
-    found = "; ".join((found, *folder.notes))
-    if len(folder.pictures) - len(bad) < study.data.min_images:
-        return Check(name="data", state="missing", found=found, todo=f"data.min_images is {study.data.min_images}")
-    return Check(name="data", state="warn" if bad or folder.notes else "OK", found=found)
+    bad = (say_bad(outlook.bad),) if outlook.bad else ()
+    found = "; ".join((f"{outlook.pictures} pictures in {source}", *bad, *outlook.notes))
+    return Check(name="data", state="warn" if bad or outlook.notes else "OK", found=found)
 
 
 def check_runs(study: Study, runs: Runs) -> Check:
@@ -180,6 +183,12 @@ def check_runs(study: Study, runs: Runs) -> Check:
     if is_locked(folder):
         return Check(name="runs", state="warn", found=f"a driver works on {study.name} right now ({folder.lock})",
                      todo="wait for it, or end it with Ctrl-C; one study has one driver")
+    try:
+        check_changes(study, folder)
+    except StudyError as changed:
+        return Check(name="runs", state="missing", found=str(changed), todo="lora-sweep run refuses it like this")
+    except ValueError:  # of the pictures, which are another check
+        pass
     return Check(name="runs", state="OK", found=f"{runs.path} can be written; no driver is at work on {study.name}")
 
 

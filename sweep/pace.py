@@ -7,6 +7,7 @@ from typing import Self
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
 
+MANY = 20  # pictures: with fewer, a trial's preparation is mostly something else
 PARTS = ("prepare", "train", "render", "score")  # as in result.json's timings_s
 
 
@@ -15,13 +16,15 @@ class Pace:
     """Seconds per unit of work; `trials` is how many finished trials they rest on, 0 for an estimate.
 
     A row is one picture in one optimiser step, a forward one picture through the UNet while drawing; both are given per
-    megapixel. Preparation is per trial (what the cache lacks is encoded there), scoring per picture.
+    megapixel. Preparation is per trial (what the cache lacks is encoded there), scoring per picture; `picture_s` is for a
+    training picture that is read, scored and encoded for the first time, 0 where no trial met one.
     """
     prepare_s: float
     row_s: float
     forward_s: float
     score_s: float
     trials: int
+    picture_s: float = 0.0
 
     @classmethod
     def of(cls, results: Iterable[Result]) -> Self | None:
@@ -34,9 +37,11 @@ class Pace:
         def rate(part: str, work: list[float]) -> float:
             return median(result.timings_s[part] / amount for result, amount in zip(done, work, strict=True))
 
+        new = [result.timings_s["prepare"] / count for result in done if (count := result.encoded.get("latents", 0)) >= MANY]
         return cls(prepare_s=rate("prepare", [1.0] * len(done)), row_s=rate("train", [train_work(r.spec) for r in done]),
                    forward_s=rate("render", [render_work(r.spec) for r in done]),
-                   score_s=rate("score", [float(len(r.spec.story.scenes)) for r in done]), trials=len(done))
+                   score_s=rate("score", [float(len(r.spec.story.scenes)) for r in done]), trials=len(done),
+                   picture_s=median(new) if new else 0.0)
 
     def parts_s(self, spec: TrialSpec) -> dict[str, float]:
         """What each of `PARTS` takes; without `spec.train` (the base model's own story) only drawing and scoring."""

@@ -1,7 +1,7 @@
 """What a study costs on this machine: time, memory, disk. Measured where trials were finished, else estimated; no torch."""
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from statistics import median_high
@@ -56,6 +56,7 @@ class Plan:
     memory: PeakMemory | None  # None for the toy
     host_bytes: float
     fetch_bytes: int           # weights that are missing
+    new_pictures: int          # that were never scored here
 
     @property
     def todo(self) -> int:
@@ -68,9 +69,14 @@ class Plan:
         return first + [self.typical] * (self.todo - len(first))
 
     def ends_s(self, pace: Pace) -> list[float]:
-        """When the base model's story is done, then each trial of the queue, in seconds from now."""
+        """When the base model's story is done, then each trial of the queue, in seconds from now; the first waits for pictures
+        that are new here."""
         base_s = 0.0 if self.base_done else pace.trial_s(self.study.base_spec())
-        return list(accumulate((pace.trial_s(row.spec) for row in self.queue), initial=base_s))
+        return list(accumulate((pace.trial_s(row.spec) for row in self.queue), initial=base_s + self.pictures_s(pace)))
+
+    def pictures_s(self, pace: Pace) -> float:
+        """What it takes once to read, score and encode the pictures that are new here."""
+        return self.new_pictures * pace.picture_s
 
     @property
     def disk_bytes(self) -> int:
@@ -90,7 +96,7 @@ class Plan:
         return picture_cache_bytes(self.dearest.spec) + text_cache_bytes(self.typical.spec)
 
 
-def make_plan(study: Study, runs: Runs, device: str = "auto") -> Plan:
+def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int = 0) -> Plan:
     """`device` is a worker's; auto is a GPU for kolors, the CPU for tiny."""
     if device == "auto":
         device = "cuda" if study.backbone == "kolors" else "cpu"
@@ -99,13 +105,17 @@ def make_plan(study: Study, runs: Runs, device: str = "auto") -> Plan:
     rows = {name: Row(name=name, spec=spec, disk_bytes=trial_disk_bytes(spec)) for name, spec in specs.items()}
     gpu, problem = _gpu(device)
     memory = kolors_memory(specs["dearest"], device) if study.backbone == "kolors" else None
-    guess = measured(list(specs.values()), runs, device) or _estimated(study, device, gpu, problem, memory)
+    estimate = _estimated(study, device, gpu, problem, memory)
+    guess = measured(list(specs.values()), runs, device) or estimate
+    if guess.pace and estimate.pace and not guess.pace.picture_s:
+        guess = replace(guess, pace=replace(guess.pace, picture_s=estimate.pace.picture_s))
     folder = runs.study(study.name)
     return Plan(
         study=study, device=device, gpu=gpu, pace=guess.pace, basis=guess.basis, cheapest=rows.pop("cheapest"),
         typical=rows.pop("typical"), dearest=rows.pop("dearest"), first=tuple(rows.values()), done=len(folder.results()),
         base_done=folder.base.result.exists(), memory=memory, host_bytes=memory.host if memory else TINY_HOST_BYTES,
-        fetch_bytes=needed_bytes(missing_files(models_folder(study.weights or ""))) if memory else 0)
+        fetch_bytes=needed_bytes(missing_files(models_folder(study.weights or ""))) if memory else 0,
+        new_pictures=new_pictures)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -85,7 +85,8 @@ def _cells(plan: Plan, row: Row, settings: list[str], parts: list[str]) -> list[
 
 
 def facts(plan: Plan, free_bytes: int) -> Table:
-    told = {"sweep": _extremes(plan), "GPU memory": _gpu_memory(plan), "host memory": f"about {size(plan.host_bytes)}",
+    told = {"sweep": _extremes(plan), "pictures": _pictures(plan), "GPU memory": _gpu_memory(plan),
+            "host memory": f"about {size(plan.host_bytes)}",
             "disk": _disk(plan, free_bytes), "weights": _weights(plan),
             "rests on": plan.basis if plan.pace and not plan.pace.trials else "",
             "elsewhere": _elsewhere(plan), "not known": _unknown(plan)}
@@ -103,6 +104,13 @@ def _extremes(plan: Plan) -> str:
         return ""
     least, most = (duration(plan.todo * plan.pace.trial_s(row.spec)) for row in (plan.cheapest, plan.dearest))
     return f"{least} if every trial left were the cheapest, {most} if the dearest"
+
+
+def _pictures(plan: Plan) -> str:
+    if not plan.new_pictures:
+        return ""
+    takes = f": about {duration(plan.pictures_s(plan.pace))}" if plan.pace and plan.pace.picture_s else ""
+    return f"{counted(plan.new_pictures, 'picture')} new here, read, scored and encoded once, in the first trial{takes}"
 
 
 def _gpu_memory(plan: Plan) -> str:
@@ -138,4 +146,4 @@ def _elsewhere(plan: Plan) -> str:
 def _unknown(plan: Plan) -> str:
     if plan.pace and plan.pace.trials:
         return ""
-    return "how long it takes, once, to load the base model and to encode new pictures and texts: this comes on top"
+    return "how long it takes, once, to load the base model and to encode the story's texts: this comes on top"

@@ -16,7 +16,7 @@ from core.beat import Beat, no_beat
 from core.cache import Cache
 from core.colour_profile import Note
 from core.data_folder import DataError
-from core.dataset import Looking, audit, bad_pictures, caption_of, read_folder
+from core.dataset import Looking, audit, bad_pictures, caption_of, read_folder, say_bad
 from core.encode import encode_examples, encode_missing
 from core.fail_point import fail_point
 from core.files import content_key, sha256, write_json, write_whole
@@ -34,7 +34,6 @@ from sweep.attempt import Attempt
 
 Report = Callable[..., None]
 MIXED_PRECISION = {"fp32": "no"}  # kohya's word for it; the others are called as ours
-BAD_SHOWN = 5  # pictures that cannot be used, in one line
 PACKAGES = ("torch", "diffsynth", "peft", "lightning", "transformers", "simple-aesthetics-predictor")
 
 
@@ -159,13 +158,6 @@ def audit_data(data: Data, backbone: Backbone, cache: Cache, filters: Filters, l
         return rate(backbone, image).aesthetic
 
     return audit(data, cache, score, backbone.weights["scorer"], filters, looking, note)
-
-
-def say_bad(bad: dict[str, str]) -> str:
-    """Pictures that cannot be used, in one line."""
-    named = ", ".join(f"{file} ({reason})" for file, reason in list(bad.items())[:BAD_SHOWN])
-    more = f" and {len(bad) - BAD_SHOWN} more (lora-sweep data lists them)" if len(bad) > BAD_SHOWN else ""
-    return f"{len(bad)} picture{'s' if len(bad) > 1 else ''} cannot be used: {named}{more}"
 
 
 def draw_story(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report,

@@ -3,6 +3,7 @@
 The layout is that of DiffSynth's `download_models(["Kolors", "SDXL-vae-fp16-fix"])` (diffsynth/configs/model_config.py,
 1.1.9), so a folder filled by DiffSynth serves as it is; the tokenizer ships with diffsynth.
 """
+import hashlib
 import os
 import shlex
 from collections.abc import Collection, Iterable
@@ -12,7 +13,7 @@ from typing import Any, Literal
 
 import platformdirs
 
-from core.files import at_home, read_json
+from core.files import at_home, read_json, sampled_sha256
 from core.install import python
 
 Part = Literal["unet", "text_encoder", "vae", "scorer"]
@@ -122,3 +123,16 @@ def read_record(folder: Path) -> dict[str, Any]:
 def needed_bytes(files: Iterable[WeightFile] = FILES) -> int:
     """Their size together on disk, as estimated before a server was asked."""
     return sum(file.size_bytes or 0 for file in files)
+
+
+def fingerprints(folder: Path, parts: Collection[Part]) -> dict[str, str]:
+    """Part of the backbone -> what its weights are; both halves of the VAE share one file."""
+    digests: dict[str, str] = {
+        part: hashlib.sha256("".join(map(sampled_sha256, part_paths(folder, part))).encode()).hexdigest() for part in parts}
+    if vae := digests.pop("vae", None):
+        digests |= {"vae_encoder": vae, "vae_decoder": vae}
+    return digests
+
+
+def part_paths(folder: Path, part: Part) -> list[Path]:
+    return [path for file in FILES if file.part == part and (path := file.find(folder))]

@@ -3,10 +3,9 @@
 The networks are built without memory of their own and take the tensors over, so a host never holds more than the file
 that is being read (and, on a CPU, the model itself).
 """
-import hashlib
 import pickle
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessor
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
-from core.files import sampled_sha256
-from core.kolors.files import FILES, SCORER_FOLDER, Part, WeightsError
+from core.kolors.files import SCORER_FOLDER, Part, WeightsError, part_paths
 from core.kolors.models import (
     KolorsUNet,
     KolorsVAEDecoder,
@@ -66,19 +64,6 @@ def read_image_processor(folder: Path) -> CLIPImageProcessor:
     return CLIPImageProcessor.from_pretrained(folder / SCORER_FOLDER)
 
 
-def fingerprints(folder: Path, parts: Collection[Part]) -> dict[str, str]:
-    """Part of the backbone -> what its weights are; both halves of the VAE share one file."""
-    digests: dict[str, str] = {
-        part: hashlib.sha256("".join(map(sampled_sha256, _paths(folder, part))).encode()).hexdigest() for part in parts}
-    if vae := digests.pop("vae", None):
-        digests |= {"vae_encoder": vae, "vae_decoder": vae}
-    return digests
-
-
-def _paths(folder: Path, part: Part) -> list[Path]:
-    return [path for file in FILES if file.part == part and (path := file.find(folder))]
-
-
 def _diffsynth_names(model: type[Any]) -> Callable[[Tensors], Tensors]:
     """DiffSynth's own converter from diffusers' names; some of them also return arguments for the class."""
     def convert(tensors: Tensors) -> Tensors:
@@ -91,7 +76,7 @@ def _diffsynth_names(model: type[Any]) -> Callable[[Tensors], Tensors]:
 def _read(folder: Path, part: Part, device: torch.device, dtype: torch.dtype, rename: Callable[[Tensors], Tensors],
           build: Callable[[Tensors], Any], names: str = "") -> Any:
     """Read the tensors whose names match `names`, give them the names of the model that they tell how to build."""
-    paths = [path for path in _paths(folder, part) if path.suffix != ".json"]
+    paths = [path for path in part_paths(folder, part) if path.suffix != ".json"]
     found = {name: _placed(tensor, device, dtype) for path in paths for name, tensor in _mapped(path) if re.match(names, name)}
     try:
         tensors = rename(found)

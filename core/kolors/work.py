@@ -10,3 +10,4 @@ DRAWN_BYTES = {2: 10_500, 4: 21_000}         # at the most while drawing; guidan
 STEP_TFLOP = 14.5             # a LoRA training step
 RECOMPUTED_STEP_TFLOP = 20.9  # the same with blocks computed again
 FORWARD_TFLOP = 6.96
+ENCODED_TFLOP = 2 * 4.9 + 3.2  # a training picture through the VAE, as it is and mirrored, and its caption through ChatGLM3-6B

@@ -187,6 +187,9 @@ def test_pictures_are_counted(study, tmp_path):
     assert check_data(own, runs).state == "missing"
     for number in range(4):
         (folder / f"{number}.png").write_bytes(b"x")
+    assert check_data(own, runs).state == "missing"  # they are there, but no pictures
+    for number in range(4):
+        shutil.copy(STUDIES / "data" / "watercolor" / "train" / f"{number + 1:02}.png", folder / f"{number}.png")
     assert check_data(own, runs).state == "warn"
     assert "4.png" in check_data(own, runs).found
 

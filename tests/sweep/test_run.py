@@ -265,7 +265,7 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
 
 
 def test_filters_that_no_trial_can_pass_stop_a_sweep_at_once(tmp_path, write_study, cli):
-    done = cli("run", write_study(tmp_path, trials=9, filters="{min_width: 4000}"), "--runs", tmp_path / "runs")
+    done = cli("run", write_study(tmp_path, trials=9, filters="{min_score: 0.99}"), "--runs", tmp_path / "runs")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "the filters keep 0 of 30 pictures, but data.min_images is 4, and no filter is searched" in done.stderr
     assert len(trials_of(tmp_path)) == 1
