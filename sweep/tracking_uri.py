@@ -49,7 +49,7 @@ def _database_problem(given: str, kind: str, runs: Runs) -> str | None:
     if kind == "sqlite" and file is None:
         return "which names no file (allowed: sqlite:///FILE)"
     if file and _is_of_optuna(file, runs):
-        return "but that is a study's own database; name another file, or unset it to keep runs under the runs folder"
+        return "but that is a study's own database: name another file"
     return None
 
 

@@ -1,5 +1,6 @@
 """The doctor says what is missing and what to do, changes nothing, and never hangs."""
 import os
+import re
 import shutil
 import socket
 import threading
@@ -268,10 +269,17 @@ def test_a_server_that_is_silent_or_gone_is_missing(tmp_path, monkeypatch):
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{address}")
         assert check_tracking(Runs(tmp_path)).found.endswith("cannot be reached (timed out)")
-    for scheme in ("http", "postgresql"):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{scheme}://me:secret@{address}")
-        check = check_tracking(Runs(tmp_path))
-        assert (check.state, check.found.startswith(f"{scheme}://{address} cannot be reached")) == ("missing", True)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{address}")
+    for check in (check_tracking(Runs(tmp_path)), reach._check_host(f"postgresql://me:secret@{address}")):
+        assert check.state == "missing"
+        assert re.match(rf"(http|postgresql)://{address} cannot be reached", check.found)
+
+
+def test_a_database_whose_driver_is_not_installed_is_missing_as_a_run_refuses_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "mssql+pyodbc://me:secret@host/db")
+    check = check_tracking(Runs(tmp_path))
+    assert (check.state, check.found) == (
+        "missing", "MLFLOW_TRACKING_URI is mssql+pyodbc://host/db, which cannot work: No module named 'pyodbc'")
 
 
 def test_a_login_in_the_address_is_used_and_not_shown(server, tmp_path, monkeypatch):
