@@ -122,9 +122,13 @@ def _add_score(row: Row, cache: Cache, score: Scorer, scorer: str, looking: Call
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
     """What was missed when pictures were read, each once, with their names."""
     for text in dict.fromkeys(row["note"] for row in rows if row["note"]):
-        files = [_printable(row["file"]) for row in rows if row["note"] == text]
-        more = f" and {len(files) - NAMES_SHOWN} more" if len(files) > NAMES_SHOWN else ""
-        yield f"{text} ({', '.join(files[:NAMES_SHOWN])}{more})"
+        yield f"{text} ({some_names([row['file'] for row in rows if row['note'] == text])})"
+
+
+def some_names(files: Sequence[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(files) - NAMES_SHOWN} more" if len(files) > NAMES_SHOWN else ""
+    return ", ".join(map(_printable, files[:NAMES_SHOWN])) + more
 
 
 def _fingerprint(path: Path) -> tuple[int, str]:

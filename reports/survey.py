@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from core.dataset import bad_pictures
+from core.dataset import bad_pictures, some_names
 from core.filters import STAGES, left_after, why_dropped
 from core.settings import Data, Filters
 
@@ -32,6 +32,11 @@ class Survey:
     @property
     def why_strictest(self) -> pd.Series:
         return why_dropped(self.table, self.strictest)
+
+    def dropped(self) -> dict[str, str]:
+        """Filter -> the names of pictures that it drops even at its loosest."""
+        why = self.why_loosest
+        return {stage: some_names(list(self.table["file"][why == stage])) for stage in STAGES if (why == stage).any()}
 
     def stages(self) -> list[tuple[str, str, int, int]]:
         """For each filter its name, its bounds in words, and how many pictures are left after it, loosest and strictest."""

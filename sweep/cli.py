@@ -136,6 +136,8 @@ def data(study: StudyName, runs: RunsFolder = HERE, device: ScorerDevice = "auto
         _say(f"note: {note}")
     for file, reason in survey.bad.items():
         _say(f"cannot be used: {file}: {reason}")
+    for stage, files in survey.dropped().items():
+        _say(f"dropped by {stage}: {files}")
     if survey.warning:
         _say(survey.warning)
     folder = Runs(runs).study(loaded.name).data

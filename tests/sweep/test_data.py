@@ -87,6 +87,11 @@ def test_every_bad_picture_is_named_with_its_reason(surveyed):
         assert f"cannot be used: {file}: {reason}\n" in surveyed[1]
 
 
+def test_what_a_filter_drops_even_at_its_loosest_is_named(surveyed):
+    said = [line for line in surveyed[1].splitlines() if line.startswith("dropped by")]
+    assert said == ["dropped by image_deduplicator: twin.tif"]
+
+
 def test_the_page_shows_every_picture_and_needs_no_other_file(surveyed):
     page = (surveyed[0] / "index.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/jpeg;base64,') == 6
