@@ -76,6 +76,7 @@ def run(
     from sweep.environment import NOT_PASSED_ON
     from sweep.fingerprint import fields_of
     from sweep.progress import LiveProgress, PlainProgress
+    from sweep.status import findings
     from sweep.stop import stop_by_keyboard
     from sweep.study import load_study
 
@@ -104,6 +105,8 @@ def run(
     finally:
         if isinstance(progress, LiveProgress):
             progress.stop()
+    for note in findings(Runs(runs).study(loaded.name)):
+        _say(f"note: {note}")
     words, code = summary.closing(winner(Runs(runs).study(loaded.name)), _command(f"report {loaded.name}", runs))
     if code:
         _complain(words)
@@ -156,7 +159,7 @@ def status(
     """
     from reports.console import duration, leaderboard_table
     from reports.table import leaderboard
-    from sweep.status import study_folders, study_status
+    from sweep.status import findings, study_folders, study_status
 
     folders = [_started(study, runs)] if study else study_folders(Runs(runs))
     if not folders:
@@ -170,6 +173,8 @@ def status(
         if study:
             for note in now.recovered:
                 _say(f"found at its last start: {note}")
+            for note in findings(folder):
+                _say(f"note: {note}")
             out.print(leaderboard_table(leaderboard(folder), out.width))
             _say_where(folder, runs)
 

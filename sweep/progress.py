@@ -8,6 +8,7 @@ from rich.progress import Progress as Bars
 
 from core.settings import Result, TrialSpec
 from reports.console import counted
+from sweep.status import BASE_PASSES
 from sweep.store import describe
 
 
@@ -43,6 +44,8 @@ class PlainProgress:
 
     def base(self, result: Result) -> None:
         self.note(f"base model's own story: {result.aesthetic_mean:.2f}")
+        if result.passed_gate:
+            self.note(f"note: {BASE_PASSES}")
 
     def looking(self, spec: TrialSpec, number: int, total: int) -> None:
         pass

@@ -1,4 +1,5 @@
 """The search space: what Optuna may choose for each setting that the study searches."""
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,6 +13,7 @@ from sweep.setting import SETTINGS, Section, Setting
 from sweep.study_errors import SHOWN_CHARACTERS, Mistake, UnknownKey, all_checked, near, shown
 
 MAX_STEPS = 10**6
+NEAR_EDGE = 0.05  # of a range without steps
 ON_STEP = 1e-8  # as exact as Optuna 5 is about a value being on a step (distributions.py)
 
 
@@ -90,6 +92,28 @@ class Searched(Protocol):
 def distributions(study: Searched) -> dict[str, BaseDistribution]:
     """The study's space as Optuna's distributions, by setting."""
     return {name: _distribution(SETTINGS[name].kind, search) for name, search in study.space.items()}
+
+
+def edges(study: Searched, best: Mapping[str, Any]) -> list[str]:
+    """In one line each, the settings whose best value lies at the edge of what is searched, where a wider search could go on."""
+    found = ((name, search, _edge(SETTINGS[name], search, best[name])) for name, search in study.space.items())
+    return [f"the best {name}, {shown(best[name])}, is at the {edge} end of its search ({search}): a wider one may hold a better"
+            for name, search, edge in found if edge]
+
+
+def _edge(setting: Setting, search: Choices | Range, value: Any) -> str:
+    """`lower` or `upper`, or nothing. The end that the setting itself sets is no edge, nor is any of two choices."""
+    if setting.kind not in (int, float) or value is None or None in search.values:
+        return ""
+    low, high = min(search.values), max(search.values)
+    if low == high or (isinstance(search, Choices) and len(search.choices) < 3):
+        return ""
+    ends = (low, high, value)
+    low, high, value = map(math.log, ends) if isinstance(search, Range) and search.log else ends
+    margin = NEAR_EDGE * (high - low) if isinstance(search, Range) and not search.step else 0
+    if value <= low + margin and min(search.values) > setting.low:
+        return "lower"
+    return "upper" if value >= high - margin and max(search.values) < setting.high else ""
 
 
 def _distribution(kind: type, search: Choices | Range) -> BaseDistribution:

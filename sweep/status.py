@@ -4,13 +4,15 @@ from math import isinf
 
 from core.files import read_json
 from core.folders import Runs, StudyFolder
-from core.gate import PARAMETER_FAILURES
+from core.gate import CHALLENGE_GATE, PARAMETER_FAILURES
 from core.settings import Result
 from reports.table import passed
 from sweep.grid import Grid
 from sweep.lock import is_locked
-from sweep.space import distributions
+from sweep.space import distributions, edges
 from sweep.study import Study, load_frozen
+
+BASE_PASSES = "the base model's own story passes the gate already: compare a story with that mean, not with the gate"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +53,15 @@ def _left(study: Study, results: list[Result], since: int) -> int:
              if result.spec.number >= since and (result.state == "complete" or result.reason in PARAMETER_FAILURES)}
     left = study.budget.trials - len(results)
     return left if isinf(grid.size) else min(left, int(grid.size) - len(known - {None}))
+
+
+def findings(folder: StudyFolder) -> list[str]:
+    """What the results say of the study itself, in one line each."""
+    study, base, best = load_frozen(folder.frozen), folder.base.read_result(), next(iter(passed(folder)), None)
+    gate = study.objective.gate
+    return ([BASE_PASSES] if base and base.passed_gate else []) \
+        + ([f"objective.gate is {gate:g}, but the challenge's gate is {CHALLENGE_GATE:g}"] if gate != CHALLENGE_GATE else []) \
+        + (edges(study, best.spec.params()) if best else [])
 
 
 def study_folders(runs: Runs) -> list[StudyFolder]:

@@ -13,7 +13,7 @@ from sweep.attempt import Attempt
 from sweep.deadline import Hour
 from sweep.local_worker import LocalWorker, WorkerDied
 from sweep.stop import Stopped
-from sweep.watchdog import LOOK_S, Watchdog
+from sweep.watchdog import LOOK_S, Watchdog, work_of
 
 log = logging.getLogger(__name__)
 # After these the process or its device context cannot be trusted with the next trial.
@@ -70,7 +70,7 @@ class Supervisor:
         self.start()
         assert self._worker
         self._sent.add(folder.path)
-        self._watchdog.rest()
+        self._watchdog.rest(work_of(spec))
         with suppress(WorkerDied):  # noticed, classified and answered when its events are read
             self._worker.send([spec], [folder.path], [self._attempt(spec, folder)], self._checkpoint_every_s)
 

@@ -3,6 +3,9 @@ import os
 import time
 from typing import Any
 
+from core.settings import TrialSpec
+from sweep.pace import megapixels
+
 # Each phase begins with an event; the floors leave room for slow disks, first compilations and busy machines.
 FLOORS_S = {"start": 900.0, "prepare": 900.0, "step": 180.0, "picture": 300.0}
 NEXT_PHASE = {"ready": "prepare", "started": "prepare", "training": "step", "drawing": "picture"}
@@ -17,16 +20,18 @@ class Watchdog:
     def __init__(self) -> None:
         # Tests shorten the floor of a step; nobody else should.
         self._floors_s = FLOORS_S | {"step": float(os.environ.get("LORA_SWEEP_STEP_FLOOR_S") or FLOORS_S["step"])}
-        self._longest_s: dict[str, float] = {}
+        self._longest_s: dict[tuple[str, float], float] = {}  # by phase and work
+        self._work = 1.0
         self.watch()
 
     def watch(self) -> None:
         """A fresh worker: it is starting up."""
         self.phase = "start"
-        self.rest()
+        self.rest(self._work)
 
-    def rest(self) -> None:
-        """Work was handed over now: silence counts from here."""
+    def rest(self, work: float = 1.0) -> None:
+        """Work was handed over now: silence counts from here. `work` as `work_of` tells it."""
+        self._work = work
         self._heard_at = self._said_at = self._looked_at = time.monotonic()
         self._stood_still_s = 0.0  # the driver, since the worker last said something
 
@@ -45,16 +50,25 @@ class Watchdog:
         self._heard_at = time.monotonic()
         said_at = event.get("monotonic", self._heard_at)
         silent_s = said_at - self._said_at - self._stood_still_s
-        self._longest_s[self.phase] = max(silent_s, self._longest_s.get(self.phase, 0.0))
+        self._longest_s[self.phase, self._work] = max(silent_s, self._longest_s.get((self.phase, self._work), 0.0))
         self._said_at, self._stood_still_s = said_at, 0.0
         self.phase = NEXT_PHASE.get(event["event"], self.phase)
 
     @property
     def allowed_s(self) -> float:
-        """The longest silence in this phase."""
-        longest_s = self._longest_s.get(self.phase, 0.0)
-        return max(self._floors_s[self.phase], min(PATIENCE * longest_s, longest_s + MOST_MORE_S))
+        """The longest silence in this phase: of a size of work that was never measured, the floor for that much more work."""
+        floor_s, longest_s = self._floors_s[self.phase], self._longest_s.get((self.phase, self._work))
+        if longest_s is None:
+            more = self._work if self.phase in ("step", "picture") else 1.0
+            return min(floor_s * more, floor_s + MOST_MORE_S)
+        return max(floor_s, min(PATIENCE * longest_s, longest_s + MOST_MORE_S))
 
     @property
     def left_s(self) -> float:
         return self._heard_at + self.allowed_s - time.monotonic()
+
+
+def work_of(spec: TrialSpec) -> float:
+    """How many pictures of a megapixel one step is worth, at least one; attention grows with the square of the pixels."""
+    size = max(1.0, megapixels(spec))
+    return size * max(1.0, size * (spec.train.batch_size if spec.train else 1))

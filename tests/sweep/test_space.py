@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sweep.setting import SETTINGS
-from sweep.space import Choices, Range, check_search, distributions
+from sweep.space import Choices, Range, check_search, distributions, edges
 from sweep.study_errors import Mistake
 
 
@@ -65,3 +65,15 @@ def test_optuna_takes_what_the_setting_allows(data: st.DataObject) -> None:
     trial = optuna.create_trial(params={name: low}, distributions=distributions(Searching({name: search})), value=0.0)
     assert search.allows(setting.check(trial.params[name]))
     assert search.allows(high)
+
+
+@pytest.mark.parametrize(("name", "search", "value", "end"), [
+    ("lora_rank", Choices(choices=(4, 8, 16)), 16, "upper"), ("lora_rank", Choices(choices=(4, 8, 16)), 8, ""),
+    ("lora_rank", Choices(choices=(4, 8)), 8, ""), ("epochs", Range(low=1, high=5), 5, "upper"),
+    ("epochs", Range(low=1, high=5), 1, ""),  # fewer than one there are not
+    ("learning_rate", Range(low=1e-5, high=1e-2, log=True), 1.2e-5, "lower"),
+    ("deduplicate", Choices(choices=("phash", "ahash", "none")), "none", ""),
+    ("learning_rate", Range(low=1e-5, high=1e-2, log=True), 1e-4, ""), ("max_images", Choices(choices=(4, 8, None)), 8, "")])
+def test_a_best_value_at_the_edge_of_its_search_is_told(name, search, value, end):
+    study = searching(**{name: search})
+    assert [f"is at the {end} end of its search" in line for line in edges(study, {name: value})] == [True] * bool(end)

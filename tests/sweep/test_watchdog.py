@@ -1,8 +1,12 @@
 """The deadline follows the worker's phase and its own pace."""
+from dataclasses import replace
+
 import pytest
 
+from core.settings import Rendering, Training
 from sweep import watchdog
-from sweep.watchdog import FLOORS_S, LOOK_S, PATIENCE, Watchdog
+from sweep.watchdog import FLOORS_S, LOOK_S, PATIENCE, Watchdog, work_of
+from tests.reports.conftest import make_spec
 
 
 @pytest.fixture
@@ -87,3 +91,17 @@ def test_a_fresh_worker_starts_over(clock):
     clock.now += 10_000
     dog.watch()
     assert (dog.phase, dog.left_s) == ("start", FLOORS_S["start"])
+
+
+def test_a_first_step_of_large_pictures_gets_the_time_of_its_work_and_then_its_own(clock):
+    dog = Watchdog()
+    dog.rest(work_of(replace(make_spec(0, train=Training()), render=Rendering(size_px=2048))))
+    dog.heard({"event": "training"})
+    assert dog.allowed_s == pytest.approx(FLOORS_S["step"] * 4.194304**2)
+    clock.now += 600  # slow, not hung
+    dog.heard({"event": "alive"})
+    assert dog.allowed_s == 600 + 3600
+    dog.rest(work_of(replace(make_spec(1, train=Training()), render=Rendering(size_px=128))))
+    assert dog.allowed_s == FLOORS_S["step"]  # small pictures never hide behind large ones
+    dog.rest(1e9)
+    assert dog.allowed_s == FLOORS_S["step"] + 3600  # a hang is noticed before the morning, whatever the size
