@@ -48,7 +48,7 @@ HERE, MORNING = Path("runs"), "07:00"
 
 def main() -> None:
     steady()
-    warnings.filterwarnings("ignore", category=FutureWarning)  # what libraries say to their developers
+    warnings.simplefilter("ignore")  # what libraries say to their developers; PYTHONWARNINGS=error would make failures of it
     line, code = outcome(lambda: app(sys.argv[1:] or ["--help"], standalone_mode=False))
     if line:
         _complain(line)

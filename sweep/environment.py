@@ -26,6 +26,7 @@ REMOVED = re.compile("|".join((
     r"PYTORCH_(TUNABLEOP_\w+|NO_CUDA_MEMORY_CACHING|JIT)",
     r"MLFLOW_(RUN_ID|EXPERIMENT_(ID|NAME)|REGISTRY_URI|RUN_CONTEXT|TRUNCATE_LONG_VALUES|SQLALCHEMYSTORE_ECHO)",
     r"(OPTUNA|PANDAS|UVICORN)_\w+",
+    r"PYTHONWARNINGS",                           # a library's warning would fail a trial
 )))
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 

@@ -39,7 +39,7 @@ VARIABLES = {
     "MLFLOW_TRUNCATE_LONG_VALUES": "false", "MLFLOW_SQLALCHEMYSTORE_ECHO": "true", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
     "OPTUNA_STORAGE": "sqlite:////nowhere/x.db", "PANDAS_FUTURE_INFER_STRING": "0", "HF_HUB_OFFLINE": "0",
     "HF_HOME": "/dev/null/x", "HF_ENDPOINT": "http://127.0.0.1:9", "TRANSFORMERS_OFFLINE": "0", "MODELSCOPE_CACHE": "/dev/null/x",
-    "PYTHONIOENCODING": "ascii", "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "HTTP_PROXY": "http://127.0.0.1:9",
+    "PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error", "FORCE_COLOR": "1", "CLICOLOR_FORCE": "1", "HTTP_PROXY": "http://127.0.0.1:9",
     "https_proxy": "http://127.0.0.1:9", "ALL_PROXY": "socks5://127.0.0.1:9",
 }
 
