@@ -85,3 +85,10 @@ def test_code_on_the_card_is_python():
     assert len(blocks) == 2
     for block in blocks:
         compile(block, "card", "exec")
+
+
+def test_another_gate_than_the_challenge_s_is_named_beside_it():
+    card = make_card()
+    assert ", gate 6.0." in model_card(card)
+    own = replace(card, result=replace(card.result, spec=replace(card.result.spec, gate=5.5)))
+    assert ", gate 5.5 (the challenge's own is 6.0)." in model_card(own)
