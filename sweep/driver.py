@@ -20,7 +20,7 @@ from core.folders import Runs, StudyFolder
 from core.gate import PARAMETER_FAILURES
 from core.settings import Filters, Result, TrialSpec, setting_names
 from reports.console import duration, numbered
-from reports.table import winner
+from reports.table import passed, winner
 from sweep.deadline import Hour
 from sweep.fingerprint import Fingerprint
 from sweep.lock import study_lock
@@ -130,9 +130,9 @@ class Sweep:
                 status = "KILLED"
             finally:
                 self.supervisor.close()
-                best = winner(self.folder)
+                best_first = [result.spec.number for result in passed(self.folder)]
                 fail_point("finish_study")
-                self.tracking.finish_study(status, best.spec.number if best else None)
+                self.tracking.finish_study(status, best_first)
         told = len(self.store.told())
         return Summary(study=self.study.name, told=told, new=told - told_before, wall_s=time.monotonic() - started,
                        driver_cpu_s=time.process_time() - cpu_before, idle_s=self._idle_s, stopped=self._stopped(target),

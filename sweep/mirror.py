@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -170,12 +170,16 @@ class Mirror:
         the user deleted their run."""
         return {number for number in self._tracked.trials if self._is_left_alone(number) or self._is_sent(number)}
 
-    def end_study(self, status: str, winner: int | None) -> None:
-        """End the parent run and whatever is still open under it, and mark the winner, unless the user deleted its run."""
+    def end_study(self, status: str, passed: Sequence[int]) -> None:
+        """End the parent run and whatever is still open under it. Tag the winner: the first of `passed`, best first, whose run
+        the user has not deleted."""
         client, parent = self._connected()
         self._end_open_children()
-        best = self._tracked.trials[winner].run_id if winner is not None and self._is_sent(winner) else None
-        for run in self._find(client, self._experiment, CHILDREN):
+        runs, tracked = self._find(client, self._experiment, CHILDREN), self._tracked.trials
+        there = {run.info.run_id for run in runs}
+        winner = next((number for number in passed if number not in tracked or tracked[number].run_id in there), None)
+        best = tracked[winner].run_id if winner is not None and self._is_sent(winner) else None
+        for run in runs:
             won = run.info.run_id == best
             if won or run.data.tags.get("winner") == "true":
                 client.set_tag(run.info.run_id, "winner", str(won).lower(), synchronous=True)

@@ -6,7 +6,7 @@ global active run that a death would leave behind.
 """
 import logging
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,9 +102,10 @@ class Tracking:
         """Send what waits, now; False if MLflow took none of it for `patience_s`, or the user asked to stop meanwhile."""
         return self._outbox.flush(patience_s, self._stop_asked)
 
-    def finish_study(self, status: str, winner: int | None) -> None:
-        """End the parent run (FINISHED, FAILED or KILLED), with it what is still open, and mark the winner."""
-        self._put("the end", partial(self._mirror.end_study, status, winner))
+    def finish_study(self, status: str, passed: Sequence[int] = ()) -> None:
+        """End the parent run (FINISHED, FAILED or KILLED), with it what is still open, and mark the winner of the trials that
+        `passed` the gate, best first."""
+        self._put("the end", partial(self._mirror.end_study, status, passed))
         if not self.flush(END_S):
             log.warning("MLflow has not received everything yet; the rest is in %s, and the same command sends it",
                         self._folder.path)

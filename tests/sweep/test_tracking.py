@@ -142,7 +142,7 @@ def play(runs: Runs, tracking: Tracking, disturb: Callable[[], object] = lambda:
     whole_trial(runs, tracking, 2)
     mend()
     repeat(runs, tracking)
-    tracking.finish_study("FINISHED", winner=2)
+    tracking.finish_study("FINISHED", [2])
 
 
 @contextmanager
@@ -284,7 +284,7 @@ def test_what_was_sent_is_not_sent_again_though_mlflow_answers_only_after_the_st
     with monkeypatch.context() as patch:
         patch.delattr(MlflowClient, "log_batch")
         lock.release()
-        tracking.finish_study("FINISHED", winner=2)
+        tracking.finish_study("FINISHED", [2])
     assert tracking.sent() == {0, 1, 2, 3}
     assert content(store_uri(runs)) == undisturbed
 
@@ -311,7 +311,7 @@ def test_a_new_result_of_a_trial_that_was_sent_is_sent(runs):
     tracking = Tracking(runs, STUDY)
     begin(runs, tracking)
     tracking.finish_trial(result(runs, 0), folder)
-    tracking.finish_study("FINISHED", winner=0)
+    tracking.finish_study("FINISHED", [0])
     child = content(store_uri(runs))["trial-0000"]
     assert [value for _, value, _ in child["metrics"]["aesthetic_mean"]] == [7.0]
     assert len(child["metrics"]["train_loss"]) == 6
@@ -347,7 +347,7 @@ def test_studies_of_one_name_in_two_runs_folders_share_a_store_without_harm(runs
     with monkeypatch.context() as patch:
         patch.setitem(SETTINGS, "seed", 8)
         play(other, Tracking(other, STUDY))
-        start_knowing(other, 0).finish_study("FINISHED", winner=0)
+        start_knowing(other, 0).finish_study("FINISHED", [0])
     theirs = content(store_uri(runs), study_id=study_id(other))
     assert theirs.keys() == {STUDY, "trial-0000"}
     assert theirs[STUDY]["params"]["seed"] == "8"
@@ -451,7 +451,7 @@ def test_a_server_that_is_never_there_fails_nothing_and_the_next_start_sends_all
         begin(runs, tracking)
         for number in range(3):
             whole_trial(runs, tracking, number)
-        tracking.finish_study("FINISHED", winner=2)
+        tracking.finish_study("FINISHED", [2])
         assert tracking.sent() == set()
     lines = [record.getMessage() for record in caplog.records]
     assert [line[:28] for line in lines] == ["MLflow takes nothing at the ", "MLflow has not received ever"]
@@ -483,7 +483,7 @@ def test_a_start_and_an_end_wait_for_no_mlflow_once_the_user_asked_to_stop(runs,
         began = time.monotonic()
         tracking = Tracking(runs, STUDY, stop_asked=lambda: True)
         begin(runs, tracking)
-        tracking.finish_study("KILLED", None)
+        tracking.finish_study("KILLED")
     assert time.monotonic() - began < 10
 
 
@@ -541,13 +541,13 @@ def test_a_restarted_trial_goes_on_in_its_run_without_a_step_twice(runs, undistu
     begin(runs, first)
     first.start_trial(spec(0), {"learning_rate": 0.1})
     first.log_losses(0)
-    first.finish_study("KILLED", None)
+    first.finish_study("KILLED")
     assert content(store_uri(runs))["trial-0000"]["status"] == "KILLED"
     date(runs.study(STUDY).trial(0), NOON - 3600)  # the second attempt, after the clock was set back an hour
     second = Tracking(runs, STUDY)
     begin(runs, second)
     whole_trial(runs, second, 0)
-    second.finish_study("FINISHED", 0)
+    second.finish_study("FINISHED", [0])
     trial = content(store_uri(runs))["trial-0000"]
     assert trial["status"] == "FINISHED"
     assert trial["metrics"]["train_loss"] == undisturbed["trial-0000"]["metrics"]["train_loss"]
@@ -609,7 +609,7 @@ def test_runs_that_a_killed_driver_left_open_are_ended_at_the_next_start(runs):
     assert ended.end_time == ended.start_time
     statuses = {name: run["status"] for name, run in content(store_uri(runs)).items()}
     assert statuses == {STUDY: "RUNNING", "trial-0005": "KILLED"}
-    following.finish_study("FINISHED", None)
+    following.finish_study("FINISHED")
 
 
 def test_a_run_made_twice_by_a_request_that_was_given_up_is_one_again(runs, undisturbed):
@@ -654,12 +654,30 @@ def test_what_the_user_deleted_stays_deleted_and_holds_up_nothing(runs, undistur
     delete("trial-0000", "trial-0001", "trial-0002")
     tracking.finish_trial(result(runs, 1), runs.study(STUDY).trial(1))
     repeat(runs, tracking)
-    tracking.finish_study("FINISHED", winner=2)
+    tracking.finish_study("FINISHED", [2])
     left = {name: run for name, run in undisturbed.items() if name in (STUDY, "trial-0003")}
     assert content(store_uri(runs)) == left
     assert caplog.messages == ["MLflow: the run of trial 1 was deleted there; it stays deleted, its folder has everything"]
     play(runs, Tracking(runs, STUDY))
     assert content(store_uri(runs)) == left
+
+
+def test_the_winners_tag_moves_on_where_the_user_deleted_the_winners_run(runs, delete):
+    tracking = Tracking(runs, STUDY)
+    begin(runs, tracking)
+    whole_trial(runs, tracking, 0)
+    whole_trial(runs, tracking, 2)
+    tracking.finish_study("FINISHED", [2, 0])
+    assert tagged_as_winner(runs) == ["trial-0002"]
+    delete("trial-0002")
+    Tracking(runs, STUDY).finish_study("FINISHED", [2, 0])
+    assert tagged_as_winner(runs) == ["trial-0000"]
+
+
+def tagged_as_winner(runs: Runs) -> list[str]:
+    client = MlflowClient(store_uri(runs))
+    found = client.search_runs([experiment_of(runs).experiment_id], "tags.winner = 'true'")
+    return [run.info.run_name for run in found]
 
 
 def test_a_parent_run_that_the_user_deleted_is_made_anew_with_all_it_had(runs, undisturbed, delete):
@@ -718,7 +736,7 @@ def test_a_copied_runs_folder_on_a_shared_store_takes_an_id_of_its_own(runs, und
     assert study_id(other) != study_id(runs)
     assert tracking.sent() == set()
     whole_trial(other, tracking, 0)
-    tracking.finish_study("FINISHED", winner=0)
+    tracking.finish_study("FINISHED", [0])
     assert content(store_uri(runs), study_id=study_id(other)).keys() == {STUDY, "trial-0000"}
     assert content(store_uri(runs), study_id=study_id(runs)) == undisturbed
     line, = caplog.messages
@@ -741,7 +759,7 @@ def test_a_copy_at_work_at_the_same_time_deletes_and_ends_no_run_that_it_did_not
     before = content(store_uri(runs))
     copied.keep_only([])
     copied.start_trial(spec(1), {"learning_rate": 0.1})
-    copied.finish_study("FINISHED", winner=None)
+    copied.finish_study("FINISHED")
     after = content(store_uri(runs))
     assert {name: run["status"] for name, run in after.items()} == {
         STUDY: "FINISHED", "trial-0000": "RUNNING", "trial-0001": "KILLED", "trial-0002": "FINISHED"}
@@ -758,7 +776,7 @@ def begin_and_move(runs: Runs, new: Path, move: Callable[[Path, Path], Any]) -> 
     tracking = Tracking(runs, STUDY)
     begin(runs, tracking)
     whole_trial(runs, tracking, 0)
-    tracking.finish_study("KILLED", None)
+    tracking.finish_study("KILLED")
     move(runs.path, new)
     _artifact_repos_cache.clear()  # MLflow's, of this process; a user starts another
     return Runs(new)
@@ -838,7 +856,7 @@ runs, study = Runs(Path(sys.argv[1])), sys.argv[2]
 runs.study(study).path.mkdir(parents=True)
 print("ready", flush=True)
 sys.stdin.readline()
-tracking.Tracking(runs, study).finish_study("FINISHED", None)
+tracking.Tracking(runs, study).finish_study("FINISHED")
 """
     runs = Runs(tmp_path / "runs")
     runs.path.mkdir()
@@ -930,7 +948,7 @@ def test_no_secret_of_an_address_is_told_by_anything(runs, told, monkeypatch, ca
         said.append(str(error))
     else:
         begin(runs, tracking)
-        tracking.finish_study("FINISHED", None)
+        tracking.finish_study("FINISHED")
     texts = [*said, caplog.text]
     assert not [text for text in texts if "s3cret" in text.lower()]
     assert not [path for path in runs.path.rglob("*") if path.is_file() and b"S3CRET" in path.read_bytes()]
