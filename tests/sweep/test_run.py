@@ -158,7 +158,7 @@ EDITS: list[tuple[str, dict[str, object], str | None]] = [  # what is edited, an
     ("a narrower range", {"space.lora_alpha": {"low": 2, "high": 3}}, None),
     ("a range that is logarithmic now", {"space.lora_alpha": {"low": 1, "high": 8, "log": True}}, "space.lora_alpha changed"),
     ("choices in another order", {"space.lora_rank": {"choices": [4, 2]}}, "space.lora_rank changed since the study was started "
-     "([2, 4] -> [4, 2]), but Optuna keeps choices, their order and log as they are"),
+     "([2, 4] -> [4, 2]), but Optuna never changes choices, their order or log"),
     ("one choice more", {"space.lora_rank": {"choices": [2, 4, 8]}}, "([2, 4] -> [2, 4, 8])"),
     ("a setting moved from space to train", {"space.lora_alpha": ..., "train.lora_alpha": 4}, None),
     ("the same in train", {"space.lora_alpha": ..., "train.lora_alpha": 2}, "train.lora_alpha (4.0 -> 2.0)"),
