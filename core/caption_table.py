@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.folders import shown_path
 from core.picture import ENDINGS
 from core.settings import PROMPT, Data
 
@@ -37,12 +38,12 @@ def read_table(table: Path, data: Data) -> list[TableRow]:
     try:
         content = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{table}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        raise DataError(f"{shown_path(table)}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     columns, rows = _read_lines(table, content) if table.suffix == ".jsonl" else _read_csv(table, content)
     image, words = data.image_column or "file_name", data.text_column or "text"
     for key, column in (("image_column", image), ("text_column", words)):
         if column not in columns and (column == image or PROMPT in data.caption):
-            raise DataError(f"{table}: column {column} is missing (found: {', '.join(columns) or 'none'}); "
+            raise DataError(f"{shown_path(table)}: column {column} is missing (found: {', '.join(columns) or 'none'}); "
                             f"data.{key} can name another")
     if table.suffix == ".csv":
         rows = [row | {words: _meant(row.get(words))} for row in rows]
@@ -87,19 +88,21 @@ def _read_csv(table: Path, text: str) -> tuple[Sequence[str], list[dict[str, Any
         reader.fieldnames = columns
         for row in reader:
             if None in row:
-                raise DataError(f"{table}: line {reader.line_num} has more cells than columns; quote a caption that has a comma")
+                raise DataError(f"{shown_path(table)}: line {reader.line_num} has more cells than columns; quote a caption that "
+                                f"has a comma")
             rows.append(row)
         return columns, rows
     except csv.Error as error:
-        raise DataError(f"{table}: is no CSV after line {reader.line_num}: {error}") from None
+        raise DataError(f"{shown_path(table)}: is no CSV after line {reader.line_num}: {error}") from None
 
 
 def _check_header(table: Path, columns: Sequence[str]) -> None:
     for separator, name in SEPARATORS.items():
         if len(columns) == 1 and separator in columns[0]:
-            raise DataError(f"{table}: its columns are separated by {name} ({separator!r}); save it with commas")
+            raise DataError(f"{shown_path(table)}: its columns are separated by {name} ({separator!r}); save it with commas")
     if any(Path(column).suffix.lower() in ENDINGS for column in columns):
-        raise DataError(f"{table}: has no header, for its first line names a picture; write the columns above it: file_name,text")
+        raise DataError(f"{shown_path(table)}: has no header, for its first line names a picture; write the columns above it: "
+                        f"file_name,text")
 
 
 def _meant(cell: str | None) -> Any:
@@ -128,6 +131,6 @@ def _read_lines(table: Path, text: str) -> tuple[Sequence[str], list[dict[str, A
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise DataError(f"{table}: line {number} is no JSON object")
+            raise DataError(f"{shown_path(table)}: line {number} is no JSON object")
         rows.append(row)
     return list(dict.fromkeys(key for row in rows for key in row)), rows

@@ -10,7 +10,7 @@ from pathlib import Path
 from core.caption_table import DataError as DataError
 from core.caption_table import clean, read_table
 from core.file_kind import kind_of
-from core.folders import Runs
+from core.folders import Runs, shown_path
 from core.picture import ENDINGS
 from core.settings import PROMPT, Data
 
@@ -51,7 +51,7 @@ def read_folder(data: Data) -> PictureFolder:
     """Every picture in the table's order, then those that it forgets; or all by name. Raises DataError."""
     root = Path(data.source)
     if not root.is_dir():
-        raise DataError(f"{root}: {why_no_folder(root)}")
+        raise DataError(f"{shown_path(root)}: {why_no_folder(root)}")
     table = next((root / name for name in TABLES if (root / name).is_file()), None)
     return _from_table(table, data) if table else _from_files(root, data)
 
@@ -81,7 +81,7 @@ def _from_table(table: Path, data: Data) -> PictureFolder:
         path = folder / row.file
         problem = row.problem or _problem(path, real_root)
         if problem in (FILE_MISSING, OUTSIDE) and (guess := near.to(row.file, path)):
-            problem += f"; did you mean {clean(guess.relative_to(folder).as_posix())}?"
+            problem += f"; did you mean {_told_apart(clean(guess.relative_to(folder).as_posix()), row.file)}?"
             named.add(os.path.abspath(guess))
         named.add(os.path.abspath(path))
         subset = _folder_of(row.file) if row.subset is None else row.subset
@@ -90,6 +90,12 @@ def _from_table(table: Path, data: Data) -> PictureFolder:
     pictures += [CaptionedPicture(name := clean(path.relative_to(folder).as_posix()), path, "", _folder_of(name),
                                   f"{table.name} does not name it", in_table=False) for path in forgotten]
     return PictureFolder(tuple(pictures), notes)
+
+
+def _told_apart(name: str, written: str) -> str:
+    """A file's name, with what nobody would see that it differs in."""
+    same = unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", written)
+    return f"{name}, the same letters in another Unicode form" if same else name
 
 
 class _Near:
@@ -118,7 +124,7 @@ def _from_files(root: Path, data: Data) -> PictureFolder:
     files = _files(root)
     paths, notes = _without_litter(files, root)
     if not paths:
-        raise DataError("; ".join((f"{root}: holds no pictures (allowed: {LAYOUTS})", *notes)))
+        raise DataError("; ".join((f"{shown_path(root)}: holds no pictures (allowed: {LAYOUTS})", *notes)))
     train = root / "train"
     folder = train if all(path.is_relative_to(train) for path in paths) else root
     texts = {_key(path): path for path in files if path.suffix.lower() in (".txt", ".caption")}
@@ -126,7 +132,8 @@ def _from_files(root: Path, data: Data) -> PictureFolder:
     if PROMPT in data.caption and not any(words.values()):
         unread = [f"; {clean(path.relative_to(root).as_posix())} is not read: a table is metadata.csv or metadata.jsonl in "
                   "data.source itself or in its train/" for path in files if path.suffix.lower() in TABLE_ENDINGS]
-        raise DataError(f"{folder}: holds pictures but no captions; write a .txt beside each, or data.caption without {PROMPT}"
+        raise DataError(f"{shown_path(folder)}: holds pictures but no captions; write a .txt beside each, or data.caption "
+                        f"without {PROMPT}"
                         + "".join(unread[:1]))
     real_root = os.path.realpath(root)
     pictures = tuple(_from_file(path, words[path], folder, real_root, PROMPT in data.caption) for path in paths)
@@ -148,7 +155,7 @@ def _without_litter(files: Sequence[Path], folder: Path) -> tuple[list[Path], tu
     """The pictures among the files that are there to be trained on, and a note of the others."""
     pictures = {path: path.relative_to(folder) for path in files if path.suffix.lower() in ENDINGS}
     split = any(inner.parts[0] == "train" for inner in pictures.values())
-    numbered = any(REPEATS.fullmatch(inner.parent.name) and "reg" not in inner.parts for inner in pictures.values())
+    numbered = any(REPEATS.fullmatch(inner.parent.name) for inner in pictures.values())
     litter = {path: kind for path, inner in pictures.items() if (kind := _litter(inner, split, numbered))}
     counts = Counter(kind for path, kind in litter.items() if path.is_file())
     said = ", ".join(f"{kind} ({count})" for kind, count in counts.items())

@@ -20,6 +20,7 @@ from PIL import Image
 
 from core.data_folder import DataError
 from core.files import content_key, write_text
+from core.folders import shown_path
 from core.install import install_command
 from core.picture import ENDINGS
 from core.settings import PROMPT, Data
@@ -52,7 +53,8 @@ def local_data(data: Data, cache: Path) -> Data:
         return data
     folder = _folder(data, cache)
     if not folder.is_dir():
-        raise DataError(f"{folder}: the pictures of {data.source} are not there; start the command again to load them")
+        raise DataError(f"{shown_path(folder)}: the pictures of {data.source} are not there; start the command again to "
+                        f"load them")
     return replace(data, source=str(folder), subset=None, split=None, image_column=None, text_column=None)
 
 

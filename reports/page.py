@@ -1,5 +1,5 @@
 """The report: one offline page with the leaderboard, every story and every setting of a study."""
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,8 +59,11 @@ class Words:
     study_file: str
 
 
-def write_report(study: StudyFolder, title: str = "") -> Path:
-    """Write runs/<study>/report/index.html; pictures stay where they are and are linked. `title` stands above it all."""
+def write_report(study: StudyFolder, notes: Sequence[str] = (), title: str = "") -> Path:
+    """Write runs/<study>/report/index.html; pictures stay where they are and are linked.
+
+    `notes` are what the results say of the study itself. `title` stands above it all.
+    """
     parts = groups(study)
     newest, results = parts[0], [result for group in parts for result in group.results]
     best = next(iter(passed(study)), None)
@@ -71,7 +74,7 @@ def write_report(study: StudyFolder, title: str = "") -> Path:
     frame = leaderboard(study)
     columns = [name for name in frame.columns if name not in UNSHOWN]
     html = template_environment().get_template("report.html.jinja").render(
-        name=study.path.name, title=title or _story_title(told), best=best, base=base, results=results,
+        name=study.path.name, notes=notes, title=title or _story_title(told), best=best, base=base, results=results,
         passed=len(passed(study)), older=len(results) - len(newest.results), changes=study.changes(),
         failed=sum(result.state == "failed" for result in results),
         unfinished=_unfinished(study), gate=_gate(told), columns=columns, words=WORDS,

@@ -91,7 +91,7 @@ def run(
     if stop_at:
         _say(f"stops at {clock(datetime.fromtimestamp(stop_at.moment))}, {duration(stop_at.left_s)} from now")
     if NOT_PASSED_ON:
-        _say(f"note: environment variables that do not reach the libraries, for the study decides: {', '.join(NOT_PASSED_ON)}")
+        _say(f"note: environment variables not passed on to the libraries, because the study decides: {', '.join(NOT_PASSED_ON)}")
     if brought := bring_data(loaded.data_value, Runs(runs).cache):  # before the weights: smaller, and it may be refused
         _say(brought)
     outlook = _check_start(loaded, runs, device, accept)
@@ -230,9 +230,11 @@ def doctor(
 def report(study: StudyName, runs: RunsFolder = HERE) -> None:
     """Write one offline page: the leaderboard and every story."""
     from reports.page import write_report
+    from sweep.status import findings
 
     _mend_places(runs)
-    _say(f"report: {shown_path(write_report(_started(study, runs)))}")
+    folder = _started(study, runs)
+    _say(f"report: {shown_path(write_report(folder, findings(folder)))}")
 
 
 @app.command()
@@ -356,10 +358,15 @@ def _check_start(study: "Study", runs: Path, device: str, accept: frozenset[str]
     from core.hub_data import check_loader, is_here
     from core.kolors.files import fetch_command, missing_files, models_folder
     from sweep.fingerprint import check_changes
-    from sweep.machine import refusal
+    from sweep.machine import NotKnown, refusal
     from sweep.outlook import look_ahead
 
-    if why := refusal(study.backbone, device, study.precision):
+    try:
+        why = refusal(study.backbone, device, study.precision)
+    except NotKnown as unknown:
+        why = ""
+        _say(f"note: whether {study.backbone} can train on this machine is not known ({unknown}); going on without knowing")
+    if why:
         missing = study.backbone == "kolors" and missing_files(folder := models_folder(study.weights or ""))
         raise ValueError(f"{why}; nothing was fetched ({fetch_command(folder)} does it all the same)" if missing else why)
     if not is_here(study.data_value, Runs(runs).cache):

@@ -24,7 +24,7 @@ from reports.console import size
 from sweep.check import Check
 from sweep.fingerprint import check_changes
 from sweep.lock import is_locked
-from sweep.machine import Gpu, ask, cores, existing, find_gpus, host_memory, refusal
+from sweep.machine import Gpu, NotKnown, ask, cores, existing, find_gpus, host_memory, refusal
 from sweep.outlook import NoTrialPossible, look_ahead
 from sweep.packages import check_packages, check_python, installed
 from sweep.plan import Plan, disks, make_plan
@@ -88,7 +88,11 @@ def checks_page(study: str, checks: Sequence[Check]) -> Group:
 def check_gpu(plan: Plan) -> Check:
     """The cards, and whether torch can compute on them; torch is asked in a child process, only where there is a card."""
     gpus, needs_one = find_gpus(), plan.study.backbone == "kolors"
-    if not needs_one and (why := refusal(plan.study.backbone, "auto", plan.study.precision)):
+    try:
+        why = "" if needs_one else refusal(plan.study.backbone, "auto", plan.study.precision)
+    except NotKnown as unknown:
+        return Check(name="GPU", state="warn", found=f"whether {plan.study.backbone} can train here is not known: {unknown}")
+    if why:
         return Check(name="GPU", state="missing", found=why, todo="lora-sweep run refuses it like this")
     if not gpus.found:
         return Check(name="GPU", state="missing" if needs_one else "OK", found=gpus.problem if needs_one
@@ -136,13 +140,14 @@ def check_weights(study: Study) -> Check:
     if study.backbone == "tiny":
         gone = [f"{part}.safetensors" for part in TINY_PARTS if not (TINY_WEIGHTS / f"{part}.safetensors").is_file()]
         return Check(name="weights", state="missing" if gone else "OK", todo="install lora-sweep again" if gone else "",
-                     found=f"{TINY_WEIGHTS}: {', '.join(gone)} missing" if gone else "tiny's, shipped with lora-sweep")
+                     found=f"{shown_path(TINY_WEIGHTS)}: {', '.join(gone)} missing" if gone
+                     else "tiny's, shipped with lora-sweep")
     folder = models_folder(study.weights or "")
     gone_files = missing_files(folder)
     there = [found for file in FILES if file not in gone_files and (found := file.find(folder))]
     if not gone_files:
         return Check(name="weights", state="OK",
-                     found=f"all {len(there)} files, {size(sum(path.stat().st_size for path in there))}, in {folder}")
+                     found=f"all {len(there)} files, {size(sum(path.stat().st_size for path in there))}, in {shown_path(folder)}")
     fetched = f"{len(gone_files)} of {len(FILES)} files (about {size(needed_bytes(gone_files))})"
     return Check(name="weights", state="missing", found=f"{fetched} are missing in {shown_path(folder)}",
                  todo=f"lora-sweep run fetches them first, or now: {fetch_command(folder)}; "

@@ -24,7 +24,13 @@ from sweep.study_errors import SHOWN_CHARACTERS, StudyError, near, shown
 
 FIELDS = ("story", "data", "scorer", "weights", "render", "train", "seed", "precision", "backbone", "gate", "scoring_version",
           "device")
-OF_THE_WORKER = {"scorer", "weights", "scoring_version", "device"}  # known only once a worker has loaded the base model
+NOT_IN_THE_FILE = {  # what a user did not write: how that changed, and what would undo it
+    "scorer": ("it was started with another scorer", "go back to that scorer"),
+    "weights": ("it was started with other weights of the base model", "go back to those weights"),
+    "scoring_version": ("this lora-sweep scores otherwise than the one that it was started with", ""),
+    "device": ("it was started on another kind of device", "go on with --device {before}"),
+}
+OF_THE_WORKER = set(NOT_IN_THE_FILE)  # known only once a worker has loaded the base model
 OF_THE_BASE_STORY = {"story", "render", "precision", "backbone", "gate"}
 MOVABLE = {f"{home}.{name}" for name, home in HOMES.items()}
 ABSENT, SEARCHED = "not there", "searched"
@@ -193,11 +199,21 @@ def _accepted_changes(study: Study, kept: Kept, now: Fields,
     """What differs by field, and of that what had to be accepted. Raises StudyError where it was not."""
     found = {field: changes for field, values in now.items() if (changes := _changes(kept.fields.get(field, values), values))}
     to_accept = {field: others for field, changes in found.items() if (others := _without_moves(changes))}
-    if refused := "; ".join(_told(changes) for field, changes in to_accept.items() if field not in accept):
+    if refused := {field: changes for field, changes in to_accept.items() if field not in accept}:
         options = " ".join(f"--accept-change {field}" for field in to_accept)
-        raise StudyError(f"{shown_path(study.file)}: changed since the study was started: {refused}; scores would not compare: "
-                         f"undo it, give the study another name, or go on with {options}")
+        what, undo = _what_and_undo(study, refused)
+        raise StudyError(f"{what}; scores would not compare: {undo}give the study another name, or go on with {options}")
     return found, to_accept
+
+
+def _what_and_undo(study: Study, refused: dict[str, Changes]) -> tuple[str, str]:
+    """What changed, all of it in the study and its pictures or none of it, and what a user may do to have it as it was."""
+    if not refused.keys() <= OF_THE_WORKER:
+        told = "; ".join(map(_told, refused.values()))
+        return f"{shown_path(study.file)}: changed since the study was started: {told}", "undo it, "
+    told = "; ".join(f"{NOT_IN_THE_FILE[field][0]}: {_told(changes)}" for field, changes in refused.items())
+    ways = [NOT_IN_THE_FILE[field][1].format(before=next(iter(changes.values()))[0]) for field, changes in refused.items()]
+    return f"study {study.name}: {told}", f"{' and '.join(ways)}, " if all(ways) else ""
 
 
 def _words(study: Study, pictures: dict[str, Any]) -> Fields:

@@ -24,6 +24,10 @@ NVIDIA_DEVICE = Path("/dev/nvidiactl")
 CGROUP = Path("/sys/fs/cgroup")  # a container's limits (cgroup v2)
 
 
+class NotKnown(Exception):
+    """Why torch did not say whether a base model can train here."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
     """One card as its driver tells it; `sliced` when MIG is on, so that a process sees only a part of it."""
@@ -69,14 +73,21 @@ def find_gpus() -> Gpus:
 
 
 def refusal(backbone: str, device: str, precision: str) -> str:
-    """Why a base model cannot train here, as a worker's torch would say; empty where it can, or where that cannot be told."""
+    """Why a base model cannot train here, as a worker's torch would say; empty where it can. Raises NotKnown."""
     if backbone == "tiny" and precision != "fp16" and device in ("auto", "cpu"):
         return ""  # without torch's seconds: it runs everywhere
     try:
         done = ask([sys.executable, "-P", "-c", ASK_PLACE, backbone, device, precision], TORCH_TIMEOUT_S)
-    except (subprocess.TimeoutExpired, OSError):
-        return ""
-    return done.stdout.strip().splitlines()[-1] if done.returncode == REFUSED else ""
+    except subprocess.TimeoutExpired:
+        raise NotKnown(f"torch gave no answer in {TORCH_TIMEOUT_S} s") from None
+    except OSError as error:
+        raise NotKnown(f"Python cannot be started ({error.strerror})") from None
+    if done.returncode == REFUSED:
+        return done.stdout.strip().splitlines()[-1]
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
+        raise NotKnown(f"torch cannot be asked: {said[-1]}")
+    return ""
 
 
 def ask(command: list[str], timeout_s: float) -> "subprocess.CompletedProcess[str]":

@@ -11,6 +11,7 @@ from sweep.grid import Grid
 from sweep.lock import is_locked
 from sweep.space import distributions, edges
 from sweep.study import Study, load_frozen
+from sweep.study_errors import StudyError
 
 BASE_PASSES = "the base model's own story passes the gate already: compare a story with that mean, not with the gate"
 
@@ -56,8 +57,12 @@ def _left(study: Study, results: list[Result], since: int) -> int:
 
 
 def findings(folder: StudyFolder) -> list[str]:
-    """What the results say of the study itself, in one line each."""
-    study, base, best = load_frozen(folder.frozen), folder.base.read_result(), next(iter(passed(folder)), None)
+    """What the results say of the study itself, in one line each; no study file keeps anyone from looking at results."""
+    try:
+        study = load_frozen(folder.frozen)
+    except StudyError as error:
+        return [f"nothing is said of base story, gate and ranges: {next(iter(str(error).splitlines()))}"]
+    base, best = folder.base.read_result(), next(iter(passed(folder)), None)
     gate = study.objective.gate
     return ([BASE_PASSES] if base and base.passed_gate else []) \
         + ([f"objective.gate is {gate:g}, but the challenge's gate is {CHALLENGE_GATE:g}"] if gate != CHALLENGE_GATE else []) \

@@ -54,6 +54,16 @@ def test_columns_may_come_in_any_order(tmp_path: Path) -> None:
     assert (row.file, row.prompt) == ("1.png", "a cat")
 
 
+def test_paths_are_told_from_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert one_line(Data(source=str(tmp_path / "gone"))) == "gone: there is no such folder"
+    assert one_line(folder_with(tmp_path / "mine", "a;b\n")).startswith("mine/train/metadata.csv: ")
+    (tmp_path / "none").mkdir()
+    assert one_line(Data(source=str(tmp_path / "none"))).startswith("none: holds no pictures")
+    pictures_in(tmp_path / "bare", "1.png")
+    assert one_line(Data(source=str(tmp_path / "bare"))).startswith("bare: holds pictures but no captions")
+
+
 def test_a_folder_without_anything_is_one_line(tmp_path: Path) -> None:
     assert "holds no pictures (allowed: metadata.csv or metadata.jsonl" in one_line(Data(source=str(tmp_path)))
     assert "there is no such folder" in one_line(Data(source=str(tmp_path / "gone")))
@@ -296,7 +306,8 @@ def test_a_name_that_is_nearly_right_is_told_and_its_file_is_counted_once(tmp_pa
     there = ["01.png", "02.png", "boats/b.png", "caf\u00e9.png", "c/c.png", "d/c.png"]
     pictures_in(tmp_path / "train", *there)
     row, *forgotten = read_folder(folder_with(tmp_path, f'file_name,text\n"{written}",a\n')).pictures
-    assert row.problem.partition("; ")[2] == (f"did you mean {found}?" if found and written != found else "")
+    unseen = ", the same letters in another Unicode form" if unicodedata.normalize("NFC", written) == found else ""
+    assert row.problem.partition("; ")[2] == (f"did you mean {found}{unseen}?" if found and written != found else "")
     assert {picture.file for picture in forgotten} == {name for name in there if name != found}
 
 
@@ -313,7 +324,9 @@ def test_any_name_is_found_again_in_another_form(tmp_path_factory: pytest.TempPa
     written = change(f"a{name}.png")
     table = json.dumps({"file_name": written, "text": "a"})
     pictures = read_folder(folder_with(folder, table, name="metadata.jsonl")).pictures
-    assert [row.problem for row in pictures] in ([""], [f"file is missing; did you mean a{name}.png?"])
+    unseen = ", the same letters in another Unicode form" * (unicodedata.normalize("NFC", written)
+                                                             == unicodedata.normalize("NFC", f"a{name}.png"))
+    assert [row.problem for row in pictures] in ([""], [f"file is missing; did you mean a{name}.png{unseen}?"])
 
 
 @pytest.mark.parametrize("name", ["1.txt", "1.TXT", "1.caption", "1.Caption", "1.png.txt", "1.png.caption"])
@@ -366,6 +379,13 @@ def test_a_folder_test_alone_is_nothing_to_leave_out(tmp_path: Path) -> None:
     pictures_in(tmp_path, "test/1.png", "reg/2.png")
     found = read_folder(Data(source=str(tmp_path), caption="style"))
     assert ([picture.file for picture in found.pictures], found.notes) == (["reg/2.png", "test/1.png"], ())
+
+
+def test_sd_scripts_reg_folder_is_known_by_its_own_numbers(tmp_path: Path) -> None:
+    pictures_in(tmp_path, "1.png", "reg/1_girl/2.png", "reg/1_girl/3.png")
+    found = read_folder(Data(source=str(tmp_path), caption="style"))
+    assert [picture.file for picture in found.pictures] == ["1.png"]
+    assert [note.partition(";")[0] for note in found.notes] == ["left out: reg/ (2)"]
 
 
 def test_a_folder_of_litter_alone_says_what_was_left_out(tmp_path: Path) -> None:

@@ -82,6 +82,16 @@ def test_title_and_frozen_study_file_are_escaped(make_study):
     assert len(page.all("img", "src")) == 2 * 8
 
 
+def test_what_the_results_say_of_the_study_is_on_the_page(make_study):
+    study = make_study((6.2,))
+    notes = ["the best rank <b>is</b> at the upper end", "objective.gate is 5"]
+    page = Page(write_report(study, notes).read_text(encoding="utf-8"))
+    assert [f"Note: {note}." in page.text for note in notes] == [True, True]
+    assert page.all("p", "class").count("note") == 2
+    assert "b" not in {tag for tag, _ in page.elements}
+    assert "Note:" not in Page(write_report(study).read_text(encoding="utf-8")).text
+
+
 def test_after_an_accepted_change_older_trials_keep_their_words_their_base_story_and_their_study(make_study):
     study = make_study((6.1, 6.9, 6.2))
     fill(study.earlier(2).base, make_spec(-1, train=None), 4.5)

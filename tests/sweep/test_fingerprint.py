@@ -190,6 +190,25 @@ def test_another_model_or_scorer_is_refused_once_a_worker_has_loaded_it(folder, 
     start(folder, ready=READY | changed)
 
 
+@pytest.mark.parametrize(("changed", "line"), [
+    ({"scoring_version": 2}, "study mine: this lora-sweep scores otherwise than the one that it was started with: "
+     "scoring_version (1 -> 2); scores would not compare: give the study another name, or go on with --accept-change "
+     "scoring_version"),
+    ({"device": "cpu"}, "study mine: it was started on another kind of device: device ('cuda' -> 'cpu'); scores would not "
+     "compare: go on with --device cuda, give the study another name, or go on with --accept-change device"),
+    ({"weights": {"unet": "c" * 64, "scorer": "c" * 64}}, "study mine: it was started with another scorer: scorer.sha256 "
+     "(bbbbbbbbbbbb -> cccccccccccc); it was started with other weights of the base model: weights.unet (aaaaaaaaaaaa -> "
+     "cccccccccccc); scores would not compare: go back to that scorer and go back to those weights, give the study another name, "
+     "or go on with --accept-change scorer --accept-change weights"),
+    ({"scoring_version": 2, "device": "cpu"}, "study mine: this lora-sweep scores otherwise than the one that it was started "
+     "with: scoring_version (1 -> 2); it was started on another kind of device: device ('cuda' -> 'cpu'); scores would not "
+     "compare: give the study another name, or go on with --accept-change scoring_version --accept-change device")])
+def test_what_nobody_wrote_into_the_study_is_not_called_a_change_of_its_file(folder, changed, line):
+    start(folder)
+    base_story(folder)
+    assert refusal(folder, ready=READY | changed) == line
+
+
 def test_as_long_as_nothing_was_made_another_model_is_taken_without_a_word(folder):
     start(folder)
     _, notes = start(folder, ready=READY | {"weights": {"unet": "c" * 64, "scorer": "c" * 64}})
