@@ -13,6 +13,7 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from core.colour_profile import Note, to_srgb
 from core.file_kind import kind_of
+from core.machine_trouble import machine_trouble
 
 READING = 4  # part of every cache key made from a picture file: raise it when a file would be read differently
 # Pillow's readers that are let near a file, whatever its name: no program is started (EPS) and nothing is fetched by them.
@@ -60,13 +61,14 @@ def without_ends(image: Image.Image) -> Image.Image:
 
 
 def ask(look: Callable[[Image.Image], Answer], image: Image.Image) -> Answer:
-    """What `look` says of a picture. What it raises is this picture's reason, a PictureError, unless no picture is taken."""
+    """What `look` says of a picture. What it raises is this picture's reason, a PictureError, unless no picture is taken
+    or the machine is to blame."""
     try:
         return look(image)
-    except MemoryError:
-        raise
     except Exception as error:  # of libraries that say in many ways what they do not take
-        look(PLAIN)  # raises what is the program's fault or the machine's
+        if machine_trouble(error):  # the plain picture, which is small, need not meet it
+            raise
+        look(PLAIN)  # raises what is the program's fault
         raise PictureError(f"cannot be processed: {(str(error).splitlines() or [''])[0] or type(error).__name__}") from error
 
 

@@ -4,12 +4,10 @@ One JSON object a line: packs come in on stdin, events go out on what was stdout
 to stderr, which the driver keeps in worker.log. Run by the driver as `python -m sweep.worker`.
 """
 import ctypes
-import errno
 import json
 import logging
 import os
 import queue
-import re
 import signal
 import sys
 import threading
@@ -24,6 +22,7 @@ from core.fail_point import at_trial, fail_point
 from core.files import write_json, write_text
 from core.folders import TrialFolder
 from core.gate import PARAMETER_FAILURES
+from core.machine_trouble import machine_trouble
 from core.settings import Result, TrialSpec
 from sweep.attempt import Attempt
 from sweep.stop import SIGNALS
@@ -31,7 +30,6 @@ from sweep.stop import SIGNALS
 log = logging.getLogger(__name__)
 BEAT_S = 1.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main() -> None:
@@ -182,8 +180,6 @@ def _clear(folder: TrialFolder) -> None:
 
 def failure_class(error: Exception) -> str:
     """The class of a failure, by what was raised."""
-    import torch
-
     from core.data_folder import DataError
     from core.picture import PictureError
     from core.score import NoScoreError
@@ -191,22 +187,11 @@ def failure_class(error: Exception) -> str:
     from sweep.trial import BlackPicturesError, NoImagesError
 
     classes = {NanLossError: "nan_loss", NoImagesError: "no_images", BlackPicturesError: "black_pictures",
-               NoScoreError: "black_pictures", torch.OutOfMemoryError: "cuda_oom", MemoryError: "host_oom",
-               DataError: "bad_image", PictureError: "bad_image"}
+               NoScoreError: "black_pictures", DataError: "bad_image", PictureError: "bad_image"}
     for kind, reason in classes.items():
         if isinstance(error, kind):
             return reason
-    # safetensors and CUDA's libraries say in words what others say by their type.
-    text = str(error)
-    if getattr(error, "errno", None) in DISK_FULL or re.search(r"os error (28|27|122)\b", text):
-        return "disk_full"
-    if re.search("CUDA|CUBLAS|CUDNN", text) and re.search("out of memory|ALLOC_FAILED|cudaErrorMemoryAllocation", text):
-        return "cuda_oom"
-    if isinstance(error, RuntimeError) and re.search(r"CUDA error|cudaError|CUBLAS_STATUS|CUDNN_STATUS|Xid", text):
-        return "device_lost"
-    if "can't allocate memory" in text:  # torch's allocator on the CPU
-        return "host_oom"
-    return "bug"
+    return machine_trouble(error) or "bug"
 
 
 def _first_line(error: Exception) -> str:

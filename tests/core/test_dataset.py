@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -154,13 +155,16 @@ def test_what_is_raised_for_every_picture_is_a_fault_of_the_program(tmp_path: Pa
         audit(three_pictures(tmp_path), cache, broken, "broken")
 
 
-def test_a_lack_of_memory_is_no_picture_s_fault(tmp_path: Path, cache: Cache) -> None:
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+                                   RuntimeError("CUDA error: an illegal memory access was encountered"),
+                                   RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")])
+def test_trouble_of_the_machine_is_no_picture_s_fault(tmp_path: Path, cache: Cache, error: Exception) -> None:
     def greedy(image: Image.Image) -> float:
         if image.height == 1:
-            raise MemoryError
+            raise error
         return 5.0
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(type(error)):
         audit(three_pictures(tmp_path), cache, greedy, "greedy")
 
 
