@@ -1,4 +1,4 @@
-"""The sign of life that long work gives between its steps, and where it is told to stop."""
+"""The heartbeat of long work between its steps, and where it learns that it is to stop."""
 from collections.abc import Callable
 
 Beat = Callable[[], None]  # called after each step of training or drawing; raises Interrupted when it is time to stop

@@ -58,7 +58,7 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
 
 
 class Leash:
-    """Keeps the host a step or two ahead of a GPU, so that a sign of life after each step tells of work that is done."""
+    """Keeps the host a step or two ahead of a GPU, so that a heartbeat after each step tells of work that is done."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"

@@ -13,6 +13,7 @@ import pandas as pd
 from core import safetensors_header
 from core.files import sha256, write_json, write_text
 from core.folders import StudyFolder, TrialFolder
+from core.gate import CHALLENGE_GATE, passes
 from core.hub_data import shared_name
 from core.settings import Result
 from reports.model_card import Card, model_card
@@ -98,8 +99,10 @@ def _check_result(result: Result, folder: TrialFolder, older: str, force: bool) 
     if result.spec.train is None:
         raise ExportError("the base model's own story has no LoRA to hand in")
     if not result.passed_gate and not force:
-        raise ExportError(f"trial {number} scored {result.aesthetic_mean:.3f}, under the gate {result.spec.gate:g}, "
-                          "and would be invalid; --force exports it all the same")
+        assert result.aesthetic_mean is not None
+        valid = passes(result.aesthetic_mean, CHALLENGE_GATE)
+        raise ExportError(f"trial {number} scored {result.aesthetic_mean:.3f}, under the gate {result.spec.gate:g}"
+                          f"{'' if valid else ', and would be invalid'}; --force exports it all the same")
     if older and not force:
         raise ExportError(f"trial {number} was made before the study was changed ({older}), and its score does not compare with "
                           "later ones; --force exports it all the same")

@@ -8,7 +8,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from core.gate import CHALLENGE_GATE
+from core.gate import CHALLENGE_GATE, passes
 from core.settings import Result
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -35,9 +35,10 @@ class Card:
 
 def model_card(card: Card) -> str:
     """Markdown with YAML front matter. Every value is escaped for Markdown unless the template marks it safe."""
+    assert card.result.aesthetic_mean is not None
     return _environment().get_template("model_card.md.jinja").render(
         card=card, result=card.result, spec=card.result.spec, train=card.result.spec.train,
-        challenge_gate=CHALLENGE_GATE,
+        challenge_gate=CHALLENGE_GATE, valid=passes(card.result.aesthetic_mean, CHALLENGE_GATE),
         front_matter=Markup(_front_matter(card)), code=_code,
         pictures=list(zip(card.result.spec.story.scenes, card.result.aesthetic, strict=True)),
     )

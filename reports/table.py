@@ -17,7 +17,7 @@ DTYPES = {"lora_rank": "Int64", "epochs": "Int64", "images": "Int64", "lora_alph
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
     """Trials whose scores compare, ranked: those from one accepted change to the next. `until` is the first trial after the next
-    change, None in the newest group; `base` the base model's story that they compare with, None where it was not told anew."""
+    change, None in the newest group; `base` the base model's story that they compare with, None where it was not made anew."""
     until: int | None
     base: TrialFolder | None
     results: list[Result]

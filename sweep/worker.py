@@ -133,7 +133,7 @@ class Voice:
         self._spoke_at = time.monotonic()
 
     def beat(self) -> None:
-        """A sign of life, at most once a second. Raises Interrupted when the driver wants to stop."""
+        """A heartbeat, at most once a second. Raises Interrupted when the driver wants to stop."""
         from core.beat import Interrupted
 
         if self._stop.is_set():

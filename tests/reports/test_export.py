@@ -98,6 +98,10 @@ def test_a_story_under_the_gate_needs_force_and_its_card_says_so(study, tmp_path
     with pytest.raises(ExportError, match="under the gate 6"):
         hand_in(study, tmp_path / "out", 1)
     assert not (tmp_path / "out").exists()
+    result = study.trial(1).read_result()
+    strict = replace(result, spec=replace(result.spec, gate=7.0), aesthetic_mean=6.5)
+    with pytest.raises(ExportError, match="under the gate 7; --force"):  # for the challenge it is valid
+        export(study, strict, study.trial(1), team="t", title="t", out=tmp_path / "out", force=False)
     out = hand_in(study, tmp_path / "out", 1, force=True)
     assert "failed the gate" in (out / "README.md").read_text(encoding="utf-8")
     assert read_json(out / "recipe.json")["passed_gate"] is False

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 import yaml
 from markdown_it import MarkdownIt
 
@@ -72,6 +73,20 @@ def test_toy_card_says_so_first_and_names_no_base_model():
 def test_card_of_a_story_under_the_gate_says_so():
     assert "failed the gate" in model_card(make_card(mean=5.7)).partition("# ")[0]
     assert "failed the gate" not in model_card(make_card())
+
+
+@pytest.mark.parametrize(("gate", "mean", "said"), [
+    (7, 6.5, "failed the gate:** its mean aesthetic score is 6.500, under 7."),
+    (7, 5.5, "failed the gate:** its mean aesthetic score is 5.500, under 7. The challenge counts it as invalid."),
+    (5, 5.5, "Under the challenge's gate:** its mean aesthetic score is 5.500, under 6.0. The challenge counts it as invalid."),
+    (5, 6.5, ""),
+])
+def test_what_is_valid_is_for_the_challenge_s_gate_to_say(gate, mean, said):
+    card = make_card()
+    own = replace(card, result=make_result(replace(card.result.spec, gate=gate), mean))
+    above = split(model_card(own))[1].partition("\n# ")[0]
+    assert above.strip().endswith(said)
+    assert bool(above.strip()) == bool(said)
 
 
 def test_an_earlier_epoch_is_named():
