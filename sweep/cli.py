@@ -85,16 +85,18 @@ def run(
     loaded = load_study(study)
     loaded = loaded.with_trials(trials) if trials else loaded
     if dry_run:
-        _print_plan(loaded, runs, until or MORNING, device, _check_start(loaded, runs, device, accept))
+        _check_place(loaded, runs, device)
+        _print_plan(loaded, runs, until or MORNING, device, _check_start(loaded, runs, accept))
         return
     stop_at = hour(until) if until else None
     if stop_at:
         _say(f"stops at {clock(datetime.fromtimestamp(stop_at.moment))}, {duration(stop_at.left_s)} from now")
     if NOT_PASSED_ON:
         _say(f"note: environment variables not passed on to the libraries, because the study decides: {', '.join(NOT_PASSED_ON)}")
+    _check_place(loaded, runs, device)
     if brought := bring_data(loaded.data_value, Runs(runs).cache):  # before the weights: smaller, and it may be refused
         _say(brought)
-    outlook = _check_start(loaded, runs, device, accept)
+    outlook = _check_start(loaded, runs, accept)
     for note in outlook.notes if outlook else ():
         _say(f"note: {note}")
     if loaded.backbone == "kolors":
@@ -350,17 +352,13 @@ def _mend_places(runs: Path) -> None:
         _warn(f"{Runs(runs).tracking_db}: cannot be read ({error}); if the folder was moved, MLflow does not find its pictures")
 
 
-def _check_start(study: "Study", runs: Path, device: str, accept: frozenset[str]) -> "Outlook | None":
-    """What refuses a start or should be known before it, as far as no model is needed: nothing is fetched or drawn in vain.
-
-    Raises StudyError, NoTrialPossible, DataError, ValueError. None for a data set that is not here yet.
-    """
-    from core.hub_data import check_loader, is_here
+def _check_place(study: "Study", runs: Path, device: str) -> None:
+    """What refuses a start whatever the pictures are, before anything is fetched. Raises ValueError."""
     from core.kolors.files import fetch_command, missing_files, models_folder
-    from sweep.fingerprint import check_changes
     from sweep.machine import NotKnown, refusal
-    from sweep.outlook import look_ahead
+    from sweep.tracking_uri import tracking_uri
 
+    tracking_uri(Runs(runs))
     try:
         why = refusal(study.backbone, device, study.precision)
     except NotKnown as unknown:
@@ -369,6 +367,17 @@ def _check_start(study: "Study", runs: Path, device: str, accept: frozenset[str]
     if why:
         missing = study.backbone == "kolors" and missing_files(folder := models_folder(study.weights or ""))
         raise ValueError(f"{why}; nothing was fetched ({fetch_command(folder)} does it all the same)" if missing else why)
+
+
+def _check_start(study: "Study", runs: Path, accept: frozenset[str]) -> "Outlook | None":
+    """What else refuses a start or should be known before it, as far as no model is needed: nothing is fetched or drawn in vain.
+
+    Raises StudyError, StoreError, NoTrialPossible, DataError. None for a data set that is not here yet.
+    """
+    from core.hub_data import check_loader, is_here
+    from sweep.fingerprint import check_changes
+    from sweep.outlook import look_ahead
+
     if not is_here(study.data_value, Runs(runs).cache):
         check_loader(study.data_value)
         return None

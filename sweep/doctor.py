@@ -29,6 +29,7 @@ from sweep.outlook import NoTrialPossible, look_ahead
 from sweep.packages import check_packages, check_python, installed
 from sweep.plan import Plan, disks, make_plan
 from sweep.reach import check_port, check_tracking
+from sweep.store import StoreError
 from sweep.study import Study
 from sweep.study_errors import StudyError
 
@@ -190,7 +191,7 @@ def check_runs(study: Study, runs: Runs) -> Check:
                      todo="wait for it, or end it with Ctrl-C; one study has one driver")
     try:
         check_changes(study, folder)
-    except StudyError as changed:
+    except (StudyError, StoreError) as changed:
         return Check(name="runs", state="missing", found=str(changed), todo="lora-sweep run refuses it like this")
     except ValueError:  # of the pictures, which are another check
         pass

@@ -19,6 +19,7 @@ from core.hub_data import local_data
 from core.settings import Data
 from sweep.setting import HOMES
 from sweep.space import Choices, Range
+from sweep.store import check_held
 from sweep.study import Study, load_frozen
 from sweep.study_errors import SHOWN_CHARACTERS, StudyError, near, shown
 
@@ -136,7 +137,8 @@ class Fingerprint:
 
 
 def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ()) -> None:
-    """Raises the StudyError that a start would raise for what changed before a worker is ready; writes nothing."""
+    """Raises the StudyError or StoreError that a start would raise for what changed before a worker is ready; writes nothing."""
+    check_held(folder.db, study.name)
     if not folder.frozen.exists() and not folder.fingerprint.exists():
         return
     pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))

@@ -1,6 +1,7 @@
 """The Optuna study: asks for parameters, is told outcomes. The one place where an outcome becomes a trial's state."""
 import json
 import logging
+import sqlite3
 import sys
 from collections.abc import Callable, Iterable
 from math import isinf
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import optuna
+import sqlalchemy.exc
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.fail_point import fail_point
@@ -16,7 +18,7 @@ from core.folders import shown_path
 from core.gate import FAILED_BY_PARAMETERS, PARAMETER_FAILURES, constraint
 from core.settings import Result, TrialSpec
 from sweep.address import sqlite_address
-from sweep.busy_sqlite import Patience
+from sweep.busy_sqlite import TRY_S, Patience
 from sweep.grid import Grid
 from sweep.sampler import Untried, tried
 from sweep.study_errors import Mistake, StudyError, sentence
@@ -47,11 +49,7 @@ class Store:
         self._grid = Grid(space)
         self._patience = Patience()
         storage = _open(path, self._patience)
-        held = optuna.get_all_study_names(storage)
-        if held and name not in held:
-            raise StudyError(f"{shown_path(path)}: it holds study {held[0]}, and a study that was started cannot be renamed or "
-                             f"copied under another name ({name}): call study and folder {held[0]} again, or move "
-                             f"{shown_path(path.parent)} away to start study {name} from nothing")
+        _check_name(storage, path, name)
         self._study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
 
     def wait_unless(self, stop_asked: Callable[[], object]) -> None:
@@ -210,11 +208,35 @@ class Store:
         return self._study.get_trials(deepcopy=False, states=states)
 
 
-def _open(path: Path, patience: Patience) -> optuna.storages.RDBStorage:
-    """Raises StoreError where the file is another Optuna's."""
-    address = sqlite_address(path)
+def check_held(path: Path, name: str) -> None:
+    """Raises the StoreError or StudyError that a start would raise for what the file holds; only reads it."""
+    if not path.exists() or not path.stat().st_size:
+        return
     try:
-        return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": patience.connect_args})
+        storage = _open(path, None)
+        try:
+            _check_name(storage, path, name)
+        finally:
+            storage.engine.dispose()
+    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError):
+        pass  # locked, or left half written by a driver that died: one that may write waits, mends it, or says why it cannot
+
+
+def _check_name(storage: optuna.storages.RDBStorage, path: Path, name: str) -> None:
+    held = optuna.get_all_study_names(storage)
+    if held and name not in held:
+        raise StudyError(f"{shown_path(path)}: it holds study {held[0]}, and a study that was started cannot be renamed or "
+                         f"copied under another name ({name}): call study and folder {held[0]} again, or move "
+                         f"{shown_path(path.parent)} away to start study {name} from nothing")
+
+
+def _open(path: Path, patience: Patience | None) -> optuna.storages.RDBStorage:
+    """Without patience only to read. Raises StoreError where the file is another Optuna's."""
+    address = sqlite_address(path)
+    read_only = {"creator": lambda: sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", timeout=TRY_S, uri=True)}
+    try:
+        return optuna.storages.RDBStorage(address, skip_table_creation=patience is None, engine_kwargs=read_only
+                                          if patience is None else {"connect_args": patience.connect_args})
     except RuntimeError as error:  # what Optuna 5.0 raises where its tables are not as its own version makes them
         older = "storage upgrade" in str(error)
         upgrade = f"copy it, then {Path(sys.executable).with_name('optuna')} storage upgrade --storage {address}"

@@ -21,7 +21,7 @@ from core.settings import Filters, Result, Training, TrialSpec
 from reports.data_recipe import process
 from sweep.attempt import Attempt
 from sweep.progress import LiveProgress
-from sweep.study import load_study
+from sweep.study import STUDIES, load_study
 from sweep.trial import _sparing
 from sweep.worker import Voice, _attempt
 
@@ -141,10 +141,14 @@ def test_a_data_set_that_cannot_be_loaded_costs_one_line(cli, tmp_path):
 
 
 @pytest.mark.skipif(find_spec("datasets") is not None, reason="the package that loads it is installed")
-def test_a_sweep_whose_data_cannot_be_loaded_does_not_start_nor_fetch_weights(cli, tmp_path):
-    done = cli("run", "kolors_watercolor", "--runs", tmp_path / "runs", LORA_SWEEP_MODELS=str(tmp_path / "models"))
+@pytest.mark.parametrize(("precision", "why"), [("fp32", "the package that loads it is missing"),
+                                                ("fp16", "precision is fp16, but")])  # the machine is asked before the network is
+def test_a_sweep_whose_data_cannot_be_loaded_does_not_start_nor_fetch_weights(cli, tmp_path, precision, why):
+    study, words = tmp_path / "kolors_watercolor.yaml", (STUDIES / "kolors_watercolor.yaml").read_text(encoding="utf-8")
+    study.write_text(words.replace("stories/", f"{STUDIES}/stories/").replace("fp16", precision), encoding="utf-8")
+    done = cli("run", study, "--device", "cpu", "--runs", tmp_path / "runs", LORA_SWEEP_MODELS=str(tmp_path / "models"))
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
-    assert "the package that loads it is missing" in done.stderr
+    assert why in done.stderr
     assert not Runs(tmp_path / "runs").study("kolors_watercolor").frozen.exists()
     assert not (tmp_path / "models").exists()
 

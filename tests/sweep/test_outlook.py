@@ -15,11 +15,12 @@ from core.filters import select
 from core.folders import Runs
 from core.settings import Rendering
 from sweep.data_survey import survey_data
-from sweep.doctor import check_data
+from sweep.doctor import check_data, check_runs
 from sweep.outlook import NoTrialPossible, look_ahead
 from sweep.plan import make_plan
 from sweep.space import Choices, Range
 from sweep.study import Study, load_study
+from tests.sweep.test_queue import open_store
 
 WATERCOLOR = Path(__file__).resolve().parents[2] / "studies" / "data" / "watercolor" / "train"
 
@@ -191,3 +192,24 @@ def test_every_command_refuses_it_before_anything_is_loaded(tmp_path, write_stud
     assert done.returncode == 2, done.stdout + done.stderr
     assert "image_shape_filter drops 6" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("words", [("run", "--dry-run"), ("run",)])
+def test_a_tracking_address_that_cannot_work_is_refused_before_anything_is_loaded(tmp_path, write_study, cli, words):
+    runs = tmp_path / "runs"
+    done = cli(words[0], make_study(tmp_path, write_study), *words[1:], "--runs", runs,
+               MLFLOW_TRACKING_URI=f"sqlite:///{runs}/mine/study.db")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "but that is a study's own database: name another file" in done.stderr
+    assert not runs.exists()
+
+
+def test_a_renamed_study_is_refused_before_anything_is_loaded(tmp_path, write_study, cli):
+    path, runs = make_study(tmp_path, write_study), Runs(tmp_path / "runs")
+    runs.study("mine").path.mkdir(parents=True)
+    open_store(runs.study("mine").path)
+    done = cli("run", path, "--dry-run", "--runs", runs.path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "study.db: it holds study demo" in done.stderr
+    check = check_runs(load_study(str(path)), runs)
+    assert (check.state, "it holds study demo" in check.found) == ("missing", True)

@@ -1,5 +1,7 @@
 """Trials that somebody else queued, as a notebook does with `study.enqueue_trial`, and a study.db that is another's."""
+import shutil
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +9,13 @@ import optuna
 import pytest
 
 from sweep.space import distributions
-from sweep.store import Store, StoreError
+from sweep.store import Store, StoreError, check_held
 from sweep.study import load_study
 from sweep.study_errors import StudyError
 from tests.sweep.test_store import complete
+
+OPENED: list[Callable[[Path, str], object]] = [  # by a start, and before it
+    lambda folder, name: open_store(folder, name), lambda folder, name: check_held(folder / "study.db", name)]
 
 DEMO = load_study("demo")
 GOOD = {"lora_rank": 8, "learning_rate": 1e-3}
@@ -87,10 +92,12 @@ def test_entries_taken_out_of_first_before_they_ran_are_not_run_and_count_nowher
     assert len(store.trials()) == 5
 
 
-def test_a_study_of_another_name_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opened", OPENED)
+def test_a_study_of_another_name_is_refused(tmp_path: Path, opened: Callable[[Path, str], object]) -> None:
     open_store(tmp_path)
+    opened(tmp_path, "demo")
     with pytest.raises(StudyError, match=r"study\.db: it holds study demo, and .* cannot be renamed .* \(other\)") as raised:
-        open_store(tmp_path, "other")
+        opened(tmp_path, "other")
     assert len(str(raised.value).splitlines()) == 1
     assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/study.db") == ["demo"]
 
@@ -99,10 +106,28 @@ def test_a_study_of_another_name_is_refused(tmp_path: Path) -> None:
     ("v2.6.0.a", "an older Optuna than the installed .*; copy it, then .*optuna storage upgrade --storage sqlite"),
     ("v9.0.0.a", "a newer Optuna than the installed .*; go on with the installation that made it"),
 ])
-def test_another_optuna_s_tables_are_one_line(tmp_path: Path, revision: str, told: str) -> None:
+@pytest.mark.parametrize("opened", OPENED)
+def test_another_optuna_s_tables_are_one_line(tmp_path: Path, revision: str, told: str,
+                                              opened: Callable[[Path, str], object]) -> None:
     open_store(tmp_path)
     with sqlite3.connect(tmp_path / "study.db") as db:
         db.execute("UPDATE alembic_version SET version_num = ?", (revision,))
     with pytest.raises(StoreError, match=told) as raised:
-        open_store(tmp_path)
+        opened(tmp_path, "demo")
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_database_that_a_driver_left_half_written_is_left_to_the_start(tmp_path: Path) -> None:
+    open_store(tmp_path)
+    (tmp_path / "killed").mkdir()
+    with sqlite3.connect(tmp_path / "study.db") as db:
+        db.execute("PRAGMA cache_size = 1")  # so that it writes before it commits
+        for number in range(2000):
+            db.execute("INSERT INTO trials (number, study_id, state) VALUES (?, 1, 'FAIL')", (number,))
+        for name in ("study.db", "study.db-journal"):
+            shutil.copy(tmp_path / name, tmp_path / "killed")
+        db.rollback()
+    before = {path: path.read_bytes() for path in (tmp_path / "killed").iterdir()}
+    check_held(tmp_path / "killed" / "study.db", "demo")
+    assert {path: path.read_bytes() for path in (tmp_path / "killed").iterdir()} == before
+    assert open_store(tmp_path / "killed").trials() == []
