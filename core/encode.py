@@ -5,7 +5,6 @@ Shape legend: N examples, C channels, H x W latent cells, T tokens, D text width
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -77,30 +76,38 @@ def _text_key(prompt: str, backbone: Backbone) -> tuple:
     return "text", backbone.weights["text_encoder"], str(backbone.dtype), prompt
 
 
-def encode_examples(table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, beat: Beat = no_beat) -> Examples:
-    """Both mirror images of every latent are kept, so that a flip equals encoding the flipped picture.
-
-    Raises PictureError where a picture that is not in the cache has gone since the audit, or cannot be encoded.
-    """
-    weights = backbone.weights["vae_encoder"]
-
-    def encode(image: Image.Image) -> dict[str, Tensor]:
-        pixels = picture_tensor(image, size_px)[None]
-        return {"plain": backbone.encode_pictures(pixels)[0], "mirrored": backbone.encode_pictures(pixels.flip(-1))[0]}
-
-    def encode_file(path: str) -> dict[str, Tensor]:
-        beat()
+def encode_pictures(table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, beat: Beat = no_beat) -> dict[int, str]:
+    """Encode into the cache the rows that nobody encoded before; row -> reason of those that cannot be encoded."""
+    unfit = {}
+    for row, digest, path in zip(table.index, table["sha256"], table["path"], strict=True):
         try:
-            return ask(encode, open_picture(Path(path)))
-        except PictureError as error:  # it was good when the audit looked
-            raise PictureError(f"{path}: {error}") from None
+            _latents(digest, path, size_px, backbone, cache, beat)
+        except PictureError as error:  # may be another library's with its next release, so it is not kept
+            unfit[row] = str(error)
+    return unfit
 
-    found = [cache.tensors(("latents", READING, weights, str(backbone.dtype), size_px, digest), partial(encode_file, path))
+
+def encode_examples(table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, beat: Beat = no_beat) -> Examples:
+    """The table's rows in their order. Raises PictureError where one that is not in the cache cannot be encoded."""
+    found = [_latents(digest, path, size_px, backbone, cache, beat)
              for digest, path in zip(table["sha256"], table["path"], strict=True)]
     return Examples(torch.stack([f["plain"] for f in found]).to(backbone.device),
                     torch.stack([f["mirrored"] for f in found]).to(backbone.device),
                     encode_prompts(list(table["caption"]), backbone, cache),
                     tuple(table["repeats"].tolist()) if "repeats" in table else ())
+
+
+def _latents(digest: str, path: str, size_px: int, backbone: Backbone, cache: Cache, beat: Beat) -> dict[str, Tensor]:
+    """Both mirror images are kept, so that a flip equals encoding the flipped picture."""
+    def encode(image: Image.Image) -> dict[str, Tensor]:
+        pixels = picture_tensor(image, size_px)[None]
+        return {"plain": backbone.encode_pictures(pixels)[0], "mirrored": backbone.encode_pictures(pixels.flip(-1))[0]}
+
+    def encode_file() -> dict[str, Tensor]:
+        beat()
+        return ask(encode, open_picture(Path(path)))
+
+    return cache.tensors(("latents", READING, backbone.weights["vae_encoder"], str(backbone.dtype), size_px, digest), encode_file)
 
 
 def picture_tensor(image: Image.Image, size_px: int) -> Tensor:

@@ -17,7 +17,7 @@ from core.cache import Cache
 from core.colour_profile import Note
 from core.data_folder import DataError
 from core.dataset import Looking, audit, bad_pictures, caption_of, read_folder, say_bad
-from core.encode import encode_examples, encode_missing
+from core.encode import encode_examples, encode_missing, encode_pictures
 from core.fail_point import fail_point
 from core.files import content_key, sha256, write_json, write_whole
 from core.filters import select
@@ -55,16 +55,16 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     fail_point("spec")
     write_json(folder.spec, spec.to_json())
     fail_point("spec_written")
-    table = select_images(spec, backbone, cache, report) if spec.train else pd.DataFrame()  # no model for too few pictures
+    table = look_at_images(spec, backbone, cache, report) if spec.train else pd.DataFrame()  # no model for too few pictures
     encode_missing(all_words(spec, cache), backbone, cache, beat)  # before the UNet comes: both need not fit the device together
     unet = backbone.unet  # read here: minutes from a slow disk must not count as a step's silence
     losses: list[float] = []
     state: TrainState | None = None
-    images = len(table)
     if spec.train:
+        table = select_images(spec, table, backbone, cache, report, beat)
         examples = encode_examples(table, spec.render.size_px, backbone, cache, beat)
         fail_point("encoded")
-        report("training", images=images, steps=spec.train.total_steps)
+        report("training", images=len(table), steps=spec.train.total_steps)
     trained_from = time.monotonic()
     try:
         if spec.train:
@@ -72,7 +72,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
             state = _resumable(spec.train, folder, words, report)
             losses = train_lora(
                 backbone, examples, _sparing(spec.train, attempt), spec.seed,
-                _epoch_saver(spec, backbone, folder, images, report), state=state, micro_batch=attempt.micro_batch,
+                _epoch_saver(spec, backbone, folder, len(table), report), state=state, micro_batch=attempt.micro_batch,
                 checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s), beat=beat)
             last = folder.epoch_lora(spec.train.epochs)
             write_whole(folder.lora, lambda to: to.write_bytes(last.read_bytes()))
@@ -89,7 +89,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
                  "render": scored_from - rendered_from, "score": finished - scored_from}
     if state:
         del timings_s["train"]  # of some of the steps only: no measure of the pace
-    result = judge(spec, backbone, folder, score, images=images, losses=losses, duration_s=finished - started,
+    result = judge(spec, backbone, folder, score, images=len(table), losses=losses, duration_s=finished - started,
                    micro_batch=attempt.micro_batch, retried=attempt.retried, encoded=dict(cache.encoded - encoded_before),
                    timings_s=timings_s)
     fail_point("recipe")
@@ -132,8 +132,8 @@ def all_words(spec: TrialSpec, cache: Cache) -> list[str]:
     return [*captions, *(words for scene in spec.story.scenes for words in (scene.prompt, scene.negative_prompt))]
 
 
-def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Report) -> pd.DataFrame:
-    """The audit table's rows that pass the filters. Raises NoImagesError; DataError where no filter could help."""
+def look_at_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Report) -> pd.DataFrame:
+    """The audit table, of which the filters keep enough. Raises NoImagesError; DataError where no filter could help."""
     def note(text: str) -> None:
         report("note", text=f"note: {text}")
 
@@ -143,9 +143,26 @@ def select_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Rep
     table = audit_data(spec.data, backbone, cache, spec.filters, looking, note)
     if bad := bad_pictures(table):
         note(say_bad(bad))
+    _keep(spec, table)
+    return table
+
+
+def select_images(spec: TrialSpec, table: pd.DataFrame, backbone: Backbone, cache: Cache, report: Report,
+                  beat: Beat = no_beat) -> pd.DataFrame:
+    """The audit table's rows that pass the filters, without those that cannot be encoded. Raises as `look_at_images` does."""
+    kept = _keep(spec, table)
+    while unfit := encode_pictures(kept, spec.render.size_px, backbone, cache, beat):
+        table = table.assign(problem=pd.Series(unfit).reindex(table.index).fillna(table["problem"]))
+        report("note", text=f"note: {say_bad(bad_pictures(table.loc[list(unfit)]))}")
+        kept = _keep(spec, table)  # another may take its place
+    return kept
+
+
+def _keep(spec: TrialSpec, table: pd.DataFrame) -> pd.DataFrame:
     kept, least = select(table, spec.filters), spec.data.min_images
     usable = int((table["problem"] == "").sum())
     if usable < least:
+        bad = bad_pictures(table)
         why = f"{say_bad(bad)}; " if bad else ""
         raise DataError(f"{why}{usable} pictures can be used, but data.min_images is {least}: no filter can help")
     if len(kept) < least:

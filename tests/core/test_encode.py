@@ -11,7 +11,7 @@ from PIL import Image
 
 from core.backbone import Backbone
 from core.cache import Cache
-from core.encode import encode_examples, encode_prompts, picture_tensor
+from core.encode import encode_examples, encode_pictures, encode_prompts, picture_tensor
 from core.files import sha256
 from core.picture import PictureError, open_picture
 from core.settings import Story
@@ -99,7 +99,7 @@ def test_of_a_strip_the_middle_is_cut_out_as_before(table: pd.DataFrame, size: t
     assert (picture_tensor(strip, 128) - expected).abs().mean() < 0.02  # moved by less than a pixel
 
 
-def test_what_the_encoder_does_not_take_is_named(backbone: Backbone, cache: Cache, table: pd.DataFrame) -> None:
+def test_what_the_encoder_does_not_take_is_told_by_row(backbone: Backbone, cache: Cache, table: pd.DataFrame) -> None:
     class Choosy(torch.nn.Module):
         def forward(self, pixels: torch.Tensor, *more: object) -> torch.Tensor:
             if float(pixels.std()) > 0:  # no plain picture
@@ -107,14 +107,10 @@ def test_what_the_encoder_does_not_take_is_named(backbone: Backbone, cache: Cach
             return torch.zeros(1, 4, 16, 16)
 
     choosy = replace(backbone, readers=backbone.readers | {"vae_encoder": Choosy}, _parts={})
-    with pytest.raises(PictureError, match=r"01\.png: cannot be processed: I do not like it"):
-        encode_examples(table.head(1), 128, choosy, cache)
-
-
-def test_a_picture_that_went_after_the_audit_is_named(backbone: Backbone, cache: Cache, tmp_path: Path) -> None:
-    rows = pd.DataFrame([{"path": str(tmp_path / "gone.png"), "sha256": "0", "caption": "a"}])
-    with pytest.raises(PictureError, match=r"gone\.png: cannot be read: no such file"):
-        encode_examples(rows, 128, backbone, cache)
+    rows = table.head(2).set_axis([3, 5])
+    assert encode_pictures(rows, 128, choosy, cache) == dict.fromkeys((3, 5), "cannot be processed: I do not like it")
+    with pytest.raises(PictureError, match="cannot be processed: I do not like it"):
+        encode_examples(rows, 128, choosy, cache)
 
 
 @pytest.mark.parametrize("size_px", [64, 192])

@@ -10,19 +10,24 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 from rich.console import Console
+from safetensors import safe_open
 
 from core.cache import Cache
+from core.data_folder import DataError
+from core.encode import picture_tensor
 from core.folders import Runs, TrialFolder
 from core.install import python
+from core.picture import open_picture
 from core.settings import Filters, Result, Training, TrialSpec
 from reports.data_recipe import process
 from sweep.attempt import Attempt
 from sweep.progress import LiveProgress
 from sweep.study import STUDIES, load_study
-from sweep.trial import _sparing
+from sweep.trial import NoImagesError, _sparing, look_at_images, run_trial, select_images
 from sweep.worker import Voice, _attempt
 
 WATERCOLOR = Path(__file__).resolve().parents[2] / "studies" / "data" / "watercolor" / "train"
@@ -240,3 +245,55 @@ def test_pictures_that_go_end_the_trial_as_bad_image(study, attempt, tmp_path):
     assert result.message.startswith("11 pictures cannot be used: 一 只.png (file is missing), ")
     assert result.message.endswith("and 6 more (lora-sweep data lists them); 0 pictures can be used, but data.min_images is 4: "
                                    "no filter can help")
+
+
+def refusing(backbone, folder: Path, *names: str):
+    """The base model, its VAE's encoder in trouble with some pictures."""
+    encoder = backbone.vae_encoder
+    refused = [picture_tensor(open_picture(folder / name), 128) for name in names]
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        if any(torch.equal(pixels[0], one) for one in refused):
+            raise ValueError("too odd")
+        return encoder(pixels)
+    return replace(backbone, _parts=backbone._parts | {"vae_encoder": encode})
+
+
+def test_a_picture_that_cannot_be_encoded_is_left_out_by_name_and_the_trial_goes_on(study, backbone, tmp_path):
+    spec = spec_of(study, max_images=None, max_ratio=3.0)
+    spec = replace(spec, story=replace(spec.story, scenes=spec.story.scenes[:1]),
+                   train=replace(spec.train, epochs=1, steps_per_epoch=1))
+    said: list[dict[str, Any]] = []
+    result = run_trial(spec, refusing(backbone, tmp_path / "pictures" / "train", "d.png"), Cache(tmp_path / "cache"),
+                       TrialFolder(tmp_path / "trial"), lambda event, **facts: said.append({"event": event} | facts),
+                       attempt=Attempt(micro_batch=1))
+    notes = [event["text"] for event in said if event["event"] == "note"]
+    # twin.tif, which has the same pixels, took its place: it was no duplicate any more
+    assert notes[1:] == [f"note: 1 picture cannot be used: {name} (cannot be processed: too odd)"
+                         for name in ("d.png", "twin.tif")]
+    assert (result.state, result.images) == ("complete", 4)
+    assert [event["images"] for event in said if event["event"] == "training"] == [4]
+    with safe_open(TrialFolder(tmp_path / "trial").lora, "np") as lora:
+        assert lora.metadata()["ss_num_train_images"] == "4"
+
+
+@pytest.mark.parametrize(("refused", "sampled", "error", "message"), [
+    (["d.png"], {"min_width": 96}, NoImagesError, "the filters keep 3 of 11 pictures, but data.min_images is 4"),
+    (["d.png", "small.png"], {}, DataError, "8 pictures cannot be used: .*; 3 pictures can be used, but data.min_images is 4")])
+def test_what_is_left_of_pictures_that_cannot_be_encoded_is_counted_again(
+        study, backbone, tmp_path, refused, sampled, error, message):
+    spec, cache = spec_of(study, max_images=None, max_ratio=3.0, **sampled), Cache(tmp_path / "cache")
+    picky = refusing(backbone, tmp_path / "pictures" / "train", *refused)
+    table = look_at_images(spec, picky, cache, lambda event, **facts: None)
+    with pytest.raises(error, match=message):
+        select_images(spec, table, picky, cache, lambda event, **facts: None)
+
+
+def test_a_picture_that_goes_after_it_was_looked_at_is_left_out_by_name(study, backbone, tmp_path):
+    spec, cache = spec_of(study, max_images=None, max_ratio=3.0), Cache(tmp_path / "cache")
+    notes: list[str] = []
+    table = look_at_images(spec, backbone, cache, lambda event, **facts: None)
+    (tmp_path / "pictures" / "train" / "small.png").unlink()
+    kept = select_images(spec, table, backbone, cache, lambda event, **facts: notes.append(facts["text"]))
+    assert notes == ["note: 1 picture cannot be used: small.png (cannot be read: no such file or directory)"]
+    assert list(kept["file"]) == ["一 只.png", "it's.png", "d.png", "wide.png"]
