@@ -5,6 +5,7 @@ While the worker trains one trial, the driver logs the one before: the device ne
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,8 @@ from sweep.space import distributions
 from sweep.stop import Stopped, asked_by_signal
 from sweep.storage import ensure_room
 from sweep.store import Store, describe
-from sweep.study import Study
+from sweep.study import Study, load_frozen
+from sweep.study_errors import StudyError
 from sweep.summary import Summary
 from sweep.supervisor import Supervisor
 from sweep.tracking import Tracking
@@ -81,6 +83,9 @@ def _locked_sweep(study: Study, runs: Runs, folder: StudyFolder, device: str, pr
                   until: Hour | None) -> Summary:
     store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials,
                   allow=study.allowed)
+    if folder.frozen.exists():
+        with suppress(StudyError):  # it cannot be read by this version: what it queued runs
+            store.claim(load_frozen(folder.frozen).first)
     fingerprint = Fingerprint(study, folder, accept, store.after_told(), progress.note)
     fail_point("frozen")
     for params in store.enqueue(study.first):

@@ -1,6 +1,6 @@
 """A space as points that can be counted, where they can."""
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import combinations, product
 from typing import Any
 
@@ -39,6 +39,21 @@ class Grid:
         if start not in taken:
             return start
         return next((point for point in self._around(start, free, random) if point not in taken), None)
+
+    def tried(self, trials: Iterable[tuple[dict[str, Any], bool]]) -> set[Point]:
+        """Points that need no further trial, of parameters and whether that trial failed for no fault of theirs: such a point may
+        be tried once more."""
+        points: set[Point] = set()
+        accidents: set[Point] = set()
+        for params, accident in trials:
+            point = self.point(params)
+            if point is None:
+                continue
+            if accident and point not in accidents:
+                accidents.add(point)
+            else:
+                points.add(point)
+        return points
 
     def _around(self, start: Point, free: Collection[str], random: np.random.Generator) -> Iterator[Point]:
         places = random.permutation([i for i, name in enumerate(self.space) if name in free]).tolist()

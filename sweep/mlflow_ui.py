@@ -52,6 +52,7 @@ def _serve(runs: Runs, uri: str, host: str, port: int, say: Callable[[str], None
     # them MLflow 3.17 starts in two thirds of the time and ends in a fifth.
     environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     server: subprocess.Popen[bytes] | None = None
+    runs.path.mkdir(parents=True, exist_ok=True)  # the store may be a database elsewhere
     with runs.ui_log.open("wb") as log:
         # No Ctrl-C between the server's start and our knowing it; in a group of its own it hears none itself.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -8,7 +8,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.grid import Grid, Point, Space, position
+from sweep.grid import Grid, Space, position
 
 
 class Untried(BaseSampler):
@@ -17,7 +17,7 @@ class Untried(BaseSampler):
     def __init__(self, inner: BaseSampler, grid: Grid, before: Collection[FrozenTrial], random: np.random.Generator) -> None:
         asked = {point for trial in before if (point := grid.point(trial.params)) is not None}
         self._inner, self._grid, self._random = inner, grid, random
-        self._taken = asked, tried(grid, before)  # accidents come last
+        self._taken = asked, grid.tried((trial.params, trial.state == TrialState.FAIL) for trial in before)  # accidents come last
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
         return self._grid.space
@@ -44,18 +44,3 @@ class Untried(BaseSampler):
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
         self._inner.after_trial(study, trial, state, values)
-
-
-def tried(grid: Grid, trials: Collection[FrozenTrial]) -> set[Point]:
-    """Points that need no further trial; what failed for no fault of its own may be tried once more."""
-    points: set[Point] = set()
-    accidents: set[Point] = set()
-    for trial in trials:
-        point = grid.point(trial.params)
-        if point is None:
-            continue
-        if trial.state == TrialState.FAIL and point not in accidents:
-            accidents.add(point)
-        else:
-            points.add(point)
-    return points

@@ -50,10 +50,10 @@ def study_status(folder: StudyFolder) -> Status:
 def _left(study: Study, results: list[Result], since: int) -> int:
     """Trials still to be done: of the budget, or of the untried points of a space that has no more."""
     grid = Grid(distributions(study))
-    known = {grid.point(result.spec.params()) for result in results
-             if result.spec.number >= since and (result.state == "complete" or result.reason in PARAMETER_FAILURES)}
+    tried = grid.tried((result.spec.params(), result.state == "failed" and result.reason not in PARAMETER_FAILURES)
+                       for result in results if result.spec.number >= since)
     left = study.budget.trials - len(results)
-    return left if isinf(grid.size) else min(left, int(grid.size) - len(known - {None}))
+    return left if isinf(grid.size) else min(left, int(grid.size) - len(tried))
 
 
 def findings(folder: StudyFolder) -> list[str]:

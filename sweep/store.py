@@ -1,6 +1,7 @@
 """The Optuna study: asks for parameters, is told outcomes. The one place where an outcome becomes a trial's state."""
 import json
 import logging
+import shlex
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable
@@ -20,7 +21,7 @@ from core.settings import Result, TrialSpec
 from sweep.address import sqlite_address
 from sweep.busy_sqlite import TRY_S, Patience
 from sweep.grid import Grid
-from sweep.sampler import Untried, tried
+from sweep.sampler import Untried
 from sweep.study_errors import Mistake, StudyError, sentence
 
 Distributions = dict[str, optuna.distributions.BaseDistribution]
@@ -72,6 +73,13 @@ class Store:
                 known.append(params)
         return withdrawn
 
+    def claim(self, first: Iterable[dict[str, Any]]) -> None:
+        """Mark what waits of an earlier `first`: versions that had no mark for it queued it too."""
+        earlier = list(first)
+        for trial in self._trials(TrialState.WAITING):
+            if HAND_MADE not in trial.user_attrs and _queued(trial) in earlier:
+                self._study._storage.set_trial_user_attr(trial._trial_id, HAND_MADE, True)
+
     def _withdraw(self, trial: FrozenTrial) -> None:
         """As a trial that ran, for Optuna has no other that is over."""
         storage = self._study._storage
@@ -109,7 +117,8 @@ class Store:
         """How many points the space has, once trials from `since` on have tried every one of them and nothing is queued."""
         if isinf(self._grid.size) or self.queued():
             return None
-        return int(self._grid.size) if len(tried(self._grid, self.trials()[since:])) >= self._grid.size else None
+        tried = self._grid.tried((trial.params, trial.state == TrialState.FAIL) for trial in self.trials()[since:])
+        return int(self._grid.size) if len(tried) >= self._grid.size else None
 
     def running(self) -> list[Trial]:
         """Trials that were asked for and never told, by number; an ask that was cut short is finished first."""
@@ -239,10 +248,10 @@ def _open(path: Path, patience: Patience | None) -> optuna.storages.RDBStorage:
                                           if patience is None else {"connect_args": patience.connect_args})
     except RuntimeError as error:  # what Optuna 5.0 raises where its tables are not as its own version makes them
         older = "storage upgrade" in str(error)
-        upgrade = f"copy it, then {Path(sys.executable).with_name('optuna')} storage upgrade --storage {address}"
+        command = shlex.join([str(Path(sys.executable).with_name("optuna")), "storage", "upgrade", "--storage", address])
         raise StoreError(f"{shown_path(path)}: its tables are those of {'an older' if older else 'a newer'} Optuna than the "
-                         f"installed {optuna.__version__}; {upgrade if older else 'go on with the installation that made it'}"
-                         ) from None
+                         f"installed {optuna.__version__}; "
+                         f"{f'copy it, then {command}' if older else 'go on with the installation that made it'}") from None
 
 
 def _queued(trial: FrozenTrial) -> dict[str, Any] | None:

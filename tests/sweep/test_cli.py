@@ -1,9 +1,11 @@
 """Every command does what its help says, and wrong words cost one clear line."""
 import hashlib
 import json
+import os
 import re
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +14,7 @@ from PIL import Image
 
 from core.files import write_json
 from core.folders import Runs
+from tests.sweep.mlflow_store import free_port
 from tests.sweep.test_store import complete, failed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -155,6 +158,16 @@ def test_score_names_what_it_leaves_out(cli, tmp_path):
     assert done.stderr.splitlines() == [f"{tmp_path}/bad.png: left out, cannot be read: it is no picture",
                                         f"{tmp_path}/thin.png: colour profile cannot be read: taken as sRGB"]
     assert "mean of 2" in done.stdout
+
+
+def test_the_ui_of_a_database_elsewhere_needs_no_runs_folder(tmp_path):
+    """With a server that ends at once: its words have a place."""
+    code = ("import sys; from sweep.cli import main; sys.executable = '/bin/false'; "
+            f"sys.argv[1:] = ['ui', '--port', '{free_port()}', '--runs', {str(tmp_path / 'runs')!r}]; main()")
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"})
+    assert "ended with exit code 1" in one_line(done, 1)
+    assert (tmp_path / "runs" / "ui.log").exists()
 
 
 def test_a_port_in_use_is_one_line(cli, passed):

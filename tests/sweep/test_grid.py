@@ -8,8 +8,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
+from core.files import write_json, write_text
+from core.folders import Runs
 from sweep.grid import Grid, position
+from sweep.space import Choices, distributions
+from sweep.status import study_status
 from sweep.store import Store
+from sweep.study import load_study
 from tests.sweep.test_store import SPACE, complete, failed
 
 SMALL = {"lora_rank": CategoricalDistribution([2, 4, 8]), "epochs": IntDistribution(1, 4)}
@@ -68,6 +73,22 @@ def test_a_point_that_failed_by_accident_comes_again_last_and_once(tmp_path: Pat
     assert again.params == first.params
     store.tell(again, failed(again.number, "device_lost"))
     assert store.exhausted() == 3
+
+
+def test_status_and_run_count_the_same_points_as_tried(tmp_path: Path) -> None:
+    study = load_study("demo").model_copy(update={"first": (), "space": {"lora_rank": Choices(choices=(2, 4))}})
+    folder, store = Runs(tmp_path).study("s"), open_store(tmp_path, distributions(study))
+    folder.path.mkdir()
+    write_text(folder.frozen, study.to_yaml())
+    for left in (2, 1, 1, 0):  # the second rank fails twice
+        assert (study_status(folder).target - len(folder.results()), store.exhausted() is None) == (left, bool(left))
+        if left:
+            trial = store.ask()
+            result = failed(trial.number, "device_lost") if trial.number else complete(0, 5.0)
+            result = replace(result, spec=study.spec(trial.number, trial.params))
+            store.tell(trial, result)
+            folder.trial(trial.number).path.mkdir(parents=True)
+            write_json(folder.trial(trial.number).result, result.to_json())
 
 
 def test_after_an_accepted_change_every_point_is_untried(tmp_path: Path) -> None:

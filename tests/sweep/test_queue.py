@@ -1,4 +1,5 @@
 """Trials that somebody else queued, as a notebook does with `study.enqueue_trial`, and a study.db that is another's."""
+import shlex
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any
 import optuna
 import pytest
 
+from sweep.address import sqlite_address
 from sweep.space import distributions
 from sweep.store import Store, StoreError, check_held
 from sweep.study import load_study
@@ -92,6 +94,16 @@ def test_entries_taken_out_of_first_before_they_ran_are_not_run_and_count_nowher
     assert len(store.trials()) == 5
 
 
+def test_what_an_older_version_queued_of_first_is_taken_out_too(tmp_path: Path) -> None:
+    """It queued without a mark, as a notebook does; the study's frozen copy tells them apart."""
+    store = open_store(tmp_path)
+    for params in ({"lora_rank": 32}, {"lora_rank": 4}, {"lora_rank": 16}):
+        notebook(tmp_path).enqueue_trial(params)
+    store.claim([{"lora_rank": 32}, {"lora_rank": 4}])
+    assert store.enqueue([{"lora_rank": 4}]) == [{"lora_rank": 32}]
+    assert [store.ask().params["lora_rank"] for _ in range(2)] == [4, 16]
+
+
 @pytest.mark.parametrize("opened", OPENED)
 def test_a_study_of_another_name_is_refused(tmp_path: Path, opened: Callable[[Path, str], object]) -> None:
     open_store(tmp_path)
@@ -103,18 +115,22 @@ def test_a_study_of_another_name_is_refused(tmp_path: Path, opened: Callable[[Pa
 
 
 @pytest.mark.parametrize(("revision", "told"), [
-    ("v2.6.0.a", "an older Optuna than the installed .*; copy it, then .*optuna storage upgrade --storage sqlite"),
+    ("v2.6.0.a", "an older Optuna than the installed .*; copy it, then .*optuna storage upgrade --storage .*sqlite"),
     ("v9.0.0.a", "a newer Optuna than the installed .*; go on with the installation that made it"),
 ])
 @pytest.mark.parametrize("opened", OPENED)
 def test_another_optuna_s_tables_are_one_line(tmp_path: Path, revision: str, told: str,
                                               opened: Callable[[Path, str], object]) -> None:
+    tmp_path = tmp_path / "it's"
+    tmp_path.mkdir()
     open_store(tmp_path)
     with sqlite3.connect(tmp_path / "study.db") as db:
         db.execute("UPDATE alembic_version SET version_num = ?", (revision,))
     with pytest.raises(StoreError, match=told) as raised:
         opened(tmp_path, "demo")
     assert len(str(raised.value).splitlines()) == 1
+    if "upgrade" in told:
+        assert shlex.split(str(raised.value).partition("copy it, then ")[2])[-1] == sqlite_address(tmp_path / "study.db")
 
 
 def test_a_database_that_a_driver_left_half_written_is_left_to_the_start(tmp_path: Path) -> None:
