@@ -73,7 +73,8 @@ def caption_of(prompt: str, template: str) -> str:
 
 def _from_table(table: Path, data: Data) -> PictureFolder:
     folder, real_root = table.parent, os.path.realpath(data.source)
-    files, notes = _without_litter(_files(folder), folder)
+    everything = _files(folder)
+    files, notes = _without_litter(everything, folder)
     near = _Near(files, folder)
     pictures: list[CaptionedPicture] = []
     named: set[str] = set()
@@ -89,7 +90,18 @@ def _from_table(table: Path, data: Data) -> PictureFolder:
     forgotten = (path for path in files if os.path.abspath(path) not in named)
     pictures += [CaptionedPicture(name := clean(path.relative_to(folder).as_posix()), path, "", _folder_of(name),
                                   f"{table.name} does not name it", in_table=False) for path in forgotten]
+    if PROMPT in data.caption:
+        texts = _texts(everything)
+        notes += _say_beside_table(table, [text for path in files for text in _words_of(path, texts)], Path(data.source))
     return PictureFolder(tuple(pictures), notes)
+
+
+def _say_beside_table(table: Path, texts: Sequence[Path], root: Path) -> tuple[str, ...]:
+    """A note of other captions than the table's."""
+    tables = [root / name for name in TABLES if (root / name).is_file()]
+    others = [clean(path.relative_to(root).as_posix()) for path in (*tables[1:], *dict.fromkeys(texts))]
+    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return tuple(f"captions are read from {table.relative_to(root).as_posix()}, not from {other}{more}" for other in others[:1])
 
 
 def _told_apart(name: str, written: str) -> str:
@@ -127,17 +139,16 @@ def _from_files(root: Path, data: Data) -> PictureFolder:
         raise DataError("; ".join((f"{shown_path(root)}: holds no pictures (allowed: {LAYOUTS})", *notes)))
     train = root / "train"
     folder = train if all(path.is_relative_to(train) for path in paths) else root
-    texts = {_key(path): path for path in files if path.suffix.lower() in (".txt", ".caption")}
+    texts = _texts(files)
     words = {path: _words_of(path, texts) for path in paths}
+    unread = _say_tables([path.relative_to(root) for path in files if path.suffix.lower() in TABLE_ENDINGS])
     if PROMPT in data.caption and not any(words.values()):
-        unread = [f"; {clean(path.relative_to(root).as_posix())} is not read: a table is metadata.csv or metadata.jsonl in "
-                  "data.source itself or in its train/" for path in files if path.suffix.lower() in TABLE_ENDINGS]
         raise DataError(f"{shown_path(folder)}: holds pictures but no captions; write a .txt beside each, or data.caption "
-                        f"without {PROMPT}"
-                        + "".join(unread[:1]))
+                        f"without {PROMPT}" + "".join(f"; {text}" for text in unread))
     real_root = os.path.realpath(root)
-    pictures = tuple(_from_file(path, words[path], folder, real_root, PROMPT in data.caption) for path in paths)
-    return PictureFolder(pictures, (*notes, *_say_repeats(pictures)))
+    pictures = tuple(_from_file(path, next(iter(words[path]), None), folder, real_root, PROMPT in data.caption) for path in paths)
+    passed_over = (*unread, *_say_more_texts(words, root)) if PROMPT in data.caption else ()
+    return PictureFolder(pictures, (*notes, *passed_over, *_say_repeats(pictures)))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -154,17 +165,17 @@ def _files(folder: Path) -> list[Path]:
 def _without_litter(files: Sequence[Path], folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     """The pictures among the files that are there to be trained on, and a note of the others."""
     pictures = {path: path.relative_to(folder) for path in files if path.suffix.lower() in ENDINGS}
-    split = any(inner.parts[0] == "train" for inner in pictures.values())
+    splits = {place.parent for inner in pictures.values() for place in inner.parents if place.name == "train"}
     numbered = any(REPEATS.fullmatch(inner.parent.name) for inner in pictures.values())
-    litter = {path: kind for path, inner in pictures.items() if (kind := _litter(inner, split, numbered))}
+    litter = {path: kind for path, inner in pictures.items() if (kind := _litter(inner, splits, numbered))}
     counts = Counter(kind for path, kind in litter.items() if path.is_file())
     said = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
     note = f"left out: {said}; to have such pictures, name them in a metadata.csv, or rename them or their folder"
     return [path for path in pictures if path not in litter], (note,) if litter else ()
 
 
-def _litter(picture: Path, split: bool, numbered: bool) -> str:
-    """What a picture is that is no example, by its place: more is in a folder of splits, or numbered for sd-scripts."""
+def _litter(picture: Path, splits: set[Path], numbered: bool) -> str:
+    """What a picture is that is no example, by its place: more is beside a `train/`, or numbered for sd-scripts."""
     folders = picture.parts[:-1]
     if found := next((name for name in folders if name in LITTER_FOLDERS), None):
         return f"{found}/"
@@ -172,17 +183,42 @@ def _litter(picture: Path, split: bool, numbered: bool) -> str:
         return f"*{found}{picture.suffix}"
     if numbered and "reg" in folders:
         return "reg/"
-    return f"{folders[0]}/" if split and folders and folders[0] in HELD_OUT else ""
+    held_out = (place for place in picture.parents if place.name in HELD_OUT and place.parent in splits)
+    return next((f"{place.as_posix()}/" for place in held_out), "")
 
 
-def _key(path: Path) -> str:
-    return str(path.with_suffix(path.suffix.lower()))
+def _texts(files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Texts by their paths with the ending in small letters; first the one that is written so."""
+    texts: dict[str, list[Path]] = {}
+    for path in files[::-1]:
+        if (ending := path.suffix.lower()) in (".txt", ".caption"):
+            texts.setdefault(str(path.with_suffix(ending)), []).append(path)
+    return texts
 
 
-def _words_of(path: Path, texts: dict[str, Path]) -> Path | None:
-    """`1.txt`, `1.caption`, `1.png.txt` or `1.png.caption` beside `1.png`, their endings in any case."""
+def _words_of(path: Path, texts: dict[str, list[Path]]) -> list[Path]:
+    """`1.txt`, `1.caption`, `1.png.txt` or `1.png.caption` beside `1.png`, their endings in any case; the first is read."""
     names = [name.with_name(name.name + ending) for name in (path.with_suffix(""), path) for ending in (".txt", ".caption")]
-    return next((texts[str(name)] for name in names if str(name) in texts), None)
+    return [text for name in names for text in texts.get(str(name), ())]
+
+
+def _say_tables(tables: Sequence[Path]) -> tuple[str, ...]:
+    if not tables:
+        return ()
+    first = min(tables, key=lambda path: path.stem != "metadata")
+    said = f"{clean(first.as_posix())} is" if len(tables) == 1 else f"{clean(first.as_posix())} and {len(tables) - 1} more are"
+    return (f"{said} not read: a table is metadata.csv or metadata.jsonl in data.source itself or in its train/",)
+
+
+def _say_more_texts(words: dict[Path, list[Path]], root: Path) -> tuple[str, ...]:
+    """A note where a picture has more texts than the one that is read."""
+    several = [texts for texts in words.values() if len(texts) > 1]
+    if not several:
+        return ()
+    read, *others = (clean(text.relative_to(root).as_posix()) for text in several[0])
+    count = "a picture has" if len(several) == 1 else f"{len(several)} pictures have"
+    return (f"{count} more than one text: {read} is read, {', '.join(others)} {'is' if len(others) == 1 else 'are'} not"
+            + (", and so on" if len(several) > 1 else ""),)
 
 
 def _from_file(path: Path, words: Path | None, folder: Path, real_root: str, has_prompt: bool) -> CaptionedPicture:

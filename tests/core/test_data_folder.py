@@ -341,14 +341,38 @@ def test_of_several_texts_the_usual_one_counts(tmp_path: Path) -> None:
     pictures_in(tmp_path, "1.png", "1.jpg")
     for name in ("1.png.txt", "1.caption", "1.TXT", "1.txt"):
         (tmp_path / name).write_text(name)
-    assert [row.prompt for row in read_folder(Data(source=str(tmp_path))).pictures] == ["1.txt"] * 2
+    found = read_folder(Data(source=str(tmp_path)))
+    assert [row.prompt for row in found.pictures] == ["1.txt"] * 2
+    assert found.notes == ("2 pictures have more than one text: 1.txt is read, 1.TXT, 1.caption are not, and so on",)
+    assert read_folder(Data(source=str(tmp_path), caption="style")).notes == ()
+
+
+def test_captions_that_a_table_goes_before_are_named(tmp_path: Path) -> None:
+    pictures_in(tmp_path, "train/1.png")
+    data = folder_with(tmp_path, "file_name,text\n1.png,a\n")
+    assert read_folder(data).notes == ()
+    (tmp_path / "train" / "1.txt").write_text("b")
+    assert read_folder(data).notes == ("captions are read from train/metadata.csv, not from train/1.txt",)
+    folder_with(tmp_path, "file_name,text\ntrain/1.png,c\n", name="metadata.csv")
+    assert read_folder(data).notes == ("captions are read from train/metadata.csv, not from metadata.csv and 1 more",)
+
+
+def test_a_second_text_of_a_picture_is_named(tmp_path: Path) -> None:
+    pictures_in(tmp_path, "a/1.png", "a/2.png")
+    for name in ("1.txt", "1.png.txt", "2.caption"):
+        (tmp_path / "a" / name).write_text(name)
+    assert read_folder(Data(source=str(tmp_path))).notes == (
+        "a picture has more than one text: a/1.txt is read, a/1.png.txt is not",)
 
 
 @pytest.mark.parametrize("name", ["images/metadata.csv", "captions.csv", "train/metadata.parquet"])
 def test_a_table_where_none_is_looked_for_is_named(tmp_path: Path, name: str) -> None:
     pictures_in(tmp_path / "images", "1.png")
     line = one_line(folder_with(tmp_path, "file_name,text\n1.png,a\n", name=name))
-    assert line.endswith(f"{name} is not read: a table is metadata.csv or metadata.jsonl in data.source itself or in its train/")
+    said = f"{name} is not read: a table is metadata.csv or metadata.jsonl in data.source itself or in its train/"
+    assert line.endswith(f"; {said}")
+    (tmp_path / "images" / "1.txt").write_text("a cat")  # with which the folder is good, and the table still not read
+    assert read_folder(Data(source=str(tmp_path))).notes == (said,)
 
 
 @pytest.mark.parametrize(("content", "name", "what"), [
@@ -379,6 +403,13 @@ def test_a_folder_test_alone_is_nothing_to_leave_out(tmp_path: Path) -> None:
     pictures_in(tmp_path, "test/1.png", "reg/2.png")
     found = read_folder(Data(source=str(tmp_path), caption="style"))
     assert ([picture.file for picture in found.pictures], found.notes) == (["reg/2.png", "test/1.png"], ())
+
+
+def test_what_is_held_out_lies_beside_a_train_folder_at_any_depth(tmp_path: Path) -> None:
+    pictures_in(tmp_path, "set/train/1.png", "set/test/2.png", "set/deep/val/a/3.png", "other/test/4.png")
+    found = read_folder(Data(source=str(tmp_path), caption="style"))
+    assert [picture.file for picture in found.pictures] == ["other/test/4.png", "set/deep/val/a/3.png", "set/train/1.png"]
+    assert [note.partition(";")[0] for note in found.notes] == ["left out: set/test/ (1)"]
 
 
 def test_sd_scripts_reg_folder_is_known_by_its_own_numbers(tmp_path: Path) -> None:
