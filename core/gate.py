@@ -9,6 +9,10 @@ def passes(mean: float, gate: float) -> bool:
     return mean >= gate
 
 
+def notes_on_gate(gate: float) -> list[str]:
+    return [f"objective.gate is {gate:g}, but the challenge's gate is {CHALLENGE_GATE:g}"] if gate != CHALLENGE_GATE else []
+
+
 def constraint(mean: float, gate: float) -> float:
     """How far a complete story is from the gate; the further under it, the larger."""
     return gate - mean

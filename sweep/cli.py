@@ -76,7 +76,7 @@ def run(
     from sweep.environment import NOT_PASSED_ON
     from sweep.fingerprint import fields_of
     from sweep.progress import LiveProgress, PlainProgress
-    from sweep.status import findings
+    from sweep.status import at_edges
     from sweep.stop import stop_by_keyboard
     from sweep.study import load_study
 
@@ -107,7 +107,7 @@ def run(
     finally:
         if isinstance(progress, LiveProgress):
             progress.stop()
-    for note in findings(Runs(runs).study(loaded.name)):
+    for note in at_edges(loaded, Runs(runs).study(loaded.name)):  # the other findings were said above
         _say(f"note: {note}")
     words, code = summary.closing(winner(Runs(runs).study(loaded.name)), _command(f"report {loaded.name}", runs))
     if code:
@@ -193,8 +193,10 @@ def plan(
     Time, memory and disk; estimates are marked as such.
     """
     from core.data_folder import DataError
+    from core.hub_data import is_remote
     from sweep.fingerprint import check_changes
     from sweep.outlook import look_ahead
+    from sweep.store import StoreError
     from sweep.study import load_study
     from sweep.study_errors import StudyError
 
@@ -202,7 +204,10 @@ def plan(
     try:
         outlook = look_ahead(loaded, Runs(runs))
         check_changes(loaded, Runs(runs).study(loaded.name))
-    except (DataError, StudyError) as error:  # what a trial costs is known all the same
+    except (DataError, StudyError, StoreError) as error:  # what a trial costs is known all the same
+        source = loaded.data_value.source
+        if isinstance(error, DataError) and not is_remote(source) and Path(source).exists():
+            raise
         refused = str(error)
     _print_plan(loaded, runs, until, device, outlook)
     if refused:
@@ -386,6 +391,7 @@ def _check_start(study: "Study", runs: Path, accept: frozenset[str]) -> "Outlook
 
 
 def _print_plan(study: "Study", runs: Path, until: str, device: str, outlook: "Outlook | None") -> None:
+    from core.dataset import say_bad
     from sweep.deadline import deadline
     from sweep.plan import disks, make_plan
     from sweep.plan_table import plan_page
@@ -394,6 +400,8 @@ def _print_plan(study: "Study", runs: Path, until: str, device: str, outlook: "O
     end = deadline(until, now)
     plan = make_plan(study, Runs(runs), device, outlook.unscored if outlook else 0)
     out.print(plan_page(plan, now, end, disks(plan, Runs(runs)), out.width))
+    if outlook and outlook.bad:
+        _say(say_bad(outlook.bad))
     for note in outlook.notes if outlook else ():
         _say(f"note: {note}")
 

@@ -14,7 +14,7 @@ from core.dataset import COLUMNS, bad_pictures, known_score, look_at, say_bad
 from core.files import sha256
 from core.filters import BEFORE_SCORING, why_dropped
 from core.folders import Runs
-from core.gate import CHALLENGE_GATE
+from core.gate import notes_on_gate
 from core.hub_data import local_data
 from core.kolors.files import fingerprints, missing_files, models_folder
 from core.picture import PictureError, picture_size
@@ -69,8 +69,7 @@ def notes_on_study(study: Study, pictures: Sequence[CaptionedPicture], sizes: It
     yield from _note_on_words("story prompt", prompts, study.story.template, SCENE, "the story's template")
     negatives = {scene.negative_prompt: f"scene {number}" for number, scene in reversed(scenes)}
     yield from _note_on_words("negative prompt", {name: words for words, name in negatives.items()})
-    if study.objective.gate != CHALLENGE_GATE:
-        yield f"objective.gate is {study.objective.gate:g}, but the challenge's gate is {CHALLENGE_GATE:g}"
+    yield from notes_on_gate(study.objective.gate)
 
 
 def widest_filters(study: Study) -> Iterator[Filters]:
@@ -177,7 +176,7 @@ def _note_on_words(kind: str, texts: Mapping[str, str], template: str = "", slot
         return
     named = ", ".join(f"{name} with {count_tokens(texts[name])}" for name in list(ends)[:NAMES_SHOWN])
     more = f" and {len(ends) - NAMES_SHOWN} more" if len(ends) > NAMES_SHOWN else ""
-    last = template.rpartition(slot)[2] if slot else ""
+    last = template.rpartition(slot)[2] if slot and slot in template else ""
     lost = [end for end in ends.values() if any(map(str.isalnum, end[-len(last):]))] if any(map(str.isalnum, last)) else []
     words = (f"; of {len(lost)} of them that takes away words of {key}, {shown(last)}: write them before {slot}" if lost else "")
     yield (f"{counted(len(ends), kind)} {'is' if len(ends) == 1 else 'are'} longer than the {MAX_TOKENS} tokens that the text "

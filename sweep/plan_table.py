@@ -110,7 +110,7 @@ def _pictures(plan: Plan) -> str:
     if not plan.new_pictures:
         return ""
     takes = f": about {duration(plan.pictures_s(plan.pace))}" if plan.pace and plan.pace.picture_s else ""
-    return f"{counted(plan.new_pictures, 'picture')} new here, read, scored and encoded once, in the first trial{takes}"
+    return f"{counted(plan.new_pictures, 'picture')} never scored here: read, scored and encoded once, in the first trial{takes}"
 
 
 def _gpu_memory(plan: Plan) -> str:

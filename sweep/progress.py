@@ -40,7 +40,8 @@ class PlainProgress:
     def worker_ready(self, event: dict[str, Any]) -> None:
         self.note(f"worker ready on {event['device']} ({event['seconds']:.1f} s to load the base model)")
         if event["unknown_words"]:
-            self.note(f"note: this base model does not know these pieces of the prompts: {', '.join(event['unknown_words'])}")
+            self.note("note: the base model does not know these pieces of the prompts, which a LoRA learns where captions "
+                      f"have them: {', '.join(event['unknown_words'])}")
 
     def base(self, result: Result) -> None:
         self.note(f"base model's own story: {result.aesthetic_mean:.2f}")

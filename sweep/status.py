@@ -4,7 +4,7 @@ from math import isinf
 
 from core.files import read_json
 from core.folders import Runs, StudyFolder
-from core.gate import CHALLENGE_GATE, PARAMETER_FAILURES
+from core.gate import PARAMETER_FAILURES, notes_on_gate
 from core.settings import Result
 from reports.table import passed
 from sweep.grid import Grid
@@ -62,11 +62,14 @@ def findings(folder: StudyFolder) -> list[str]:
         study = load_frozen(folder.frozen)
     except StudyError as error:
         return [f"nothing is said of base story, gate and ranges: {next(iter(str(error).splitlines()))}"]
-    base, best = folder.base.read_result(), next(iter(passed(folder)), None)
-    gate = study.objective.gate
-    return ([BASE_PASSES] if base and base.passed_gate else []) \
-        + ([f"objective.gate is {gate:g}, but the challenge's gate is {CHALLENGE_GATE:g}"] if gate != CHALLENGE_GATE else []) \
-        + (edges(study, best.spec.params()) if best else [])
+    base = folder.base.read_result()
+    return ([BASE_PASSES] if base and base.passed_gate else []) + notes_on_gate(study.objective.gate) + at_edges(study, folder)
+
+
+def at_edges(study: Study, folder: StudyFolder) -> list[str]:
+    """Where the best value of a setting lies at the end of its search."""
+    best = next(iter(passed(folder)), None)
+    return edges(study, best.spec.params()) if best else []
 
 
 def study_folders(runs: Runs) -> list[StudyFolder]:

@@ -14,6 +14,7 @@ from PIL import Image
 
 from core.files import write_json
 from core.folders import Runs
+from sweep.status import BASE_PASSES
 from tests.sweep.mlflow_store import free_port
 from tests.sweep.test_store import complete, failed
 
@@ -28,6 +29,7 @@ def passed(tmp_path_factory, write_study, cli):
     study.write_text(study.read_text().replace("{low: 1, high: 2}", "{choices: [2]}"))
     done = cli("run", study, "--runs", folder / "runs")
     assert done.returncode == 0, done.stderr
+    (folder / "run.log").write_text(done.stdout)
     return folder, study
 
 
@@ -59,6 +61,15 @@ def test_a_near_miss_is_suggested(cli):
 def test_an_unwritable_runs_folder_is_one_line(cli, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot be written" in one_line(cli("run", "demo", "--runs", tmp_path / "file" / "runs"), code=1)
+
+
+def test_a_run_says_each_note_once(passed):
+    lines = (passed[0] / "run.log").read_text().splitlines()
+    notes = [line for line in lines if line.startswith("note: ")]
+    assert len(notes) == len(set(notes)), notes
+    assert f"note: {BASE_PASSES}" in notes
+    assert "note: objective.gate is 1, but the challenge's gate is 6" in notes
+    assert any("which a LoRA learns where captions have them: " in note for note in notes), notes
 
 
 def test_status_of_all_and_of_one(cli, passed):

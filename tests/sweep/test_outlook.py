@@ -161,6 +161,10 @@ def test_captions_that_are_cut_off_are_noted_with_the_template_s_lost_words(tmp_
     path.write_text(path.read_text().replace("{prompt}, watercolor style", "watercolor style, {prompt}"))
     note, = look_ahead(load_study(str(path)), runs).notes
     assert note.endswith("03.png with 606)")
+    path.write_text(path.read_text().replace("watercolor style, {prompt}", "cat, " * 150))
+    note, = look_ahead(load_study(str(path)), runs).notes  # the same caption for all
+    assert "6 captions are longer" in note
+    assert "write them before" not in note
 
 
 def test_prompts_of_the_story_that_are_cut_off_are_noted(study, tmp_path):
@@ -192,6 +196,23 @@ def test_every_command_refuses_it_before_anything_is_loaded(tmp_path, write_stud
     assert done.returncode == 2, done.stdout + done.stderr
     assert "image_shape_filter drops 6" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("words", [("run", "--dry-run"), ("plan",)])
+def test_pictures_that_cannot_be_used_are_named(tmp_path, write_study, cli, words):
+    path = make_study(tmp_path, write_study)
+    shutil.copy(path, tmp_path / "pictures" / "broken.png")
+    done = cli(words[0], path, *words[1:], "--runs", tmp_path / "runs")
+    assert done.returncode == 0, done.stderr
+    assert "1 picture cannot be used: broken.png (" in done.stdout
+
+
+def test_a_plan_of_pictures_without_captions_is_refused(tmp_path, write_study, cli):
+    path = make_study(tmp_path, write_study)
+    for caption in (tmp_path / "pictures").glob("*.txt"):
+        caption.unlink()
+    done = cli("plan", path, "--runs", tmp_path / "runs")
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("words", [("run", "--dry-run"), ("run",)])
