@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
+from urllib.request import getproxies
 
 from PIL import Image
 
@@ -93,9 +96,18 @@ def main() -> None:
     try:
         answer = {"loaded": _load(Data(**order["data"]), Path(order["folder"]))}
     except Exception as error:  # of libraries that we cannot know; the parent tells the user
-        answer = {"error": (str(error).splitlines() or [""])[0][:300] or type(error).__name__}
+        answer = {"error": _plain_line(error)}
     with answers:
         answers.write(json.dumps(answer))
+
+
+def _plain_line(error: Exception) -> str:
+    """What the loader says of a failure, on one line; no login of an address in it, nor any part of a proxy's."""
+    line = re.sub(r"[^\s'\"]*@", "...@", (str(error).splitlines() or [""])[0][:300])
+    logins = " ".join(proxy.rpartition("@")[0].partition("://")[2] for proxy in getproxies().values())
+    if set(re.findall(r"\w+", f"{logins} {unquote(logins)}")) & set(re.findall(r"\w+", line)):
+        return f"{type(error).__name__}, whose text is not shown: it holds parts of a proxy's login"
+    return line or type(error).__name__
 
 
 def _load(data: Data, folder: Path) -> str:

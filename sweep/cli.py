@@ -73,7 +73,6 @@ def run(
     from reports.table import winner
     from sweep.deadline import clock, hour
     from sweep.driver import run_sweep
-    from sweep.environment import NOT_PASSED_ON
     from sweep.fingerprint import fields_of
     from sweep.progress import LiveProgress, PlainProgress
     from sweep.status import at_edges
@@ -81,6 +80,7 @@ def run(
     from sweep.study import load_study
 
     stop_by_keyboard()
+    _say_not_passed_on()
     accept = fields_of(accept_change or ())
     loaded = load_study(study)
     loaded = loaded.with_trials(trials) if trials else loaded
@@ -91,8 +91,6 @@ def run(
     stop_at = hour(until) if until else None
     if stop_at:
         _say(f"stops at {clock(datetime.fromtimestamp(stop_at.moment))}, {duration(stop_at.left_s)} from now")
-    if NOT_PASSED_ON:
-        _say(f"note: environment variables not passed on to the libraries, because the study decides: {', '.join(NOT_PASSED_ON)}")
     _check_place(loaded, runs, device)
     if brought := bring_data(loaded.data_value, Runs(runs).cache):  # before the weights: smaller, and it may be refused
         _say(brought)
@@ -130,6 +128,7 @@ def data(study: StudyName, runs: RunsFolder = HERE, device: ScorerDevice = "auto
     from sweep.data_survey import survey_data
     from sweep.study import load_study
 
+    _say_not_passed_on()
     loaded = load_study(study)
     with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
         task = bars.add_task("looking at pictures", total=None)
@@ -227,6 +226,7 @@ def doctor(
     from sweep.doctor import checks_page, examine, is_ready
     from sweep.study import load_study
 
+    _say_not_passed_on()
     loaded = load_study(study, data_may_be_gone=True)  # that it is gone is one of the answers
     checks = examine(loaded, Runs(runs))
     out.print(checks_page(loaded.name, checks))
@@ -266,6 +266,7 @@ def export(
     from reports.table import winner
     from sweep.checkpoint import epoch_story
 
+    _say_not_passed_on()
     folder = _started(study, runs)
     result = winner(folder) if trial is None else folder.trial(trial).read_result()
     if result is None:
@@ -296,6 +297,7 @@ def score(
     """
     from sweep.folder_score import score_folder
 
+    _say_not_passed_on()
     score_folder(folder, backbone, device, _say, _warn)
 
 
@@ -314,6 +316,13 @@ def ui(
 def _say(line: str) -> None:
     """One line to people, whatever is in it."""
     out.print(line, markup=False, soft_wrap=True)
+
+
+def _say_not_passed_on() -> None:
+    from sweep.environment import NOT_PASSED_ON
+
+    if NOT_PASSED_ON:
+        _say(f"note: environment variables not passed on to the libraries, because the study decides: {', '.join(NOT_PASSED_ON)}")
 
 
 def _warn(line: str) -> None:

@@ -24,6 +24,10 @@ REMOVED = re.compile("|".join((
     r"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",         # set in NVIDIA's containers; the scorer is to compute in fp32
     r"TORCH_FORCE_(NO_)?WEIGHTS_ONLY_LOAD",      # may unpickle
     r"PYTORCH_(TUNABLEOP_\w+|NO_CUDA_MEMORY_CACHING|JIT)",
+    r"NVIDIA_TF32_OVERRIDE",                      # as the one before, for every library of NVIDIA's
+    r"(ONEDNN|DNNL)_\w+",                        # fp32 computed in bf16, other kernels
+    r"ATEN_CPU_CAPABILITY|MKL_(CBWR|ENABLE_INSTRUCTIONS|DISABLE_FAST_MM)",  # other kernels, other sums
+    r"MLFLOW_(ENABLE_WORKSPACES|WORKSPACE(_STORE_URI)?)",  # runs would lie where nothing looks for them
     r"MLFLOW_(RUN_ID|EXPERIMENT_(ID|NAME)|REGISTRY_URI|RUN_CONTEXT|TRUNCATE_LONG_VALUES|SQLALCHEMYSTORE_ECHO)",
     r"(OPTUNA|PANDAS|UVICORN)_\w+",
     r"PYTHONWARNINGS",                           # a library's warning would fail a trial

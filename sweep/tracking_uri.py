@@ -12,7 +12,9 @@ from sweep.address import SCHEMES, server_problem, shown_address, sqlite_address
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+NO_SECRET = {"admin", "mlflow", "mysql", "postgres", "root", "user"}  # names of users that errors hold for other reasons
 LONGEST_LINE = 300  # characters
+_USER = re.compile(r"(?<=://)\w+(?=[:@])")
 _ADDRESS = re.compile(r"[\w+.-]+://[^\s'\"<>()]+")
 
 
@@ -78,8 +80,12 @@ def plain_line(error: BaseException) -> str:
 def _secret_words() -> set[str]:
     """Of the addresses and passwords in the environment, all but what may be shown."""
     addresses = [os.environ.get(VARIABLE, ""), *(proxy for proxy in getproxies().values() if "@" in proxy)]
-    hidden = {word for address in addresses for word in _words(address) - _words(shown_address(address))}
+    hidden = {word for address in addresses for word in _words(_without_plain_user(address)) - _words(shown_address(address))}
     return hidden | {word for name in SECRETS for word in _words(os.environ.get(name, ""))}
+
+
+def _without_plain_user(address: str) -> str:
+    return _USER.sub(lambda user: "" if user[0].casefold() in NO_SECRET else user[0], address, count=1)
 
 
 def _words(text: str) -> set[str]:

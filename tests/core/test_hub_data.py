@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from core.data_folder import DataError, read_folder
-from core.hub_data import Columns, bring_data, choose_columns, local_data, rows_of, write_folder
+from core.hub_data import Columns, _plain_line, bring_data, choose_columns, local_data, rows_of, write_folder
 from core.picture import open_picture
 from core.settings import Data
 
@@ -134,3 +134,13 @@ def test_a_table_with_a_file_column_is_read_as_modelscope_s_own_builder_makes_it
     assert "1 pictures from column 'Image:FILE', captions from 'Prompt'" in said
     picture, = read_folder(Data(source=str(tmp_path / "made"))).pictures
     assert (picture.prompt, picture.path.read_bytes()) == ("一只鹤", jpeg())
+
+
+@pytest.mark.parametrize(("said", "shown"), [
+    ("no route to http://ann:S3/CRET@proxy:1\nmore", "no route to ...@proxy:1"), ("port 'CRET' is no number", None),
+    ("Cannot connect to 'https://oauth2:T0KEN@host/x'", "Cannot connect to '...@host/x'"),
+    ("not found", "not found"), ("", "OSError"),
+])
+def test_what_a_loader_says_holds_no_login(said, shown, monkeypatch):
+    monkeypatch.setenv("https_proxy", "http://ann:S3/CRET@proxy:1")
+    assert _plain_line(OSError(said)) == (shown or "OSError, whose text is not shown: it holds parts of a proxy's login")

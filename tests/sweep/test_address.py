@@ -112,6 +112,17 @@ def test_no_secret_is_shown_wherever_it_stands(scheme, part, noise):
     assert "SECRET" not in shown_address(address)
 
 
+@pytest.mark.parametrize(("address", "shown"), [
+    ("http://mlflow:S3CRET@host:5000", True), ("http://Mlflow@host:5000", True),
+    ("postgresql://postgres:S3CRET@host/mlflow", True),
+    ("http://mlflow:mlflow@host:5000", False), ("http://ann:mlflow@host:5000", False), ("http://flow:S3CRET@host", False),
+])
+def test_a_user_s_common_name_hides_no_error_and_a_password_always_does(address, shown, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    assert (plain_line(ConnectionError("MLflow, on PostgreSQL: refused")) == "MLflow, on PostgreSQL: refused") == shown
+    assert ("S3CRET" in plain_line(ConnectionError("no S3CRET"))) == ("S3CRET" not in address)
+
+
 @given(before=st.text(max_size=10), after=st.text(max_size=10), part=st.sampled_from(PARTS))
 def test_no_word_of_a_library_passes_with_a_secret_in_it(before, after, part):
     with pytest.MonkeyPatch.context() as patch:

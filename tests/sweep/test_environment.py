@@ -34,6 +34,11 @@ VARIABLES = {
     "ACCELERATE_USE_FSDP": "true", "ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_MIXED_PRECISION": "bf16",
     "USE_TF": "1", "USE_TORCH": "0", "TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": "1",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "PYTORCH_JIT": "0", "PYTORCH_TUNABLEOP_ENABLED": "1",
+    "NVIDIA_TF32_OVERRIDE": "1", "ONEDNN_DEFAULT_FPMATH_MODE": "BF16", "DNNL_MAX_CPU_ISA": "SSE41",
+    "ATEN_CPU_CAPABILITY": "default",
+    "MKL_CBWR": "COMPATIBLE", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2", "MLFLOW_ENABLE_WORKSPACES": "true",
+    "MLFLOW_WORKSPACE": "theirs",
+    "MLFLOW_WORKSPACE_STORE_URI": "sqlite:////nowhere/w.db",
     "MLFLOW_ENABLE_ASYNC_LOGGING": "true", "MLFLOW_EXPERIMENT_NAME": "another", "MLFLOW_EXPERIMENT_ID": "77",
     "MLFLOW_RUN_ID": "0" * 32, "MLFLOW_REGISTRY_URI": "nonsense://x", "MLFLOW_RUN_CONTEXT": '{"mine": "1"}',
     "MLFLOW_TRUNCATE_LONG_VALUES": "false", "MLFLOW_SQLALCHEMYSTORE_ECHO": "true", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
@@ -118,7 +123,9 @@ def test_a_sweep_is_the_same_among_foreign_modules_and_variables(their_folder: P
         errors = process.stderr.read()
     assert (process.returncode, errors) == (0, "")
     assert story(noise) == story(peace)
-    assert {name for name in VARIABLES if name in note} >= {"PL_TRAINER_LIMIT_TRAIN_BATCHES", "MLFLOW_ENABLE_ASYNC_LOGGING"}
+    assert {name for name in VARIABLES if name in note} >= {
+        "PL_TRAINER_LIMIT_TRAIN_BATCHES", "MLFLOW_ENABLE_ASYNC_LOGGING", "NVIDIA_TF32_OVERRIDE", "ONEDNN_DEFAULT_FPMATH_MODE",
+        "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "MLFLOW_ENABLE_WORKSPACES", "MLFLOW_WORKSPACE_STORE_URI"}
     assert "nonsense" not in note
     assert "\x1b" not in note
 
@@ -185,6 +192,15 @@ def test_variables_that_are_ours_are_named_once_and_children_name_none() -> None
     assert settle(variables) == ("MLFLOW_ENABLE_ASYNC_LOGGING", "PL_TRAINER_MAX_STEPS")
     assert settle(variables) == ()
     assert (variables["MLFLOW_TRACKING_TOKEN"], variables["OMP_NUM_THREADS"]) == ("kept", "4")
+
+
+@pytest.mark.parametrize("words", [("run", "none"), ("run", "none", "--dry-run"), ("data", "none"), ("doctor", "none"),
+                                   ("export", "none", "--team", "t", "--title", "t"), ("score", "empty")], ids=" ".join)
+def test_every_command_that_computes_names_what_the_libraries_do_not_get(words: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run([sys.executable, "-P", "-m", "sweep.cli"], tmp_path, *words, PYTHONPATH=str(ROOT), NVIDIA_TF32_OVERRIDE="1")
+    note, = [line for line in done.stdout.splitlines() if "NVIDIA_TF32_OVERRIDE" in line]
+    assert note.startswith("note: ")
 
 
 def test_the_import_path_loses_nothing_and_is_settled_once() -> None:
