@@ -139,7 +139,7 @@ def test_another_epoch_is_rendered_and_judged_anew(cli, passed):
     (trial / "epochs" / "01" / "result.json").unlink()
     again = cli("export", study, "--epoch", 1, "--team", "t", "--title", "x", "--out", folder / "none", "--runs", folder / "runs")
     kept.write_text(words)
-    assert "easy: the base model's unet changed since the study was started" in one_line(again)
+    assert "easy: the base model's unet changed since trial 0" in one_line(again)
     assert not (folder / "none").exists()
 
 

@@ -235,13 +235,13 @@ def queue(folder: Path, **params: object) -> None:
 
 def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_path, write_study, cli):
     """A repeat of its settings is told the same at once; what was queued and cannot be tried ends with the reason; a space of one
-    point ends there."""
-    study = write_study(tmp_path, trials=9, filters="{min_width: 4000}")
-    for value in (4000, 4000, "wide"):
-        queue(tmp_path, min_width=value)
+    point ends there. The pictures' scores are not known before the first trial, and after it the start is refused."""
+    study = write_study(tmp_path, trials=9, filters="{min_score: 0.99}")
+    for value in (0.99, 0.99, "wide"):
+        queue(tmp_path, min_score=value)
     words, _, rest = study.read_text().partition("space:")
-    words, _, filters = words.partition("filters: {min_width: 4000}")
-    study.write_text(f"{words}filters: {{}}{filters}space: {{min_width: {{choices: [4000]}}}}\n"
+    words, _, filters = words.partition("filters: {min_score: 0.99}")
+    study.write_text(f"{words}filters: {{}}{filters}space: {{min_score: {{choices: [0.99]}}}}\n"
                      f"objective:{rest.partition('objective:')[2]}")
     done = cli("run", study, "--runs", tmp_path / "runs")
     assert done.returncode == 0
@@ -258,10 +258,10 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
         assert child.info.status == "FAILED"
         assert (child.data.tags["state"], child.data.tags["reason"]) == ("failed", reason)
     assert trials_of(tmp_path)[2].user_attrs["message"] == (
-        "min_width is 'wide', but it must be a whole number (allowed: 1 to 65536)")
+        "min_score is 'wide', but it must be a number (allowed: 0 to 1)")
     again = cli("run", study, "--runs", tmp_path / "runs")
-    assert (again.returncode, again.stderr, len(trials_of(tmp_path))) == (0, "", 3)
-    assert again.stdout.splitlines()[-1].startswith("study quick is complete: all 1 point of its space tried")
+    assert (again.returncode, again.stdout, len(trials_of(tmp_path))) == (2, "", 3)
+    assert "at their widest the filters keep 0 of 29 pictures (image_aesthetics_filter drops 29)" in again.stderr
 
 
 def test_filters_that_no_trial_can_pass_stop_a_sweep_at_once(tmp_path, write_study, cli):
