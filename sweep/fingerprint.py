@@ -17,6 +17,7 @@ from core.files import read_json, sha256, write_json, write_text, write_whole
 from core.folders import Runs, StudyFolder, shown_path
 from core.hub_data import local_data
 from core.settings import Data
+from sweep.lock import is_locked
 from sweep.setting import HOMES
 from sweep.space import Choices, Range
 from sweep.store import check_held
@@ -138,7 +139,8 @@ class Fingerprint:
 
 def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ()) -> None:
     """Raises the StudyError or StoreError that a start would raise for what changed before a worker is ready; writes nothing."""
-    check_held(folder.db, study.name)
+    if not is_locked(folder):  # a driver at work may be making its tables just now, and refuses a second one anyway
+        check_held(folder.db, study.name)
     if not folder.frozen.exists() and not folder.fingerprint.exists():
         return
     pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))

@@ -1,7 +1,6 @@
 """One driver per study: a lock that dies with its process, and a note of who holds it."""
 import errno
 import fcntl
-import json
 import os
 import socket
 import time
@@ -9,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from core.files import read_json
+from core.files import read_json, write_json
 from core.folders import StudyFolder
 
 WAIT_S, LOOK_S = 0.5, 0.05  # `status` holds the lock for an instant to look
@@ -36,7 +35,7 @@ def study_lock(folder: StudyFolder) -> Iterator[None]:
         if not _taken(lock):
             raise StudyBusy(f"another lora-sweep{_holder(folder)} works on {folder.path} right now; "
                             f"wait for it or stop it first")
-        folder.driver.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), encoding="utf-8")
+        write_json(folder.driver, {"pid": os.getpid(), "host": socket.gethostname()})
     except OSError as error:
         why = "its file system cannot lock files" if error.errno in NO_LOCKS else "cannot be written"
         raise CannotWrite(f"{folder.path}: {why} ({error.strerror}); choose another folder with --runs") from None

@@ -61,7 +61,7 @@ def test_the_hour_is_kept(finished: Sweeps, undisturbed: Sweeps) -> None:
     done = finished.run(words=("--trials", 4, "--until", hour))
     assert done.returncode == 0, done.stderr
     assert "trial 3 takes about" in done.stdout
-    assert "the next start goes on with it" in done.stdout
+    assert "the next start begins with it" in done.stdout
     *told, left = finished.optuna()
     assert (told, left[1]) == (undisturbed.optuna(), "RUNNING")
     for result in results:
