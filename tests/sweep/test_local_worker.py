@@ -28,13 +28,15 @@ def test_a_worker_that_takes_its_time_to_crash_is_killed_and_not_hung(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_to_stop: bool, told: tuple[str, str]) -> None:
     """A core dump, or a card's memory to give back, keeps a process for seconds after its pipes are closed."""
     crash = tmp_path / "crash"
-    crash.write_text("#!/bin/sh\nexec <&- >&-\nsleep 3\nkill -SEGV $$\n")
+    now = tmp_path / "now"
+    crash.write_text(f"#!/bin/sh\nuntil [ -e '{now}' ]; do sleep 0.05; done\nexec <&- >&-\nsleep 3\nkill -SEGV $$\n")
     crash.chmod(0o755)
     monkeypatch.setattr(local_worker.sys, "executable", str(crash))
     worker = LocalWorker(tmp_path / "worker.log", tmp_path / "cache", "cpu")
     if asked_to_stop:
         worker.wake()
         assert worker.next_event(30) is None
+    now.touch()
     with pytest.raises(WorkerDied, match=told[1]) as death:
         worker.next_event(30)
     assert death.value.reason == told[0]
