@@ -1,5 +1,8 @@
 """What a score means to the sampler: a constraint that is feasible at 0 or below."""
 
+# Raise it with any change of training, rendering or scoring after which the same study, weights and seeds would score
+# otherwise than before: a study that was started under another version is not gone on with unasked.
+SCORING_VERSION = 2
 CHALLENGE_GATE = 6.0  # the Kolors LoRA story challenge's own; a study may set another
 FAILED_BY_PARAMETERS = 20.0
 PARAMETER_FAILURES = frozenset({"nan_loss", "cuda_oom", "black_pictures", "no_images"})

@@ -1,8 +1,4 @@
-"""Rate pictures: the aesthetic score of each, and how well the set belongs together.
-
-Raise SCORING_VERSION with any change of this code, of training or of rendering after which the same study, weights and
-seeds would score otherwise than before: a study that was started under another version is not gone on with unasked.
-"""
+"""Rate pictures: the aesthetic score of each, and how well the set belongs together (see gate.SCORING_VERSION)."""
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,8 +9,6 @@ from PIL import Image
 
 from core.backbone import Backbone
 from core.picture import without_ends
-
-SCORING_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

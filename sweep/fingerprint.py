@@ -15,6 +15,7 @@ from typing import Any
 from core.dataset import read_folder
 from core.files import read_json, sha256, write_json, write_text, write_whole
 from core.folders import Runs, StudyFolder, shown_path
+from core.gate import SCORING_VERSION
 from core.hub_data import local_data
 from core.settings import Data
 from sweep.lock import is_locked
@@ -62,8 +63,7 @@ class Fingerprint:
         its frozen words; the rest is taken as it is now. A finished trial that was not told yet counts as told.
         """
         self._study, self._folder, self._note, self._accept = study, folder, note, frozenset(accept)
-        finished = (int(path.parent.name) for path in folder.path.glob("trials/[0-9]*/result.json"))
-        self._next_trial = max((after_told, *(number + 1 for number in finished)))
+        self._next_trial = max(after_told, _after_finished(folder))
         pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))
         self._stored = _read(folder, pictures, note)
         self._kept = _with_space(self._stored, study)
@@ -75,10 +75,8 @@ class Fingerprint:
 
     def check_worker(self, ready: dict[str, Any]) -> None:
         """Compare what a worker's event `ready` says of base model and scorer."""
-        base = self._folder.base.read_result()
-        if not self._next_trial and not (base and base.state == "complete"):  # nothing was made with what was found before
-            fields = {field: values for field, values in self._kept.fields.items() if field not in OF_THE_WORKER}
-            self._kept = replace(self._kept, fields=fields)
+        if not (self._next_trial or _has_base_story(self._folder)):  # nothing was made with what was found before
+            self._kept = _without_worker(self._kept)
         weights = dict(ready["weights"])
         scorer = {"scorer.name": ready["scorer"], "scorer.sha256": weights.pop("scorer")}
         self._compare({"scorer": scorer, "weights": {f"weights.{part}": digest for part, digest in weights.items()},
@@ -110,7 +108,7 @@ class Fingerprint:
             self._set_base_aside()
         before = self._kept.fields
         if "backbone" in found:  # another model has other weights
-            before = {field: values for field, values in before.items() if field not in OF_THE_WORKER}
+            before = _without_worker(self._kept).fields
         at = datetime.now().astimezone().isoformat(timespec="seconds")
         entries = [{"at": at, "field": field, "from_trial": self._next_trial, "changes": changes, "told": _told(changes),
                     "compares": field not in to_accept}
@@ -138,14 +136,19 @@ class Fingerprint:
 
 
 def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ()) -> None:
-    """Raises the StudyError or StoreError that a start would raise for what changed before a worker is ready; writes nothing."""
+    """Raises the StudyError or StoreError that a start would raise for what changed; writes nothing.
+
+    Weights, scorer and kind of device are compared only once a worker has loaded the base model.
+    """
     if not is_locked(folder):  # a driver at work may be making its tables just now, and refuses a second one anyway
         check_held(folder.db, study.name)
     if not folder.frozen.exists() and not folder.fingerprint.exists():
         return
     pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))
     kept = _with_space(_read(folder, pictures, lambda text: None), study)
-    _accepted_changes(study, kept, _words(study, pictures), frozenset(accept))
+    accepted, _ = _accepted_changes(study, kept, _words(study, pictures), frozenset(accept))
+    if "backbone" not in accepted and (_after_finished(folder) or _has_base_story(folder)):
+        _accepted_changes(study, kept, {"scoring_version": {"scoring_version": SCORING_VERSION}}, frozenset(accept))
 
 
 def changed_weights(folder: StudyFolder, number: int, weights: dict[str, str]) -> str:
@@ -186,6 +189,20 @@ def _read(folder: StudyFolder, pictures: dict[str, Any], note: Callable[[str], N
     note("note: this study is older than its fingerprint: pictures, base model and scorer are taken as they are now")
     before = load_frozen(folder.frozen)
     return Kept(fields=_words(before, pictures), space=_kinds(before), history=[])
+
+
+def _after_finished(folder: StudyFolder) -> int:
+    """The number after the last finished trial's."""
+    return max((int(path.parent.name) + 1 for path in folder.path.glob("trials/[0-9]*/result.json")), default=0)
+
+
+def _has_base_story(folder: StudyFolder) -> bool:
+    base = folder.base.read_result()
+    return base is not None and base.state == "complete"
+
+
+def _without_worker(kept: Kept) -> Kept:
+    return replace(kept, fields={field: values for field, values in kept.fields.items() if field not in OF_THE_WORKER})
 
 
 def _with_space(kept: Kept, study: Study) -> Kept:

@@ -22,10 +22,10 @@ from core.fail_point import fail_point
 from core.files import content_key, sha256, write_json, write_whole
 from core.filters import select
 from core.folders import TrialFolder
-from core.gate import passes
+from core.gate import SCORING_VERSION, passes
 from core.hub_data import local_data, shared_name
 from core.render import render_scenes
-from core.score import SCORING_VERSION, Score, rate, score_pictures
+from core.score import Score, rate, score_pictures
 from core.settings import Data, Filters, Result, Training, TrialSpec
 from core.sheet import story_sheet
 from core.train import Checkpoint, EpochDone, train_lora

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from core.fail_point import at_trial, fail_point
 from core.files import write_json, write_text
 from core.folders import TrialFolder
-from core.gate import PARAMETER_FAILURES
+from core.gate import PARAMETER_FAILURES, SCORING_VERSION
 from core.machine_trouble import machine_trouble
 from core.settings import Result, TrialSpec
 from sweep.attempt import Attempt
@@ -57,7 +57,6 @@ def serve(orders: "Orders", events: TextIO) -> None:
     from core.beat import Interrupted
     from core.cache import Cache
     from core.kolors.files import WeightsError
-    from core.score import SCORING_VERSION
 
     torch.set_flush_denormal(True)
     backbone, cache = None, None

@@ -339,6 +339,16 @@ def test_an_older_study_adopts_what_is_there_with_one_note(folder):
     assert (fingerprint.tags, start(folder, ready=READY | {"scoring_version": 7})[1]) == ({}, [])
 
 
+def test_another_way_of_scoring_is_refused_before_a_worker_starts_once_something_was_made(folder):
+    start(folder)  # its worker scored by version 1
+    study = load_study(str(folder / "study.yaml"))
+    check_changes(study, study_of(folder))
+    base_story(folder)
+    with pytest.raises(StudyError, match=r"scoring_version \(1 -> 2\); scores would not compare"):
+        check_changes(study, study_of(folder))
+    check_changes(study, study_of(folder), {"scoring_version"})
+
+
 def test_a_torn_fingerprint_is_one_line(folder):
     start(folder)
     study_of(folder).fingerprint.write_text("{")
