@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -962,6 +962,31 @@ def test_commands_and_processes_tell_no_secret(runs, cli, write_study, tmp_path)
             done = cli(*words, "--runs", runs.path, MLFLOW_TRACKING_URI=address)
             assert shown in done.stdout + done.stderr
             assert "S3CRET" not in done.stdout + done.stderr
+
+
+def test_a_sweep_tells_no_secret_in_words_files_params_tags_or_process_lists(write_study, tmp_path):
+    runs, store = Runs(tmp_path / "runs"), tmp_path / "other" / "mlflow.db"
+    store.parent.mkdir()
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}?key=S3CRET", "PYTHONPATH": str(ROOT)}
+    words = ("run", write_study(tmp_path, trials=1), "--runs", runs.path)
+    processes = set()
+    with subprocess.Popen([sys.executable, "-m", "sweep.cli", *map(str, words)], text=True, env=environment,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as driver:
+        while driver.poll() is None:
+            with suppress(psutil.NoSuchProcess):
+                found = psutil.Process(driver.pid)
+                processes |= {" ".join(each.cmdline()) for each in (found, *found.children(recursive=True))}
+            time.sleep(0.5)
+        told = driver.stdout.read()
+    assert "trial 0" in told
+    assert [line for line in processes if "sweep.worker" in line]
+    assert not [text for text in (told, *processes) if "S3CRET" in text]
+    client = MlflowClient(f"sqlite:///{store}")
+    run = client.search_runs([client.get_experiment_by_name("quick").experiment_id], "attributes.run_name = 'trial-0000'")[0]
+    assert run.info.status == "FINISHED"
+    assert run.data.params
+    for file in filter(Path.is_file, (*runs.path.rglob("*"), *store.parent.rglob("*"))):
+        assert b"S3CRET" not in file.read_bytes()
 
 
 def test_ui_answers_when_it_says_so_keeps_its_store_s_address_to_itself_and_ends_at_once(runs):
