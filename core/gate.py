@@ -5,7 +5,6 @@
 SCORING_VERSION = 2
 CHALLENGE_GATE = 6.0  # the Kolors LoRA story challenge's own; a study may set another
 FAILED_BY_PARAMETERS = 20.0
-PARAMETER_FAILURES = frozenset({"nan_loss", "cuda_oom", "black_pictures", "no_images"})
 
 
 def passes(mean: float, gate: float) -> bool:

@@ -4,9 +4,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from core.files import read_json, write_json
-
-# What may be an accident: tried once more, from the checkpoint, in a fresh worker.
-RETRIED = frozenset({"cuda_oom", "hung", "killed", "device_lost"})
+from sweep.failures import CUDA_OOM, failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,12 +13,16 @@ class Attempt:
     micro_batch: int
     retried: tuple[str, ...] = ()
 
+    @property
+    def was_out_of_memory(self) -> bool:
+        return CUDA_OOM.name in self.retried
+
     def after(self, reason: str | None) -> Self | None:
         """The next attempt after one that ended so; None when another would not help."""
-        if reason not in RETRIED or reason in self.retried:
+        if not reason or not failure(reason).retried or reason in self.retried:
             return None
         again = replace(self, retried=(*self.retried, reason))
-        if reason != "cuda_oom":
+        if reason != CUDA_OOM.name:
             return again
         smaller = [size for size in range(1, self.micro_batch) if self.micro_batch % size == 0]
         return replace(again, micro_batch=smaller[-1]) if smaller else again  # the memory may have been another program's

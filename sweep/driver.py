@@ -18,11 +18,11 @@ from optuna.trial import Trial
 from core.fail_point import fail_point
 from core.files import write_json
 from core.folders import Runs, StudyFolder
-from core.gate import PARAMETER_FAILURES
 from core.settings import Filters, Result, TrialSpec, setting_names
 from reports.console import duration, numbered
 from reports.table import passed, winner
 from sweep.deadline import Hour
+from sweep.failures import NO_IMAGES, failure
 from sweep.fingerprint import Fingerprint
 from sweep.lock import study_lock
 from sweep.pace import Pace
@@ -40,15 +40,6 @@ from sweep.tracking import Tracking
 
 log = logging.getLogger(__name__)
 MAX_FAILURES_IN_A_ROW = 3
-ADVICE = {
-    "device_lost": "the GPU or its driver is in trouble: look at `nvidia-smi` and the system's log, or start the machine again",
-    "host_oom": "the machine's memory is too small for this: close other programs, or lower batch_size or size_px",
-    "hung": "look for a stuck disk, network folder or GPU",
-    "killed": "something kills the worker: look at the system's log",
-    "disk_full": "free some disk, or set storage.limit_gb in the study",
-    "bad_image": "lora-sweep data shows what is wrong with the pictures",
-    "bug": "trials/*/traceback.txt says where",
-}
 
 
 class SweepError(RuntimeError):
@@ -292,17 +283,17 @@ class Sweep:
         self.progress.trial_finished(result, params)
 
     def _check_filters(self, result: Result) -> None:
-        if result.reason == "no_images" and not self.study.space.keys() & setting_names(Filters):
+        if result.reason == NO_IMAGES.name and not self.study.space.keys() & setting_names(Filters):
             raise SweepError(f"{result.message}, and no filter is searched, so no trial can have more; lora-sweep data shows "
                              "what each of them keeps")
 
     def _count_failure(self, result: Result) -> None:
-        if result.state == "complete" or result.reason in PARAMETER_FAILURES:
+        advice = failure(result.reason).advice
+        if result.state == "complete" or not advice:
             self._failures_in_a_row = 0
             return
         self._failures_in_a_row += 1
         if self._failures_in_a_row == MAX_FAILURES_IN_A_ROW:
-            advice = ADVICE.get(result.reason or "", f"see {self.folder.worker_log}")
             raise SweepError(f"{MAX_FAILURES_IN_A_ROW} trials in a row failed, the last as {result.reason}: {result.message}; "
                              f"{advice}; the same command goes on")
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from core.settings import TrialSpec
 from sweep.attempt import Attempt
+from sweep.failures import HOST_OOM, HUNG, KILLED
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # no hub access behind the user's back
 END_S = 2.0  # for a killed process to be gone; Ctrl-C is answered within 10 s in all
@@ -114,13 +115,13 @@ class LocalWorker:
         began = time.monotonic()
         while (code := self._process.poll()) is None:
             if time.monotonic() - began >= (END_S if self._woken else CRASH_S):
-                return WorkerDied("hung", "the worker closed its pipes and does not end")
+                return WorkerDied(HUNG.name, "the worker closed its pipes and does not end")
             time.sleep(LOOK_S)
         if code == -signal.SIGKILL and _oom_kills() > self._oom_kills:
-            return WorkerDied("host_oom", "the machine ran out of memory and killed the worker")
+            return WorkerDied(HOST_OOM.name, "the machine ran out of memory and killed the worker")
         if code < 0:
-            return WorkerDied("killed", f"the worker was killed by {signal.Signals(-code).name}")
-        return WorkerDied("killed", f"the worker ended with exit code {code}")
+            return WorkerDied(KILLED.name, f"the worker was killed by {signal.Signals(-code).name}")
+        return WorkerDied(KILLED.name, f"the worker ended with exit code {code}")
 
 
 def _oom_kills() -> int:

@@ -11,6 +11,7 @@ from core.files import read_json, write_json
 from core.folders import StudyFolder, TrialFolder
 from core.settings import Result, TrialSpec
 from sweep.attempt import Attempt
+from sweep.failures import KILLED, NOT_ALLOWED
 from sweep.progress import Progress
 from sweep.setting import SETTINGS
 from sweep.store import Store
@@ -113,7 +114,7 @@ def _refused(store: Store, asked: Trial) -> str | None:
 def not_allowed(study: Study, number: int, wanted: dict[str, Any], why: str) -> Result:
     """How a trial ends that cannot be carried out with the settings `wanted`; those that make sense stay in the tables."""
     sense = {name: value for name, value in wanted.items() if _is_one(name, value)}
-    return Result(state="failed", spec=study.spec(number, sense), reason="not_allowed", message=why)
+    return Result(state="failed", spec=study.spec(number, sense), reason=NOT_ALLOWED.name, message=why)
 
 
 def _is_one(name: str, value: Any) -> bool:
@@ -169,7 +170,7 @@ def _say(notes: list[str], folder: StudyFolder, progress: Progress) -> None:
 def _track(study: Study, frozen: FrozenTrial, trial: TrialFolder, tracking: Tracking) -> None:
     """Have MLflow told what Optuna was told before an earlier run was killed."""
     result = trial.read_result() or Result(
-        state="failed", spec=_spec(study, frozen, trial), reason=frozen.user_attrs.get("reason", "killed"),
+        state="failed", spec=_spec(study, frozen, trial), reason=frozen.user_attrs.get("reason", KILLED.name),
         message=frozen.user_attrs.get("message", "its result is gone"))
     tracking.start_trial(result.spec, frozen.params)
     tracking.finish_trial(result, trial)

@@ -4,9 +4,10 @@ from math import isinf
 
 from core.files import read_json
 from core.folders import Runs, StudyFolder
-from core.gate import PARAMETER_FAILURES, notes_on_gate
+from core.gate import notes_on_gate
 from core.settings import Result
 from reports.table import passed
+from sweep.failures import failure
 from sweep.grid import Grid
 from sweep.lock import is_locked
 from sweep.space import distributions, edges
@@ -50,7 +51,7 @@ def study_status(folder: StudyFolder) -> Status:
 def _left(study: Study, results: list[Result], since: int) -> int:
     """Trials still to be done: of the budget, or of the untried points of a space that has no more."""
     grid = Grid(distributions(study))
-    tried = grid.tried((result.spec.params(), result.state == "failed" and result.reason not in PARAMETER_FAILURES)
+    tried = grid.tried((result.spec.params(), result.state == "failed" and not failure(result.reason).by_parameters)
                        for result in results if result.spec.number >= since)
     left = study.budget.trials - len(results)
     return left if isinf(grid.size) else min(left, int(grid.size) - len(tried))

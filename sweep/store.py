@@ -16,10 +16,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.fail_point import fail_point
 from core.folders import shown_path
-from core.gate import FAILED_BY_PARAMETERS, PARAMETER_FAILURES, constraint
+from core.gate import FAILED_BY_PARAMETERS, constraint
 from core.settings import Result, TrialSpec
 from sweep.address import sqlite_address
 from sweep.busy_sqlite import TRY_S, Patience
+from sweep.failures import failure
 from sweep.grid import Grid
 from sweep.sampler import Untried
 from sweep.study_errors import Mistake, StudyError, sentence
@@ -179,7 +180,7 @@ class Store:
         """An earlier trial, `since` or later, with exactly these parameters, whose outcome a repeat would have too."""
         return next((other for other in self._trials(TrialState.COMPLETE, TrialState.PRUNED)
                      if other.number >= since and other.params == trial.params
-                     and other.user_attrs.get("reason") != "cuda_oom"), None)  # the memory may have been another program's
+                     and not failure(other.user_attrs.get("reason")).retried), None)  # memory may have been another program's
 
     def tell(self, trial: Trial, result: Result) -> None:
         """Turn an outcome into a state; the gate's constraint always first, for a trial without it counts as feasible."""
@@ -197,8 +198,7 @@ class Store:
         trial.set_user_attr("message", result.message)
         self._constrain(trial, FAILED_BY_PARAMETERS)
         # PRUNED teaches the sampler to stay away; FAIL says nothing about the parameters.
-        by_parameters = result.reason in PARAMETER_FAILURES
-        self._study.tell(trial, state=TrialState.PRUNED if by_parameters else TrialState.FAIL)
+        self._study.tell(trial, state=TrialState.PRUNED if failure(result.reason).by_parameters else TrialState.FAIL)
 
     def stored(self, frozen: FrozenTrial, spec: TrialSpec) -> Result | None:
         """The copy of a told result."""

@@ -11,13 +11,12 @@ from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
 from sweep.attempt import Attempt
 from sweep.deadline import Hour
+from sweep.failures import DEVICE_LOST, HUNG, failure
 from sweep.local_worker import LocalWorker, WorkerDied
 from sweep.stop import Stopped
 from sweep.watchdog import LOOK_S, Watchdog, work_of
 
 log = logging.getLogger(__name__)
-# After these the process or its device context cannot be trusted with the next trial.
-RETIRING = frozenset({"cuda_oom", "host_oom", "device_lost", "hung", "killed"})
 STOP_GRACE_S = 5.0  # for the step at work and its checkpoint; 10 s in all are promised
 MAX_FAILED_STARTS = 2
 DOING = {"start": "starting", "prepare": "preparing", "step": "training", "picture": "drawing"}  # by the watchdog's phase
@@ -84,7 +83,7 @@ class Supervisor:
             attempt = self._attempt(spec, folder)
             result = self._follow(spec, folder, attempt, hear)
             self._sent.discard(folder.path)
-            if result is None or result.reason in RETIRING:
+            if result is None or failure(result.reason).retires_worker:
                 self.close()
             if result is None:
                 continue
@@ -109,7 +108,7 @@ class Supervisor:
                     self._failed_starts, self._was_ready = 0, True
                     self._device = event["device"]  # a fresh worker takes this one or none: a lost card must not become the CPU
                 elif event["event"] == "refused" and event.get("loading") and self._was_ready:
-                    raise WorkerDied("device_lost", event["message"])  # it could be loaded before
+                    raise WorkerDied(DEVICE_LOST.name, event["message"])  # it could be loaded before
                 if event["event"] != "alive":
                     hear(event)
                 if event["event"] == "finished":
@@ -117,7 +116,7 @@ class Supervisor:
             reason, message = event["reason"], event["message"]
         except WorkerDied as death:
             log.info("trial %d: %s", spec.number, death)  # the user hears of it as an event
-            if self._watchdog.phase == "start" and death.reason != "device_lost":
+            if self._watchdog.phase == "start" and death.reason != DEVICE_LOST.name:
                 self._failed_starts += 1
                 if self._failed_starts == MAX_FAILED_STARTS:
                     raise WorkerCannotStart(f"the worker cannot start ({death}); see {self._log_file}") from None
@@ -164,7 +163,7 @@ class Supervisor:
             if self._watchdog.left_s <= 0 and not self._worker.waiting:
                 silent_s, phase = self._watchdog.allowed_s, self._watchdog.phase
                 self._worker.close()
-                raise WorkerDied("hung", f"the worker sent no heartbeat for {silent_s:.0f} s while {DOING[phase]}")
+                raise WorkerDied(HUNG.name, f"the worker sent no heartbeat for {silent_s:.0f} s while {DOING[phase]}")
 
     def _stop(self, now: float) -> None:
         """Training is asked to save its step; anything else is made again from the last checkpoint. Raises Stopped."""

@@ -103,7 +103,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
 
 def _sparing(train: Training, attempt: Attempt) -> Training:
     """After a lack of memory, one row at a time and with activations computed again, unless the study forbids it."""
-    if train.gradient_checkpointing == "auto" and attempt.micro_batch == 1 and "cuda_oom" in attempt.retried:
+    if train.gradient_checkpointing == "auto" and attempt.micro_batch == 1 and attempt.was_out_of_memory:
         return replace(train, gradient_checkpointing="on")
     return train
 

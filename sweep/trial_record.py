@@ -8,6 +8,7 @@ from mlflow.entities import Metric, Param
 
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
+from sweep.failures import CUDA_OOM
 
 MAX_PARAMS, MAX_PARAM_CHARS = 100, 6000  # MLflow's own limits, for one call and for one value
 
@@ -44,7 +45,7 @@ def result_tags(result: Result) -> dict[str, str]:
     tags = {"state": result.state, "scorer": result.scorer, "device": result.device, "micro_batch": str(result.micro_batch)}
     if result.same_as is not None:
         tags["same_as"] = str(result.same_as)
-    if result.spec.train and "cuda_oom" in result.retried and result.micro_batch != result.spec.train.batch_size:
+    if result.spec.train and CUDA_OOM.name in result.retried and result.micro_batch != result.spec.train.batch_size:
         tags["micro_batch_changed"] = f"{result.spec.train.batch_size} -> {result.micro_batch}"
     if result.state == "complete":
         return tags | {"gate": "pass" if result.passed_gate else "fail"}

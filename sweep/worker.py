@@ -21,10 +21,11 @@ from typing import Any, TextIO
 from core.fail_point import at_trial, fail_point
 from core.files import write_json, write_text
 from core.folders import TrialFolder
-from core.gate import PARAMETER_FAILURES, SCORING_VERSION
+from core.gate import SCORING_VERSION
 from core.machine_trouble import machine_trouble
 from core.settings import Result, TrialSpec
 from sweep.attempt import Attempt
+from sweep.failures import BAD_IMAGE, BLACK_PICTURES, BUG, NAN_LOSS, NO_IMAGES, failure
 from sweep.stop import SIGNALS
 
 log = logging.getLogger(__name__)
@@ -161,10 +162,10 @@ def _attempt(attempt: Attempt, spec: TrialSpec, backbone: Any, cache: Any, folde
         reason = failure_class(error)
         result = Result(state="failed", spec=spec, reason=reason, message=_first_line(error), micro_batch=attempt.micro_batch,
                         retried=attempt.retried, duration_s=time.monotonic() - started)
-        foreseen = reason in PARAMETER_FAILURES or reason == "bad_image"  # explained by the message
-        log.error("trial %d failed as %s: %s", spec.number, reason, result.message, exc_info=None if foreseen else error)
+        log.error("trial %d failed as %s: %s", spec.number, reason, result.message,
+                  exc_info=None if failure(reason).explained else error)
         with suppress(OSError):  # on a full disk; the driver hears of it all the same
-            if reason == "bug":  # the others are explained by their message
+            if reason == BUG.name:  # the others are explained by their message
                 write_text(folder.traceback, "".join(traceback.format_exception(error)))
             write_json(folder.result, result.to_json())
         return result
@@ -185,12 +186,12 @@ def failure_class(error: Exception) -> str:
     from core.train import NanLossError
     from sweep.trial import BlackPicturesError, NoImagesError
 
-    classes = {NanLossError: "nan_loss", NoImagesError: "no_images", BlackPicturesError: "black_pictures",
-               NoScoreError: "black_pictures", DataError: "bad_image", PictureError: "bad_image"}
-    for kind, reason in classes.items():
+    classes = {NanLossError: NAN_LOSS, NoImagesError: NO_IMAGES, BlackPicturesError: BLACK_PICTURES,
+               NoScoreError: BLACK_PICTURES, DataError: BAD_IMAGE, PictureError: BAD_IMAGE}
+    for kind, row in classes.items():
         if isinstance(error, kind):
-            return reason
-    return machine_trouble(error) or "bug"
+            return row.name
+    return machine_trouble(error) or BUG.name
 
 
 def _first_line(error: Exception) -> str:
