@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor
 
+from core.errors import UserError
 from core.files import sha256
 from core.kolors.files import PARTS, SCORER_FOLDER, Part, describe_missing, fingerprints, missing_files, models_folder
 from core.settings import BACKBONES, PRECISIONS
@@ -147,7 +148,7 @@ def load_backbone(name: str, device: str = "auto", precision: str | None = None,
                   parts: Collection[Part] = PARTS) -> Backbone:
     """Make a base model ready; `parts` says which of its files must be here.
 
-    `device` auto is a GPU for kolors where there is one; `precision` None is the backbone's own. Raises ValueError, before
+    `device` auto is a GPU for kolors where there is one; `precision` None is the backbone's own. Raises UserError, before
     anything is loaded, on a name, device or precision that does not exist or cannot train here, and on missing weights.
     """
     place = place_of(name, device, precision)
@@ -162,17 +163,17 @@ def load_backbone(name: str, device: str = "auto", precision: str | None = None,
 
 
 def place_of(name: str, device: str, precision: str | None) -> torch.device:
-    """Where a base model would train in this precision. Raises ValueError on words that are not known or cannot work here."""
+    """Where a base model would train in this precision. Raises UserError on words that are not known or cannot work here."""
     if name not in BACKBONES:
-        raise ValueError(f"backbone {name!r} is not known (allowed: {', '.join(BACKBONES)})")
+        raise UserError(f"backbone {name!r} is not known (allowed: {', '.join(BACKBONES)})")
     precision = precision or BACKBONES[name]
     if precision not in DTYPES:
-        raise ValueError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
+        raise UserError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
     place = _device(name, device)
     if precision == "fp16" and place.type == "cpu" and name == "kolors" and device == "auto":
-        raise ValueError("backbone is kolors, which needs a GPU, and torch sees none here (backbone: tiny runs on the CPU)")
+        raise UserError("backbone is kolors, which needs a GPU, and torch sees none here (backbone: tiny runs on the CPU)")
     if precision == "fp16" and place.type == "cpu":
-        raise ValueError("precision is fp16, but loss scaling needs a GPU, and this is the CPU (allowed here: fp32, bf16)")
+        raise UserError("precision is fp16, but loss scaling needs a GPU, and this is the CPU (allowed here: fp32, bf16)")
     return place
 
 
@@ -183,11 +184,11 @@ def _device(name: str, written: str) -> torch.device:
     try:
         device = torch.device(written)
     except RuntimeError:
-        raise ValueError(f"device is {written!r}, but there is no such device (allowed: auto, cpu, cuda, cuda:1)") from None
+        raise UserError(f"device is {written!r}, but there is no such device (allowed: auto, cpu, cuda, cuda:1)") from None
     if device.type == "cuda" and not gpu:
-        raise ValueError(f"device is {written!r}, but torch sees no GPU here (allowed: cpu)")
+        raise UserError(f"device is {written!r}, but torch sees no GPU here (allowed: cpu)")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f"device is {written!r}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
+        raise UserError(f"device is {written!r}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
     return device
 
 
@@ -220,7 +221,7 @@ def _kolors(device: torch.device, dtype: torch.dtype, weights_folder: str | None
 
     folder = models_folder(weights_folder or "")
     if missing := missing_files(folder, parts):
-        raise ValueError(describe_missing(missing, folder))
+        raise UserError(describe_missing(missing, folder))
     return Backbone(
         name="kolors", architecture="sdxl_kolors", device=device, dtype=dtype, text_encoder_alone=True,
         readers={

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.errors import UserError
 from core.folders import shown_path
 from core.picture import ENDINGS
 from core.settings import PROMPT, Data
@@ -20,7 +21,7 @@ MISSING = "is missing"
 NOTHING = ("nan", "null", "none")  # what programs write into a CSV cell that holds nothing
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Why the pictures cannot be used, in one line."""
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from core.errors import UserError
 from core.fail_point import fail_point
 
 ENDS_BYTES, SAMPLE_BYTES, SAMPLE_EVERY_BYTES = 2**20, 2**12, 2**22
@@ -40,11 +41,11 @@ def read_json(path: Path) -> Any:
 
 
 def at_home(path: Path) -> Path:
-    """The path with `~` as the home folder, also where no shell has seen it. Raises ValueError."""
+    """The path with `~` as the home folder, also where no shell has seen it. Raises UserError."""
     try:
         return path.expanduser()
     except RuntimeError:
-        raise ValueError(f"{path}: whose home {path.parts[0]} is cannot be told here; write the whole path") from None
+        raise UserError(f"{path}: whose home {path.parts[0]} is cannot be told here; write the whole path") from None
 
 
 def sha256(path: Path) -> str:

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from core import safetensors_header
+from core.errors import UserError
 from core.files import write_whole
 
 # DiffSynth's position in SDXLUNet.blocks -> diffusers' name of the same attention block.
@@ -104,17 +105,17 @@ def read_off(unet: nn.Module) -> dict[str, Pair]:
 
 
 def put_on_file(unet: nn.Module, path: Path) -> None:
-    """Put a saved LoRA on at the strength it was trained at. Raises ValueError when it is none, or not for this model."""
+    """Put a saved LoRA on at the strength it was trained at. Raises UserError when it is none, or not for this model."""
     pairs = load_lora(path)
     if not pairs:
-        raise ValueError(f"{path}: holds no LoRA with kohya's names (lora_unet_...)")
+        raise UserError(f"{path}: holds no LoRA with kohya's names (lora_unet_...)")
     rank = next(iter(pairs.values())).down.shape[0]
     targets = ",".join(sorted({name.rpartition(".")[2] for name in pairs}))
     put_on(unet, LoraShape(rank=rank, alpha=rank, target_modules=targets), seed=0)
     layers, fresh = _layers(unet), read_off(unet)
     if _shapes(fresh) != _shapes(pairs):
         take_off(unet)
-        raise ValueError(f"{path}: its {len(pairs)} modules do not fit this model's {len(fresh)} in name or shape")
+        raise UserError(f"{path}: its {len(pairs)} modules do not fit this model's {len(fresh)} in name or shape")
     for name, layer in layers.items():
         layer.lora_A[ADAPTER].weight.data = pairs[name].down.to(layer.lora_A[ADAPTER].weight.device)
         layer.lora_B[ADAPTER].weight.data = pairs[name].up.to(layer.lora_B[ADAPTER].weight.device)
@@ -144,7 +145,7 @@ def load_lora(path: Path) -> dict[str, Pair]:
             stem = key.removesuffix(".lora_down.weight")
             block = next((prefix for prefix in names if stem.startswith(prefix)), None)
             if block is None:
-                raise ValueError(f"{path}: {stem} names no attention block of this UNet")
+                raise UserError(f"{path}: {stem} names no attention block of this UNet")
             down, up = file.get_tensor(key), file.get_tensor(f"{stem}.lora_up.weight")
             scale = float(file.get_tensor(f"{stem}.alpha")) / down.shape[0]
             pairs[names[block] + _module_path(stem.removeprefix(block))] = Pair(down, up * scale)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from core.colour_profile import Note, to_srgb
+from core.errors import UserError
 from core.file_kind import kind_of
 from core.machine_trouble import machine_trouble
 
@@ -37,7 +38,7 @@ PLAIN = Image.new("RGB", (64, 64), "grey")
 Answer = TypeVar("Answer")
 
 
-class PictureError(ValueError):
+class PictureError(UserError):
     """Why a picture cannot be read, in a few words."""
 
 

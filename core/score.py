@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from core.backbone import Backbone
+from core.errors import LoraSweepError
 from core.picture import without_ends
 
 
@@ -34,7 +35,7 @@ class Rating:
     embedding_D: torch.Tensor
 
 
-class NoScoreError(RuntimeError):
+class NoScoreError(LoraSweepError):
     """The scorer gave something that is no number."""
 
 

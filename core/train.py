@@ -24,6 +24,7 @@ from core.backbone import TRAIN_TIMESTEPS, Backbone
 from core.beat import Beat, Interrupted, no_beat
 from core.cuda_graph import Leash, record
 from core.encode import Examples
+from core.errors import LoraSweepError
 from core.fail_point import fail_point
 from core.settings import Training
 from core.train_state import TrainState, save_state
@@ -35,7 +36,7 @@ LIGHTNING_PRECISION: dict[torch.dtype, Literal["32-true", "16-mixed", "bf16-mixe
 EpochDone = Callable[[int, list[float]], None]
 
 
-class NanLossError(RuntimeError):
+class NanLossError(LoraSweepError):
     """The loss is no longer a number: these settings diverge."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from core import safetensors_header
+from core.errors import UserError
 from core.files import sha256, write_json, write_text
 from core.folders import StudyFolder, TrialFolder
 from core.gate import CHALLENGE_GATE, passes
@@ -22,7 +23,7 @@ NAME_LENGTH = 80
 CHECKSUMS, RECIPE, PROMPTS, CARD = "checksums.sha256", "recipe.json", "prompts.csv", "README.md"
 
 
-class ExportError(ValueError):
+class ExportError(UserError):
     """Why this can't be handed in, in one line for the user."""
 
 

@@ -3,6 +3,8 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from core.errors import UserError
+
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 NOT_SHOWN = "(not shown: it may hold a secret)"
 _SCHEME = re.compile(rf"({'|'.join(SCHEMES)})(\+[a-z0-9_]+)?")
@@ -11,7 +13,7 @@ _PATH = re.compile(r"(/[\w.,~+/-]*)?")
 
 
 def sqlite_address(file: Path) -> str:
-    """What SQLAlchemy, and so Optuna and MLflow, call a file, whatever characters its path has. Raises ValueError."""
+    """What SQLAlchemy, and so Optuna and MLflow, call a file, whatever characters its path has. Raises UserError."""
     from sqlalchemy import URL  # a fifth of a second, which --help need not wait for
 
     # By the driver's full name: MLflow 3.17 takes what follows a plain sqlite:/// for a path and would make a folder a%3Fb
@@ -20,7 +22,7 @@ def sqlite_address(file: Path) -> str:
     try:
         return url.render_as_string(hide_password=False)
     except UnicodeEncodeError:
-        raise ValueError(f"{str(file)!a}: this path is not UTF-8, and no address can hold it; rename the folder") from None
+        raise UserError(f"{str(file)!a}: this path is not UTF-8, and no address can hold it; rename the folder") from None
 
 
 def sqlite_file(address: str) -> Path | None:

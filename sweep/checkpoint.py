@@ -2,6 +2,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from core.errors import UserError
 from core.files import write_json
 from core.folders import StudyFolder, TrialFolder
 from core.settings import Result
@@ -10,13 +11,13 @@ from core.settings import Result
 def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, device: str) -> tuple[TrialFolder, Result]:
     """Render and score epoch `epoch` of a complete trial, once; the last epoch is the trial itself.
 
-    `auto` is the kind of device that the trial was made on. Raises ValueError when the trial has no such epoch, or the base
+    `auto` is the kind of device that the trial was made on. Raises UserError when the trial has no such epoch, or the base
     model is another by now.
     """
     trial = study.made(result)
     train = result.spec.train
     if train is None or not 1 <= epoch <= train.epochs:
-        raise ValueError(f"trial {result.spec.number} has no epoch {epoch} (allowed: 1 to {train.epochs if train else 0})")
+        raise UserError(f"trial {result.spec.number} has no epoch {epoch} (allowed: 1 to {train.epochs if train else 0})")
     if epoch == train.epochs:
         return trial, result
     folder = TrialFolder(trial.epoch_lora(epoch).parent)
@@ -24,8 +25,8 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
         return folder, stored
 
     if not folder.lora.exists():
-        raise ValueError(f"trial {result.spec.number}: its LoRAs were removed to make room (storage.keep); "
-                         f"its pictures and its recipe are in {trial.path}")
+        raise UserError(f"trial {result.spec.number}: its LoRAs were removed to make room (storage.keep); "
+                        f"its pictures and its recipe are in {trial.path}")
     import torch
 
     from core.backbone import load_backbone
@@ -41,8 +42,8 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
     device = result.device.partition(":")[0] if device == "auto" else device
     backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
     if changed := changed_weights(study, result.spec.number, backbone.weights):
-        raise ValueError(f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story drawn "
-                         f"now would not compare; only the last epoch, as it was drawn then, can be exported")
+        raise UserError(f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story drawn "
+                        f"now would not compare; only the last epoch, as it was drawn then, can be exported")
     put_on_file(backbone.unet, folder.lora)
     pictures = draw_story(spec, backbone, Cache(cache), folder, lambda *_, **__: None)
     judged = judge(spec, backbone, folder, score_pictures(backbone, pictures), losses=[], images=result.images,

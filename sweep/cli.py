@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from core.errors import UserError
 from core.files import at_home
 from core.folders import Runs, StudyFolder, shown_path
 from sweep.address import shown_address
@@ -270,9 +271,9 @@ def export(
     folder = _started(study, runs)
     result = winner(folder) if trial is None else folder.trial(trial).read_result()
     if result is None:
-        raise ValueError(f"{folder.path.name}: no story passes the gate yet; name one with --trial and --force "
-                         f"({_exportable(folder)})" if trial is None
-                         else f"--trial is {trial}, but there is no such finished trial ({_exportable(folder)})")
+        raise UserError(f"{folder.path.name}: no story passes the gate yet; name one with --trial and --force "
+                        f"({_exportable(folder)})" if trial is None
+                        else f"--trial is {trial}, but there is no such finished trial ({_exportable(folder)})")
     source = folder.made(result)
     if epoch is not None and result.state == "complete":
         source, result = epoch_story(folder, result, epoch, Runs(runs).cache, device)
@@ -330,7 +331,7 @@ def _warn(line: str) -> None:
 
 
 def _started(study: str, runs: Path) -> StudyFolder:
-    """The folder of a study that was started: by its name under `runs`, or by its file. Raises ValueError."""
+    """The folder of a study that was started: by its name under `runs`, or by its file. Raises UserError."""
     from sweep.study import load_study
 
     named = Runs(runs).study(study) if study == Path(study).name else None
@@ -339,7 +340,7 @@ def _started(study: str, runs: Path) -> StudyFolder:
     name = load_study(study).name
     folder = Runs(runs).study(name)
     if not folder.frozen.exists():
-        raise ValueError(f"study {name} was not started under {runs} yet (try: {_command(f'run {study}', runs)})")
+        raise UserError(f"study {name} was not started under {runs} yet (try: {_command(f'run {study}', runs)})")
     return folder
 
 
@@ -367,7 +368,7 @@ def _mend_places(runs: Path) -> None:
 
 
 def _check_place(study: "Study", runs: Path, device: str) -> None:
-    """What refuses a start whatever the pictures are, before anything is fetched. Raises ValueError."""
+    """What refuses a start whatever the pictures are, before anything is fetched. Raises UserError."""
     from core.kolors.files import fetch_command, missing_files, models_folder
     from sweep.machine import NotKnown, refusal
     from sweep.tracking_uri import tracking_uri
@@ -380,7 +381,7 @@ def _check_place(study: "Study", runs: Path, device: str) -> None:
         _say(f"note: whether {study.backbone} can train on this machine is not known ({unknown}); going on without knowing")
     if why:
         missing = study.backbone == "kolors" and missing_files(folder := models_folder(study.weights or ""))
-        raise ValueError(f"{why}; nothing was fetched ({fetch_command(folder)} does it all the same)" if missing else why)
+        raise UserError(f"{why}; nothing was fetched ({fetch_command(folder)} does it all the same)" if missing else why)
 
 
 def _check_start(study: "Study", runs: Path, accept: frozenset[str]) -> "Outlook | None":

@@ -4,6 +4,8 @@ import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from core.errors import UserError
+
 
 @dataclass(frozen=True, slots=True)
 class Hour:
@@ -18,17 +20,17 @@ class Hour:
 
 
 def hour(written: str) -> Hour:
-    """The next `HH:MM`. Raises ValueError."""
+    """The next `HH:MM`. Raises UserError."""
     return Hour(written, deadline(written, datetime.now()).timestamp())
 
 
 def deadline(written: str, now: datetime) -> datetime:
-    """The next `HH:MM` after `now`, on this machine's clock. Raises ValueError.
+    """The next `HH:MM` after `now`, on this machine's clock. Raises UserError.
 
     `now` is naive local time; the answer too, so that a night with a change of the clock is counted by the clock.
     """
     if not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", written):
-        raise ValueError(f"--until is {written!r}, but it must be a time of day (allowed: 00:00 to 23:59)")
+        raise UserError(f"--until is {written!r}, but it must be a time of day (allowed: 00:00 to 23:59)")
     hour, minute = map(int, written.split(":"))
     today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
     return today if today > now else today + timedelta(days=1)

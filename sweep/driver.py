@@ -15,6 +15,7 @@ import optuna
 import sqlalchemy.exc
 from optuna.trial import Trial
 
+from core.errors import LoraSweepError, UserError
 from core.fail_point import fail_point
 from core.files import write_json
 from core.folders import Runs, StudyFolder
@@ -42,11 +43,11 @@ log = logging.getLogger(__name__)
 MAX_FAILURES_IN_A_ROW = 3
 
 
-class SweepError(RuntimeError):
+class SweepError(LoraSweepError):
     """The sweep cannot go on; the message is one line for the user."""
 
 
-class SweepRefused(SweepError):
+class SweepRefused(UserError):
     """The study cannot run on this machine as it is written."""
 
 

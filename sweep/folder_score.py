@@ -3,6 +3,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from core.errors import UserError
 from core.files import read_json
 from core.picture import ENDINGS, PictureError, ask, open_picture
 from core.settings import BACKBONES
@@ -11,7 +12,7 @@ Say = Callable[[str], None]
 
 
 def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn: Say) -> None:
-    """Say each picture's score and their mean; what cannot be read is left out with a warning. Raises ValueError.
+    """Say each picture's score and their mean; what cannot be read is left out with a warning. Raises UserError.
 
     Of a trial's or an export's folder it is the story that is scored, not the sheet beside it, and by the same scorer.
     """
@@ -20,7 +21,7 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
         folder = folder / "story"
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
     if not files:
-        raise ValueError(f"{folder}: holds no picture (png, jpg, webp and others)")
+        raise UserError(f"{folder}: holds no picture (png, jpg, webp and others)")
 
     from core.backbone import load_backbone
     from core.score import Rating, rate, score_of
@@ -33,7 +34,7 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
         except PictureError as error:
             warn(f"{path}: left out, {error}")
     if not ratings:
-        raise ValueError(f"{folder}: none of its {len(files)} pictures can be read")
+        raise UserError(f"{folder}: none of its {len(files)} pictures can be read")
     result = score_of(list(ratings.values()))
     for name, value in zip(ratings, result.aesthetic, strict=True):
         say(f"{value:6.3f}  {name}")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
+from core.errors import LoraSweepError, UserError
 from core.files import read_json, write_json
 from core.folders import StudyFolder
 
@@ -15,11 +16,11 @@ WAIT_S, LOOK_S = 0.5, 0.05  # `status` holds the lock for an instant to look
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-class StudyBusy(RuntimeError):
+class StudyBusy(UserError):
     """Another driver works on this study."""
 
 
-class CannotWrite(RuntimeError):
+class CannotWrite(LoraSweepError):
     """The study's folder cannot be written."""
 
 

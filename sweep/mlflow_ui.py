@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPException
 
+from core.errors import LoraSweepError, UserError
 from core.folders import Runs
 from sweep.address import shown_address
 from sweep.stop import stop_by_keyboard
@@ -22,20 +23,20 @@ END_S = 3.0  # for MLflow's server to end by itself; then it is killed
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # a server that listens everywhere is looked for here
 
 
-class UiError(RuntimeError):
+class UiError(LoraSweepError):
     """MLflow's server does not run; the message is one line for the user."""
 
 
 def open_ui(runs: Runs, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Run MLflow's server until Ctrl-C, or say where a server that was set up is. Raises ValueError, UiError."""
+    """Run MLflow's server until Ctrl-C, or say where a server that was set up is. Raises UserError, UiError."""
     uri = tracking_uri(runs)
     if uri.startswith("http"):
         say(f"your tracking server is {shown_address(uri)}: open it in a browser")
         return
     if not os.environ.get(VARIABLE) and not runs.tracking_db.exists():
-        raise ValueError(f"{runs.path}: holds no tracking store yet (try: lora-sweep run demo)")
+        raise UserError(f"{runs.path}: holds no tracking store yet (try: lora-sweep run demo)")
     if taken := port_taken(host, port):
-        raise ValueError(f"--port is {port}, but {host}:{port} cannot be used ({taken}); choose another")
+        raise UserError(f"--port is {port}, but {host}:{port} cannot be used ({taken}); choose another")
     stop_by_keyboard()
     say(f"MLflow is starting, which takes up to a minute (Ctrl-C ends it; what it says goes to {runs.ui_log})")
     sys.stdout.flush()

@@ -1,12 +1,10 @@
 """How a command ends: its exit code, and one line for whatever went wrong."""
 from collections.abc import Callable
-from pathlib import Path
 
 import typer
 import typer.exceptions
 
-OURS = tuple(Path(__file__).parents[1] / package for package in ("sweep", "core", "reports"))
-REFUSALS = ("StudyBusy", "SweepRefused")  # by name: to import them would cost `--help` a second
+from core.errors import LoraSweepError
 
 
 def outcome(command: Callable[[], int | None]) -> tuple[str, int]:
@@ -22,21 +20,7 @@ def outcome(command: Callable[[], int | None]) -> tuple[str, int]:
         return "interrupted; the same command goes on from here", 130
     except typer.exceptions.TyperException as error:
         return " ".join(error.format_message().split()), 2
-    except ValueError as error:  # StudyError, ExportError: the user's words
-        if not _ours(error):
-            raise
-        return str(error), 2
-    except RuntimeError as error:
-        if not _ours(error) or type(error) is RuntimeError:
-            raise
-        return str(error), 2 if type(error).__name__ in REFUSALS else 1
+    except LoraSweepError as error:
+        return str(error), error.exit_code
     except OSError as error:
         return f"{error.filename or 'a file'}: {error.strerror or error}", 1
-
-
-def _ours(error: Exception) -> bool:
-    """Whether our own code raised it, to tell the user something; what a library raises is a bug, and is shown whole."""
-    traceback = error.__traceback__
-    while traceback and traceback.tb_next:
-        traceback = traceback.tb_next
-    return traceback is not None and any(Path(traceback.tb_frame.f_code.co_filename).is_relative_to(folder) for folder in OURS)

@@ -11,6 +11,7 @@ import pandas as pd
 from core.cache import Cache
 from core.data_folder import CaptionedPicture, caption_of, read_folder
 from core.dataset import COLUMNS, bad_pictures, known_score, look_at, say_bad
+from core.errors import UserError
 from core.files import sha256
 from core.filters import BEFORE_SCORING, why_dropped
 from core.folders import Runs
@@ -30,7 +31,7 @@ TINY_SCORER = Path(__file__).resolve().parent.parent / "core" / "tiny" / "weight
 Size = tuple[int, int]  # width and height in px
 
 
-class NoTrialPossible(ValueError):
+class NoTrialPossible(UserError):
     """Why no trial of the study could have enough pictures, in one line."""
 
 

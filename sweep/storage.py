@@ -3,6 +3,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
+from core.errors import LoraSweepError
 from core.folders import StudyFolder, TrialFolder
 from core.settings import Result, TrialSpec
 from reports.table import ranked
@@ -12,7 +13,7 @@ GB = 10**9
 LEAST_BYTES = 200 * 10**6  # for pictures, databases and logs
 
 
-class NoRoom(RuntimeError):
+class NoRoom(LoraSweepError):
     """The disk is too full for another trial; the message is one line for the user."""
 
 

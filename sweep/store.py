@@ -14,6 +14,7 @@ import optuna
 import sqlalchemy.exc
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from core.errors import LoraSweepError
 from core.fail_point import fail_point
 from core.folders import shown_path
 from core.gate import FAILED_BY_PARAMETERS, constraint
@@ -31,7 +32,7 @@ TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 HAND_MADE, WITHDRAWN = "hand_made", "withdrawn"
 
 
-class StoreError(RuntimeError):
+class StoreError(LoraSweepError):
     """study.db cannot be used; the message is one line for the user."""
 
 

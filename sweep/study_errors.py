@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails
 
+from core.errors import UserError
 from core.folders import shown_path
 
 SHOWN_CHARACTERS = 60
@@ -20,7 +21,7 @@ Checked = TypeVar("Checked")
 _SAME = object()
 
 
-class StudyError(ValueError):
+class StudyError(UserError):
     """The user's words were wrong; the message has exactly one line for each mistake."""
 
     def __init__(self, *mistakes: str) -> None:

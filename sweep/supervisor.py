@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from core.errors import LoraSweepError
 from core.files import write_json
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
@@ -23,7 +24,7 @@ DOING = {"start": "starting", "prepare": "preparing", "step": "training", "pictu
 Hear = Callable[[dict[str, Any]], None]
 
 
-class WorkerCannotStart(RuntimeError):
+class WorkerCannotStart(LoraSweepError):
     """No trial's fault: the machine or the installation is broken; the message is one line for the user."""
 
 

@@ -36,7 +36,7 @@ class Tracking:
     """The study's experiment. No call waits for MLflow, apart from the start and the end, and none fails because of it."""
 
     def __init__(self, runs: Runs, study: str, stop_asked: Callable[[], object] = never) -> None:
-        """Raises ValueError if the tracking URI can never work, or (TrackingError) if the experiment was deleted.
+        """Raises UserError if the tracking URI can never work, or (TrackingError) if the experiment was deleted.
 
         Once `stop_asked`, a start waits no longer for MLflow, and an end hardly.
         """

@@ -9,6 +9,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import InvalidUrlException, MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME
 
+from core.errors import UserError
 from core.files import write_whole
 from core.folders import Runs
 from sweep.address import shown_address, sqlite_address, sqlite_file
@@ -21,7 +22,7 @@ LOCK_S = 60.0
 EXPERIMENT_TAGS = {MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "aesthetic_mean", "mlflow.experimentKind": "custom_model_development"}
 
 
-class TrackingError(ValueError):
+class TrackingError(UserError):
     """Only the user can help: the words of the tracking URI, or a deleted experiment."""
 
 

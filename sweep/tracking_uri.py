@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote_plus
 from urllib.request import getproxies
 
+from core.errors import UserError
 from core.folders import Runs, StudyFolder
 from sweep.address import SCHEMES, server_problem, shown_address, sqlite_address, sqlite_file
 
@@ -19,12 +20,12 @@ _ADDRESS = re.compile(r"[\w+.-]+://[^\s'\"<>()]+")
 
 
 def tracking_uri(runs: Runs) -> str:
-    """MLFLOW_TRACKING_URI if it is set, else the SQLite store under `runs`. Raises ValueError if it can never work."""
+    """MLFLOW_TRACKING_URI if it is set, else the SQLite store under `runs`. Raises UserError if it can never work."""
     given = os.environ.get(VARIABLE)
     if not given:
         return sqlite_address(runs.tracking_db)
     if problem := _problem(given, runs):
-        raise ValueError(f"{VARIABLE} is {shown_address(given)}, {problem}")
+        raise UserError(f"{VARIABLE} is {shown_address(given)}, {problem}")
     return given
 
 

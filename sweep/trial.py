@@ -18,6 +18,7 @@ from core.colour_profile import Note
 from core.data_folder import DataError
 from core.dataset import Looking, audit, bad_pictures, caption_of, read_folder, say_bad
 from core.encode import encode_examples, encode_missing, encode_pictures
+from core.errors import LoraSweepError
 from core.fail_point import fail_point
 from core.files import content_key, sha256, write_json, write_whole
 from core.filters import select
@@ -37,11 +38,11 @@ MIXED_PRECISION = {"fp32": "no"}  # kohya's word for it; the others are called a
 PACKAGES = ("torch", "diffsynth", "peft", "lightning", "transformers", "simple-aesthetics-predictor")
 
 
-class NoImagesError(RuntimeError):
+class NoImagesError(LoraSweepError):
     """The filters leave too few pictures to learn a style from."""
 
 
-class BlackPicturesError(RuntimeError):
+class BlackPicturesError(LoraSweepError):
     """A picture came out in one single colour: these settings broke the model."""
 
 

@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
+from core.errors import LoraSweepError, UserError
 from core.files import write_json
 from core.kolors.files import (
     FOLDER_VARIABLE,
@@ -41,7 +42,7 @@ FILES_AT_ONCE = 4
 ELSEWHERE = f"another folder with --to, {FOLDER_VARIABLE} or the study's key weights"
 
 
-class DownloadError(RuntimeError):
+class DownloadError(LoraSweepError):
     """The server or the network failed; one line with the reason, what is still missing, and the command that goes on."""
 
 
@@ -58,7 +59,7 @@ def fetch_missing(folder: Path, announce: Callable[[str], None], progress: Calla
     """Fetch what is missing under `folder`; `announce` gets lines for people, `progress` gets (done, total) in bytes.
 
     Safe to interrupt and to repeat: whole files stay, half ones go on. A second process waits for the first.
-    Raises ValueError (folder not writable, disk too small) or DownloadError.
+    Raises UserError (folder not writable, disk too small) or DownloadError.
     """
     if not missing_files(folder):
         return
@@ -71,8 +72,8 @@ def fetch_missing(folder: Path, announce: Callable[[str], None], progress: Calla
         here_bytes = sum(_incomplete_bytes(folder / one.weight.path) for one in listed)
         free_bytes = shutil.disk_usage(folder).free
         if free_bytes < total_bytes - here_bytes:
-            raise ValueError(f"{folder}: Kolors' weights need {decimal(total_bytes - here_bytes)} more, but only "
-                             f"{decimal(free_bytes)} are free there; make room, or name {ELSEWHERE}")
+            raise UserError(f"{folder}: Kolors' weights need {decimal(total_bytes - here_bytes)} more, but only "
+                            f"{decimal(free_bytes)} are free there; make room, or name {ELSEWHERE}")
         begun = f", {decimal(here_bytes)} of it are here already" if here_bytes else ""
         files_named = f"{len(listed)} file{'s' if len(listed) > 1 else ''}"
         announce(f"fetching {files_named} of Kolors, {decimal(total_bytes)}, from {_host(api)} into {folder}{begun} "
@@ -93,7 +94,7 @@ def _only_fetcher(folder: Path, announce: Callable[[str], None]) -> Iterator[Non
             announce(f"another process is fetching into {folder}; waiting for it")
             lock.acquire()
     except OSError as error:
-        raise ValueError(f"{folder}: cannot be written ({error.strerror}); name {ELSEWHERE}") from None
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); name {ELSEWHERE}") from None
     try:
         yield
     finally:
@@ -267,9 +268,9 @@ def main() -> int:
     out = Console(highlight=False, force_terminal=os.isatty(1))  # whatever FORCE_COLOR says: a bar is for terminals
     try:
         fetch_with_progress(folder, out)
-    except (DownloadError, ValueError) as error:
+    except LoraSweepError as error:
         print(error, file=sys.stderr)
-        return 1 if isinstance(error, DownloadError) else 2
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import platformdirs
 
+from core.errors import UserError
 from core.files import at_home, read_json, sampled_sha256
 from core.install import python
 
@@ -31,7 +32,7 @@ SCORER = "AI-ModelScope/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
 SCORER_FOLDER = "aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
 
 
-class WeightsError(ValueError):
+class WeightsError(UserError):
     """A weight file is damaged or of another model: no trial can do anything about it."""
 
 
