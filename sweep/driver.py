@@ -30,7 +30,7 @@ from sweep.pace import Pace
 from sweep.progress import Progress
 from sweep.recovery import not_allowed, recover
 from sweep.space import distributions
-from sweep.stop import Stopped, asked_by_signal
+from sweep.stop import Stopped, StopRequest, asked_by_signal
 from sweep.storage import ensure_room
 from sweep.store import Store, describe
 from sweep.study import Study, load_frozen
@@ -133,11 +133,10 @@ class Sweep:
         told = len(self.store.told())
         return Summary(study=self.study.name, told=told, new=told - told_before, wall_s=time.monotonic() - started,
                        driver_cpu_s=time.process_time() - cpu_before, idle_s=self._idle_s, stopped=self._stopped(target),
-                       until=self._until.name if self._until else None,
                        queued=self.store.queued(), points=self.store.exhausted(self.fingerprint.since) if told < target else None)
 
-    def _stopped(self, target: int) -> str | None:
-        """Who ended this call before its work was done."""
+    def _stopped(self, target: int) -> StopRequest | None:
+        """Why this call ended before its work was done."""
         unfinished = self._wants_more(target) or self._again or self.store.running()
         return self.supervisor.stop_asked if unfinished else None
 
@@ -198,7 +197,7 @@ class Sweep:
         if self._until.left_s >= takes_s:
             return trial
         self._again.insert(0, trial)
-        self.supervisor.ask_to_stop(self._until.name)
+        self.supervisor.ask_to_stop(StopRequest(self._until.name, by_signal=False))
         self.progress.note(f"trial {trial.number} takes about {duration(takes_s)} and would not finish before "
                            f"{self._until.name}: the next start begins with it")
         return None

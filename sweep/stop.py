@@ -3,9 +3,17 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """Why a sweep is to stop before its work is done: a signal, by its name, or else the hour asked for, such as 07:00."""
+    name: str
+    by_signal: bool
 
 
 class Stopped(Exception):
@@ -13,8 +21,8 @@ class Stopped(Exception):
 
 
 @contextmanager
-def asked_by_signal(stop: Callable[[str], None]) -> Iterator[None]:
-    """Call `stop(name of the signal)` on the first one; the second raises KeyboardInterrupt where it stands."""
+def asked_by_signal(stop: Callable[[StopRequest], None]) -> Iterator[None]:
+    """Call `stop` on the first one; the second raises KeyboardInterrupt where it stands."""
     if threading.current_thread() is not threading.main_thread():  # Python delivers signals to the main thread only
         yield
         return
@@ -25,7 +33,7 @@ def asked_by_signal(stop: Callable[[str], None]) -> Iterator[None]:
         if asked:
             raise KeyboardInterrupt
         asked = True
-        stop(signal.Signals(number).name)
+        stop(StopRequest(signal.Signals(number).name, by_signal=True))
 
     # What the shell had ignored (nohup, a background job) stays ignored.
     before = {number: signal.signal(number, handle) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}

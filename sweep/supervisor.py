@@ -14,7 +14,7 @@ from sweep.attempt import Attempt
 from sweep.deadline import Hour
 from sweep.failures import DEVICE_LOST, HUNG, failure
 from sweep.local_worker import LocalWorker, WorkerDied
-from sweep.stop import Stopped
+from sweep.stop import Stopped, StopRequest
 from sweep.watchdog import LOOK_S, Watchdog, work_of
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Supervisor:
         self._failed_starts, self._was_ready = 0, False
         self._until = until
         self._stop_by: float | None = None
-        self.stop_asked: str | None = None  # who asked: a signal's name, or the hour
+        self.stop_asked: StopRequest | None = None
 
     def start(self) -> None:
         """Start the worker if there is none: its imports run while the driver does other things."""
@@ -49,14 +49,14 @@ class Supervisor:
             self._watchdog.watch()
             self._sent.clear()
 
-    def ask_to_stop(self, who: str) -> None:
-        self.stop_asked = who
+    def ask_to_stop(self, request: StopRequest) -> None:
+        self.stop_asked = request
         if self._worker:
             self._worker.wake()
 
     @property
     def stop_asked_by_signal(self) -> bool:
-        return self.stop_asked is not None and not (self._until and self.stop_asked == self._until.name)
+        return self.stop_asked is not None and self.stop_asked.by_signal
 
     def close(self) -> None:
         if self._worker:
@@ -141,7 +141,7 @@ class Supervisor:
         while True:
             now = time.monotonic()
             if self._until and self._until.left_s <= 0 and not self.stop_asked:
-                self.stop_asked = self._until.name
+                self.stop_asked = StopRequest(self._until.name, by_signal=False)
             if self.stop_asked:
                 self._stop(now)
             left_s = [self._watchdog.left_s, LOOK_S]

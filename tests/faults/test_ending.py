@@ -12,6 +12,7 @@ from reports.console import duration
 from sweep.deadline import Hour
 from sweep.driver import run_sweep
 from sweep.progress import PlainProgress
+from sweep.stop import StopRequest
 from sweep.study import load_study
 from tests.faults.conftest import Sweeps
 
@@ -82,7 +83,7 @@ def test_the_hour_strikes_in_the_middle_of_a_trial(sweeps: Sweeps, undisturbed: 
             object.__setattr__(hour, "moment", time.time())
 
     summary = run_sweep(load_study(str(sweeps.file)), sweeps.runs, "cpu", Struck(Console(quiet=True)), until=hour)
-    assert (summary.stopped, summary.told) == ("07:00", 0)
+    assert (summary.stopped, summary.told) == (StopRequest("07:00", by_signal=False), 0)
     assert summary.closing(None, "") == (f"stopped at 07:00: 0 trials in {duration(summary.wall_s)}, 0 in all, none passes the "
                                          "gate yet; the same command goes on", 0)
     assert sweeps.study.trial(0).checkpoint.exists()

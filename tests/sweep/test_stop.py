@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 import pytest
 
 from sweep.deadline import hour
-from sweep.stop import SIGNALS, asked_by_signal
+from sweep.stop import SIGNALS, StopRequest, asked_by_signal
 
 
 @pytest.fixture(params=SIGNALS, ids=lambda number: number.name)
@@ -15,12 +15,12 @@ def number(request: pytest.FixtureRequest) -> signal.Signals:
 
 
 def test_the_first_signal_asks_and_the_second_insists(number: signal.Signals) -> None:
-    asked: list[str] = []
+    asked: list[StopRequest] = []
     before = signal.signal(number, signal.SIG_DFL)
     try:
         with asked_by_signal(asked.append):
             os.kill(os.getpid(), number)
-            assert asked == [number.name]
+            assert asked == [StopRequest(number.name, by_signal=True)]
             with pytest.raises(KeyboardInterrupt):
                 os.kill(os.getpid(), number)
         assert signal.getsignal(number) == signal.SIG_DFL
