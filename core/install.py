@@ -5,7 +5,7 @@ from pathlib import Path
 
 from core.folders import shown_path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[1]  # of the source tree, or the folder that the packages are installed into
 PROJECT, CONSTRAINTS = ROOT / "pyproject.toml", ROOT / "constraints.txt"
 
 

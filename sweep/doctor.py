@@ -18,7 +18,7 @@ from core.data_folder import DataError
 from core.dataset import say_bad
 from core.folders import Runs, shown_path
 from core.hub_data import local_data
-from core.install import install_command
+from core.install import ROOT, install_command
 from core.kolors.files import FILES, FOLDER_VARIABLE, fetch_command, missing_files, models_folder, needed_bytes
 from reports.console import size
 from sweep.check import Check
@@ -36,7 +36,7 @@ from sweep.study_errors import StudyError
 LIMIT_S = 40.0
 TORCH_LIMIT_S = 30
 STYLES = {"OK": "green", "warn": "yellow", "missing": "bold red"}
-TINY_WEIGHTS = Path(__file__).resolve().parent.parent / "core" / "tiny" / "weights"
+TINY_WEIGHTS = ROOT / "core" / "tiny" / "weights"
 TINY_PARTS = ("unet", "vae_encoder", "vae_decoder", "text_encoder", "scorer")
 NOT_LOOKED_AT = ("Not looked at: whether the weights' content is right, whether the network is there, and how long a trial takes "
                  "(lora-sweep plan).")

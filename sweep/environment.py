@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import MutableMapping
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # not core.install's: nothing is imported before this module
 LIBRARY = os.path.dirname(os.__file__)
 SET = {
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",  # a call must fail when the server takes nothing: it is then repeated

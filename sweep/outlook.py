@@ -17,6 +17,7 @@ from core.filters import BEFORE_SCORING, why_dropped
 from core.folders import Runs
 from core.gate import notes_on_gate
 from core.hub_data import local_data
+from core.install import ROOT
 from core.kolors.files import fingerprints, missing_files, models_folder
 from core.picture import PictureError, picture_size
 from core.settings import PROMPT, Filters, setting_names
@@ -27,7 +28,7 @@ from sweep.study import Study
 from sweep.study_errors import shown
 
 NAMES_SHOWN = 3
-TINY_SCORER = Path(__file__).resolve().parent.parent / "core" / "tiny" / "weights" / "scorer.safetensors"
+TINY_SCORER = ROOT / "core" / "tiny" / "weights" / "scorer.safetensors"
 Size = tuple[int, int]  # width and height in px
 
 

@@ -22,6 +22,7 @@ from pydantic import (
 from core.data_folder import DataError, read_folder, why_no_folder
 from core.folders import Runs
 from core.hub_data import PREFIX, is_remote
+from core.install import ROOT
 from core.settings import BACKBONES, PRECISIONS, PROMPT, Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
 from sweep.plain_yaml import read_yaml
 from sweep.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, check_template, text
@@ -29,7 +30,7 @@ from sweep.space import Search, check_space
 from sweep.story_file import StoryFile, load_story
 from sweep.study_errors import Key, Mistake, StudyError, UnknownKey, all_checked, near, parse, together
 
-STUDIES = Path(__file__).resolve().parent.parent / "studies"
+STUDIES = ROOT / "studies"
 FOLDER_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
 RUNS = Runs(Path())
 TAKEN_NAMES = ("default", *(path.name for path in (RUNS.cache, RUNS.tracking_db, RUNS.tracking_lock, RUNS.artifacts)))  # MLflow's

@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from core.cache import Cache
+from core.install import ROOT
 from core.settings import Data, Filters, Scene, Story
 
 if TYPE_CHECKING:  # the tests of sweep and reports start without torch
@@ -15,7 +16,7 @@ if TYPE_CHECKING:  # the tests of sweep and reports start without torch
     from core.backbone import Backbone
     from core.encode import Examples
 
-STUDIES = Path(__file__).parent.parent / "studies"
+STUDIES = ROOT / "studies"
 DEMO_DATA = Data(source=str(STUDIES / "data" / "watercolor"), caption="{prompt}, watercolor style")
 SIZE_PX = 128
 

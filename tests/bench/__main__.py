@@ -15,9 +15,9 @@ from rich.table import Table
 
 from core.files import write_json
 from core.folders import Runs
+from core.install import ROOT
 from core.settings import Result
 
-ROOT = Path(__file__).resolve().parents[2]
 LORA_SWEEP = [sys.executable, "-m", "sweep.cli"]
 TRIALS = 3
 MANY = 500

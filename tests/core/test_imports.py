@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from core.install import ROOT
+
 FOREIGN = {"sweep", "reports", "optuna", "mlflow", "ray"}
 
 

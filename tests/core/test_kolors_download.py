@@ -21,11 +21,10 @@ import modelscope_hub._legacy_api
 import pytest
 
 from core.files import read_json, sha256
-from core.install import python
+from core.install import ROOT, python
 from core.kolors.download import DownloadError, fetch_missing
 from core.kolors.files import FILES, KOLORS, RECORD, SCORER, SCORER_FOLDER, WeightFile, missing_files, models_folder
 
-ROOT = Path(__file__).parent.parent.parent
 UNET, SHARD = FILES[0], FILES[3]
 SIZE_BYTES, HALF_BYTES = 300_000, 100_000
 

@@ -23,6 +23,7 @@ from core import lora
 from core.backbone import Backbone, load_backbone
 from core.cache import Cache
 from core.encode import encode_examples, encode_prompts
+from core.install import ROOT
 from core.kolors import load
 from core.kolors.files import FILES, SCORER_FOLDER
 from core.render import render_scenes
@@ -42,7 +43,6 @@ from tests.core.small_kolors import (
     write_unet,
 )
 
-ROOT = Path(__file__).parent.parent.parent
 CPU = torch.device("cpu")
 TOKENIZER = Path(diffsynth.__file__).parent / "tokenizer_configs" / "stable_diffusion" / "tokenizer"  # CLIP's own
 

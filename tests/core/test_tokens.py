@@ -1,12 +1,12 @@
 """What is said to be read of a text is what the text encoder gets."""
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.install import ROOT
 from core.tokens import MAX_TOKENS, count_tokens, unread
 
 PIECES = st.sampled_from(["一只", "猫", "坐着看水，", " a", "cat", ",", " ", "  ", "\n",
@@ -38,5 +38,4 @@ def test_words_that_are_called_unread_change_no_embedding(backbone) -> None:
 
 def test_counting_needs_no_torch() -> None:
     code = "import sys, core.tokens as t; assert t.count_tokens('a cat') == 4; sys.exit('torch' in sys.modules)"
-    root = Path(__file__).resolve().parents[2]
-    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

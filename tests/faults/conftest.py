@@ -17,8 +17,8 @@ from mlflow import MlflowClient
 
 from core.files import sha256
 from core.folders import Runs, StudyFolder
+from core.install import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 STUDY = """
 name: {name}
 story: {root}/studies/stories/lake_painter.yaml

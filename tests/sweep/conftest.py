@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from core.install import ROOT
+
 STUDY = """
 name: {name}
 story: {root}/studies/stories/{story}.yaml

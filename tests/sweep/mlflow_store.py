@@ -15,9 +15,9 @@ from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
 from core.folders import Runs
+from core.install import ROOT
 from tests.reports.conftest import STUDY
 
-ROOT = Path(__file__).resolve().parents[2]
 Content = dict[str, dict[str, Any]]
 
 

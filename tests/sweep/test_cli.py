@@ -6,7 +6,6 @@ import re
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -14,11 +13,10 @@ from PIL import Image
 
 from core.files import write_json
 from core.folders import Runs
+from core.install import ROOT
 from sweep.status import BASE_PASSES
 from tests.sweep.mlflow_store import free_port
 from tests.sweep.test_store import complete, failed
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")

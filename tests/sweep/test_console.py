@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from core.install import ROOT
+
 PLAN = [sys.executable, "-m", "sweep.cli", "plan", "demo"]
 # Words by us, by a library, and by the log, more than a pipe holds, and then the work behind them.
 WORDS = """

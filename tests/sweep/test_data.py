@@ -20,7 +20,7 @@ from core.cache import Cache
 from core.data_folder import DataError
 from core.encode import picture_tensor
 from core.folders import Runs, TrialFolder
-from core.install import python
+from core.install import ROOT, python
 from core.picture import open_picture
 from core.settings import Filters, Result, Training, TrialSpec
 from reports.data_recipe import process
@@ -30,7 +30,7 @@ from sweep.study import STUDIES, load_study
 from sweep.trial import NoImagesError, _sparing, look_at_images, run_trial, select_images
 from sweep.worker import Voice, _attempt
 
-WATERCOLOR = Path(__file__).resolve().parents[2] / "studies" / "data" / "watercolor" / "train"
+WATERCOLOR = ROOT / "studies" / "data" / "watercolor" / "train"
 BAD = {"empty.png": "cannot be read: it is empty", "half <b>.png": "cannot be read: it is cut short or damaged",
        "words.png": "cannot be read: it is no picture", "mute.png": "caption is empty", "gone.png": "file is missing"}
 SPACE = """

@@ -16,13 +16,13 @@ import pytest
 
 from core.files import sha256
 from core.folders import Runs
+from core.install import ROOT
 from sweep.driver import other_threads
 from sweep.environment import ordered, settle
 from tests.sweep.mlflow_store import content, store_uri
 from tests.sweep.test_places import obey_permissions
 from tests.sweep.test_store import complete
 
-ROOT = Path(__file__).resolve().parents[2]
 # What `python` and the script that pip writes import before any line of ours runs cannot be ours to choose.
 BEFORE_US = "import os, pathlib, re, runpy, sys; print(*{name.partition('.')[0] for name in sys.modules})"
 NOT_OF_THE_LIBRARY = ("core", "sweep", "reports", "data", "utils", "yaml", "torch", "lightning", "diffsynth", "optuna", "mlflow")

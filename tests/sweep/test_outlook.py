@@ -13,6 +13,7 @@ from core.cache import Cache
 from core.dataset import audit
 from core.filters import select
 from core.folders import Runs
+from core.install import ROOT
 from core.settings import Rendering
 from sweep.data_survey import survey_data
 from sweep.doctor import check_data, check_runs
@@ -22,7 +23,7 @@ from sweep.space import Choices, Range
 from sweep.study import Study, load_study
 from tests.sweep.test_queue import open_store
 
-WATERCOLOR = Path(__file__).resolve().parents[2] / "studies" / "data" / "watercolor" / "train"
+WATERCOLOR = ROOT / "studies" / "data" / "watercolor" / "train"
 
 
 @pytest.fixture

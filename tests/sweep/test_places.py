@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from core.folders import StudyFolder
+from core.install import ROOT
 from sweep.lock import is_locked, study_lock
 from sweep.study import load_study
 from tests.reports.conftest import make_study  # noqa: F401  a fixture
 
-ROOT = Path(__file__).resolve().parents[2]
 PR_CAPBSET_DROP, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 24, 22, 38  # linux/prctl.h
 CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 1, 2
 FLOCK = {"x86_64": 73, "aarch64": 32}

@@ -8,11 +8,10 @@ from mlflow import MlflowClient
 from safetensors import safe_open
 
 from core.folders import Runs
-from core.install import python
+from core.install import ROOT, python
 from core.kolors.files import FILES, SCORER_FOLDER
 from tests.core.small_kolors import write_small_kolors
 
-ROOT = Path(__file__).resolve().parents[2]
 MODULES = 8 * (5 * 1 + 6 * 2)  # adapters on each transformer layer; layers in the blocks of the second and third width
 STUDY = """
 name: small

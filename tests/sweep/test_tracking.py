@@ -29,6 +29,7 @@ from mlflow.utils.async_logging.async_logging_queue import AsyncLoggingQueue
 
 from core.files import write_json
 from core.folders import Runs, TrialFolder
+from core.install import ROOT
 from core.settings import Result, Training, TrialSpec
 from sweep import outbox as outbox_module
 from sweep import tracking as tracking_module
@@ -40,7 +41,6 @@ from sweep.trial_record import result_tags
 from tests.reports.conftest import STUDY, fill, make_failure, make_result, make_spec
 from tests.sweep.mlflow_store import Content, Server, artifacts, content, free_port, store_uri
 
-ROOT = Path(__file__).resolve().parents[2]
 NOON = 1_700_000_000.0  # s; files and events are dated by hand, so that two stores can be compared
 TRAINING = Training(lora_rank=4, epochs=2, steps_per_epoch=3)
 SETTINGS = {"backbone": "kolors", "seed": 7}
