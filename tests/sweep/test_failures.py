@@ -1,10 +1,8 @@
 """What users are told of each class of failure is what the table of failures does."""
 import re
-from pathlib import Path
 
+from core.install import ROOT
 from sweep.failures import FAILURES
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_page_on_nights_tells_of_every_class_what_is_done_about_it() -> None:
