@@ -3,7 +3,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.files import read_json
+from core.fingerprint import accepted_changes
 from core.settings import Result
+from core.verdict import BaseStory, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +102,6 @@ class Runs:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One that the user accepted: scores of trials from `from_trial` on do not compare with those before."""
-    from_trial: int
-    told: str
-
-
-@dataclass(frozen=True, slots=True)
 class StudyFolder:
     path: Path
 
@@ -176,36 +171,30 @@ class StudyFolder:
         found = (TrialFolder(path.parent).read_result() for path in sorted((self.path / "trials").glob("[0-9]*/result.json")))
         return [result for result in found if result]
 
-    def changes(self) -> list[Change]:
-        """The accepted changes, in their order."""
-        try:
-            history = read_json(self.fingerprint)["history"]
-            return [Change(entry["from_trial"], entry.get("told", entry["field"])) for entry in history
-                    if not entry.get("compares")]
-        except (OSError, ValueError, KeyError, TypeError):  # none, or one that the next start refuses
-            return []
-
-    def compares_from(self) -> int:
-        """The first trial whose score compares with the newest: those before it had other words, pictures or weights."""
-        return max((change.from_trial for change in self.changes()), default=0)
+    def verdict(self) -> Verdict:
+        """What the trials finished so far come to. All of it is read here: ask once, and pass it on."""
+        earlier = ((until, self.base_story(until)) for until in self._changed_at())
+        bases = [BaseStory(until=until, result=base.read_result()) for until, base in earlier if base.result.exists()]
+        return Verdict(results=tuple(self.results()), changes=accepted_changes(self.fingerprint),
+                       bases=(*bases, BaseStory(until=None, result=self.base.read_result())))
 
     def earlier(self, until: int) -> "StudyFolder":
         """What a change that was accepted would have replaced: the frozen study and the base model's story of trials before
         `until`. Where the change made no other of it there is none."""
         return StudyFolder(self.path / "earlier" / f"{until:04d}")
 
-    def base_of(self, number: int) -> TrialFolder:
-        """The base model's story that trial `number` compares with."""
-        return next((then.base for then in self._earlier_than(number) if then.base.result.exists()), self.base)
+    def base_story(self, until: int | None) -> TrialFolder:
+        """The base model's story that trials before `until` compare with; None: the present one."""
+        return self.base if until is None else self.earlier(until).base
 
     def frozen_of(self, number: int) -> Path:
         """The study as trial `number` had it."""
-        return next((then.frozen for then in self._earlier_than(number) if then.frozen.exists()), self.frozen)
+        earlier = (self.earlier(until).frozen for until in self._changed_at() if until > number)
+        return next((frozen for frozen in earlier if frozen.exists()), self.frozen)
 
-    def _earlier_than(self, number: int) -> list["StudyFolder"]:
-        """Those that trial `number` may belong to, the oldest first."""
-        found = sorted(int(path.name) for path in (self.path / "earlier").glob("*") if path.name.isdigit())
-        return [self.earlier(until) for until in found if until > number]
+    def _changed_at(self) -> list[int]:
+        """The first trials after changes that set something aside, the oldest first."""
+        return sorted(int(path.name) for path in (self.path / "earlier").glob("*") if path.name.isdigit())
 
     def made(self, result: Result) -> TrialFolder:
         """Where a result's LoRA and pictures lie: an exact repeat has those of its twin."""

@@ -153,7 +153,7 @@ class Result:
     `retried` names how earlier attempts ended; `same_as` is the trial with exactly these parameters that was run.
     `aesthetic` holds one score per scene, 1 to 10; `coherence` the mean cosine between the pictures' CLIP embeddings.
     `threads` is how many a CPU computed with: the order of its sums, and so the last bits, depend on it.
-    `scoring_version` is core.gate's; None where nothing was scored, and in files older than it.
+    `scoring_version` is core.verdict's; None where nothing was scored, and in files older than it.
     """
     state: Literal["complete", "failed"]
     spec: TrialSpec

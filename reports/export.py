@@ -13,10 +13,10 @@ import pandas as pd
 from core import safetensors_header
 from core.errors import UserError
 from core.files import sha256, write_json, write_text
-from core.folders import StudyFolder, TrialFolder
-from core.gate import CHALLENGE_GATE, passes
+from core.folders import TrialFolder
 from core.hub_data import shared_name
 from core.settings import Result
+from core.verdict import CHALLENGE_GATE, Verdict, passes
 from reports.model_card import Card, model_card
 
 NAME_LENGTH = 80
@@ -27,23 +27,23 @@ class ExportError(UserError):
     """Why this can't be handed in, in one line for the user."""
 
 
-def export(study: StudyFolder, result: Result, folder: TrialFolder, *, team: str, title: str, out: Path, force: bool,
+def export(verdict: Verdict, result: Result, folder: TrialFolder, *, team: str, title: str, out: Path, force: bool,
            epoch: int | None = None) -> Path:
     """Write the submission of `result`, whose files lie in `folder`, to `out`; only an earlier export is replaced.
 
-    `epoch` says which epoch's LoRA `folder` holds, where it isn't the last. `force` lets a story out that is under the gate, or
-    from before an accepted change.
+    `verdict` is that of the whole study. `epoch` says which epoch's LoRA `folder` holds, where it isn't the last. `force` lets
+    a story out that is under the gate, or from before an accepted change.
     """
     out = out.resolve()
     team, title = _name("team", team), _name("title", title)
-    older = "; ".join(f"{change.told}, from trial {change.from_trial} on" for change in study.changes()
+    older = "; ".join(f"{change.told}, from trial {change.from_trial} on" for change in verdict.changes
                       if change.from_trial > result.spec.number)
     _check_result(result, folder, older, force)
     _check_out(out)
 
     name = f"{team}-可图Kolors训练-{title}"
     stem = weight_stem(result.spec.study, result.spec.number, epoch)
-    base = study.base_of(result.spec.number).read_result()
+    base = verdict.base_of(result.spec.number).result
     card = Card(name=name, team=team, title=title, weight_name=f"{stem}.safetensors", result=result, epoch=epoch,
                 base_mean=base.aesthetic_mean if base else None, older=older)
 

@@ -8,8 +8,8 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from core.gate import CHALLENGE_GATE, passes
 from core.settings import Result
+from core.verdict import CHALLENGE_GATE, passes
 
 TEMPLATES = Path(__file__).with_name("templates")
 MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]()#+!|~=$])")

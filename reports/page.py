@@ -10,8 +10,9 @@ import pandas as pd
 from core.files import write_text
 from core.folders import StudyFolder, TrialFolder
 from core.settings import Result
+from core.verdict import Group, Verdict
 from reports.console import cell, duration
-from reports.table import Group, gate_word, groups, is_base, leaderboard, passed
+from reports.table import base_name, gate_word, is_base, leaderboard
 
 TEMPLATES = Path(__file__).with_name("templates")
 UNSHOWN = ("state", "reason", "message")  # columns whose words stand in the gate's column
@@ -59,23 +60,21 @@ class Words:
     study_file: str
 
 
-def write_report(study: StudyFolder, notes: Sequence[str] = (), title: str = "") -> Path:
+def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = (), title: str = "") -> Path:
     """Write runs/<study>/report/index.html; pictures stay where they are and are linked.
 
     `notes` are what the results say of the study itself. `title` stands above it all.
     """
-    parts = groups(study)
-    newest, results = parts[0], [result for group in parts for result in group.results]
-    best = next(iter(passed(study)), None)
-    base = newest.base.read_result() if newest.base else None
+    newest, results, best = verdict.groups[0], verdict.ranked, verdict.winner
+    base = newest.base.result if newest.base else None
     told = [*newest.results, *([base] if base else []), *results]  # what is said of the study is said of it as it is now
-    shown = [(group, _boards(study, group, best)) for group in parts]
+    shown = [(group, _boards(study, group, best)) for group in verdict.groups]
 
-    frame = leaderboard(study)
+    frame = leaderboard(verdict)
     columns = [name for name in frame.columns if name not in UNSHOWN]
     html = template_environment().get_template("report.html.jinja").render(
         name=study.path.name, notes=notes, title=title or _story_title(told), best=best, base=base, results=results,
-        passed=len(passed(study)), older=len(results) - len(newest.results), changes=study.changes(),
+        passed=len(verdict.passed), older=len(results) - len(newest.results), changes=verdict.changes,
         failed=sum(result.state == "failed" for result in results),
         unfinished=_unfinished(study), gate=_gate(told), columns=columns, words=WORDS,
         rows=[_cells(row, columns, best) for _, row in frame.iterrows()],
@@ -85,8 +84,9 @@ def write_report(study: StudyFolder, notes: Sequence[str] = (), title: str = "")
 
 
 def _boards(study: StudyFolder, group: Group, best: Result | None) -> list[Board]:
-    base = group.base.read_result() if group.base else None
-    boards = [_board(study, group.name, group.base, base, group, False)] if group.base and base else []
+    boards = []
+    if group.base and group.base.result:
+        boards.append(_board(study, base_name(group), study.base_story(group.base.until), group.base.result, group, False))
     for result in group.results:
         number = result.spec.number
         boards.append(_board(study, number, study.made(result), result, group, best is not None and number == best.spec.number))

@@ -31,9 +31,9 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
 
     from core.backbone import load_backbone
     from core.cache import Cache
+    from core.fingerprint import changed_weights
     from core.lora import put_on_file
     from core.score import score_pictures
-    from sweep.fingerprint import changed_weights
     from sweep.trial import draw_story, judge, recipe
 
     # k epochs are a prefix of k+1: this is the trial that would have stopped here.
@@ -41,7 +41,7 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
     torch.set_flush_denormal(True)  # as in a worker
     device = result.device.partition(":")[0] if device == "auto" else device
     backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
-    if changed := changed_weights(study, result.spec.number, backbone.weights):
+    if changed := changed_weights(study.fingerprint, result.spec.number, backbone.weights):
         raise UserError(f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story drawn "
                         f"now would not compare; only the last epoch, as it was drawn then, can be exported")
     put_on_file(backbone.unet, folder.lora)

@@ -21,6 +21,7 @@ from sweep.outcome import outcome
 from sweep.tracking_uri import VARIABLE
 
 if TYPE_CHECKING:
+    from core.verdict import Verdict
     from sweep.outlook import Outlook
     from sweep.study import Study
 
@@ -71,7 +72,6 @@ def run(
     """Start a sweep, or resume one: it is the same command."""
     from core.hub_data import bring_data
     from reports.console import duration
-    from reports.table import winner
     from sweep.deadline import clock, hour
     from sweep.driver import run_sweep
     from sweep.fingerprint import fields_of
@@ -106,9 +106,10 @@ def run(
     finally:
         if isinstance(progress, LiveProgress):
             progress.stop()
-    for note in at_edges(loaded, Runs(runs).study(loaded.name)):  # the other findings were said above
+    winner = Runs(runs).study(loaded.name).verdict().winner
+    for note in at_edges(loaded, winner):  # the other findings were said above
         _say(f"note: {note}")
-    words, code = summary.closing(winner(Runs(runs).study(loaded.name)), _command(f"report {loaded.name}", runs))
+    words, code = summary.closing(winner, _command(f"report {loaded.name}", runs))
     if code:
         _complain(words)
         sys.exit(code)
@@ -167,7 +168,8 @@ def status(
     if not folders:
         _say(f"no study was started under {runs} yet (try: {_command('run demo', runs)})")
     for folder in folders:
-        now = study_status(folder)
+        verdict = folder.verdict()
+        now = study_status(folder, verdict)
         best = f", best {now.best.aesthetic_mean:.2f} (trial {now.best.spec.number})" if now.best else ""
         left = f", about {duration(now.left_s)} left" if now.left_s else ""
         out.print(f"{now.name}: {'running' if now.running else 'not running'}, {now.done} of {now.target} trials done, "
@@ -175,9 +177,9 @@ def status(
         if study:
             for note in now.recovered:
                 _say(f"found at its last start: {note}")
-            for note in findings(folder):
+            for note in findings(folder, verdict):
                 _say(f"note: {note}")
-            out.print(leaderboard_table(leaderboard(folder), out.width))
+            out.print(leaderboard_table(leaderboard(verdict), out.width))
             _say_where(folder, runs)
 
 
@@ -242,7 +244,8 @@ def report(study: StudyName, runs: RunsFolder = HERE) -> None:
 
     _mend_places(runs)
     folder = _started(study, runs)
-    _say(f"report: {shown_path(write_report(folder, findings(folder)))}")
+    verdict = folder.verdict()
+    _say(f"report: {shown_path(write_report(folder, verdict, findings(folder, verdict)))}")
 
 
 @app.command()
@@ -264,23 +267,23 @@ def export(
     It holds the LoRA, the story, prompts, recipe, checksums and a model card.
     """
     from reports.export import export as write_export
-    from reports.table import winner
     from sweep.checkpoint import epoch_story
 
     _say_not_passed_on()
     folder = _started(study, runs)
-    result = winner(folder) if trial is None else folder.trial(trial).read_result()
+    verdict = folder.verdict()
+    result = verdict.winner if trial is None else folder.trial(trial).read_result()
     if result is None:
         raise UserError(f"{folder.path.name}: no story passes the gate yet; name one with --trial and --force "
-                        f"({_exportable(folder)})" if trial is None
-                        else f"--trial is {trial}, but there is no such finished trial ({_exportable(folder)})")
+                        f"({_exportable(verdict)})" if trial is None
+                        else f"--trial is {trial}, but there is no such finished trial ({_exportable(verdict)})")
     source = folder.made(result)
     if epoch is not None and result.state == "complete":
         source, result = epoch_story(folder, result, epoch, Runs(runs).cache, device)
     earlier = epoch if source.path != folder.made(result).path else None
     name = f"{folder.path.name}-{result.spec.number:04d}" + (f"-epoch{earlier:02d}" if earlier else "")
     target = at_home(out_dir) if out_dir else Path("exports") / name
-    made = write_export(folder, result, source, team=team, title=title, out=target, force=force, epoch=earlier)
+    made = write_export(verdict, result, source, team=team, title=title, out=target, force=force, epoch=earlier)
     which = f"{result.spec.number}, epoch {earlier}" if earlier else str(result.spec.number)
     _say(f"exported trial {which} (mean {result.aesthetic_mean:.2f}) to {shown_path(made)}")
 
@@ -344,12 +347,11 @@ def _started(study: str, runs: Path) -> StudyFolder:
     return folder
 
 
-def _exportable(folder: StudyFolder) -> str:
+def _exportable(verdict: "Verdict") -> str:
     """The trials that have a story; a failed one has none."""
-    complete = [result for result in folder.results() if result.state == "complete"]
-    since = folder.compares_from()
-    passed, under = (", ".join(str(result.spec.number) for result in complete
-                               if (result.passed_gate and result.spec.number >= since) is wanted) for wanted in (True, False))
+    complete = [result.spec.number for result in verdict.results if result.state == "complete"]
+    passing = {result.spec.number for result in verdict.passed}
+    passed, under = (", ".join(str(number) for number in complete if (number in passing) is wanted) for wanted in (True, False))
     if not complete:
         return "allowed: none, for no trial has made a story yet"
     return f"allowed: {passed}" + f"; with --force: {under}" * bool(under) if passed else f"allowed with --force: {under}"

@@ -21,10 +21,9 @@ from core.files import write_json
 from core.folders import Runs, StudyFolder
 from core.settings import Filters, Result, TrialSpec, setting_names
 from reports.console import duration, numbered
-from reports.table import passed, winner
 from sweep.deadline import Hour
 from sweep.failures import NO_IMAGES, failure
-from sweep.fingerprint import Fingerprint
+from sweep.fingerprint import Fingerprint, record_start
 from sweep.lock import study_lock
 from sweep.pace import Pace
 from sweep.progress import Progress
@@ -78,7 +77,7 @@ def _locked_sweep(study: Study, runs: Runs, folder: StudyFolder, device: str, pr
     if folder.frozen.exists():
         with suppress(StudyError):  # it cannot be read by this version: what it queued runs
             store.claim(load_frozen(folder.frozen).first)
-    fingerprint = Fingerprint(study, folder, accept, store.after_told(), progress.note)
+    fingerprint = record_start(study, folder, accept, store.after_told(), progress.note)
     fail_point("frozen")
     for params in store.enqueue(study.first):
         progress.note(f"not run, for it was taken out of first: {describe(params)}")
@@ -119,7 +118,7 @@ class Sweep:
                 self.tracking.tag_study(self.fingerprint.tags)
                 fail_point("tracked")
                 self._again = recover(self.study, self.store, self.folder, self.tracking, self.progress)
-                self.tracking.tag_older(self.folder.compares_from())
+                self.tracking.tag_older(self.fingerprint.comparable_since)
                 cpu_before = time.process_time()  # opening the stores (imports, schema) is paid once, not per trial
                 self._work(target)
                 status = "KILLED" if self._stopped(target) else "FINISHED"
@@ -127,7 +126,7 @@ class Sweep:
                 status = "KILLED"
             finally:
                 self.supervisor.close()
-                best_first = [result.spec.number for result in passed(self.folder)]
+                best_first = [result.spec.number for result in self.folder.verdict().passed]
                 fail_point("finish_study")
                 self.tracking.finish_study(status, best_first)
         told = len(self.store.told())
@@ -141,7 +140,7 @@ class Sweep:
         return self.supervisor.stop_asked if unfinished else None
 
     def _work(self, target: int) -> None:
-        best, told = winner(self.folder), len(self.store.told())
+        best, told = self.folder.verdict().winner, len(self.store.told())
         self.progress.start(self.study.name, told, max(target, told + len(self._again)), best.aesthetic_mean if best else None)
         self._tell_base_story(wanted=self._wants_more(target) or bool(self._again))
         trial = self._next(target)
@@ -216,9 +215,9 @@ class Sweep:
         """Pass one event of a trial on."""
         kind = event["event"]
         if kind == "ready":
-            self.fingerprint.check_worker(event)
+            self.fingerprint.record_worker(event)
             self.tracking.tag_study(self.fingerprint.tags)
-            self.tracking.tag_older(self.folder.compares_from())
+            self.tracking.tag_older(self.fingerprint.comparable_since)
             self.progress.worker_ready(event)
             if note := other_threads(self.folder.results(), event):
                 self._note_once(note)

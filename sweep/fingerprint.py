@@ -7,17 +7,18 @@ each trial has its own value. Title, `first`, sampler and budget decide about no
 import re
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from core.dataset import read_folder
-from core.files import read_json, sha256, write_json, write_text, write_whole
+from core.files import sha256, write_text, write_whole
+from core.fingerprint import Change, Changes, Fields, FingerprintFile
 from core.folders import Runs, StudyFolder, shown_path
-from core.gate import SCORING_VERSION
 from core.hub_data import local_data
 from core.settings import Data
+from core.verdict import SCORING_VERSION, comparable_since
 from sweep.lock import is_locked
 from sweep.setting import HOMES
 from sweep.space import Choices, Range
@@ -38,87 +39,74 @@ OF_THE_BASE_STORY = {"story", "render", "precision", "backbone", "gate"}
 MOVABLE = {f"{home}.{name}" for name, home in HOMES.items()}
 ABSENT, SEARCHED = "not there", "searched"
 
-Fields = dict[str, dict[str, Any]]
-Changes = dict[str, tuple[Any, Any]]  # key -> before, now
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Kept:
-    """fingerprint.json: `space` has what Optuna never changes of any setting that was ever searched, its choices in their
-    order or the kind of its range; `history` has the dated changes: trials from `from_trial` on had the new values, and
-    their scores compare with those before or not."""
-    fields: Fields
-    space: dict[str, Any]
-    history: list[dict[str, Any]]
-
 
 class Fingerprint:
-    """One study's fingerprint, compared when the study starts and again when a worker is ready; both raise StudyError."""
+    """One study's fingerprint while a driver works on it: `record_start` makes it, `record_worker` adds what a worker loaded."""
 
-    def __init__(self, study: Study, folder: StudyFolder, accept: Iterable[str], after_told: int,
-                 note: Callable[[str], None]) -> None:
-        """Compare with what the study was started under, or start one; leaves a frozen copy of the study as it is now.
+    def __init__(self, study: Study, folder: StudyFolder, accept: frozenset[str], next_trial: int,
+                 note: Callable[[str], None], stored: FingerprintFile) -> None:
+        """`accept` holds the fields that may change this time; `next_trial` is the first that would be made under a change."""
+        self._study, self._folder, self._accept, self._next_trial, self._note = study, folder, accept, next_trial, note
+        self._stored, self._now = stored, _with_space(stored, study)
 
-        `accept` holds the fields that may change this time. A study from before there were fingerprints is compared with
-        its frozen words; the rest is taken as it is now. A finished trial that was not told yet counts as told.
-        """
-        self._study, self._folder, self._note, self._accept = study, folder, note, frozenset(accept)
-        self._next_trial = max(after_told, _after_finished(folder))
-        pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))
-        self._stored = _read(folder, pictures, note)
-        self._kept = _with_space(self._stored, study)
-        self._compare(_words(study, pictures))
-        if self._accept & OF_THE_WORKER:  # whether they did change will be known too late to tell the base story again
-            self._set_base_aside()
-        if not folder.frozen.exists() or folder.frozen.read_bytes() != study.to_yaml().encode():
-            write_text(folder.frozen, study.to_yaml())
-
-    def check_worker(self, ready: dict[str, Any]) -> None:
-        """Compare what a worker's event `ready` says of base model and scorer."""
+    def record_worker(self, ready: dict[str, Any]) -> None:
+        """Compare what a worker's event `ready` says of base model and scorer, and write it down. Raises StudyError."""
         if not (self._next_trial or _has_base_story(self._folder)):  # nothing was made with what was found before
-            self._kept = _without_worker(self._kept)
+            self._now = _without_worker(self._now)
         weights = dict(ready["weights"])
         scorer = {"scorer.name": ready["scorer"], "scorer.sha256": weights.pop("scorer")}
-        self._compare({"scorer": scorer, "weights": {f"weights.{part}": digest for part, digest in weights.items()},
-                       "scoring_version": {"scoring_version": ready["scoring_version"]},
-                       "device": {"device": ready["device"].partition(":")[0]}})  # a GPU draws other noise than a CPU
+        self._record({"scorer": scorer, "weights": {f"weights.{part}": digest for part, digest in weights.items()},
+                      "scoring_version": {"scoring_version": ready["scoring_version"]},
+                      "device": {"device": ready["device"].partition(":")[0]}})  # a GPU draws other noise than a CPU
 
     @property
     def since(self) -> int:
-        """The first trial whose score compares with those to come: a repeat of an earlier one is a trial of its own."""
+        """The first trial that answers an exact repeat: a repeat of an earlier one is a trial of its own."""
         if self._accept & OF_THE_WORKER:
             return self._next_trial
-        return max((entry["from_trial"] for entry in self._kept.history), default=0)
+        return max((change.from_trial for change in self._now.history), default=0)
+
+    @property
+    def comparable_since(self) -> int:
+        """The first trial whose score compares with the newest."""
+        return comparable_since(self._now.accepted)
 
     @property
     def tags(self) -> dict[str, str]:
         """What changed so far, for the study's run in MLflow."""
         lines: dict[str, list[str]] = {}
-        for entry in self._kept.history:
-            line = f"{entry['at'][:10]}, from trial {entry['from_trial']}: {_told(entry['changes'])}"
-            lines.setdefault(f"changed_{entry['field']}", []).append(line)
+        for change in self._now.history:
+            line = f"{change.at[:10]}, from trial {change.from_trial}: {_told(change.changes)}"
+            lines.setdefault(f"changed_{change.field}", []).append(line)
         return {tag: "\n".join(entries) for tag, entries in lines.items()}
 
-    def _compare(self, now: Fields) -> None:
-        """Keep `now`, with a line of history for each field that differs; a StudyError if one of them is not accepted."""
-        found, to_accept = _accepted_changes(self._study, self._kept, now, self._accept)
+    def record_words(self, words: Fields) -> None:
+        """Compare what the study file fixes, and write it down, with a frozen copy of the study. Raises StudyError."""
+        self._record(words)
+        if self._accept & OF_THE_WORKER:  # whether they did change will be known too late to tell the base story again
+            self._set_base_aside()
+        if not self._folder.frozen.exists() or self._folder.frozen.read_bytes() != self._study.to_yaml().encode():
+            write_text(self._folder.frozen, self._study.to_yaml())
+
+    def _record(self, now: Fields) -> None:
+        """Write `now`, with a line of history for each field that differs; a StudyError if one of them is not accepted."""
+        found, to_accept = _accepted_changes(self._study, self._now, now, self._accept)
         if to_accept:
             self._keep_frozen()
         if found.keys() & OF_THE_BASE_STORY:
             self._set_base_aside()
-        before = self._kept.fields
+        before = self._now.fields
         if "backbone" in found:  # another model has other weights
-            before = _without_worker(self._kept).fields
+            before = _without_worker(self._now).fields
         at = datetime.now().astimezone().isoformat(timespec="seconds")
-        entries = [{"at": at, "field": field, "from_trial": self._next_trial, "changes": changes, "told": _told(changes),
-                    "compares": field not in to_accept}
-                   for field, changes in found.items()]
-        self._kept = replace(self._kept, fields=before | now, history=[*self._kept.history, *entries])
-        if self._kept != self._stored or not self._folder.fingerprint.exists():
-            write_json(self._folder.fingerprint, asdict(self._kept))
-            self._stored = self._kept
-        for changes in to_accept.values():
-            self._note(f"accepted: {_told(changes)}; scores do not compare with those of trials before {self._next_trial}")
+        changes = (Change(at=at, field=field, from_trial=self._next_trial, changes=changes, told=_told(changes),
+                          compares=field not in to_accept) for field, changes in found.items())
+        self._now = replace(self._now, fields=before | now, history=(*self._now.history, *changes))
+        if self._now != self._stored or not self._folder.fingerprint.exists():
+            self._now.write(self._folder.fingerprint)
+            self._stored = self._now
+        for accepted in to_accept.values():
+            self._note(f"accepted: {_told(accepted)}; scores do not compare with those of trials before {self._next_trial}")
 
     def _keep_frozen(self) -> None:
         """Trials made so far keep the study that they were made under."""
@@ -133,6 +121,21 @@ class Fingerprint:
             kept.path.parent.mkdir(parents=True, exist_ok=True)
             base.path.rename(kept.path)
         shutil.rmtree(base.path, ignore_errors=True)
+
+
+def record_start(study: Study, folder: StudyFolder, accept: Iterable[str], after_told: int,
+                 note: Callable[[str], None]) -> Fingerprint:
+    """Compare the study with what it was started under, or start its fingerprint. Raises StudyError where a change of it is not
+    among those to `accept`.
+
+    A study from before there were fingerprints is compared with its frozen words; the rest is taken as it is now. A finished
+    trial that was not told yet counts as told.
+    """
+    next_trial = max(after_told, _after_finished(folder))
+    pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))
+    fingerprint = Fingerprint(study, folder, frozenset(accept), next_trial, note, _read(folder, pictures, note))
+    fingerprint.record_words(_words(study, pictures))
+    return fingerprint
 
 
 def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ()) -> None:
@@ -151,22 +154,6 @@ def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ())
         _accepted_changes(study, kept, {"scoring_version": {"scoring_version": SCORING_VERSION}}, frozenset(accept))
 
 
-def changed_weights(folder: StudyFolder, number: int, weights: dict[str, str]) -> str:
-    """The parts of the base model whose weights are not those of trial `number`; empty if none is known to be."""
-    try:
-        stored = Kept(**read_json(folder.fingerprint))
-    except (OSError, ValueError, TypeError):  # none, or one that the next start refuses
-        return ""
-    before = {**stored.fields.get("weights", {}), **stored.fields.get("scorer", {})}
-    for entry in reversed(stored.history):
-        if entry["from_trial"] > number and entry["field"] in ("weights", "scorer"):
-            before |= {key: then for key, (then, _) in entry["changes"].items()}
-    now = {f"weights.{part}": digest for part, digest in weights.items() if part != "scorer"}
-    now["scorer.sha256"] = weights["scorer"]
-    return ", ".join(key.partition(".")[2] if key.startswith("weights.") else "scorer"
-                     for key, digest in now.items() if before.get(key, digest) != digest)
-
-
 def fields_of(words: Iterable[str]) -> frozenset[str]:
     """The fields that a user names. Raises StudyError."""
     for word in words:
@@ -177,18 +164,18 @@ def fields_of(words: Iterable[str]) -> frozenset[str]:
     return frozenset(words)
 
 
-def _read(folder: StudyFolder, pictures: dict[str, Any], note: Callable[[str], None]) -> Kept:
+def _read(folder: StudyFolder, pictures: dict[str, Any], note: Callable[[str], None]) -> FingerprintFile:
     if folder.fingerprint.exists():
         try:
-            return Kept(**read_json(folder.fingerprint))
-        except (ValueError, TypeError) as error:
+            return FingerprintFile.read(folder.fingerprint)
+        except (ValueError, KeyError, TypeError) as error:
             raise StudyError(f"{shown_path(folder.fingerprint)}: it cannot be read ({error}); remove it to go on "
                              f"with story, pictures and base model as they are now") from None
     if not folder.frozen.exists():
-        return Kept(fields={}, space={}, history=[])
+        return FingerprintFile(fields={}, space={}, history=())
     note("note: this study is older than its fingerprint: pictures, base model and scorer are taken as they are now")
     before = load_frozen(folder.frozen)
-    return Kept(fields=_words(before, pictures), space=_kinds(before), history=[])
+    return FingerprintFile(fields=_words(before, pictures), space=_kinds(before), history=())
 
 
 def _after_finished(folder: StudyFolder) -> int:
@@ -201,11 +188,11 @@ def _has_base_story(folder: StudyFolder) -> bool:
     return base is not None and base.state == "complete"
 
 
-def _without_worker(kept: Kept) -> Kept:
+def _without_worker(kept: FingerprintFile) -> FingerprintFile:
     return replace(kept, fields={field: values for field, values in kept.fields.items() if field not in OF_THE_WORKER})
 
 
-def _with_space(kept: Kept, study: Study) -> Kept:
+def _with_space(kept: FingerprintFile, study: Study) -> FingerprintFile:
     kinds = _kinds(study)
     for name, now in kinds.items():
         if (before := kept.space.get(name, now)) != now:
@@ -215,7 +202,7 @@ def _with_space(kept: Kept, study: Study) -> Kept:
     return replace(kept, space=kept.space | kinds)
 
 
-def _accepted_changes(study: Study, kept: Kept, now: Fields,
+def _accepted_changes(study: Study, kept: FingerprintFile, now: Fields,
                       accept: frozenset[str]) -> tuple[dict[str, Changes], dict[str, Changes]]:
     """What differs by field, and of that what had to be accepted. Raises StudyError where it was not."""
     found = {field: changes for field, values in now.items() if (changes := _changes(kept.fields.get(field, values), values))}

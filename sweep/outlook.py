@@ -15,13 +15,13 @@ from core.errors import UserError
 from core.files import sha256
 from core.filters import BEFORE_SCORING, why_dropped
 from core.folders import Runs
-from core.gate import notes_on_gate
 from core.hub_data import local_data
 from core.install import ROOT
 from core.kolors.files import fingerprints, missing_files, models_folder
 from core.picture import PictureError, picture_size
 from core.settings import PROMPT, Filters, setting_names
 from core.tokens import MAX_TOKENS, count_tokens, unread
+from core.verdict import notes_on_gate
 from reports.console import counted
 from sweep.story_file import SCENE
 from sweep.study import Study

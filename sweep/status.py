@@ -4,9 +4,8 @@ from math import isinf
 
 from core.files import read_json
 from core.folders import Runs, StudyFolder
-from core.gate import notes_on_gate
 from core.settings import Result
-from reports.table import passed
+from core.verdict import Verdict, notes_on_gate
 from sweep.failures import failure
 from sweep.grid import Grid
 from sweep.lock import is_locked
@@ -34,43 +33,41 @@ class Status:
     recovered: tuple[str, ...] = ()
 
 
-def study_status(folder: StudyFolder) -> Status:
-    results, passing = folder.results(), passed(folder)
-    left = max(0, _left(load_frozen(folder.frozen), results, folder.compares_from()))
-    complete = [result for result in results if result.state == "complete"]
+def study_status(folder: StudyFolder, verdict: Verdict) -> Status:
+    left = max(0, _left(load_frozen(folder.frozen), verdict))
+    complete = [result for result in verdict.results if result.state == "complete"]
     timed = [result for result in complete if result.same_as is None]  # a repeat takes no time
     mean_s = sum(result.duration_s for result in timed) / len(timed) if timed else None
     return Status(
-        name=folder.path.name, running=is_locked(folder), target=len(results) + left, done=len(results),
-        passed=len(passing), failed=len(results) - len(complete),
-        best=next(iter(passing), None), left_s=None if mean_s is None else mean_s * left,
+        name=folder.path.name, running=is_locked(folder), target=len(verdict.results) + left, done=len(verdict.results),
+        passed=len(verdict.passed), failed=len(verdict.results) - len(complete),
+        best=verdict.winner, left_s=None if mean_s is None else mean_s * left,
         recovered=_recovered(folder),
     )
 
 
-def _left(study: Study, results: list[Result], since: int) -> int:
+def _left(study: Study, verdict: Verdict) -> int:
     """Trials still to be done: of the budget, or of the untried points of a space that has no more."""
     grid = Grid(distributions(study))
     tried = grid.tried((result.spec.params(), result.state == "failed" and not failure(result.reason).by_parameters)
-                       for result in results if result.spec.number >= since)
-    left = study.budget.trials - len(results)
+                       for result in verdict.results if result.spec.number >= verdict.comparable_since)
+    left = study.budget.trials - len(verdict.results)
     return left if isinf(grid.size) else min(left, int(grid.size) - len(tried))
 
 
-def findings(folder: StudyFolder) -> list[str]:
+def findings(folder: StudyFolder, verdict: Verdict) -> list[str]:
     """What the results say of the study itself, in one line each; no study file keeps anyone from looking at results."""
     try:
         study = load_frozen(folder.frozen)
     except StudyError as error:
         return [f"nothing is said of base story, gate and ranges: {next(iter(str(error).splitlines()))}"]
-    base = folder.base.read_result()
-    return ([BASE_PASSES] if base and base.passed_gate else []) + notes_on_gate(study.objective.gate) + at_edges(study, folder)
+    base_passes = [BASE_PASSES] if verdict.base and verdict.base.passed_gate else []
+    return base_passes + notes_on_gate(study.objective.gate) + at_edges(study, verdict.winner)
 
 
-def at_edges(study: Study, folder: StudyFolder) -> list[str]:
-    """Where the best value of a setting lies at the end of its search."""
-    best = next(iter(passed(folder)), None)
-    return edges(study, best.spec.params()) if best else []
+def at_edges(study: Study, winner: Result | None) -> list[str]:
+    """Where the winner's value of a setting lies at the end of its search."""
+    return edges(study, winner.spec.params()) if winner else []
 
 
 def study_folders(runs: Runs) -> list[StudyFolder]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from core.errors import LoraSweepError
 from core.folders import StudyFolder, TrialFolder
 from core.settings import Result, TrialSpec
-from reports.table import ranked
 from sweep.cost import checkpoint_disk_bytes, trial_disk_bytes
 
 GB = 10**9
@@ -52,7 +51,7 @@ def _lacking(study: StudyFolder, need: int, limit_gb: float | None) -> float:
 def _expendable(study: StudyFolder, keep: int, baselines: set[int], sent: Collection[int]) -> Iterator[Result]:
     """Finished trials that have weights, neither among the best nor a baseline nor a repeat's twin: those that MLflow has
     before those that it waits for, each from the worst on."""
-    results = ranked(study)
+    results = study.verdict().ranked
     complete = [result for result in results if result.state == "complete"]
     best = {result.spec.number for result in complete[:keep]} | baselines
     kept = best | {result.same_as for result in results if result.spec.number in best}

@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from core.errors import LoraSweepError
 from core.fail_point import fail_point
 from core.folders import shown_path
-from core.gate import FAILED_BY_PARAMETERS, constraint
 from core.settings import Result, TrialSpec
+from core.verdict import FAILED_BY_PARAMETERS, constraint
 from sweep.address import sqlite_address
 from sweep.busy_sqlite import TRY_S, Patience
 from sweep.failures import failure

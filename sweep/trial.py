@@ -23,7 +23,6 @@ from core.fail_point import fail_point
 from core.files import content_key, sha256, write_json, write_whole
 from core.filters import select
 from core.folders import TrialFolder
-from core.gate import SCORING_VERSION, passes
 from core.hub_data import local_data, shared_name
 from core.render import render_scenes
 from core.score import Score, rate, score_pictures
@@ -31,6 +30,7 @@ from core.settings import Data, Filters, Result, Training, TrialSpec
 from core.sheet import story_sheet
 from core.train import Checkpoint, EpochDone, train_lora
 from core.train_state import TrainState, load_state
+from core.verdict import SCORING_VERSION, passes
 from sweep.attempt import Attempt
 
 Report = Callable[..., None]

@@ -21,9 +21,9 @@ from typing import Any, TextIO
 from core.fail_point import at_trial, fail_point
 from core.files import write_json, write_text
 from core.folders import TrialFolder
-from core.gate import SCORING_VERSION
 from core.machine_trouble import machine_trouble
 from core.settings import Result, TrialSpec
+from core.verdict import SCORING_VERSION
 from sweep.attempt import Attempt
 from sweep.failures import BAD_IMAGE, BLACK_PICTURES, BUG, NAN_LOSS, NO_IMAGES, failure
 from sweep.stop import SIGNALS

@@ -11,9 +11,9 @@ from PIL import Image
 
 from core.backbone import Backbone
 from core.encode import picture_tensor
-from core.gate import constraint, passes
 from core.score import NoScoreError, Score, score_pictures
 from core.tiny import scenes
+from core.verdict import constraint, passes
 
 
 @pytest.fixture(scope="module")

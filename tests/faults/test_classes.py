@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import pytest
 
-from core.gate import FAILED_BY_PARAMETERS
+from core.verdict import FAILED_BY_PARAMETERS
 from tests.faults.conftest import Sweeps
 
 SICK = 2  # the third of six

@@ -21,7 +21,7 @@ def study(make_study):
 
 def hand_in(study, out, number=0, *, team="湖边队", title="湖上", force=False, **more):
     folder = study.trial(number)
-    return export(study, folder.read_result(), folder, team=team, title=title, out=out, force=force, **more)
+    return export(study.verdict(), folder.read_result(), folder, team=team, title=title, out=out, force=force, **more)
 
 
 def tensors(path) -> dict:
@@ -101,7 +101,7 @@ def test_a_story_under_the_gate_needs_force_and_its_card_says_so(study, tmp_path
     result = study.trial(1).read_result()
     strict = replace(result, spec=replace(result.spec, gate=7.0), aesthetic_mean=6.5)
     with pytest.raises(ExportError, match="under the gate 7; --force"):  # for the challenge it is valid
-        export(study, strict, study.trial(1), team="t", title="t", out=tmp_path / "out", force=False)
+        export(study.verdict(), strict, study.trial(1), team="t", title="t", out=tmp_path / "out", force=False)
     out = hand_in(study, tmp_path / "out", 1, force=True)
     assert "failed the gate" in (out / "README.md").read_text(encoding="utf-8")
     assert read_json(out / "recipe.json")["passed_gate"] is False
@@ -128,7 +128,7 @@ def test_failed_trials_and_the_base_model_are_never_exported(study, tmp_path):
     with pytest.raises(ExportError, match="nan_loss"):
         hand_in(study, tmp_path / "out", 2, force=True)
     with pytest.raises(ExportError, match="base model"):
-        export(study, study.base.read_result(), study.base, team="t", title="x", out=tmp_path / "out", force=True)
+        export(study.verdict(), study.base.read_result(), study.base, team="t", title="x", out=tmp_path / "out", force=True)
 
 
 def test_a_second_export_replaces_the_first(study, tmp_path):
@@ -194,7 +194,7 @@ def test_hostile_names_reach_no_file_name(study, tmp_path):
 def test_another_epoch_brings_its_own_files(study, tmp_path):
     folder = TrialFolder(tmp_path / "runs" / STUDY / "trials" / "0000" / "epochs" / "01")
     result = fill(folder, replace(study.trial(0).read_result().spec, number=0), 6.3)
-    out = export(study, result, folder, team="t", title="x", out=tmp_path / "out", force=False, epoch=1)
+    out = export(study.verdict(), result, folder, team="t", title="x", out=tmp_path / "out", force=False, epoch=1)
     assert tensors(out / "lake-painter-0000-epoch01.safetensors") == tensors(folder.lora)
     assert read_json(out / "recipe.json")["epoch"] == 1
 

@@ -1,7 +1,9 @@
 import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 from core.files import write_text
+from core.folders import StudyFolder
 from reports.page import write_report
 from tests.reports.conftest import HOSTILE, fill, make_spec
 from tests.reports.test_table import accept_change
@@ -26,8 +28,12 @@ class Page(HTMLParser):
         return [attrs[attribute] for name, attrs in self.elements if name == tag and attribute in attrs]
 
 
+def report_of(study: StudyFolder, *notes: list[str], title: str = "") -> Path:
+    return write_report(study, study.verdict(), *notes, title=title)
+
+
 def test_every_link_leads_to_a_file_of_the_study(make_study):
-    path = write_report(make_study((6.2, 5.8)))
+    path = report_of(make_study((6.2, 5.8)))
     page = Page(path.read_text(encoding="utf-8"))
     links = [link for link in page.all("img", "src") + page.all("a", "href") if not link.startswith("#")]
     assert len(page.all("img", "src")) == 3 * 8
@@ -36,27 +42,27 @@ def test_every_link_leads_to_a_file_of_the_study(make_study):
 
 
 def test_page_asks_for_nothing_from_outside(make_study):
-    html = write_report(make_study((6.2,))).read_text(encoding="utf-8")
+    html = report_of(make_study((6.2,))).read_text(encoding="utf-8")
     tags = {tag for tag, _ in Page(html).elements}
     assert not tags & {"link", "iframe", "object"}
     assert not [mark for mark in ("url(", "@import", 'src="http') if mark in html]
 
 
 def test_hostile_prompts_stay_words(make_study):
-    page = Page(write_report(make_study((6.2,), failed=1)).read_text(encoding="utf-8"))
+    page = Page(report_of(make_study((6.2,), failed=1)).read_text(encoding="utf-8"))
     assert [tag for tag, _ in page.elements].count("script") == 1
     assert '<script>alert("x")</script>, a lake' in page.all("img", "alt")
     assert 'quote " and \'single\' & ampersand' in page.all("img", "title")
 
 
 def test_base_model_comes_first_and_the_winner_is_marked(make_study):
-    page = Page(write_report(make_study((5.8, 6.2))).read_text(encoding="utf-8"))
+    page = Page(report_of(make_study((5.8, 6.2))).read_text(encoding="utf-8"))
     assert page.all("section", "id") == ["base", "trial-0001", "trial-0000"]
     assert page.all("section", "class") == ["board", "board winner", "board"]
 
 
 def test_failed_trials_are_shown_with_reason_and_message(make_study):
-    text = Page(write_report(make_study((6.2,), failed=1)).read_text(encoding="utf-8")).text
+    text = Page(report_of(make_study((6.2,), failed=1)).read_text(encoding="utf-8")).text
     assert "failed: nan_loss" in text
     assert "loss is NaN at step 3 <b>" in text
 
@@ -64,12 +70,12 @@ def test_failed_trials_are_shown_with_reason_and_message(make_study):
 def test_report_before_any_trial_has_finished(make_study):
     study = make_study(base=False)
     study.trial(0).path.mkdir(parents=True)
-    text = Page(write_report(study).read_text(encoding="utf-8")).text
+    text = Page(report_of(study).read_text(encoding="utf-8")).text
     assert "No trial has finished yet; 1 under way" in text
 
 
 def test_report_with_only_the_base_model(make_study):
-    text = Page(write_report(make_study()).read_text(encoding="utf-8")).text
+    text = Page(report_of(make_study()).read_text(encoding="utf-8")).text
     assert "No trial has finished yet" in text
     assert "5.500" in text
 
@@ -77,7 +83,7 @@ def test_report_with_only_the_base_model(make_study):
 def test_title_and_frozen_study_file_are_escaped(make_study):
     study = make_study((6.2,))
     study.frozen.write_text("name: <img src=x>\n", encoding="utf-8")
-    page = Page(write_report(study, title="<h1>mine</h1>").read_text(encoding="utf-8"))
+    page = Page(report_of(study, title="<h1>mine</h1>").read_text(encoding="utf-8"))
     assert "<h1>mine</h1>" in page.text
     assert len(page.all("img", "src")) == 2 * 8
 
@@ -85,11 +91,11 @@ def test_title_and_frozen_study_file_are_escaped(make_study):
 def test_what_the_results_say_of_the_study_is_on_the_page(make_study):
     study = make_study((6.2,))
     notes = ["the best rank <b>is</b> at the upper end", "objective.gate is 5"]
-    page = Page(write_report(study, notes).read_text(encoding="utf-8"))
+    page = Page(report_of(study, notes).read_text(encoding="utf-8"))
     assert [f"Note: {note}." in page.text for note in notes] == [True, True]
     assert page.all("p", "class").count("note") == 2
     assert "b" not in {tag for tag, _ in page.elements}
-    assert "Note:" not in Page(write_report(study).read_text(encoding="utf-8")).text
+    assert "Note:" not in Page(report_of(study).read_text(encoding="utf-8")).text
 
 
 def test_after_an_accepted_change_older_trials_keep_their_words_their_base_story_and_their_study(make_study):
@@ -101,7 +107,7 @@ def test_after_an_accepted_change_older_trials_keep_their_words_their_base_story
     write_text(study.frozen, "name: now")
     write_text(study.earlier(2).frozen, "name: then")
     accept_change(study, from_trial=2)
-    path = write_report(study)
+    path = report_of(study)
     page = Page(path.read_text(encoding="utf-8"))
     assert page.all("section", "id") == ["base", "trial-0002", "base-before-2", "trial-0000", "trial-0001"]
     assert all((path.parent / source).is_file() for source in page.all("img", "src"))
@@ -120,7 +126,7 @@ def test_scenes_of_older_trials_are_listed_as_they_were(make_study):
     shutil.rmtree(study.trial(0).path)
     fill(study.trial(0), make_spec(0, prompts=tuple(f"old {prompt}" for prompt in HOSTILE)), 6.5)
     accept_change(study, from_trial=1)
-    text = Page(write_report(study).read_text(encoding="utf-8")).text
+    text = Page(report_of(study).read_text(encoding="utf-8")).text
     _, now, then = text.split("Scenes")
     assert "old 水彩画" in then
     assert "old 水彩画" not in now
@@ -128,4 +134,4 @@ def test_scenes_of_older_trials_are_listed_as_they_were(make_study):
 
 
 def test_toy_pictures_are_called_toy_pictures(make_study):
-    assert "toy model, not of Kolors" in write_report(make_study((6.2,), backbone="tiny")).read_text(encoding="utf-8")
+    assert "toy model, not of Kolors" in report_of(make_study((6.2,), backbone="tiny")).read_text(encoding="utf-8")

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.files import read_json, write_json, write_text
+from core.fingerprint import changed_weights
 from core.folders import Runs, StudyFolder
-from sweep.fingerprint import FIELDS, Fingerprint, changed_weights, check_changes, fields_of
+from sweep.fingerprint import FIELDS, Fingerprint, check_changes, fields_of, record_start
 from sweep.space import distributions
 from sweep.store import Store
 from sweep.study import STUDIES, load_frozen, load_study
@@ -74,9 +75,9 @@ def start(folder: Path, values: Any = STUDY, *accept: str, after_told: int = 0,
     """What a driver does with it: at its start, and when its worker is ready."""
     study = load_study(str(write_text(folder / "study.yaml", yaml.safe_dump(values))))
     notes: list[str] = []
-    fingerprint = Fingerprint(study, study_of(folder), fields_of(accept), after_told, notes.append)
+    fingerprint = record_start(study, study_of(folder), fields_of(accept), after_told, notes.append)
     if ready:
-        fingerprint.check_worker(ready)
+        fingerprint.record_worker(ready)
     return fingerprint, notes
 
 
@@ -288,7 +289,7 @@ def test_each_fingerprint_keeps_its_base_story_and_its_study(folder):
         write_json(study.base.result, make_result(make_spec(-1, train=None), mean).to_json())
 
     def of(number: int) -> tuple[float, int, str]:
-        base, frozen = study.base_of(number).read_result(), load_frozen(study.frozen_of(number))
+        base, frozen = study.verdict().base_of(number).result, load_frozen(study.frozen_of(number))
         return base.aesthetic_mean, frozen.seed, frozen.story_value.scenes[0].prompt
 
     start(folder)
@@ -304,7 +305,7 @@ def test_each_fingerprint_keeps_its_base_story_and_its_study(folder):
     tell_base(6.0)
     assert [of(number) for number in (0, 2, 4, 5)] == [
         (5.0, 0, "draw scene 1"), (5.0, 1, "draw scene 1"), (5.0, 1, "draw scene 1"), (6.0, 1, "carve scene 1")]
-    assert [change.from_trial for change in study.changes()] == [2, 5, 5]
+    assert [change.from_trial for change in study.verdict().changes] == [2, 5, 5]
 
 
 def test_an_older_trial_s_epoch_is_drawn_with_the_weights_of_then_or_not_at_all(folder):
@@ -312,9 +313,9 @@ def test_an_older_trial_s_epoch_is_drawn_with_the_weights_of_then_or_not_at_all(
     base_story(folder)
     other = {"unet": "c" * 64, "scorer": "b" * 64}
     start(folder, STUDY, "weights", after_told=4, ready=READY | {"weights": other})
-    assert [changed_weights(study_of(folder), number, READY["weights"]) for number in (3, 4)] == ["", "unet"]
-    assert [changed_weights(study_of(folder), number, other) for number in (3, 4)] == ["unet", ""]
-    assert changed_weights(study_of(folder), 4, other | {"scorer": "d" * 64}) == "scorer"
+    assert [changed_weights(study_of(folder).fingerprint, number, READY["weights"]) for number in (3, 4)] == ["", "unet"]
+    assert [changed_weights(study_of(folder).fingerprint, number, other) for number in (3, 4)] == ["unet", ""]
+    assert changed_weights(study_of(folder).fingerprint, 4, other | {"scorer": "d" * 64}) == "scorer"
 
 
 @pytest.mark.parametrize(("path", "value", "field", "stays"), [

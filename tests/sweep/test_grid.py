@@ -81,7 +81,8 @@ def test_status_and_run_count_the_same_points_as_tried(tmp_path: Path) -> None:
     folder.path.mkdir()
     write_text(folder.frozen, study.to_yaml())
     for left in (2, 1, 1, 0):  # the second rank fails twice
-        assert (study_status(folder).target - len(folder.results()), store.exhausted() is None) == (left, bool(left))
+        verdict = folder.verdict()
+        assert (study_status(folder, verdict).target - len(verdict.results), store.exhausted() is None) == (left, bool(left))
         if left:
             trial = store.ask()
             result = failed(trial.number, "device_lost") if trial.number else complete(0, 5.0)

@@ -15,8 +15,8 @@ from mlflow.entities import Run
 from safetensors import safe_open
 
 from core.folders import Runs, StudyFolder
-from core.gate import FAILED_BY_PARAMETERS
 from core.settings import Result
+from core.verdict import FAILED_BY_PARAMETERS
 from sweep.driver import SweepRefused, run_sweep
 from sweep.progress import PlainProgress
 from sweep.study import load_study

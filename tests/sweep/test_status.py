@@ -39,12 +39,13 @@ def study_with(tmp_path: Path, base: float | None, rates: dict[float, float], va
     (5.5, {1e-3: 6.5}, 5, [GATE]),
     (6.1, {1e-2: 6.5}, 5, [BASE_PASSES, GATE, RATE])])
 def test_findings(tmp_path, base, rates, gate, found):
-    assert findings(study_with(tmp_path, base, rates, with_value(STUDY, "objective.gate", gate))) == found
+    folder = study_with(tmp_path, base, rates, with_value(STUDY, "objective.gate", gate))
+    assert findings(folder, folder.verdict()) == found
 
 
 def test_a_study_file_that_cannot_be_read_keeps_nobody_from_the_results(tmp_path):
     folder = study_with(tmp_path, 6.1, {1e-2: 6.5})
     folder.frozen.write_text("name: mine\nspace: [\n")
-    line, = findings(folder)
+    line, = findings(folder, folder.verdict())
     assert line.startswith("nothing is said of base story, gate and ranges: ")
     assert "study.yaml" in line
