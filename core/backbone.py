@@ -4,7 +4,7 @@ Shape legend: B pictures or prompts, C channels, H x W latent cells (an eighth o
 """
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor
 
+from core.base_models import DEFAULT, base_model
 from core.errors import UserError
-from core.files import sha256
-from core.kolors.files import PARTS, SCORER_FOLDER, Part, describe_missing, fingerprints, missing_files, models_folder
-from core.settings import BACKBONES, PRECISIONS
+from core.settings import PRECISIONS
+from core.weight_files import PARTS, Part
 
 TRAIN_TIMESTEPS = 1100
 BETA_END = 0.014  # Kolors' noise schedule (examples/train/kolors/train_kolors_lora.py, DiffSynth 1.1.9)
@@ -152,35 +152,35 @@ def load_backbone(name: str, device: str = "auto", precision: str | None = None,
     anything is loaded, on a name, device or precision that does not exist or cannot train here, and on missing weights.
     """
     place = place_of(name, device, precision)
-    precision = precision or BACKBONES[name]
+    model = base_model(name)
     if place.index is not None and place.type == "cuda":
         torch.cuda.set_device(place)  # streams and CUDA graphs belong to the current one
     # fp32 is meant: TF32, cuDNN's default, keeps ten bits of the mantissa, and half a point decides about the gate.
     torch.backends.cudnn.allow_tf32 = False
-    if name == "tiny":
-        return _tiny(place, DTYPES[precision])
-    return _kolors(place, DTYPES[precision], weights_folder, parts)
+    loader = import_module(model.loader)
+    backbone: Backbone = loader.read_backbone(model, place, DTYPES[precision or model.precision],
+                                              model.weights_folder(weights_folder), parts)
+    return backbone
 
 
 def place_of(name: str, device: str, precision: str | None) -> torch.device:
     """Where a base model would train in this precision. Raises UserError on words that are not known or cannot work here."""
-    if name not in BACKBONES:
-        raise UserError(f"backbone {name!r} is not known (allowed: {', '.join(BACKBONES)})")
-    precision = precision or BACKBONES[name]
+    model = base_model(name)
+    precision = precision or model.precision
     if precision not in DTYPES:
-        raise UserError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
-    place = _device(name, device)
-    if precision == "fp16" and place.type == "cpu" and name == "kolors" and device == "auto":
-        raise UserError("backbone is kolors, which needs a GPU, and torch sees none here (backbone: tiny runs on the CPU)")
+        raise ValueError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
+    place = _device(device, wants_gpu=model.needs_gpu)
+    if precision == "fp16" and place.type == "cpu" and model.needs_gpu and device == "auto":
+        raise ValueError(f"backbone is {name}, which needs a GPU, and torch sees none here (backbone: {DEFAULT} runs on the CPU)")
     if precision == "fp16" and place.type == "cpu":
         raise UserError("precision is fp16, but loss scaling needs a GPU, and this is the CPU (allowed here: fp32, bf16)")
     return place
 
 
-def _device(name: str, written: str) -> torch.device:
+def _device(written: str, *, wants_gpu: bool) -> torch.device:
     gpu = torch.cuda.is_available()
     if written == "auto":
-        return torch.device("cuda" if gpu and name == "kolors" else "cpu")
+        return torch.device("cuda" if gpu and wants_gpu else "cpu")
     try:
         device = torch.device(written)
     except RuntimeError:
@@ -190,55 +190,6 @@ def _device(name: str, written: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"device is {written!r}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
     return device
-
-
-def _tiny(device: torch.device, dtype: torch.dtype) -> Backbone:
-    from core.tiny import models
-
-    def part(make: Callable[[], nn.Module], weights: str, kind: torch.dtype = dtype) -> Any:
-        model = make()
-        model.load_state_dict(models.load_weights(weights))
-        return _frozen(model, device, kind)
-
-    return Backbone(
-        name="tiny", architecture="kolors-tiny", device=device, dtype=dtype, known_tokens=models.known_tokens(),
-        readers={
-            "unet": partial(part, models.TinyUNet, "unet"),
-            "vae_encoder": partial(part, models.TinyVAEEncoder, "vae_encoder"),
-            "vae_decoder": partial(part, models.TinyVAEDecoder, "vae_decoder"),
-            "text_encoder": lambda: _frozen(models.load_text_encoder(), device, dtype),
-            # The scorer stays in fp32 whatever the precision: half a point decides about the gate.
-            "scorer": partial(part, models.tiny_scorer, "scorer", torch.float32),
-        },
-        scorer_name="tiny-aesthetic-v1",
-        image_processor=models.tiny_image_processor(),
-        weights={path.stem: sha256(path) for path in sorted(models.WEIGHTS.glob("*.safetensors"))},
-    )
-
-
-def _kolors(device: torch.device, dtype: torch.dtype, weights_folder: str | None, parts: Collection[Part]) -> Backbone:
-    from core.kolors import load
-
-    folder = models_folder(weights_folder or "")
-    if missing := missing_files(folder, parts):
-        raise UserError(describe_missing(missing, folder))
-    return Backbone(
-        name="kolors", architecture="sdxl_kolors", device=device, dtype=dtype, text_encoder_alone=True,
-        readers={
-            "unet": partial(load.read_unet, folder, device, dtype),
-            "vae_encoder": partial(load.read_vae_encoder, folder, device, dtype),
-            "vae_decoder": partial(load.read_vae_decoder, folder, device, dtype),
-            "text_encoder": partial(load.read_text_encoder, folder, device, dtype),
-            "scorer": partial(load.read_scorer, folder, device),
-        },
-        scorer_name=SCORER_FOLDER,
-        image_processor=load.read_image_processor(folder),
-        weights=fingerprints(folder, parts),
-    )
-
-
-def _frozen(model: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    return model.to(device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
 
 
 def unknown_story_words(backbone: Backbone, prompts: Sequence[str]) -> list[str]:

@@ -14,6 +14,11 @@ def python() -> str:
     return shlex.quote(shown_path(Path(sys.executable)))
 
 
+def fetch_command(module: str, folder: Path) -> str:
+    """Fetch a base model's missing weights; `module` is that model's downloader."""
+    return f"{python()} -m {module} --to {shlex.quote(str(folder))}"
+
+
 def install_command(extra: str = "") -> str:
     """Install lora-sweep with the versions that were tested, and with one of its optional parts."""
     part = f"[{extra}]" if extra else ""

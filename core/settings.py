@@ -3,7 +3,6 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self
 
-BACKBONES = {"tiny": "fp32", "kolors": "fp16"}  # name -> its precision, unless a study says otherwise
 PRECISIONS = ("fp32", "fp16", "bf16")
 SIZE_STEP_PX = 64  # DiffSynth 1.1.9 rounds other sizes up (pipelines/base.py)
 PROMPT = "{prompt}"  # in a caption template: the picture's own words

@@ -8,6 +8,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from core.base_models import BaseModel, base_model
 from core.settings import Result
 from core.verdict import CHALLENGE_GATE, passes
 
@@ -30,7 +31,11 @@ class Card:
 
     @property
     def is_toy(self) -> bool:
-        return self.result.spec.backbone == "tiny"
+        return self.model.is_toy
+
+    @property
+    def model(self) -> BaseModel:
+        return base_model(self.result.spec.backbone)
 
 
 def model_card(card: Card) -> str:
@@ -55,17 +60,15 @@ def _one_line(text: object) -> str:
 
 def _front_matter(card: Card) -> str:
     """No value holds a line break, so none ends the block; the toy model is no base model ModelScope could name."""
+    model = card.model
     values = {
-        "license": "apache-2.0",
+        "license": model.licence,
         "tasks": ["text-to-image-synthesis"],
         "frameworks": ["Pytorch"],
-        "base_model": ["Kwai-Kolors/Kolors"],
-        "tags": ["LoRA", "Kolors", "text-to-image"],
+        **({"base_model": [model.hub_id]} if model.hub_id else {}),
+        "tags": ["LoRA", model.tag, "text-to-image"],
         "model_name": _one_line(card.name),
     }
-    if card.is_toy:
-        values |= {"tags": ["LoRA", "toy-model", "text-to-image"]}
-        del values["base_model"]
     return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=1000).strip()
 
 

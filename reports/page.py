@@ -7,6 +7,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
+from core.base_models import base_model
 from core.files import write_text
 from core.folders import StudyFolder, TrialFolder
 from core.settings import Result
@@ -73,7 +74,8 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
     frame = leaderboard(verdict)
     columns = [name for name in frame.columns if name not in UNSHOWN]
     html = template_environment().get_template("report.html.jinja").render(
-        name=study.path.name, notes=notes, title=title or _story_title(told), best=best, base=base, results=results,
+        name=study.path.name, notes=notes, title=title or _story_title(told), best=best, base=base,
+        is_toy=base is not None and base_model(base.spec.backbone).is_toy, results=results,
         passed=len(verdict.passed), older=len(results) - len(newest.results), changes=verdict.changes,
         failed=sum(result.state == "failed" for result in results),
         unfinished=_unfinished(study), gate=_gate(told), columns=columns, words=WORDS,

@@ -14,6 +14,7 @@ class Survey:
     study: str
     data: Data
     scorer: str
+    is_toy: bool
     table: pd.DataFrame
     loosest: Filters
     strictest: Filters

@@ -6,19 +6,12 @@ to fill with one picture.
 """
 from dataclasses import dataclass
 
-from core.kolors.work import ENCODED_TFLOP, FORWARD_TFLOP, RECOMPUTED_STEP_TFLOP, STEP_TFLOP
+from core.base_models import CountedWork, MeasuredOnCpu
 from sweep.machine import Gpu
 from sweep.pace import Pace
 
 COUNTED_MEGAPIXELS = 1024**2 / 1e6
-SCORE_S = 0.04  # a picture through CLIP ViT-L/14, measured beside an H100: its resizing on the CPU takes longer than the model
-
 READ_S = 0.1  # a training picture of a few megapixels from its file, and its perceptual hashes; assumed
-
-# The toy on two cores of a server CPU (AMD EPYC, 2.6 GHz), measured at 128 px in the demo: 12 ms a row, 4.3 ms a forward.
-TINY_ROW_S, TINY_FORWARD_S, TINY_SCORE_S = 0.012, 0.0043, 0.002
-TINY_PICTURE_S = 0.032  # 5000 pictures read, scored and encoded in 162 s
-TINY_MEGAPIXELS = 128**2 / 1e6
 
 # Share of the peak in training one picture at a time, and in drawing eight.
 HOPPER, DATACENTER, WORKSTATION = (0.146, 0.287), (0.35, 0.35), (0.45, 0.45)
@@ -53,7 +46,7 @@ class Guess:
     basis: str
 
 
-def guess_kolors(gpu: Gpu, precision: str, checkpointing: bool) -> Guess:
+def guess_on_gpu(work: CountedWork, gpu: Gpu, precision: str, checkpointing: bool) -> Guess:
     if gpu.sliced:
         return Guess(None, f"{gpu.name} is cut into MIG slices, and how fast one is cannot be known before a trial ran on it")
     if gpu.name not in CARDS:
@@ -61,27 +54,30 @@ def guess_kolors(gpu: Gpu, precision: str, checkpointing: bool) -> Guess:
     if precision == "fp32":
         return Guess(None, "how fast this GPU is in fp32 cannot be known before a trial ran on it")
     peak, shares = CARDS[gpu.name]
-    step = RECOMPUTED_STEP_TFLOP if checkpointing else STEP_TFLOP
+    step = f"{_step_tflop(work, checkpointing):g} TFLOP for a training row{' with checkpointing' if checkpointing else ''}"
     training, drawing = (peak * share for share in shares)
     basis = "as measured on an H100" if shares == HOPPER else "assumed"
     return Guess(
-        kolors_pace(gpu.name, checkpointing=checkpointing),
-        f"counted work ({step:g} TFLOP for a training row{' with checkpointing' if checkpointing else ''}, {FORWARD_TFLOP} for a "
-        f"forward, at 1024 px) at {training:.0f} TFLOP/s in training and {drawing:.0f} in drawing, shares of the GPU's peak of "
-        f"{peak} {basis}")
+        gpu_pace(work, gpu.name, checkpointing=checkpointing),
+        f"counted work ({step}, {work.forward_tflop} for a forward, at 1024 px) at {training:.0f} TFLOP/s in training and "
+        f"{drawing:.0f} in drawing, shares of the GPU's peak of {peak} {basis}")
 
 
-def kolors_pace(card: str, *, checkpointing: bool = False) -> Pace:
+def gpu_pace(work: CountedWork, card: str, *, checkpointing: bool = False) -> Pace:
     """`card` is one of CARDS."""
     peak, (training, drawing) = CARDS[card]
-    step = RECOMPUTED_STEP_TFLOP if checkpointing else STEP_TFLOP
-    return Pace(prepare_s=0.0, row_s=step / (peak * training * COUNTED_MEGAPIXELS),
-                forward_s=FORWARD_TFLOP / (peak * drawing * COUNTED_MEGAPIXELS), score_s=SCORE_S, trials=0,
-                picture_s=READ_S + SCORE_S + ENCODED_TFLOP / (peak * drawing))
+    return Pace(prepare_s=0.0, row_s=_step_tflop(work, checkpointing) / (peak * training * COUNTED_MEGAPIXELS),
+                forward_s=work.forward_tflop / (peak * drawing * COUNTED_MEGAPIXELS), score_s=work.score_s, trials=0,
+                picture_s=READ_S + work.score_s + work.encoded_tflop / (peak * drawing))
 
 
-def guess_tiny() -> Guess:
+def _step_tflop(work: CountedWork, checkpointing: bool) -> float:
+    return work.recomputed_step_tflop if checkpointing else work.step_tflop
+
+
+def guess_on_cpu(measured: MeasuredOnCpu) -> Guess:
+    megapixels = measured.size_px**2 / 1e6
     return Guess(
-        Pace(prepare_s=0.0, row_s=TINY_ROW_S / TINY_MEGAPIXELS, forward_s=TINY_FORWARD_S / TINY_MEGAPIXELS,
-             score_s=TINY_SCORE_S, trials=0, picture_s=TINY_PICTURE_S),
+        Pace(prepare_s=0.0, row_s=measured.row_s / megapixels, forward_s=measured.forward_s / megapixels,
+             score_s=measured.score_s, trials=0, picture_s=measured.picture_s),
         "a rough guess: two cores of a server CPU at 2.6 GHz were measured, yours may well be two or three times off")

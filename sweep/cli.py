@@ -5,6 +5,7 @@ import shutil
 import sys
 import warnings
 from datetime import datetime
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -98,8 +99,7 @@ def run(
     outlook = _check_start(loaded, runs, accept)
     for note in outlook.notes if outlook else ():
         _say(f"note: {note}")
-    if loaded.backbone == "kolors":
-        _fetch_weights(loaded)
+    _fetch_weights(loaded)
     progress = LiveProgress(out) if out.is_terminal else PlainProgress(out)
     try:
         summary = run_sweep(loaded, Runs(runs), device, progress, accept, stop_at)
@@ -371,7 +371,8 @@ def _mend_places(runs: Path) -> None:
 
 def _check_place(study: "Study", runs: Path, device: str) -> None:
     """What refuses a start whatever the pictures are, before anything is fetched. Raises UserError."""
-    from core.kolors.files import fetch_command, missing_files, models_folder
+    from core.base_models import base_model
+    from core.install import fetch_command
     from sweep.machine import NotKnown, refusal
     from sweep.tracking_uri import tracking_uri
 
@@ -382,8 +383,11 @@ def _check_place(study: "Study", runs: Path, device: str) -> None:
         why = ""
         _say(f"note: whether {study.backbone} can train on this machine is not known ({unknown}); going on without knowing")
     if why:
-        missing = study.backbone == "kolors" and missing_files(folder := models_folder(study.weights or ""))
-        raise UserError(f"{why}; nothing was fetched ({fetch_command(folder)} does it all the same)" if missing else why)
+        model = base_model(study.backbone)
+        folder = model.weights_folder(study.weights)
+        if model.download and model.files.missing_files(folder):
+            why += f"; nothing was fetched ({fetch_command(model.download, folder)} does it all the same)"
+        raise UserError(why)
 
 
 def _check_start(study: "Study", runs: Path, accept: frozenset[str]) -> "Outlook | None":
@@ -420,13 +424,12 @@ def _print_plan(study: "Study", runs: Path, until: str, device: str, outlook: "O
 
 def _fetch_weights(study: "Study") -> None:
     """Fetch what is missing before anything starts, announced and with a bar."""
-    from core.kolors.files import missing_files, models_folder
+    from core.base_models import base_model
 
-    folder = models_folder(study.weights or "")
-    if missing_files(folder):
-        from core.kolors.download import fetch_with_progress
-
-        fetch_with_progress(folder, out)
+    model = base_model(study.backbone)
+    folder = model.weights_folder(study.weights)
+    if model.download and model.files.missing_files(folder):
+        import_module(model.download).fetch_with_progress(folder, out)
 
 
 def _command(words: str, runs: Path) -> str:

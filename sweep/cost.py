@@ -1,39 +1,29 @@
 """What a trial takes up: disk by exact arithmetic, memory by counted sizes and estimates. No torch."""
 from dataclasses import dataclass
 
-from core.kolors.files import FILES
-from core.kolors.work import KEPT_BYTES, RECOMPUTED_BYTES
+from core.base_models import CountedWork, base_model
 from core.settings import TrialSpec
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 TOKENS = 256
-WIDTHS = {"kolors": 4096, "tiny": 64}  # of a text embedding
-
-# Parameters of a LoRA per rank, by target: (in + out) over the UNet's attention layers, and how many layers these are.
-# Kolors has 10 transformer blocks of width 640 and 60 of 1280 with text of width 2048, the toy 11 of 64 with text of 64.
-PER_RANK = {"kolors": {"to_q": 332_800, "to_k": 392_960, "to_v": 392_960, "to_out": 332_800},
-            "tiny": dict.fromkeys(("to_q", "to_k", "to_v", "to_out"), 2_816)}
-LAYERS = {"kolors": 140, "tiny": 22}
 HEADER_BYTES = 445       # of a LoRA file for each layer: three names, alpha
 PNG_BYTES_PER_PIXEL = 1.5  # assumed; the toy's pictures take 1.1
 
-UNET_PARAMETERS, VAE_PARAMETERS, TEXT_ENCODER_PARAMETERS = 2.58e9, 0.084e9, 6.24e9
-SCORER_BYTES = 1.22e9    # CLIP ViT-L/14's vision half, always in fp32
 ADAM_BYTES = 16          # a LoRA parameter in fp32, its gradient, two moments
 CUDA_BYTES = 1.0e9       # assumed: context, kernels, what the allocator holds back
 HOST_OF_LARGEST = 1.3    # loading: at most this many times the largest file
-TINY_HOST_BYTES = 1.5e9  # measured: 1.1 GB for the worker; the driver comes on top
 
 
 def lora_parameters(spec: TrialSpec) -> int:
     assert spec.train
-    return spec.train.lora_rank * sum(PER_RANK[spec.backbone][target] for target in spec.train.target_modules.split(","))
+    per_rank = base_model(spec.backbone).lora_parameters
+    return spec.train.lora_rank * sum(per_rank[target] for target in spec.train.target_modules.split(","))
 
 
 def trial_disk_bytes(spec: TrialSpec) -> int:
     """Every epoch's LoRA, the last one again and in MLflow; pictures and their sheet, here and in MLflow."""
     assert spec.train
-    layers = LAYERS[spec.backbone] * len(spec.train.target_modules.split(","))
+    layers = base_model(spec.backbone).lora_layers * len(spec.train.target_modules.split(","))
     return (spec.train.epochs + 2) * (4 * lora_parameters(spec) + layers * HEADER_BYTES) + story_disk_bytes(spec)
 
 
@@ -54,7 +44,7 @@ def picture_cache_bytes(spec: TrialSpec) -> int:
 
 def text_cache_bytes(spec: TrialSpec) -> int:
     """One prompt's embedding and its pooled one."""
-    return (TOKENS + 1) * WIDTHS[spec.backbone] * BYTES[spec.precision]
+    return (TOKENS + 1) * base_model(spec.backbone).text_width * BYTES[spec.precision]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,15 +57,16 @@ class PeakMemory:
     encoding: float
 
 
-def kolors_memory(spec: TrialSpec, device: str) -> PeakMemory:
+def peak_memory(spec: TrialSpec, work: CountedWork, device: str) -> PeakMemory:
     """Weights by number format, activations by the latent cells of a batch; on a CPU all of it lies in the host's memory."""
     assert spec.train
     size = BYTES[spec.precision]
     lora = lora_parameters(spec) * ADAM_BYTES
-    resident = (UNET_PARAMETERS + VAE_PARAMETERS) * size + SCORER_BYTES + CUDA_BYTES
+    resident = (work.unet_parameters + work.vae_parameters) * size + work.scorer_bytes + CUDA_BYTES
     cells = spec.train.batch_size * (spec.render.size_px // 8) ** 2
-    training, encoding = resident + lora + cells * KEPT_BYTES[size], TEXT_ENCODER_PARAMETERS * size + SCORER_BYTES + CUDA_BYTES
-    loading = HOST_OF_LARGEST * max(file.size_bytes or 0 for file in FILES)
+    training = resident + lora + cells * work.kept_bytes[size]
+    encoding = work.text_encoder_parameters * size + work.scorer_bytes + CUDA_BYTES
+    loading = HOST_OF_LARGEST * max(file.size_bytes or 0 for file in base_model(spec.backbone).files.FILES)
     return PeakMemory(
         host=max(loading, training, encoding) if device == "cpu" else loading,
-        training=training, checkpointed=resident + lora + cells * RECOMPUTED_BYTES[size], encoding=encoding)
+        training=training, checkpointed=resident + lora + cells * work.recomputed_bytes[size], encoding=encoding)

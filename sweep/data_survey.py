@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from core.base_models import base_model
 from core.data_folder import read_folder
 from core.dataset import Looking
 from core.filters import OPEN, select
@@ -32,8 +33,9 @@ def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Surv
     fixed = replace(study.data.filters, **{name: getattr(OPEN, name) for name in searched})
     table = audit_data(data, backbone, Cache(runs.cache), fixed, looking, notes.append)
     notes += _notes(study, table, runs)
-    return Survey(study=study.name, data=data, scorer=backbone.scorer_name, table=table, notes=tuple(notes), loaded=loaded or "",
-                  loosest=_extreme(study, table, max), strictest=_extreme(study, table, min), searched=searched)
+    return Survey(study=study.name, data=data, scorer=backbone.scorer_name, is_toy=base_model(study.backbone).is_toy,
+                  table=table, notes=tuple(notes), loaded=loaded or "", loosest=_extreme(study, table, max),
+                  strictest=_extreme(study, table, min), searched=searched)
 
 
 def _notes(study: Study, table: pd.DataFrame, runs: Runs) -> list[str]:

@@ -14,12 +14,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from core.base_models import base_model
 from core.data_folder import DataError
 from core.dataset import say_bad
 from core.folders import Runs, shown_path
 from core.hub_data import local_data
-from core.install import ROOT, install_command
-from core.kolors.files import FILES, FOLDER_VARIABLE, fetch_command, missing_files, models_folder, needed_bytes
+from core.install import fetch_command, install_command
+from core.weight_files import FOLDER_VARIABLE, needed_bytes
 from reports.console import size
 from sweep.check import Check
 from sweep.fingerprint import check_changes
@@ -36,8 +37,6 @@ from sweep.study_errors import StudyError
 LIMIT_S = 40.0
 TORCH_LIMIT_S = 30
 STYLES = {"OK": "green", "warn": "yellow", "missing": "bold red"}
-TINY_WEIGHTS = ROOT / "core" / "tiny" / "weights"
-TINY_PARTS = ("unet", "vae_encoder", "vae_decoder", "text_encoder", "scorer")
 NOT_LOOKED_AT = ("Not looked at: whether the weights' content is right, whether the network is there, and how long a trial takes "
                  "(lora-sweep plan).")
 Answer = TypeVar("Answer")
@@ -88,23 +87,23 @@ def checks_page(study: str, checks: Sequence[Check]) -> Group:
 
 def check_gpu(plan: Plan) -> Check:
     """The cards, and whether torch can compute on them; torch is asked in a child process, only where there is a card."""
-    gpus, needs_one = find_gpus(), plan.study.backbone == "kolors"
+    model, gpus = base_model(plan.study.backbone), find_gpus()
     try:
-        why = "" if needs_one else refusal(plan.study.backbone, "auto", plan.study.precision)
+        why = "" if model.needs_gpu else refusal(plan.study.backbone, "auto", plan.study.precision)
     except NotKnown as unknown:
         return Check(name="GPU", state="warn", found=f"whether {plan.study.backbone} can train here is not known: {unknown}")
     if why:
         return Check(name="GPU", state="missing", found=why, todo="lora-sweep run refuses it like this")
     if not gpus.found:
-        return Check(name="GPU", state="missing" if needs_one else "OK", found=gpus.problem if needs_one
-                     else f"{gpus.problem}: tiny runs on the CPU, Kolors needs one",
-                     todo="Kolors needs an NVIDIA GPU, 24 GB are enough; tiny runs without (lora-sweep run demo)"
-                     if needs_one else "")
+        return Check(name="GPU", state="missing" if model.needs_gpu else "OK", found=gpus.problem if model.needs_gpu
+                     else f"{gpus.problem}: {model.name} runs on the CPU, Kolors needs one",
+                     todo=f"{model.title} needs an NVIDIA GPU, 24 GB are enough; tiny runs without (lora-sweep run demo)"
+                     if model.needs_gpu else "")
     cards = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GB" for gpu in gpus.found)
     cards += f", driver {gpus.found[0].driver}"
     problem = torch_problem()
     if problem:
-        return Check(name="GPU", state="missing" if needs_one else "warn", found=f"{cards}; {problem}",
+        return Check(name="GPU", state="missing" if model.needs_gpu else "warn", found=f"{cards}; {problem}",
                      todo="a CUDA build of torch that fits this driver is needed (see docs/cloud.md); CUDA_VISIBLE_DEVICES "
                           "must not hide the GPU")
     return _check_gpu_memory(plan, gpus.found[0], cards)
@@ -138,22 +137,22 @@ def _check_gpu_memory(plan: Plan, gpu: Gpu, cards: str) -> Check:
 
 def check_weights(study: Study) -> Check:
     """What is there by name and size; whether the content is right is seen when a file is loaded."""
-    if study.backbone == "tiny":
-        gone = [f"{part}.safetensors" for part in TINY_PARTS if not (TINY_WEIGHTS / f"{part}.safetensors").is_file()]
+    model = base_model(study.backbone)
+    files, folder = model.files.FILES, model.weights_folder(study.weights)
+    gone = model.files.missing_files(folder)
+    if model.download is None:
         return Check(name="weights", state="missing" if gone else "OK", todo="install lora-sweep again" if gone else "",
-                     found=f"{shown_path(TINY_WEIGHTS)}: {', '.join(gone)} missing" if gone
-                     else "tiny's, shipped with lora-sweep")
-    folder = models_folder(study.weights or "")
-    gone_files = missing_files(folder)
-    there = [found for file in FILES if file not in gone_files and (found := file.find(folder))]
-    if not gone_files:
+                     found=f"{shown_path(folder)}: {', '.join(file.path for file in gone)} missing" if gone
+                     else f"{model.name}'s, shipped with lora-sweep")
+    there = [found for file in files if file not in gone and (found := file.find(folder))]
+    if not gone:
         return Check(name="weights", state="OK",
                      found=f"all {len(there)} files, {size(sum(path.stat().st_size for path in there))}, in {shown_path(folder)}")
-    fetched = f"{len(gone_files)} of {len(FILES)} files (about {size(needed_bytes(gone_files))})"
+    fetched = f"{len(gone)} of {len(files)} files (about {size(needed_bytes(gone))})"
     return Check(name="weights", state="missing", found=f"{fetched} are missing in {shown_path(folder)}",
-                 todo=f"lora-sweep run fetches them first, or now: {fetch_command(folder)}; "
+                 todo=f"lora-sweep run fetches them first, or now: {fetch_command(model.download, folder)}; "
                       f"{'the study key weights' if study.weights else FOLDER_VARIABLE} names another folder",
-                 files=tuple(f"{size(file.size_bytes) if file.size_bytes else '':>8}  {file.path}" for file in gone_files))
+                 files=tuple(f"{size(file.size_bytes) if file.size_bytes else '':>8}  {file.path}" for file in gone))
 
 
 def check_data(study: Study, runs: Runs) -> Check:

@@ -3,10 +3,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from core.base_models import BASE_MODELS, DEFAULT
 from core.errors import UserError
 from core.files import read_json
 from core.picture import ENDINGS, PictureError, ask, open_picture
-from core.settings import BACKBONES
 
 Say = Callable[[str], None]
 
@@ -16,7 +16,7 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
 
     Of a trial's or an export's folder it is the story that is scored, not the sheet beside it, and by the same scorer.
     """
-    backbone = backbone or _backbone_of(folder) or _backbone_of(folder.parent) or "tiny"
+    backbone = backbone or _backbone_of(folder) or _backbone_of(folder.parent) or DEFAULT
     if (folder / "recipe.json").exists() and (folder / "story").is_dir():
         folder = folder / "story"
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
@@ -48,7 +48,7 @@ def _backbone_of(folder: Path) -> str | None:
         named = recipe["spec"]["backbone"] if "spec" in recipe else recipe["backbone"]  # an export's, or a trial's
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return named if named in BACKBONES else None
+    return named if named in BASE_MODELS else None
 
 
 def _warn_of(path: Path, warn: Say, text: str) -> None:

@@ -7,6 +7,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.base_models import base_model
+
 NVIDIA_SMI_TIMEOUT_S = 5
 TORCH_TIMEOUT_S = 60
 REFUSED = 3
@@ -74,7 +76,7 @@ def find_gpus() -> Gpus:
 
 def refusal(backbone: str, device: str, precision: str) -> str:
     """Why a base model cannot train here, as a worker's torch would say; empty where it can. Raises NotKnown."""
-    if backbone == "tiny" and precision != "fp16" and device in ("auto", "cpu"):
+    if not base_model(backbone).needs_gpu and precision != "fp16" and device in ("auto", "cpu"):
         return ""  # without torch's seconds: it runs everywhere
     try:
         done = ask([sys.executable, "-P", "-c", ASK_PLACE, backbone, device, precision], TORCH_TIMEOUT_S)

@@ -8,16 +8,14 @@ from typing import Any
 
 import pandas as pd
 
+from core.base_models import base_model
 from core.cache import Cache
 from core.data_folder import CaptionedPicture, caption_of, read_folder
 from core.dataset import COLUMNS, bad_pictures, known_score, look_at, say_bad
 from core.errors import UserError
-from core.files import sha256
 from core.filters import BEFORE_SCORING, why_dropped
 from core.folders import Runs
 from core.hub_data import local_data
-from core.install import ROOT
-from core.kolors.files import fingerprints, missing_files, models_folder
 from core.picture import PictureError, picture_size
 from core.settings import PROMPT, Filters, setting_names
 from core.tokens import MAX_TOKENS, count_tokens, unread
@@ -28,7 +26,6 @@ from sweep.study import Study
 from sweep.study_errors import shown
 
 NAMES_SHOWN = 3
-TINY_SCORER = ROOT / "core" / "tiny" / "weights" / "scorer.safetensors"
 Size = tuple[int, int]  # width and height in px
 
 
@@ -156,10 +153,10 @@ def _known_scores(study: Study, runs: Runs, pictures: Sequence[CaptionedPicture]
 
 def _scorer_digest(study: Study) -> str | None:
     """What a worker will say that its scorer's weights are; None where they are not here."""
-    if study.backbone == "tiny":
-        return sha256(TINY_SCORER)
-    folder = models_folder(study.weights or "")
-    return None if missing_files(folder, ["scorer"]) else fingerprints(folder, ["scorer"])["scorer"]
+    model = base_model(study.backbone)
+    folder = model.weights_folder(study.weights)
+    missing = model.files.missing_files(folder, ["scorer"])
+    return None if missing else model.files.fingerprints(folder, ["scorer"])["scorer"]
 
 
 def _note_on_sizes(study: Study, sizes: Sequence[Size]) -> Iterator[str]:

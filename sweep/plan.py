@@ -7,15 +7,15 @@ from pathlib import Path
 from statistics import median_high
 from typing import Any
 
+from core.base_models import base_model
 from core.folders import Runs
-from core.kolors.files import missing_files, models_folder, needed_bytes
 from core.settings import Result, TrialSpec
+from core.weight_files import needed_bytes
 from reports.console import counted
-from sweep.cards import Guess, guess_kolors, guess_tiny
+from sweep.cards import Guess, guess_on_cpu, guess_on_gpu
 from sweep.cost import (
-    TINY_HOST_BYTES,
     PeakMemory,
-    kolors_memory,
+    peak_memory,
     picture_cache_bytes,
     story_disk_bytes,
     text_cache_bytes,
@@ -53,7 +53,7 @@ class Plan:
     first: tuple[Row, ...]
     done: int
     base_done: bool            # whether the base model's own story is there
-    memory: PeakMemory | None  # None for the toy
+    memory: PeakMemory | None  # None where a model's was not counted
     host_bytes: float
     fetch_bytes: int           # weights that are missing
     new_pictures: int          # that were never scored here
@@ -97,14 +97,15 @@ class Plan:
 
 
 def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int = 0) -> Plan:
-    """`device` is a worker's; auto is a GPU for kolors, the CPU for tiny."""
+    """`device` is a worker's; auto is a GPU for a model that needs one, else the CPU."""
+    model = base_model(study.backbone)
     if device == "auto":
-        device = "cuda" if study.backbone == "kolors" else "cpu"
+        device = "cuda" if model.needs_gpu else "cpu"
     specs = {"cheapest": _spec(study, _least), "typical": _spec(study, _middle), "dearest": _spec(study, _most)}
     specs |= {f"first {number}": study.spec(0, _sampled(study, _middle) | entry) for number, entry in enumerate(study.first, 1)}
     rows = {name: Row(name=name, spec=spec, disk_bytes=trial_disk_bytes(spec)) for name, spec in specs.items()}
     gpu, problem = _gpu(device)
-    memory = kolors_memory(specs["dearest"], device) if study.backbone == "kolors" else None
+    memory = peak_memory(specs["dearest"], model.work, device) if model.work else None
     estimate = _estimated(study, device, gpu, problem, memory)
     guess = measured(list(specs.values()), runs, device) or estimate
     if guess.pace and estimate.pace and not guess.pace.picture_s:
@@ -113,8 +114,8 @@ def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int 
     return Plan(
         study=study, device=device, gpu=gpu, pace=guess.pace, basis=guess.basis, cheapest=rows.pop("cheapest"),
         typical=rows.pop("typical"), dearest=rows.pop("dearest"), first=tuple(rows.values()), done=len(folder.results()),
-        base_done=folder.base.result.exists(), memory=memory, host_bytes=memory.host if memory else TINY_HOST_BYTES,
-        fetch_bytes=needed_bytes(missing_files(models_folder(study.weights or ""))) if memory else 0,
+        base_done=folder.base.result.exists(), memory=memory, host_bytes=memory.host if memory else model.host_bytes,
+        fetch_bytes=needed_bytes(model.files.missing_files(model.weights_folder(study.weights))),
         new_pictures=new_pictures)
 
 
@@ -132,7 +133,7 @@ class Disk:
 
 def disks(plan: Plan, runs: Runs) -> list[Disk]:
     """Trials go under the runs folder, which comes first, missing weights under the models folder: often one disk."""
-    models = models_folder(plan.study.weights or "")
+    models = base_model(plan.study.backbone).weights_folder(plan.study.weights)
     shared = existing(runs.path).stat().st_dev == existing(models).stat().st_dev
     needed = {runs.path: plan.disk_bytes + (plan.fetch_bytes if shared else 0)}
     if plan.fetch_bytes and not shared:
@@ -174,12 +175,13 @@ def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Guess | None:
 def _estimated(study: Study, device: str, gpu: Gpu | None, problem: str, memory: PeakMemory | None) -> Guess:
     if problem:
         return Guess(None, problem)
-    if memory and gpu:
+    model = base_model(study.backbone)
+    if model.work and memory and gpu:
         choice = study.train.gradient_checkpointing
-        return guess_kolors(gpu, study.precision,
+        return guess_on_gpu(model.work, gpu, study.precision,
                             checkpointing=memory.training > gpu.memory_bytes if choice == "auto" else choice == "on")
-    if study.backbone == "tiny" and device == "cpu":
-        return guess_tiny()
+    if model.on_cpu and device == "cpu":
+        return guess_on_cpu(model.on_cpu)
     return Guess(None, f"how fast {study.backbone} is on {device} cannot be known before a trial ran there")
 
 

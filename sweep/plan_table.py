@@ -6,8 +6,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from core.base_models import base_model
 from reports.console import cell, counted, duration, size
-from sweep.cards import kolors_pace
+from sweep.cards import gpu_pace
 from sweep.deadline import clock, seconds_until
 from sweep.pace import PARTS
 from sweep.plan import COSTLY, Disk, Plan, Row
@@ -137,9 +138,11 @@ def _weights(plan: Plan) -> str:
 
 def _elsewhere(plan: Plan) -> str:
     """What a typical trial would take on cards one may think of, where this machine says nothing."""
-    if plan.pace or plan.study.backbone != "kolors" or plan.study.precision == "fp32":
+    work = base_model(plan.study.backbone).work
+    if plan.pace or work is None or plan.study.precision == "fp32":
         return ""
-    times = [f"{duration(kolors_pace(card).trial_s(plan.typical.spec))} on {card.removeprefix('NVIDIA ')}" for card in EXAMPLES]
+    times_s = {card.removeprefix("NVIDIA "): gpu_pace(work, card).trial_s(plan.typical.spec) for card in EXAMPLES}
+    times = [f"{duration(seconds)} on {card}" for card, seconds in times_s.items()]
     return f"a typical trial by estimate: {', '.join(times)}"
 
 

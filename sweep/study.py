@@ -19,11 +19,12 @@ from pydantic import (
     model_validator,
 )
 
+from core.base_models import BASE_MODELS, DEFAULT
 from core.data_folder import DataError, read_folder, why_no_folder
 from core.folders import Runs
 from core.hub_data import PREFIX, is_remote
 from core.install import ROOT
-from core.settings import BACKBONES, PRECISIONS, PROMPT, Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
+from core.settings import PRECISIONS, PROMPT, Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
 from sweep.plain_yaml import read_yaml
 from sweep.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, check_template, text
 from sweep.space import Search, check_space
@@ -88,7 +89,8 @@ def _check_source(source: str, info: ValidationInfo) -> str:
 
 def _own_precision(read: dict[str, Any]) -> str:
     """The backbone's own, from the keys that were read before."""
-    return BACKBONES.get(read.get("backbone", ""), PRECISIONS[0])
+    model = BASE_MODELS.get(read.get("backbone", ""))
+    return model.precision if model else PRECISIONS[0]
 
 
 def _absolute(written: str, info: ValidationInfo) -> str:
@@ -173,7 +175,7 @@ class Storage(Section):
 class Study(Section):
     """A study: what is searched, what is fixed, what is tried first, the gate, the budget."""
     name: Annotated[str, Setting(kind=str, pattern=FOLDER_NAME, meaning="Name of the study and its folder in runs/")]
-    backbone: Annotated[str, Setting(kind=str, words=tuple(BACKBONES), meaning="The model that gets the LoRA")] = "tiny"
+    backbone: Annotated[str, Setting(kind=str, words=tuple(BASE_MODELS), meaning="The model that gets the LoRA")] = DEFAULT
     precision: Annotated[str, Setting(kind=str, words=PRECISIONS, meaning="Number format in training and rendering; "
                                       "default: fp16 for kolors, fp32 for tiny")] = Field(default_factory=_own_precision)
     weights: Annotated[str | None, text("Folder of Kolors' weights, relative to the study file or absolute; null: the "

@@ -57,7 +57,7 @@ def serve(orders: "Orders", events: TextIO) -> None:
     from core.backbone import load_backbone, unknown_story_words
     from core.beat import Interrupted
     from core.cache import Cache
-    from core.kolors.files import WeightsError
+    from core.weight_files import WeightsError
 
     torch.set_flush_denormal(True)
     backbone, cache = None, None
@@ -147,7 +147,7 @@ def _attempt(attempt: Attempt, spec: TrialSpec, backbone: Any, cache: Any, folde
              checkpoint_every_s: float) -> Result:
     """Run a trial; whatever goes wrong in it becomes its failed result, but for weights that no trial can be made with."""
     from core.beat import Interrupted
-    from core.kolors.files import WeightsError
+    from core.weight_files import WeightsError
     from sweep.trial import run_trial
 
     started = time.monotonic()

@@ -28,15 +28,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from core.errors import LoraSweepError, UserError
 from core.files import write_json
 from core.kolors.files import (
-    FOLDER_VARIABLE,
     RECORD,
     REVISION,
-    WeightFile,
     describe_missing,
     missing_files,
     models_folder,
     read_record,
 )
+from core.weight_files import FOLDER_VARIABLE, WeightFile
 
 FILES_AT_ONCE = 4
 ELSEWHERE = f"another folder with --to, {FOLDER_VARIABLE} or the study's key weights"

@@ -5,63 +5,27 @@ The layout is that of DiffSynth's `download_models(["Kolors", "SDXL-vae-fp16-fix
 """
 import hashlib
 import os
-import shlex
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import platformdirs
 
-from core.errors import UserError
 from core.files import at_home, read_json, sampled_sha256
-from core.install import python
+from core.install import fetch_command
+from core.weight_files import FOLDER_VARIABLE, PARTS, Part, WeightFile, needed_bytes
 
-Part = Literal["unet", "text_encoder", "vae", "scorer"]
-PARTS: tuple[Part, ...] = ("unet", "text_encoder", "vae", "scorer")
-FOLDER_VARIABLE = "LORA_SWEEP_MODELS"
 # A branch, not a commit: no commit of these repositories could be looked up when this was written. What a download
 # got is therefore recorded beside the files (commit, size and sha256 as the server told them), and later starts
 # hold the files to the recorded sizes, and what is fetched again to the recorded sha256.
 REVISION = "master"
 RECORD = "lora-sweep-weights.json"
+DOWNLOAD = "core.kolors.download"
 
 KOLORS = "Kwai-Kolors/Kolors"
 VAE = "AI-ModelScope/sdxl-vae-fp16-fix"
 SCORER = "AI-ModelScope/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
 SCORER_FOLDER = "aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
-
-
-class WeightsError(UserError):
-    """A weight file is damaged or of another model: no trial can do anything about it."""
-
-
-@dataclass(frozen=True, slots=True)
-class WeightFile:
-    """One file: `path` under the models folder, `file` in the repository `model` on ModelScope; path ends with file.
-
-    `size_bytes` is an estimate from the number of parameters (None: a few kB); a download announces the true size.
-    `instead` is another name in the same folder that serves as well (pickled weights where safetensors are hoped for).
-    """
-    part: Part
-    path: str
-    model: str
-    file: str
-    size_bytes: int | None = None
-    instead: str | None = None
-
-    @property
-    def variants(self) -> tuple["WeightFile", ...]:
-        """Itself, then itself under the other name that serves as well."""
-        if self.instead is None:
-            return (self,)
-        path, file = (str(PurePosixPath(name).with_name(self.instead)) for name in (self.path, self.file))
-        return self, replace(self, path=path, file=file, instead=None)
-
-    def find(self, folder: Path) -> Path | None:
-        """The file on this disk, under either name, unless missing or empty."""
-        paths = [folder / variant.path for variant in self.variants]
-        return next((path for path in paths if path.is_file() and path.stat().st_size), None)
 
 
 def _shards() -> Iterable[WeightFile]:
@@ -109,21 +73,12 @@ def describe_missing(missing: Collection[WeightFile], folder: Path) -> str:
     """One line for people: each missing file, where it is expected, and the command that fetches it."""
     paths = [file.path + (" (not of the size it was fetched with)" if file.find(folder) else "") for file in missing]
     return (f"Kolors' weights are not complete in {folder}: missing {', '.join(paths)}; "
-            f"fetch them (about {needed_bytes(missing) / 1e9:.1f} GB) with: {fetch_command(folder)}")
-
-
-def fetch_command(folder: Path) -> str:
-    return f"{python()} -m core.kolors.download --to {shlex.quote(str(folder))}"
+            f"fetch them (about {needed_bytes(missing) / 1e9:.1f} GB) with: {fetch_command(DOWNLOAD, folder)}")
 
 
 def read_record(folder: Path) -> dict[str, Any]:
     """What was fetched into `folder`: path -> model, file, revision, commit, size_bytes, sha256; empty if nothing was."""
     return read_json(folder / RECORD) if (folder / RECORD).exists() else {}
-
-
-def needed_bytes(files: Iterable[WeightFile] = FILES) -> int:
-    """Their size together on disk, as estimated before a server was asked."""
-    return sum(file.size_bytes or 0 for file in files)
 
 
 def fingerprints(folder: Path, parts: Collection[Part]) -> dict[str, str]:

@@ -5,7 +5,8 @@ that is being read (and, on a CPU, the model itself).
 """
 import pickle
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from torch import Tensor
 from transformers import CLIPImageProcessor
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
-from core.kolors.files import SCORER_FOLDER, Part, WeightsError, part_paths
+from core.backbone import Backbone
+from core.base_models import BaseModel
+from core.kolors.files import SCORER_FOLDER, describe_missing, fingerprints, missing_files, part_paths
 from core.kolors.models import (
     KolorsUNet,
     KolorsVAEDecoder,
@@ -29,6 +32,26 @@ from core.kolors.models import (
     chatglm,
     chatglm_sizes,
 )
+from core.weight_files import Part, WeightsError
+
+
+def read_backbone(model: BaseModel, device: torch.device, dtype: torch.dtype, folder: Path, parts: Collection[Part]) -> Backbone:
+    """`parts` are those whose files must be there. Raises ValueError, before anything is read, where one is missing."""
+    if missing := missing_files(folder, parts):
+        raise ValueError(describe_missing(missing, folder))
+    return Backbone(
+        name=model.name, architecture=model.architecture, device=device, dtype=dtype, text_encoder_alone=True,
+        readers={
+            "unet": partial(read_unet, folder, device, dtype),
+            "vae_encoder": partial(read_vae_encoder, folder, device, dtype),
+            "vae_decoder": partial(read_vae_decoder, folder, device, dtype),
+            "text_encoder": partial(read_text_encoder, folder, device, dtype),
+            "scorer": partial(read_scorer, folder, device),
+        },
+        scorer_name=model.scorer,
+        image_processor=read_image_processor(folder),
+        weights=fingerprints(folder, parts),
+    )
 
 
 def read_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsUNet:

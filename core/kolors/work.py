@@ -11,3 +11,5 @@ STEP_TFLOP = 14.5             # a LoRA training step
 RECOMPUTED_STEP_TFLOP = 20.9  # the same with blocks computed again
 FORWARD_TFLOP = 6.96
 ENCODED_TFLOP = 2 * 4.9 + 3.2  # a training picture through the VAE, as it is and mirrored, and its caption through ChatGLM3-6B
+
+SCORE_S = 0.04  # a picture through CLIP ViT-L/14, measured beside an H100: its resizing on the CPU takes longer than the model

@@ -1,5 +1,4 @@
 """Kolors' networks at toy width, and how their shipped weights are read."""
-from pathlib import Path
 
 import torch
 from aesthetics_predictor import AestheticsPredictorV2Linear
@@ -10,8 +9,8 @@ from transformers import CLIPImageProcessor
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
 from core.kolors.models import KolorsUNet, KolorsVAEDecoder, KolorsVAEEncoder, UNetShape, VAEShape, chatglm
+from core.tiny.files import WEIGHTS
 
-WEIGHTS = Path(__file__).parent / "weights"
 VOCABULARY = 65024  # ChatGLM3's padded vocabulary
 TEXT_WIDTH = 64
 UNET_SHAPE = UNetShape(widths=(48, 64, 64), depths=(1, 1), head_width=16, groups=16, time_channels=64, size_channels=16,

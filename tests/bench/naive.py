@@ -30,7 +30,7 @@ def main() -> None:
     spec = TrialSpec.from_json(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     assert spec.train
     train, render = spec.train, spec.render
-    backbone = load_backbone("tiny")
+    backbone = load_backbone(spec.backbone)
     pipe = SDXLImagePipeline(device="cpu", torch_dtype=torch.float32)
     pipe.scheduler, pipe.prompter = backbone.new_scheduler(), backbone.prompter
     pipe.text_encoder_kolors, pipe.unet = backbone.prompter.text_encoder, backbone.unet

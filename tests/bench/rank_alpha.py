@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from core.backbone import Backbone, load_backbone
+from core.base_models import DEFAULT
 from core.cache import Cache
 from core.dataset import audit
 from core.encode import encode_examples
@@ -28,7 +29,7 @@ DRAWN = Rendering(steps=18, cfg_scale=3.0, size_px=SIZE_PX)
 
 
 def main() -> None:
-    backbone = load_backbone("tiny")
+    backbone = load_backbone(DEFAULT)
     story = load_story(STUDIES / "stories" / "lake_painter.yaml").value
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache(Path(folder))

@@ -67,7 +67,8 @@ print(len(names))
     assert int(done.stdout.splitlines()[-1]) >= 18
 
 
-@pytest.mark.parametrize("module", ["settings", "files", "folders", "verdict", "filters", "cache", "dataset", "sheet"])
+@pytest.mark.parametrize("module", [
+    "base_models", "settings", "files", "folders", "verdict", "filters", "cache", "dataset", "sheet"])
 def test_what_reports_read_with_needs_no_torch(module: str) -> None:
     done = python(f"import core.{module}; print(sorted({{'torch', 'transformers', 'mlflow'}} & set(sys.modules)))")
     assert done.stdout.strip() == "[]", done.stderr

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from core.base_models import base_model
 from core.files import write_json
 from core.folders import Runs
-from core.kolors.files import needed_bytes
+from core.kolors.files import FILES
 from core.settings import Rendering, Result, Training
+from core.weight_files import needed_bytes
 from reports.console import size
-from sweep.cost import LAYERS, PER_RANK, lora_parameters, trial_disk_bytes
+from sweep.cost import lora_parameters, trial_disk_bytes
 from sweep.deadline import deadline, seconds_until
 from sweep.plan import disks, make_plan
 from sweep.plan_table import plan_page
@@ -96,7 +98,7 @@ def test_without_a_finished_trial_it_is_an_estimate_and_says_so(cli, tmp_path, w
 def test_the_shipped_studies_are_planned_with_what_is_still_to_be_fetched(tmp_path, monkeypatch, name):
     monkeypatch.setenv("LORA_SWEEP_MODELS", str(tmp_path / "none"))
     study = load_study(name, data_may_be_gone=True)
-    assert f"weights about {size(needed_bytes())} are missing: fetched once" in words(page(study, tmp_path))
+    assert f"weights about {size(needed_bytes(FILES))} are missing: fetched once" in words(page(study, tmp_path))
 
 
 def test_on_a_cpu_the_text_encoder_lies_in_the_host_s_memory(tmp_path, kolors):
@@ -292,9 +294,9 @@ def test_the_counted_layers_are_the_model_s(name):
 
     with torch.device("meta"):
         unet = SDXLUNet(is_kolors=True) if name == "kolors" else TinyUNet()
-    for target, per_rank in PER_RANK[name].items():
+    for target, per_rank in base_model(name).lora_parameters.items():
         layers = [module for path, module in unet.named_modules() if path.endswith(f".{target}")]
-        assert len(layers) == LAYERS[name]
+        assert len(layers) == base_model(name).lora_layers
         assert sum(layer.in_features + layer.out_features for layer in layers) == per_rank
 
 

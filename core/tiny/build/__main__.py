@@ -14,7 +14,7 @@ import torch
 from core.tiny.build.scorer import build_scorer
 from core.tiny.build.unet import build_loose, build_unet
 from core.tiny.build.vae import build_vae
-from core.tiny.models import WEIGHTS
+from core.tiny.files import WEIGHTS
 
 log = logging.getLogger(__name__)
 STAGES = {"vae": (build_vae, 0), "unet": (build_unet, 0), "loose": (build_loose, 1), "scorer": (build_scorer, 0)}  # and seeds

@@ -6,7 +6,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from core.tiny.models import WEIGHTS, load_weights
+from core.tiny.files import WEIGHTS
+from core.tiny.models import load_weights
 
 
 def set_rate(optimizer: torch.optim.Optimizer, peak: float, step: int, total: int, *, warm_up: int = 80,
