@@ -1,26 +1,66 @@
-"""What one trial is told: plain values, no torch, the same words as in the study file, MLflow and the tables."""
+"""What one trial is made with: plain values, no torch, named as in the study file, MLflow and the tables.
+
+Each setting is declared here once. Its checks, error lines, JSON schema and line in studies/README.md follow from its field.
+"""
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
+
+from typing_extensions import Doc
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 SIZE_STEP_PX = 64  # DiffSynth 1.1.9 rounds other sizes up (pipelines/base.py)
 PROMPT = "{prompt}"  # in a caption template: the picture's own words
+MAX_PX = 65_536
+MAX_BYTES = 2**40
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The numbers that a field may hold, both ends included; with `above`, `low` itself is too little."""
+    low: float
+    high: float
+    above: bool = False
+    multiple_of: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The regular expression that a text must match from end to end, and what it asks for in words."""
+    pattern: str
+    form: str = ""
+
+
+NOT_BLANK = Form(r".*\S.*")
+ATTENTION_LAYERS = Form(r"(?!.*\b(to_\w+)\b.*\b\1\b)to_(q|k|v|out)(,to_(q|k|v|out))*",
+                        "each once of to_q,to_k,to_v,to_out, without spaces")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
     """How the LoRA is trained; strength in training and use is `lora_alpha / lora_rank`."""
-    lora_rank: int = 16
-    lora_alpha: float = 4.0
-    epochs: int = 1
-    learning_rate: float = 1e-4
-    steps_per_epoch: int = 100
-    batch_size: int = 1
-    lora_dropout: float = 0.0
-    random_flip: bool = False
-    target_modules: str = "to_q,to_k,to_v,to_out"
-    gradient_checkpointing: Literal["auto", "on", "off"] = "auto"
+    lora_rank: Annotated[int, Bounds(1, 256), Doc("Size of the LoRA's matrices: more rank, more room, larger file")] = 16
+    lora_alpha: Annotated[
+        float, Bounds(0, 1024, above=True), Doc("Strength: the LoRA is scaled by `lora_alpha / lora_rank`")
+    ] = 4.0
+    epochs: Annotated[
+        int,
+        Bounds(1, 1000),
+        Doc("How many times `steps_per_epoch` are trained; each epoch leaves a LoRA that can be exported"),
+    ] = 1
+    learning_rate: Annotated[float, Bounds(0, 1, above=True), Doc("Step size of the optimiser")] = 1e-4
+    steps_per_epoch: Annotated[int, Bounds(1, 100_000), Doc("Optimiser steps in one epoch")] = 100
+    batch_size: Annotated[int, Bounds(1, 1024), Doc("Pictures in one optimiser step")] = 1
+    lora_dropout: Annotated[float, Bounds(0, 0.9), Doc("Share of the LoRA's inputs dropped in training")] = 0.0
+    random_flip: Annotated[bool, Doc("Whether pictures are mirrored at random")] = False
+    target_modules: Annotated[
+        str, ATTENTION_LAYERS, Doc("Attention layers of the UNet that get a LoRA: endings of their names, commas between")
+    ] = "to_q,to_k,to_v,to_out"
+    gradient_checkpointing: Annotated[
+        Literal["auto", "on", "off"],
+        Doc("Compute activations twice to save memory: a step takes about half as long again; "
+            "`auto`: only when they do not fit on the GPU"),
+    ] = "auto"
 
     @property
     def total_steps(self) -> int:
@@ -34,33 +74,43 @@ class Training:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendering:
-    """How the story is drawn; `size_px` is the square picture's side, in training as in rendering."""
-    steps: int = 50
-    cfg_scale: float = 4.0
-    size_px: int = 1024
+    """How the story is drawn."""
+    steps: Annotated[int, Bounds(1, 1000), Doc("Denoising steps for each picture")] = 50
+    cfg_scale: Annotated[
+        float, Bounds(1, 30), Doc("Guidance: how strictly the prompt is followed; 1 is without")
+    ] = 4.0
+    size_px: Annotated[
+        int,
+        Bounds(64, 2048, multiple_of=SIZE_STEP_PX),
+        Doc("Side of the square pictures in px, in training as in rendering"),
+    ] = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filters:
-    """Which pictures are trained on: Data-Juicer's image filters, same names and meaning, bounds inclusive.
-
-    Widths and heights in px, ratio = width / height, sizes in bytes on disk, scores from 0 to 1 (aesthetic / 10).
-    `subset` keeps the pictures of that name; `deduplicate` the first of pictures with an equal perceptual hash;
-    `max_images` the best scored.
-    """
-    subset: str | None = None
-    min_width: int = 1
-    max_width: int | None = None
-    min_height: int = 1
-    max_height: int | None = None
-    min_ratio: float = 0.333
-    max_ratio: float = 3.0
-    min_size: int = 1
-    max_size: int | None = None
-    min_score: float = 0.0
-    max_score: float = 1.0
-    deduplicate: Literal["phash", "dhash", "whash", "ahash", "none"] = "phash"
-    max_images: int | None = None
+    """Which pictures are trained on: Data-Juicer's image filters, same names and meaning, bounds inclusive."""
+    subset: Annotated[
+        str | None,
+        NOT_BLANK,
+        Doc("Subset that is kept: the table's column `subset`, else the sub-folder that a picture lies in; null: all"),
+    ] = None
+    min_width: Annotated[int, Bounds(1, MAX_PX), Doc("Narrowest picture that is kept, px")] = 1
+    max_width: Annotated[int | None, Bounds(1, MAX_PX), Doc("Widest picture that is kept, px; null: any")] = None
+    min_height: Annotated[int, Bounds(1, MAX_PX), Doc("Lowest picture that is kept, px")] = 1
+    max_height: Annotated[int | None, Bounds(1, MAX_PX), Doc("Highest picture that is kept, px; null: any")] = None
+    min_ratio: Annotated[float, Bounds(0, 100, above=True), Doc("Smallest width / height that is kept")] = 0.333
+    max_ratio: Annotated[float, Bounds(0, 100, above=True), Doc("Largest width / height that is kept")] = 3.0
+    min_size: Annotated[int, Bounds(1, MAX_BYTES), Doc("Smallest file that is kept, bytes")] = 1
+    max_size: Annotated[int | None, Bounds(1, MAX_BYTES), Doc("Largest file that is kept, bytes; null: any")] = None
+    min_score: Annotated[float, Bounds(0, 1), Doc("Lowest aesthetic score / 10 that is kept")] = 0.0
+    max_score: Annotated[float, Bounds(0, 1), Doc("Highest aesthetic score / 10 that is kept")] = 1.0
+    deduplicate: Annotated[
+        Literal["phash", "dhash", "whash", "ahash", "none"],
+        Doc("Perceptual hash by which only the first of equal pictures is kept"),
+    ] = "phash"
+    max_images: Annotated[
+        int | None, Bounds(1, 1_000_000), Doc("How many pictures are kept, those with the best scores; null: all")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,18 +129,25 @@ class Story:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """Where the pictures are, which columns name them, and the caption template.
-
-    `source` is a folder (core/data_folder.py says which layouts) or `modelscope:<data set>`, of which `subset` and
-    `split` are loaded. A column that is None is found by its usual name.
-    """
-    source: str
-    subset: str | None = None
-    split: str | None = None
-    image_column: str | None = None
-    text_column: str | None = None
-    caption: str = PROMPT
-    min_images: int = 4
+    """Where the pictures are (core/data_folder.py says which layouts), and the words they are trained with."""
+    source: Annotated[
+        str, NOT_BLANK, Doc("Folder of pictures, relative to the study file or absolute, or `modelscope:owner/name`")
+    ]
+    subset: Annotated[str | None, NOT_BLANK, Doc("Subset of a modelscope data set to load; null: all")] = None
+    split: Annotated[str | None, NOT_BLANK, Doc("Split of a modelscope data set to load; null: train")] = None
+    image_column: Annotated[
+        str | None, NOT_BLANK, Doc("Column that holds or names the pictures; null: found by itself")
+    ] = None
+    text_column: Annotated[str | None, NOT_BLANK, Doc("Column that holds the captions; null: found by itself")] = None
+    caption: Annotated[
+        str,
+        NOT_BLANK,
+        Doc("Caption of every picture: `{prompt}` stands for the one it came with, plain text replaces that; "
+            "other braces are refused"),
+    ] = PROMPT
+    min_images: Annotated[
+        int, Bounds(1, 1_000_000), Doc("A trial whose filters keep fewer pictures ends at once as `no_images`")
+    ] = 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

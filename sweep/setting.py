@@ -1,10 +1,13 @@
-"""What each value of a study file may be: one table, used for fixed values and for the ranges that are searched."""
+"""What each value of a study file may be, for fixed values and for the ranges that are searched."""
 import math
 import re
-from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Self
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from types import NoneType
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     GetCoreSchemaHandler,
@@ -15,17 +18,15 @@ from pydantic import (
     model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
+from typing_extensions import Doc
 
-from core.settings import SIZE_STEP_PX, Filters, Rendering, Training
+from core.settings import NOT_BLANK, Bounds, Filters, Form, Rendering, Training
 from sweep.study_errors import Key, Mistake, UnknownKey, near, together
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
-ATTENTION_LAYERS = r"(?!.*\b(to_\w+)\b.*\b\1\b)to_(q|k|v|out)(,to_(q|k|v|out))*"
 MAX_SEED = 2**32 - 1
-MAX_PX = 65_536
-MAX_BYTES = 2**40
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +50,18 @@ class Setting:
             return (", ".join(self.words) or self.form or KINDS[self.kind]) + none
         bounds = f"more than {self.low}, up to {self.high}" if self.above else f"{self.low} to {self.high}"
         return bounds + (f" in steps of {self.multiple_of}" if self.multiple_of > 1 else "") + none
+
+    @classmethod
+    def of(cls, annotation: Any) -> Self:
+        """What a field may be that is annotated such as `Annotated[int | None, Bounds(1, 256), Doc("Size of ...")]`."""
+        written, *marks = get_args(annotation)
+        parts = get_args(written)  # of `int | None` both, of a Literal its words
+        words = parts if get_origin(written) is Literal else ()
+        rules = {name: value for mark in marks if isinstance(mark, Bounds | Form) for name, value in asdict(mark).items()}
+        kind = str if words else parts[0] if parts else written
+        assert kind not in (int, float) or "high" in rules, f"{annotation} has no Bounds"
+        return cls(kind=kind, words=words, optional=NoneType in parts, **rules,
+                   meaning=next(mark.documentation for mark in marks if isinstance(mark, Doc)))
 
     def check(self, value: Any, *at: Key) -> Any:
         """The value, numbers in their own type; a Mistake otherwise. `at` is where it stands, for the error."""
@@ -105,7 +118,7 @@ class Setting:
 
 def text(meaning: str, *, optional: bool = False) -> Setting:
     """Words that must not be blank."""
-    return Setting(kind=str, meaning=meaning, pattern=r".*\S.*", optional=optional)
+    return Setting(kind=str, meaning=meaning, pattern=NOT_BLANK.pattern, optional=optional)
 
 
 def check_template(template: str, slot: str, allowed: str) -> str:
@@ -121,43 +134,9 @@ def check_template(template: str, slot: str, allowed: str) -> str:
     return template
 
 
-SETTINGS = {
-    "lora_rank": Setting(kind=int, low=1, high=256, meaning="Size of the LoRA's matrices"),
-    "lora_alpha": Setting(kind=float, low=0, above=True, high=1024,
-                          meaning="Strength: the LoRA is scaled by lora_alpha / lora_rank"),
-    "epochs": Setting(kind=int, low=1, high=1000, meaning="How many times steps_per_epoch are trained; each epoch leaves a LoRA"),
-    "learning_rate": Setting(kind=float, low=0, above=True, high=1, meaning="Step size of the optimiser"),
-    "steps_per_epoch": Setting(kind=int, low=1, high=100_000, meaning="Optimiser steps in one epoch"),
-    "batch_size": Setting(kind=int, low=1, high=1024, meaning="Pictures in one optimiser step"),
-    "lora_dropout": Setting(kind=float, low=0, high=0.9, meaning="Share of the LoRA's inputs dropped in training"),
-    "random_flip": Setting(kind=bool, meaning="Whether pictures are mirrored at random"),
-    "target_modules": Setting(kind=str, pattern=ATTENTION_LAYERS, form="each once of to_q,to_k,to_v,to_out, without spaces",
-                              meaning="Attention layers of the UNet that get a LoRA"),
-    "gradient_checkpointing": Setting(kind=str, words=("auto", "on", "off"),
-                                      meaning="Recompute activations to save memory; auto: when the GPU needs it"),
-    "steps": Setting(kind=int, low=1, high=1000, meaning="Denoising steps for each picture"),
-    "cfg_scale": Setting(kind=float, low=1, high=30, meaning="Guidance by the prompt; 1 is without"),
-    "size_px": Setting(kind=int, low=64, high=2048, multiple_of=SIZE_STEP_PX,
-                       meaning="Side of the square pictures in px, in training as in rendering"),
-    "subset": text("Name of the subset that is kept: its column in the table, else the sub-folder; null: all", optional=True),
-    "min_width": Setting(kind=int, low=1, high=MAX_PX, meaning="Narrowest picture that is kept, px"),
-    "max_width": Setting(kind=int, low=1, high=MAX_PX, optional=True, meaning="Widest picture that is kept, px; null: any"),
-    "min_height": Setting(kind=int, low=1, high=MAX_PX, meaning="Lowest picture that is kept, px"),
-    "max_height": Setting(kind=int, low=1, high=MAX_PX, optional=True, meaning="Highest picture that is kept, px; null: any"),
-    "min_ratio": Setting(kind=float, low=0, above=True, high=100, meaning="Smallest width / height that is kept"),
-    "max_ratio": Setting(kind=float, low=0, above=True, high=100, meaning="Largest width / height that is kept"),
-    "min_size": Setting(kind=int, low=1, high=MAX_BYTES, meaning="Smallest file that is kept, bytes"),
-    "max_size": Setting(kind=int, low=1, high=MAX_BYTES, optional=True,
-                        meaning="Largest file that is kept, bytes; null: any"),
-    "min_score": Setting(kind=float, low=0, high=1, meaning="Lowest aesthetic score / 10 that is kept"),
-    "max_score": Setting(kind=float, low=0, high=1, meaning="Highest aesthetic score / 10 that is kept"),
-    "deduplicate": Setting(kind=str, words=("phash", "dhash", "whash", "ahash", "none"),
-                           meaning="Perceptual hash by which only the first of equal pictures is kept"),
-    "max_images": Setting(kind=int, low=1, high=1_000_000, optional=True,
-                          meaning="How many pictures are kept, best scored first; null: all"),
-}
 SECTIONS = {"train": Training, "render": Rendering, "data.filters": Filters}
 HOMES = {field.name: home for home, section in SECTIONS.items() for field in fields(section)}
+SETTINGS = {field.name: Setting.of(field.type) for section in SECTIONS.values() for field in fields(section)}
 
 
 class Section(BaseModel):
@@ -191,15 +170,27 @@ class Section(BaseModel):
 
 
 class Checked:
-    """Pydantic annotation for a dataclass of core.settings: its names and defaults, the table's checks."""
+    """Pydantic annotation for a dataclass whose fields are annotated as those of core.settings: a mapping of a study file becomes
+    one, with a line for each key that is not as declared. `further` has the checks that come after a field's own."""
+
+    def __init__(self, **further: Callable[..., Any]) -> None:
+        self._further = further
+
+    def model(self, section: type[Any]) -> type[Section]:
+        """The dataclass as a pydantic model."""
+        keys: dict[str, Any] = {
+            field.name: (self._annotation(field.name, field.type), ... if field.default is MISSING else field.default)
+            for field in fields(section)
+        }
+        return create_model(section.__name__, __base__=Section, __doc__=section.__doc__, **keys)
+
+    def _annotation(self, name: str, declared: Any) -> Any:
+        if is_dataclass(declared.__origin__):  # it brings its own checks
+            return declared
+        check = Annotated[Any, Setting.of(declared)]
+        return Annotated[check, AfterValidator(self._further[name])] if name in self._further else check
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        keys: dict[str, Any] = {f.name: (Annotated[Any, SETTINGS[f.name]], f.default) for f in fields(source)}
-        model = create_model(source.__name__, __base__=Section, __doc__=source.__doc__, **keys)
-
-        def build(values: Any) -> Any:
-            return values if isinstance(values, source) else source(**dict(values))
-
         return core_schema.no_info_after_validator_function(
-            build, handler.generate_schema(model),
+            lambda read: source(**dict(read)), handler.generate_schema(self.model(source)),
             serialization=core_schema.plain_serializer_function_ser_schema(asdict))

@@ -19,13 +19,13 @@ class SceneEntry(Section):
     prompt: Annotated[str, text("What the picture shows, in Chinese or English")]
     seed: Annotated[int, Setting(kind=int, low=0, high=MAX_SEED, meaning="Seed of its noise, no two alike")]
     negative_prompt: Annotated[str | None, Setting(
-        kind=str, optional=True, meaning="What it must not show, instead of the story's negative_prompt")] = None
+        kind=str, optional=True, meaning="What it must not show, instead of the story's `negative_prompt`")] = None
 
 
 class StoryFile(Section):
     """Eight or more prompts that are one tale, and the words around them."""
     title: Annotated[str, text("The story's title, for reports")]
-    template: Annotated[str, text("Words around every scene; {scene} stands for its prompt")] = SCENE
+    template: Annotated[str, text("Text around every scene; `{scene}` stands for its prompt; other braces are refused")] = SCENE
     negative_prompt: Annotated[str, NEGATIVE] = ""
     scenes: tuple[SceneEntry, ...] = Field(description=f"{MIN_SCENES} or more scenes, in the order of the tale")
 

@@ -3,7 +3,7 @@ import argparse
 import json
 import os
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -18,25 +18,42 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from typing_extensions import Doc
 
 from core.base_models import BASE_MODELS, DEFAULT
 from core.data_folder import DataError, read_folder, why_no_folder
+from core.files import write_text
 from core.folders import Runs
 from core.hub_data import PREFIX, is_remote
 from core.install import ROOT
-from core.settings import PRECISIONS, PROMPT, Data, Filters, Rendering, Story, Training, TrialSpec, setting_names
+from core.settings import (
+    PRECISIONS,
+    PROMPT,
+    Bounds,
+    Data,
+    Filters,
+    Rendering,
+    Story,
+    Training,
+    TrialSpec,
+    setting_names,
+)
 from sweep.plain_yaml import read_yaml
 from sweep.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, check_template, text
 from sweep.space import Search, check_space
 from sweep.story_file import StoryFile, load_story
 from sweep.study_errors import Key, Mistake, StudyError, UnknownKey, all_checked, near, parse, together
+from sweep.study_tables import with_tables
 
 STUDIES = ROOT / "studies"
+README = STUDIES / "README.md"
 FOLDER_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
 RUNS = Runs(Path())
 TAKEN_NAMES = ("default", *(path.name for path in (RUNS.cache, RUNS.tracking_db, RUNS.tracking_lock, RUNS.artifacts)))  # MLflow's
 HUB_SOURCE = PREFIX + r"[\w.-]+/[\w.-]+"
-BOUND_PAIRS = tuple((f"min_{what}", f"max_{what}") for what in ("width", "height", "ratio", "size", "score"))
+OWN_PRECISIONS = ", ".join(f"`{model.precision}` for {name}" for name, model in BASE_MODELS.items())
+BOUND_PAIRS = tuple((low, high) for low in setting_names(Filters) if low.startswith("min_")
+                    if (high := low.replace("min_", "max_")) in setting_names(Filters))
 
 
 def load_study(name_or_path: str, *, data_may_be_gone: bool = False) -> "Study":
@@ -111,89 +128,99 @@ def _check_caption(caption: str) -> str:
     return check_template(caption, PROMPT, f"text with {PROMPT}, or plain text")
 
 
-class DataKeys(Section):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataKeys(Data):
     """Which pictures are trained on, and the words they are trained with."""
-    source: Annotated[str, text("Folder of pictures, relative to the study file or absolute, or modelscope:owner/name"),
-                      AfterValidator(_check_source)]
-    subset: Annotated[str | None, text("Subset of a modelscope data set to load", optional=True)] = None
-    split: Annotated[str | None, text("Split of a modelscope data set to load; null: train", optional=True)] = None
-    image_column: Annotated[str | None, text("Column that holds or names the pictures; null: found by itself",
-                                             optional=True)] = None
-    text_column: Annotated[str | None, text("Column that holds the captions; null: found by itself", optional=True)] = None
-    caption: Annotated[str, text("Caption of each picture; {prompt} stands for the one it came with, plain text replaces that"),
-                       AfterValidator(_check_caption)] = PROMPT
-    min_images: Annotated[int, Setting(kind=int, low=1, high=1_000_000,
-                                       meaning="A trial whose filters keep fewer pictures fails as no_images")] = 4
-    filters: Annotated[Filters, Checked()] = Field(Filters(), description="Which pictures are kept, bounds included")
-
-    @model_validator(mode="after")
-    def _check_folder(self, info: ValidationInfo) -> Self:
-        if is_remote(self.source):
-            return self
-        for key in ("subset", "split"):
-            if value := getattr(self, key):
-                raise Mistake("only a modelscope data set has it", "data.filters.subset for a sub-folder", at=(key,), value=value)
-        try:
-            if not _context(info).get("data_may_be_gone"):
-                read_folder(self.value)
-        except DataError as error:
-            raise Mistake(f"it cannot be read: {error}", at=("source",), value=self.source) from None
-        return self
+    filters: Annotated[Filters, Checked(), Field(description="Which pictures are kept, bounds included")] = Filters()  # noqa: RUF009
 
     @property
     def value(self) -> Data:
         return Data(**{name: getattr(self, name) for name in setting_names(Data)})
 
 
-class Objective(Section):
+def _check_folder(data: DataKeys, info: ValidationInfo) -> DataKeys:
+    if is_remote(data.source):
+        return data
+    for key in ("subset", "split"):
+        if value := getattr(data, key):
+            raise Mistake("only a modelscope data set has it", "data.filters.subset for a sub-folder", at=(key,), value=value)
+    try:
+        if not _context(info).get("data_may_be_gone"):
+            read_folder(data.value)
+    except DataError as error:
+        raise Mistake(f"it cannot be read: {error}", at=("source",), value=data.source) from None
+    return data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
     """What counts: the mean aesthetic score of the story."""
-    gate: Annotated[float, Setting(kind=float, low=1, high=10,
-                                   meaning="The mean aesthetic score that a story must reach, 1 to 10")] = 6.0
+    gate: Annotated[float, Bounds(1, 10), Doc("The mean aesthetic score that a story must reach")] = 6.0
 
 
-class Budget(Section):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
     """When the sweep ends."""
-    trials: Annotated[int, Setting(kind=int, low=1, high=100_000, meaning="How many trials in all")] = 20
+    trials: Annotated[int, Bounds(1, 100_000), Doc("How many trials in all")] = 20
 
 
-class Sampler(Section):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampler:
     """How Optuna's TPE samples."""
-    startup_trials: Annotated[int, Setting(kind=int, low=1, high=100_000,
-                                           meaning="Trials sampled at random before TPE learns from them")] = 10
+    startup_trials: Annotated[
+        int, Bounds(1, 100_000), Doc("Trials sampled at random before the sampler (Optuna's TPE) learns from them")
+    ] = 10
 
 
-class Storage(Section):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Storage:
     """What is kept on the disk, and how often a training is saved; no score depends on it."""
-    keep: Annotated[int, Setting(kind=int, low=1, high=100_000,
-                                 meaning="How many of the best trials keep their LoRAs when the disk gets tight")] = 5
-    limit_gb: Annotated[float | None, Setting(kind=float, low=0, above=True, high=1_000_000, optional=True,
-                                              meaning="How much the study's trials may take; empty: all that is free")] = None
-    checkpoint_every_s: Annotated[float, Setting(kind=float, low=0, high=86_400,
-                                                 meaning="The most seconds of training that a kill can cost")] = 120.0
+    keep: Annotated[
+        int,
+        Bounds(1, 100_000),
+        Doc("How many of the best trials keep their LoRAs when room gets short, as every entry of `first` does; "
+            "pictures and recipes always stay"),
+    ] = 5
+    limit_gb: Annotated[
+        float | None,
+        Bounds(0, 1_000_000, above=True),
+        Doc("How much the trials of this study may take on the disk; null: all that is free"),
+    ] = None
+    checkpoint_every_s: Annotated[
+        float,
+        Bounds(0, 86_400),
+        Doc("The most seconds of training that a kill can cost; an epoch's end is always saved"),
+    ] = 120.0
 
 
 class Study(Section):
     """A study: what is searched, what is fixed, what is tried first, the gate, the budget."""
-    name: Annotated[str, Setting(kind=str, pattern=FOLDER_NAME, meaning="Name of the study and its folder in runs/")]
+    name: Annotated[str, Setting(kind=str, pattern=FOLDER_NAME, meaning=(
+        "Name of the study and of its folder under `runs/`: letters, digits, `.`, `_`, `-`; at most 64"))]
     backbone: Annotated[str, Setting(kind=str, words=tuple(BASE_MODELS), meaning="The model that gets the LoRA")] = DEFAULT
-    precision: Annotated[str, Setting(kind=str, words=PRECISIONS, meaning="Number format in training and rendering; "
-                                      "default: fp16 for kolors, fp32 for tiny")] = Field(default_factory=_own_precision)
-    weights: Annotated[str | None, text("Folder of Kolors' weights, relative to the study file or absolute; null: the "
-                                        "usual one", optional=True), AfterValidator(_absolute_if_any)] = None
+    precision: Annotated[str, Setting(kind=str, words=PRECISIONS, meaning=(
+        "Number format in training and rendering; the LoRA itself is trained in fp32, fp16 needs a GPU; Kolors' text encoder in "
+        f"fp32 takes 27 GB of GPU memory; default: {OWN_PRECISIONS}"))] = Field(default_factory=_own_precision)
+    weights: Annotated[str | None, text(
+        "Folder of Kolors' weights in DiffSynth's layout, relative to the study file or absolute; null: `LORA_SWEEP_MODELS`, "
+        "else a folder in the user's cache", optional=True), AfterValidator(_absolute_if_any)] = None
     seed: Annotated[int, Setting(kind=int, low=0, high=MAX_SEED, meaning="Seed of sampling and training")] = 0
     story: Annotated[StoryFile, BeforeValidator(_read_story, json_schema_input_type=str | StoryFile)] = Field(
         description="The story: a file's path, relative to the study file, or the story itself")
-    data: DataKeys = Field(description="The pictures")
+    data: Annotated[DataKeys, Checked(source=_check_source, caption=_check_caption), AfterValidator(_check_folder)] = Field(
+        description="The pictures")
     train: Annotated[Training, Checked()] = Field(Training(), description="How the LoRA is trained, where fixed")
     render: Annotated[Rendering, Checked()] = Field(Rendering(), description="How the story is drawn, where fixed")
     space: dict[str, Search] = Field(
-        description="What is searched: any setting of train, render or data.filters, as choices or as a range",
+        description="What is searched: any setting of `train`, `render` or `data.filters`, as choices or as a range",
         json_schema_extra={"minProperties": 1, "propertyNames": {"enum": list(SETTINGS)}})
-    first: tuple[dict[str, Any], ...] = Field((), description="Values from space to try before sampling")
-    objective: Objective = Field(Objective(), description="What counts")
-    budget: Budget = Field(Budget(), description="When the sweep ends")
-    sampler: Sampler = Field(Sampler(), description="How Optuna's TPE samples")
-    storage: Storage = Field(Storage(), description="What is kept on the disk")
+    first: tuple[dict[str, Any], ...] = Field((), description=(
+        "Settings to try before sampling, each entry with values from `space`; what it leaves out is sampled; an entry taken out "
+        "before it ran is not run"))
+    objective: Annotated[Objective, Checked()] = Field(Objective(), description="What counts")
+    budget: Annotated[Budget, Checked()] = Field(Budget(), description="When the sweep ends")
+    sampler: Annotated[Sampler, Checked()] = Field(Sampler(), description="How Optuna's TPE samples")
+    storage: Annotated[Storage, Checked()] = Field(Storage(), description="What is kept on the disk")
     _file: Path
 
     def model_post_init(self, context: Any, /) -> None:
@@ -319,9 +346,13 @@ def _check_value(space: dict[str, Search] | None, name: str, value: Any, *at: Ke
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m sweep.study", description="The study file's format.")
-    parser.add_argument("--schema", action="store_true", required=True, help="print its JSON schema, for editors")
-    parser.parse_args()
-    print(json.dumps(Study.model_json_schema(), indent=2, ensure_ascii=False))
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--schema", action="store_true", help="print its JSON schema, for editors")
+    what.add_argument("--tables", action="store_true", help="write the tables of studies/README.md anew")
+    if parser.parse_args().tables:
+        write_text(README, with_tables(README.read_text(encoding="utf-8"), study=Study, story=StoryFile))
+    else:
+        print(json.dumps(Study.model_json_schema(), indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":
