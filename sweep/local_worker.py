@@ -16,6 +16,7 @@ from core.settings import TrialSpec
 from sweep.attempt import Attempt
 from sweep.failures import HOST_OOM, HUNG, KILLED
 
+COMMAND = ("-P", "-m", "sweep.worker")  # what Python runs as a worker
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # no hub access behind the user's back
 END_S = 2.0  # for a killed process to be gone; Ctrl-C is answered within 10 s in all
 CRASH_S = 30.0  # for one that crashed: a core dump, or gigabytes of a card to give back, come after its pipes are closed
@@ -42,7 +43,7 @@ class LocalWorker:
         self._woken = False
         with log.open("ab") as handle:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "sweep.worker"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=handle,
+                [sys.executable, *COMMAND], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=handle,
                 text=True, encoding="utf-8", start_new_session=True, env=os.environ | OFFLINE,
             )
         # Its own thread reads, so that the driver can wait for an event, a deadline and a signal at once.
