@@ -45,7 +45,7 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
         raise UserError(f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story drawn "
                         f"now would not compare; only the last epoch, as it was drawn then, can be exported")
     put_on_file(backbone.unet, folder.lora)
-    pictures = draw_story(spec, backbone, Cache(cache), folder, lambda *_, **__: None)
+    pictures = draw_story(spec, backbone, Cache(cache), folder, lambda event: None)
     judged = judge(spec, backbone, folder, score_pictures(backbone, pictures), losses=[], images=result.images,
                    duration_s=0.0)
     write_json(folder.recipe, recipe(judged, folder))

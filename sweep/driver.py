@@ -21,7 +21,9 @@ from core.files import write_json
 from core.folders import Runs, StudyFolder
 from core.settings import Filters, Result, TrialSpec, setting_names
 from reports.console import duration, numbered
+from sweep import events
 from sweep.deadline import Hour
+from sweep.events import Message, Ready, Setup
 from sweep.failures import NO_IMAGES, failure
 from sweep.fingerprint import Fingerprint, record_start
 from sweep.lock import study_lock
@@ -92,7 +94,8 @@ class Sweep:
                  progress: Progress, device: str, until: Hour | None) -> None:
         self.fingerprint, self._until = fingerprint, until
         self.study, self.runs, self.folder, self.store, self.progress = study, runs, folder, store, progress
-        self.supervisor = Supervisor(folder.worker_log, runs.cache, device, study.storage.checkpoint_every_s, until)
+        setup = Setup(cache=runs.cache, device=device, checkpoint_every_s=study.storage.checkpoint_every_s)
+        self.supervisor = Supervisor(folder.worker_log, setup, until)
         self._again: list[Trial] = []
         self._noted: set[str] = set()
         self._failures_in_a_row = 0
@@ -211,39 +214,42 @@ class Sweep:
         fail_point("opened")
         return self.supervisor.carry_out(spec, folder, partial(self._hear, spec))
 
-    def _hear(self, spec: TrialSpec, event: dict[str, Any]) -> None:
+    def _hear(self, spec: TrialSpec, message: Message) -> None:
         """Pass one event of a trial on."""
-        kind = event["event"]
-        if kind == "ready":
-            self.fingerprint.record_worker(event)
-            self.tracking.tag_study(self.fingerprint.tags)
-            self.tracking.tag_older(self.fingerprint.comparable_since)
-            self.progress.worker_ready(event)
-            if note := other_threads(self.folder.results(), event):
-                self._note_once(note)
-        elif kind == "refused":
-            raise SweepRefused(event["message"])
-        elif kind == "started" and self._finished_at is not None:
-            self._idle_s.append(event["monotonic"] - self._finished_at)
-            self._finished_at = None
-        elif kind == "resumed":
-            self.progress.note(f"{spec.name}: resumes from step {event['step']}")
-        elif kind == "again":
-            self._steps = 0
-            self.progress.note(f"{spec.name}: {event['reason']} ({event['message']}); retrying once in a fresh worker")
-        elif kind == "looking":
-            self.progress.looking(spec, event["picture"], event["pictures"])
-        elif kind == "note":
-            self._note_once(event["text"])
-        elif kind == "epoch":
-            self._steps += len(event["losses"])
-            fail_point("heard_epoch")
-            self.progress.epoch(spec, event["epoch"], self._steps, event["losses"])
-            self.tracking.log_losses(spec.number)
-        elif kind == "picture":
-            self.progress.picture(spec, event["picture"])
-        elif kind == "finished":
-            self._finished_at = event["monotonic"]
+        match message.event:
+            case Ready() as ready:
+                self._hear_ready(ready)
+            case events.Refused(message=why):
+                raise SweepRefused(why)
+            case events.Started() if self._finished_at is not None:
+                self._idle_s.append(message.monotonic - self._finished_at)
+                self._finished_at = None
+            case events.Resumed(step):
+                self.progress.note(f"{spec.name}: resumes from step {step}")
+            case events.Again(reason=reason, message=why):
+                self._steps = 0
+                self.progress.note(f"{spec.name}: {reason} ({why}); retrying once in a fresh worker")
+            case events.Looking(picture=number, pictures=total):
+                self.progress.looking(spec, number, total)
+            case events.Note(text):
+                self._note_once(text)
+            case events.Epoch(epoch=epoch, losses=losses):
+                self._steps += len(losses)
+                fail_point("heard_epoch")
+                self.progress.epoch(spec, epoch, self._steps, losses)
+                self.tracking.log_losses(spec.number)
+            case events.Picture(number):
+                self.progress.picture(spec, number)
+            case events.Finished():
+                self._finished_at = message.monotonic
+
+    def _hear_ready(self, ready: Ready) -> None:
+        self.fingerprint.record_worker(ready)
+        self.tracking.tag_study(self.fingerprint.tags)
+        self.tracking.tag_older(self.fingerprint.comparable_since)
+        self.progress.worker_ready(ready)
+        if note := other_threads(self.folder.results(), ready):
+            self._note_once(note)
 
     def _note_once(self, text: str) -> None:
         """What each trial finds again, such as a picture that cannot be read, is said once."""
@@ -305,10 +311,10 @@ class Sweep:
                 "data": Path(self.study.data_value.source).name}
 
 
-def other_threads(results: Iterable[Result], ready: dict[str, Any]) -> str:
+def other_threads(results: Iterable[Result], ready: Ready) -> str:
     """A note where a CPU computes with another number of threads than before; nobody fixes it: OMP_NUM_THREADS, a job's cores."""
-    earlier = {result.threads for result in results if result.threads} - {ready["threads"]}
-    if not earlier or ready["device"] != "cpu":
+    earlier = {result.threads for result in results if result.threads} - {ready.threads}
+    if not earlier or ready.device != "cpu":
         return ""
-    return (f"note: {ready['threads']} threads compute now, {' or '.join(map(str, sorted(earlier)))} did for earlier trials: "
+    return (f"note: {ready.threads} threads compute now, {' or '.join(map(str, sorted(earlier)))} did for earlier trials: "
             "on a CPU scores are then equal within rounding only (OMP_NUM_THREADS sets it)")

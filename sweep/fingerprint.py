@@ -19,6 +19,7 @@ from core.folders import Runs, StudyFolder, shown_path
 from core.hub_data import local_data
 from core.settings import Data
 from core.verdict import SCORING_VERSION, comparable_since
+from sweep.events import Ready
 from sweep.lock import is_locked
 from sweep.setting import HOMES
 from sweep.space import Choices, Range
@@ -49,15 +50,15 @@ class Fingerprint:
         self._study, self._folder, self._accept, self._next_trial, self._note = study, folder, accept, next_trial, note
         self._stored, self._now = stored, _with_space(stored, study)
 
-    def record_worker(self, ready: dict[str, Any]) -> None:
-        """Compare what a worker's event `ready` says of base model and scorer, and write it down. Raises StudyError."""
+    def record_worker(self, ready: Ready) -> None:
+        """Compare what a worker says of base model and scorer, and write it down. Raises StudyError."""
         if not (self._next_trial or _has_base_story(self._folder)):  # nothing was made with what was found before
             self._now = _without_worker(self._now)
-        weights = dict(ready["weights"])
-        scorer = {"scorer.name": ready["scorer"], "scorer.sha256": weights.pop("scorer")}
+        weights = dict(ready.weights)
+        scorer = {"scorer.name": ready.scorer, "scorer.sha256": weights.pop("scorer")}
         self._record({"scorer": scorer, "weights": {f"weights.{part}": digest for part, digest in weights.items()},
-                      "scoring_version": {"scoring_version": ready["scoring_version"]},
-                      "device": {"device": ready["device"].partition(":")[0]}})  # a GPU draws other noise than a CPU
+                      "scoring_version": {"scoring_version": ready.scoring_version},
+                      "device": {"device": ready.device.partition(":")[0]}})  # a GPU draws other noise than a CPU
 
     @property
     def since(self) -> int:

@@ -1,5 +1,4 @@
 """The driver's end of a worker on this machine: a child process in a session of its own."""
-import json
 import os
 import queue
 import select
@@ -9,11 +8,10 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from enum import Enum, auto
 from pathlib import Path
-from typing import Any
 
-from core.settings import TrialSpec
-from sweep.attempt import Attempt
+from sweep.events import Message, Order, Pack, Setup, Stop, decode, encode_order
 from sweep.failures import HOST_OOM, HUNG, KILLED
 
 COMMAND = ("-P", "-m", "sweep.worker")  # what Python runs as a worker
@@ -31,40 +29,43 @@ class WorkerDied(RuntimeError):
         self.reason = reason
 
 
+class _Sign(Enum):
+    """In the inbox between messages: somebody asks to be heard now; no message will follow any more."""
+    WOKEN = auto()
+    GONE = auto()
+
+
 class LocalWorker:
     """Starts at once, so that its imports run while the driver does other things.
 
     In a process session of its own: Ctrl-C reaches only the driver, which then decides.
     """
 
-    def __init__(self, log: Path, cache: Path, device: str) -> None:
-        self._cache, self._device = cache, device
+    def __init__(self, log: Path, setup: Setup) -> None:
         self._oom_kills = _oom_kills()
         self._woken = False
         with log.open("ab") as handle:
             self._process = subprocess.Popen(
-                [sys.executable, *COMMAND], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=handle,
+                [sys.executable, *COMMAND, *setup.arguments()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=handle,
                 text=True, encoding="utf-8", start_new_session=True, env=os.environ | OFFLINE,
             )
         # Its own thread reads, so that the driver can wait for an event, a deadline and a signal at once.
-        self._inbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Message | _Sign] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
 
-    def send(self, pack: list[TrialSpec], folders: list[Path], attempts: list[Attempt], checkpoint_every_s: float) -> None:
+    def send(self, pack: Pack) -> None:
         """Hand over a pack of trials. Raises WorkerDied."""
-        self._write({"specs": [spec.to_json() for spec in pack], "folders": [str(folder) for folder in folders],
-                     "attempts": [attempt.to_json() for attempt in attempts], "checkpoint_every_s": checkpoint_every_s,
-                     "cache": str(self._cache), "device": self._device})
+        self._write(pack)
 
     def ask_to_stop(self) -> None:
         """Finish the step, save, end. Its last event is `stopped`."""
         with suppress(WorkerDied):
-            self._write({"stop": True})
+            self._write(Stop())
 
     def wake(self) -> None:
-        """Have a waiting `next_event` return now, None if nothing was said; may be called from a signal handler."""
+        """Have a waiting `next_message` return now, None if nothing was said; may be called from a signal handler."""
         self._woken = True
-        self._inbox.put({})
+        self._inbox.put(_Sign.WOKEN)
 
     @property
     def waiting(self) -> bool:
@@ -72,16 +73,16 @@ class LocalWorker:
         assert self._process.stdout
         return not self._inbox.empty() or bool(select.select([self._process.stdout], [], [], 0)[0])
 
-    def next_event(self, timeout_s: float) -> dict[str, Any] | None:
-        """The next event; None after `timeout_s` or `wake`. Raises WorkerDied when there will be no more."""
+    def next_message(self, timeout_s: float) -> Message | None:
+        """The next message; None after `timeout_s` or `wake`. Raises WorkerDied when there will be no more."""
         try:
-            event = self._inbox.get(timeout=max(0.0, timeout_s))
+            found = self._inbox.get(timeout=max(0.0, timeout_s))
         except queue.Empty:
             return None
-        if event is None:
-            self._inbox.put(None)  # whoever asks again gets the same answer
-            raise self._obituary()
-        return event or None
+        if found is _Sign.GONE:
+            self._inbox.put(_Sign.GONE)  # whoever asks again gets the same answer
+            raise self._how_it_died()
+        return None if found is _Sign.WOKEN else found
 
     def close(self) -> None:
         """End the worker's whole process group."""
@@ -101,18 +102,18 @@ class LocalWorker:
         assert self._process.stdout
         with suppress(ValueError):  # closed under our hands; or a last line cut short by its death
             for line in self._process.stdout:
-                self._inbox.put(json.loads(line))
-        self._inbox.put(None)
+                self._inbox.put(decode(line))
+        self._inbox.put(_Sign.GONE)
 
-    def _write(self, order: dict[str, Any]) -> None:
+    def _write(self, order: Order) -> None:
         assert self._process.stdin
         try:
-            self._process.stdin.write(json.dumps(order) + "\n")
+            self._process.stdin.write(encode_order(order))
             self._process.stdin.flush()
         except (BrokenPipeError, ValueError):  # ValueError: closed
-            raise self._obituary() from None
+            raise self._how_it_died() from None
 
-    def _obituary(self) -> WorkerDied:
+    def _how_it_died(self) -> WorkerDied:
         began = time.monotonic()
         while (code := self._process.poll()) is None:
             if time.monotonic() - began >= (END_S if self._woken else CRASH_S):

@@ -1,4 +1,5 @@
 """What the user sees while a sweep runs: a live display on a terminal, plain lines elsewhere."""
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -8,6 +9,7 @@ from rich.progress import Progress as Bars
 
 from core.settings import Result, TrialSpec
 from reports.console import counted
+from sweep.events import Ready
 from sweep.status import BASE_PASSES
 from sweep.store import describe
 
@@ -16,10 +18,10 @@ class Progress(Protocol):
     """Told of everything that happens, in the order it happens."""
 
     def start(self, study: str, told: int, target: int, best: float | None = None) -> None: ...
-    def worker_ready(self, event: dict[str, Any]) -> None: ...
+    def worker_ready(self, ready: Ready) -> None: ...
     def base(self, result: Result) -> None: ...
     def looking(self, spec: TrialSpec, number: int, total: int) -> None: ...
-    def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None: ...
+    def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: Sequence[float]) -> None: ...
     def picture(self, spec: TrialSpec, number: int) -> None: ...
     def trial_finished(self, result: Result, params: dict[str, Any]) -> None: ...
     def note(self, text: str) -> None: ...
@@ -37,11 +39,11 @@ class PlainProgress:
         self.told, self.target, self.best = told, target, best
         self.note(f"study {study}: {told} of {counted(target, 'trial')} finished")
 
-    def worker_ready(self, event: dict[str, Any]) -> None:
-        self.note(f"worker ready on {event['device']} ({event['seconds']:.1f} s to load the base model)")
-        if event["unknown_words"]:
+    def worker_ready(self, ready: Ready) -> None:
+        self.note(f"worker ready on {ready.device} ({ready.seconds:.1f} s to load the base model)")
+        if ready.unknown_words:
             self.note("note: the base model does not know these pieces of the prompts, which a LoRA learns where captions "
-                      f"have them: {', '.join(event['unknown_words'])}")
+                      f"have them: {', '.join(ready.unknown_words)}")
 
     def base(self, result: Result) -> None:
         self.note(f"base model's own story: {result.aesthetic_mean:.2f}")
@@ -51,7 +53,7 @@ class PlainProgress:
     def looking(self, spec: TrialSpec, number: int, total: int) -> None:
         pass
 
-    def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None:
+    def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: Sequence[float]) -> None:
         pass  # too many lines for a log
 
     def picture(self, spec: TrialSpec, number: int) -> None:
@@ -100,7 +102,7 @@ class LiveProgress(PlainProgress):
         self._bars.update(self._trial, visible=True, description=spec.name, completed=number, total=total,
                           word="looking at the pictures")
 
-    def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None:
+    def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: Sequence[float]) -> None:
         assert spec.train
         self._bars.update(self._trial, visible=True, description=spec.name, completed=step,
                           total=spec.train.total_steps, word=f"loss {sum(losses) / len(losses):.4f}")

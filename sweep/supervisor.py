@@ -3,15 +3,17 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from core.errors import LoraSweepError
 from core.files import write_json
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
+from sweep import events
 from sweep.attempt import Attempt
 from sweep.deadline import Hour
+from sweep.events import Message, Pack, Setup, Task, said_now
 from sweep.failures import DEVICE_LOST, HUNG, failure
 from sweep.local_worker import LocalWorker, WorkerDied
 from sweep.stop import Stopped, StopRequest
@@ -21,7 +23,7 @@ log = logging.getLogger(__name__)
 STOP_GRACE_S = 5.0  # for the step at work and its checkpoint; 10 s in all are promised
 MAX_FAILED_STARTS = 2
 DOING = {"start": "starting", "prepare": "preparing", "step": "training", "picture": "drawing"}  # by the watchdog's phase
-Hear = Callable[[dict[str, Any]], None]
+OnMessage = Callable[[Message], None]
 
 
 class WorkerCannotStart(LoraSweepError):
@@ -31,9 +33,8 @@ class WorkerCannotStart(LoraSweepError):
 class Supervisor:
     """Owns the worker; only the driver's main thread calls it, `ask_to_stop` also a signal handler."""
 
-    def __init__(self, log_file: Path, cache: Path, device: str, checkpoint_every_s: float,
-                 until: Hour | None = None) -> None:
-        self._log_file, self._cache, self._device, self._checkpoint_every_s = log_file, cache, device, checkpoint_every_s
+    def __init__(self, log_file: Path, setup: Setup, until: Hour | None = None) -> None:
+        self._log_file, self._setup = log_file, setup
         self._worker: LocalWorker | None = None
         self._watchdog = Watchdog()
         self._sent: set[Path] = set()
@@ -45,7 +46,7 @@ class Supervisor:
     def start(self) -> None:
         """Start the worker if there is none: its imports run while the driver does other things."""
         if self._worker is None:
-            self._worker = LocalWorker(self._log_file, self._cache, self._device)
+            self._worker = LocalWorker(self._log_file, self._setup)
             self._watchdog.watch()
             self._sent.clear()
 
@@ -72,10 +73,10 @@ class Supervisor:
         self._sent.add(folder.path)
         self._watchdog.rest(work_of(spec))
         with suppress(WorkerDied):  # noticed, classified and answered when its events are read
-            self._worker.send([spec], [folder.path], [self._attempt(spec, folder)], self._checkpoint_every_s)
+            self._worker.send(Pack((Task(spec=spec, folder=folder, attempt=self._attempt(spec, folder)),)))
 
-    def carry_out(self, spec: TrialSpec, folder: TrialFolder, hear: Hear) -> Result:
-        """One trial to its end, tried again where that may help; every event goes to `hear`.
+    def carry_out(self, spec: TrialSpec, folder: TrialFolder, hear: OnMessage) -> Result:
+        """One trial to its end, retried where that may help; every message but heartbeats goes to `hear`.
 
         Raises Stopped, and WorkerCannotStart, which is no fault of the trial.
         """
@@ -93,28 +94,31 @@ class Supervisor:
                 with suppress(OSError):  # in a dead worker's place, for tables read the disk
                     write_json(folder.result, result.to_json())
                 return result
-            hear({"event": "again", "reason": result.reason, "message": result.message, "micro_batch": again.micro_batch})
+            hear(said_now(events.Again(reason=result.reason or "", message=result.message or "", micro_batch=again.micro_batch),
+                          spec.number))
             again.save(folder.attempt)
             folder.result.unlink(missing_ok=True)
 
     def _attempt(self, spec: TrialSpec, folder: TrialFolder) -> Attempt:
         return Attempt.load(folder.attempt, spec.train.batch_size if spec.train else 1)
 
-    def _follow(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt, hear: Hear) -> Result | None:
-        """Read events until the trial is finished; a silent or dead worker ends it too. None if the worker did not get ready."""
+    def _follow(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt, hear: OnMessage) -> Result | None:
+        """Read messages until the trial is finished; a silent or dead worker ends it too. None if the worker did not start."""
         try:
             while True:
-                event = self._next_event()
-                if event["event"] == "ready":
+                message = self._next_message()
+                event = message.event
+                if isinstance(event, events.Ready):
                     self._failed_starts, self._was_ready = 0, True
-                    self._device = event["device"]  # a fresh worker takes this one or none: a lost card must not become the CPU
-                elif event["event"] == "refused" and event.get("loading") and self._was_ready:
-                    raise WorkerDied(DEVICE_LOST.name, event["message"])  # it could be loaded before
-                if event["event"] != "alive":
-                    hear(event)
-                if event["event"] == "finished":
-                    break
-            reason, message = event["reason"], event["message"]
+                    # A fresh worker takes this one or none: a lost GPU must not become the CPU.
+                    self._setup = replace(self._setup, device=event.device)
+                elif isinstance(event, events.Refused) and event.loading and self._was_ready:
+                    raise WorkerDied(DEVICE_LOST.name, event.message)  # it could be loaded before
+                if not isinstance(event, events.Alive):
+                    hear(message)
+                if isinstance(event, events.Finished):
+                    # On a full disk the worker could say how it ended, but not write it.
+                    return folder.read_result() or self._failed(spec, attempt, event.reason, event.message)
         except WorkerDied as death:
             log.info("trial %d: %s", spec.number, death)  # the user hears of it as an event
             if self._watchdog.phase == "start" and death.reason != DEVICE_LOST.name:
@@ -122,20 +126,17 @@ class Supervisor:
                 if self._failed_starts == MAX_FAILED_STARTS:
                     raise WorkerCannotStart(f"the worker cannot start ({death}); see {self._log_file}") from None
                 return None
-            reason, message = death.reason, str(death)
             stored = folder.read_result()
             if stored and stored.state == "complete":  # it died after its work was done
                 self.close()
                 return stored
-            return self._failed(spec, attempt, reason, message)
-        # On a full disk the worker could say how it ended, but not write it.
-        return folder.read_result() or self._failed(spec, attempt, reason, message)
+            return self._failed(spec, attempt, death.reason, str(death))
 
-    def _failed(self, spec: TrialSpec, attempt: Attempt, reason: str, message: str) -> Result:
+    def _failed(self, spec: TrialSpec, attempt: Attempt, reason: str | None, message: str | None) -> Result:
         return Result(state="failed", spec=spec, reason=reason, message=message, micro_batch=attempt.micro_batch,
                       retried=attempt.retried)
 
-    def _next_event(self) -> dict[str, Any]:
+    def _next_message(self) -> Message:
         """Raises WorkerDied, also for one that was killed for its silence, and Stopped."""
         assert self._worker
         while True:
@@ -150,17 +151,17 @@ class Supervisor:
             if self._stop_by is not None:
                 left_s.append(self._stop_by - now)
             try:
-                event = self._worker.next_event(min(left_s))
+                message = self._worker.next_message(min(left_s))
             except WorkerDied:
                 if self._stop_by is not None:
                     raise Stopped from None
                 raise
             self._watchdog.look()
-            if event is not None:
-                self._watchdog.heard(event)
-                if event["event"] == "stopped":
+            if message is not None:
+                self._watchdog.heard(message)
+                if isinstance(message.event, events.Stopped):
                     raise Stopped
-                return event
+                return message
             if self._watchdog.left_s <= 0 and not self._worker.waiting:
                 silent_s, phase = self._watchdog.allowed_s, self._watchdog.phase
                 self._worker.close()

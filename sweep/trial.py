@@ -31,9 +31,11 @@ from core.sheet import story_sheet
 from core.train import Checkpoint, EpochDone, train_lora
 from core.train_state import TrainState, load_state
 from core.verdict import SCORING_VERSION, passes
+from sweep import events
 from sweep.attempt import Attempt
+from sweep.events import Event
 
-Report = Callable[..., None]
+Report = Callable[[Event], None]
 MIXED_PRECISION = {"fp32": "no"}  # kohya's word for it; the others are called as ours
 PACKAGES = ("torch", "diffsynth", "peft", "lightning", "transformers", "simple-aesthetics-predictor")
 
@@ -65,7 +67,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
         table = select_images(spec, table, backbone, cache, report, beat)
         examples = encode_examples(table, spec.render.size_px, backbone, cache, beat)
         fail_point("encoded")
-        report("training", images=len(table), steps=spec.train.total_steps)
+        report(events.Training(images=len(table), steps=spec.train.total_steps))
     trained_from = time.monotonic()
     try:
         if spec.train:
@@ -78,7 +80,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
             last = folder.epoch_lora(spec.train.epochs)
             write_whole(folder.lora, lambda to: to.write_bytes(last.read_bytes()))
         rendered_from = time.monotonic()
-        report("drawing", pictures=len(spec.story.scenes))
+        report(events.Drawing(len(spec.story.scenes)))
         pictures = draw_story(spec, backbone, cache, folder, report, beat)
     finally:
         lora.take_off(unet)
@@ -120,9 +122,10 @@ def _resumable(train: Training, folder: TrialFolder, words: str, report: Report)
     epochs = range(1, (state.step if state else 0) // train.steps_per_epoch + 1)
     if state is None or not all(folder.epoch_lora(epoch).exists() for epoch in epochs):
         return None
-    report("resumed", step=state.step)
+    report(events.Resumed(state.step))
     for epoch in epochs:
-        report("epoch", epoch=epoch, losses=state.losses[(epoch - 1) * train.steps_per_epoch:epoch * train.steps_per_epoch])
+        losses = state.losses[(epoch - 1) * train.steps_per_epoch:epoch * train.steps_per_epoch]
+        report(events.Epoch(epoch=epoch, losses=losses))
     return state
 
 
@@ -136,10 +139,10 @@ def all_words(spec: TrialSpec, cache: Cache) -> list[str]:
 def look_at_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Report) -> pd.DataFrame:
     """The audit table, of which the filters keep enough. Raises NoImagesError; DataError where no filter could help."""
     def note(text: str) -> None:
-        report("note", text=f"note: {text}")
+        report(events.Note(f"note: {text}"))
 
     def looking(number: int, total: int) -> None:
-        report("looking", picture=number, pictures=total)
+        report(events.Looking(picture=number, pictures=total))
 
     table = audit_data(spec.data, backbone, cache, spec.filters, looking, note)
     if bad := bad_pictures(table):
@@ -154,7 +157,7 @@ def select_images(spec: TrialSpec, table: pd.DataFrame, backbone: Backbone, cach
     kept = _keep(spec, table)
     while unfit := encode_pictures(kept, spec.render.size_px, backbone, cache, beat):
         table = table.assign(problem=pd.Series(unfit).reindex(table.index).fillna(table["problem"]))
-        report("note", text=f"note: {say_bad(bad_pictures(table.loc[list(unfit)]))}")
+        report(events.Note(f"note: {say_bad(bad_pictures(table.loc[list(unfit)]))}"))
         kept = _keep(spec, table)  # another may take its place
     return kept
 
@@ -188,7 +191,7 @@ def draw_story(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialF
         write_whole(folder.picture(number), partial(picture.save, format="PNG"))
         pictures.append(picture)
         fail_point("picture")
-        report("picture", picture=number)
+        report(events.Picture(number))
     write_whole(folder.sheet, lambda to: story_sheet(pictures).save(to, "PNG"))
     return pictures
 
@@ -242,7 +245,7 @@ def _epoch_saver(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, image
         fail_point("epoch")
         lora.save_lora(folder.epoch_lora(epoch), lora.read_off(backbone.unet), shape, metadata)
         fail_point("epoch_saved")
-        report("epoch", epoch=epoch, losses=losses)
+        report(events.Epoch(epoch=epoch, losses=losses))
 
     return save
 

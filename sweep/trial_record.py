@@ -2,18 +2,18 @@
 import json
 import time
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import Metric, Param
 
 from core.folders import TrialFolder
 from core.settings import Result, TrialSpec
+from sweep.events import Epoch, read_journal
 from sweep.failures import CUDA_OOM
 
 MAX_PARAMS, MAX_PARAM_CHARS = 100, 6000  # MLflow's own limits, for one call and for one value
 
 
-def as_params(values: dict[str, Any]) -> list[Param]:
+def as_params(values: dict[str, object]) -> list[Param]:
     assert len(values) <= MAX_PARAMS
     words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
     return [Param(name, word[:MAX_PARAM_CHARS]) for name, word in words.items()]
@@ -24,11 +24,11 @@ def loss_points(spec: TrialSpec, folder: TrialFolder) -> list[Metric]:
     if spec.train is None:
         return []
     points: dict[int, Metric] = {}
-    for event in _events(folder):
-        if event["event"] == "epoch":
-            first = event["epoch"] * spec.train.steps_per_epoch - len(event["losses"]) + 1
-            for step, loss in enumerate(event["losses"], start=first):
-                points.setdefault(step, Metric("train_loss", loss, _ms(event["time"]), step))
+    for message in read_journal(folder.events):
+        if isinstance(message.event, Epoch):
+            first = message.event.epoch * spec.train.steps_per_epoch - len(message.event.losses) + 1
+            for step, loss in enumerate(message.event.losses, start=first):
+                points.setdefault(step, Metric("train_loss", loss, _ms(message.time), step))
     return [points[step] for step in sorted(points)]
 
 
@@ -66,26 +66,13 @@ def artifact_files(result: Result, folder: TrialFolder) -> list[tuple[Path, str 
 
 def started_ms(folder: TrialFolder) -> int:
     """When the worker noted its first event; now if it has not yet."""
-    events = _events(folder)
-    return _ms(events[0]["time"] if events else time.time())
+    messages = read_journal(folder.events)
+    return _ms(messages[0].time if messages else time.time())
 
 
 def written_ms(folder: TrialFolder) -> int:
     """When the result was written; now if the folder of a trial that was told long ago is gone."""
     return _ms(folder.result.stat().st_mtime if folder.result.exists() else time.time())
-
-
-def _events(folder: TrialFolder) -> list[dict[str, Any]]:
-    """What the worker has noted so far; a line that is not whole (yet) counts as not there."""
-    if not folder.events.exists():
-        return []
-    events = []
-    for line in folder.events.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return events
 
 
 def _ms(time_s: float) -> int:

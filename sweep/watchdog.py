@@ -1,21 +1,23 @@
 """How long the worker may be silent before it counts as hung: learned from its own pace, never under a floor."""
 import os
 import time
-from typing import Any
 
 from core.settings import TrialSpec
+from sweep import events
+from sweep.events import Event, Message
 from sweep.pace import megapixels
 
 # Each phase begins with an event; the floors leave room for slow disks, first compilations and busy machines.
 FLOORS_S = {"start": 900.0, "prepare": 900.0, "step": 180.0, "picture": 300.0}
-NEXT_PHASE = {"ready": "prepare", "started": "prepare", "training": "step", "drawing": "picture"}
+NEXT_PHASE: dict[type[Event], str] = {
+    events.Ready: "prepare", events.Started: "prepare", events.Training: "step", events.Drawing: "picture"}
 PATIENCE = 20.0  # times the longest silence so far
 MOST_MORE_S = 3600.0  # than that: a hang early in the night must be noticed before the morning
 LOOK_S = 1.0  # a driver that waits looks so often; what is more it stood still itself, and with it perhaps the whole machine
 
 
 class Watchdog:
-    """Told of every event of one worker."""
+    """Told of every message of one worker."""
 
     def __init__(self) -> None:
         # Tests shorten the floor of a step; nobody else should.
@@ -44,15 +46,14 @@ class Watchdog:
         self._heard_at += stood_still_s
         self._stood_still_s += stood_still_s
 
-    def heard(self, event: dict[str, Any]) -> None:
+    def heard(self, message: Message) -> None:
         """Learns from the worker's own stamps (one clock for all processes), so that a pause of the driver is no silence; nor
         does it learn from a pause of both."""
         self._heard_at = time.monotonic()
-        said_at = event.get("monotonic", self._heard_at)
-        silent_s = said_at - self._said_at - self._stood_still_s
+        silent_s = message.monotonic - self._said_at - self._stood_still_s
         self._longest_s[self.phase, self._work] = max(silent_s, self._longest_s.get((self.phase, self._work), 0.0))
-        self._said_at, self._stood_still_s = said_at, 0.0
-        self.phase = NEXT_PHASE.get(event["event"], self.phase)
+        self._said_at, self._stood_still_s = message.monotonic, 0.0
+        self.phase = NEXT_PHASE.get(type(message.event), self.phase)
 
     @property
     def allowed_s(self) -> float:

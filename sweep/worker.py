@@ -1,10 +1,8 @@
-"""The worker process: owns one device, keeps the base model, takes packs of trials, sends events.
+"""The worker process: owns one device, keeps the base model, takes packs of trials, sends events (see sweep/events.py).
 
-One JSON object a line: packs come in on stdin, events go out on what was stdout; anything that libraries print goes
-to stderr, which the driver keeps in worker.log. Run by the driver as `python -m sweep.worker`.
+Anything that libraries print goes to stderr, which the driver keeps in worker.log.
 """
 import ctypes
-import json
 import logging
 import os
 import queue
@@ -16,7 +14,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from core.fail_point import at_trial, fail_point
 from core.files import write_json, write_text
@@ -24,9 +22,14 @@ from core.folders import TrialFolder
 from core.machine_trouble import machine_trouble
 from core.settings import Result, TrialSpec
 from core.verdict import SCORING_VERSION
-from sweep.attempt import Attempt
+from sweep import events
+from sweep.events import Event, Pack, Setup, Task, decode_order, encode, said_now, write_journal
 from sweep.failures import BAD_IMAGE, BLACK_PICTURES, BUG, NAN_LOSS, NO_IMAGES, failure
 from sweep.stop import SIGNALS
+
+if TYPE_CHECKING:
+    from core.backbone import Backbone
+    from core.cache import Cache
 
 log = logging.getLogger(__name__)
 BEAT_S = 1.0
@@ -37,11 +40,11 @@ def main() -> None:
     # A batch system may send its warning to every process of a job: only the driver answers, and asks for a checkpoint.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _end_with_the_driver()
-    events = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     _quiet_libraries()
-    serve(Orders(sys.stdin), events)
+    serve(Setup.from_arguments(sys.argv[1:]), PackQueue(sys.stdin), out)
 
 
 def _end_with_the_driver() -> None:
@@ -50,51 +53,49 @@ def _end_with_the_driver() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def serve(orders: "Orders", events: TextIO) -> None:
-    """Take packs until told to stop: {"specs", "folders", "attempts", "checkpoint_every_s", "cache", "device"}."""
-    import torch  # here, not at the first pack: these imports run while the driver opens its stores
+def serve(setup: Setup, packs: "PackQueue", out: TextIO) -> None:
+    """Load the base model for the first pack, then carry packs out until told to stop."""
+    # Here, not at the first pack: these imports run while the driver opens its stores.
+    import torch
 
-    from core.backbone import load_backbone, unknown_story_words
-    from core.beat import Interrupted
+    import core.backbone  # noqa: F401
     from core.cache import Cache
-    from core.weight_files import WeightsError
 
     torch.set_flush_denormal(True)
-    backbone, cache = None, None
-    for order in orders:
-        specs = [TrialSpec.from_json(values) for values in order["specs"]]
+    backbone, cache = None, Cache(setup.cache)
+    for pack in packs:
+        backbone = backbone or _load(pack.tasks[0].spec, setup.device, out)
         if backbone is None:
-            started = time.monotonic()
-            try:
-                fail_point("load")
-                backbone = load_backbone(specs[0].backbone, order["device"], specs[0].precision, specs[0].weights)
-            except Exception as refusal:
-                log.exception("the base model cannot be loaded")
-                _send(events, None, "refused", message=_first_line(refusal), loading=True)
+            return
+        for task in pack.tasks:
+            at_trial(task.spec.number)
+            reporter = Reporter(out, task.folder.events, task.spec.number, packs.stop)
+            if not _carry_out(task, backbone, cache, reporter, setup.checkpoint_every_s):
                 return
-            cache = Cache(Path(order["cache"]))
-            unknown = unknown_story_words(backbone, [scene.prompt for scene in specs[0].story.scenes])
-            _send(events, None, "ready", device=str(backbone.device), seconds=time.monotonic() - started,
-                  threads=torch.get_num_threads(), unknown_words=unknown, weights=backbone.weights,
-                  scorer=backbone.scorer_name, scoring_version=SCORING_VERSION)
-        for spec, path, values in zip(specs, order["folders"], order["attempts"], strict=True):
-            folder = TrialFolder(Path(path))
-            at_trial(spec.number)
-            try:
-                result = _attempt(Attempt.from_json(values), spec, backbone, cache, folder,
-                                  Voice(events, folder, spec.number, orders.stop), order["checkpoint_every_s"])
-            except Interrupted:
-                _send(events, None, "stopped", number=spec.number)
-                return
-            except WeightsError as refusal:
-                _send(events, None, "refused", message=_first_line(refusal))
-                return
-            fail_point("result_unsaid")
-            _send(events, folder.events, "finished", number=spec.number, state=result.state, reason=result.reason,
-                  message=result.message)
 
 
-class Orders:
+def _load(spec: TrialSpec, device: str, out: TextIO) -> "Backbone | None":
+    """The base model; None if it cannot be loaded. Says either."""
+    import torch
+
+    from core.backbone import load_backbone, unknown_story_words
+
+    started = time.monotonic()
+    try:
+        fail_point("load")
+        backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
+    except Exception as refusal:
+        log.exception("the base model cannot be loaded")
+        _send(out, events.Refused(message=_first_line(refusal), loading=True))
+        return None
+    unknown = unknown_story_words(backbone, [scene.prompt for scene in spec.story.scenes])
+    _send(out, events.Ready(device=str(backbone.device), seconds=time.monotonic() - started, threads=torch.get_num_threads(),
+                            unknown_words=unknown, weights=backbone.weights, scorer=backbone.scorer_name,
+                            scoring_version=SCORING_VERSION))
+    return backbone
+
+
+class PackQueue:
     """Packs as they come on stdin; `stop` is set as soon as the driver asks for it.
 
     Once the driver is gone nobody waits for this trial: the process ends in the middle of it, so that it never writes
@@ -103,33 +104,33 @@ class Orders:
 
     def __init__(self, stdin: TextIO) -> None:
         self.stop = threading.Event()
-        self._waiting: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[Pack | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, args=(stdin,), daemon=True).start()
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        while order := self._waiting.get():
-            yield order
+    def __iter__(self) -> Iterator[Pack]:
+        while pack := self._waiting.get():
+            yield pack
 
     def _read(self, stdin: TextIO) -> None:
         for line in stdin:
-            order = json.loads(line)
-            if "stop" in order:
+            order = decode_order(line)
+            if isinstance(order, Pack):
+                self._waiting.put(order)
+            else:
                 self.stop.set()
                 self._waiting.put(None)
-            else:
-                self._waiting.put(order)
         os._exit(0)
 
 
-class Voice:
-    """What the worker says about one trial: events for the driver, kept in the trial's journal too."""
+class Reporter:
+    """Reports on one trial: events for the driver, kept in the trial's journal too."""
 
-    def __init__(self, events: TextIO, folder: TrialFolder, number: int, stop: threading.Event) -> None:
-        self._events, self._folder, self._number, self._stop = events, folder, number, stop
+    def __init__(self, out: TextIO, journal: Path, number: int, stop: threading.Event) -> None:
+        self._out, self._journal, self._number, self._stop = out, journal, number, stop
         self._spoke_at = 0.0
 
-    def report(self, event: str, **facts: Any) -> None:
-        _send(self._events, self._folder.events, event, number=self._number, **facts)
+    def report(self, event: Event) -> None:
+        _send(self._out, event, self._number, self._journal)
         self._spoke_at = time.monotonic()
 
     def beat(self) -> None:
@@ -139,22 +140,44 @@ class Voice:
         if self._stop.is_set():
             raise Interrupted
         if time.monotonic() - self._spoke_at >= BEAT_S:
-            _send(self._events, None, "alive", number=self._number)
+            self.say(events.Alive())
             self._spoke_at = time.monotonic()
 
+    def say(self, event: Event) -> None:
+        """Report it without a line in the journal."""
+        _send(self._out, event, self._number)
 
-def _attempt(attempt: Attempt, spec: TrialSpec, backbone: Any, cache: Any, folder: TrialFolder, voice: Voice,
-             checkpoint_every_s: float) -> Result:
+
+def _carry_out(task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporter, checkpoint_every_s: float) -> bool:
+    """One trial to its end -> whether the worker can go on with another."""
+    from core.beat import Interrupted
+    from core.weight_files import WeightsError
+
+    try:
+        result = _attempt(task, backbone, cache, reporter, checkpoint_every_s)
+    except Interrupted:
+        reporter.say(events.Stopped())
+        return False
+    except WeightsError as refusal:
+        reporter.say(events.Refused(message=_first_line(refusal)))
+        return False
+    fail_point("result_unsaid")
+    reporter.report(events.Finished(state=result.state, reason=result.reason, message=result.message))
+    return True
+
+
+def _attempt(task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporter, checkpoint_every_s: float) -> Result:
     """Run a trial; whatever goes wrong in it becomes its failed result, but for weights that no trial can be made with."""
     from core.beat import Interrupted
     from core.weight_files import WeightsError
     from sweep.trial import run_trial
 
+    spec, folder, attempt = task.spec, task.folder, task.attempt
     started = time.monotonic()
     try:
         _clear(folder)
-        voice.report("started")
-        return run_trial(spec, backbone, cache, folder, voice.report, attempt=attempt, beat=voice.beat,
+        reporter.report(events.Started())
+        return run_trial(spec, backbone, cache, folder, reporter.report, attempt=attempt, beat=reporter.beat,
                          checkpoint_every_s=checkpoint_every_s)
     except (Interrupted, WeightsError):
         raise
@@ -198,15 +221,14 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0][:500] or type(error).__name__
 
 
-def _send(events: TextIO, journal: Path | None, event: str, **facts: Any) -> None:
-    line = json.dumps({"event": event, "time": time.time(), "monotonic": time.monotonic(), **facts}) + "\n"
+def _send(out: TextIO, event: Event, number: int | None = None, journal: Path | None = None) -> None:
+    message = said_now(event, number)
     if journal:
         # On a full disk the driver must hear of the end all the same; anything earlier ends the trial as disk_full.
-        with suppress(OSError) if event == "finished" else nullcontext(), journal.open("a", encoding="utf-8") as handle:
-            fail_point(f"write {journal.name}")
-            handle.write(line)
-    events.write(line)
-    events.flush()
+        with suppress(OSError) if isinstance(event, events.Finished) else nullcontext():
+            write_journal(journal, message)
+    out.write(encode(message))
+    out.flush()
 
 
 def _quiet_libraries() -> None:

@@ -24,11 +24,13 @@ from core.install import ROOT, python
 from core.picture import open_picture
 from core.settings import Filters, Result, Training, TrialSpec
 from reports.data_recipe import process
+from sweep import events
 from sweep.attempt import Attempt
+from sweep.events import Task
 from sweep.progress import LiveProgress
 from sweep.study import STUDIES, load_study
 from sweep.trial import NoImagesError, _sparing, look_at_images, run_trial, select_images
-from sweep.worker import Voice, _attempt
+from sweep.worker import Reporter, _attempt
 
 WATERCOLOR = ROOT / "studies" / "data" / "watercolor" / "train"
 BAD = {"empty.png": "cannot be read: it is empty", "half <b>.png": "cannot be read: it is cut short or damaged",
@@ -170,8 +172,9 @@ def attempt(backbone, tmp_path):
 
     def call(spec: TrialSpec) -> tuple[Result, list[dict[str, Any]]]:
         folder = TrialFolder(tmp_path / "trial")
-        voice = Voice(io.StringIO(), folder, spec.number, threading.Event())
-        result = _attempt(Attempt(micro_batch=1), spec, backbone, cache, folder, voice, checkpoint_every_s=120.0)
+        reporter = Reporter(io.StringIO(), folder.events, spec.number, threading.Event())
+        task = Task(spec=spec, folder=folder, attempt=Attempt(micro_batch=1))
+        result = _attempt(task, backbone, cache, reporter, checkpoint_every_s=120.0)
         assert folder.read_result() == result
         assert not (folder.path / "traceback.txt").exists()
         assert not (folder.path / "epochs").exists()
@@ -263,16 +266,15 @@ def test_a_picture_that_cannot_be_encoded_is_left_out_by_name_and_the_trial_goes
     spec = spec_of(study, max_images=None, max_ratio=3.0)
     spec = replace(spec, story=replace(spec.story, scenes=spec.story.scenes[:1]),
                    train=replace(spec.train, epochs=1, steps_per_epoch=1))
-    said: list[dict[str, Any]] = []
+    said: list[events.Event] = []
     result = run_trial(spec, refusing(backbone, tmp_path / "pictures" / "train", "d.png"), Cache(tmp_path / "cache"),
-                       TrialFolder(tmp_path / "trial"), lambda event, **facts: said.append({"event": event} | facts),
-                       attempt=Attempt(micro_batch=1))
-    notes = [event["text"] for event in said if event["event"] == "note"]
+                       TrialFolder(tmp_path / "trial"), said.append, attempt=Attempt(micro_batch=1))
+    notes = [event.text for event in said if isinstance(event, events.Note)]
     # twin.tif, which has the same pixels, took its place: it was no duplicate any more
     assert notes[1:] == [f"note: 1 picture cannot be used: {name} (cannot be processed: too odd)"
                          for name in ("d.png", "twin.tif")]
     assert (result.state, result.images) == ("complete", 4)
-    assert [event["images"] for event in said if event["event"] == "training"] == [4]
+    assert [event.images for event in said if isinstance(event, events.Training)] == [4]
     with safe_open(TrialFolder(tmp_path / "trial").lora, "np") as lora:
         assert lora.metadata()["ss_num_train_images"] == "4"
 
@@ -284,16 +286,16 @@ def test_what_is_left_of_pictures_that_cannot_be_encoded_is_counted_again(
         study, backbone, tmp_path, refused, sampled, error, message):
     spec, cache = spec_of(study, max_images=None, max_ratio=3.0, **sampled), Cache(tmp_path / "cache")
     picky = refusing(backbone, tmp_path / "pictures" / "train", *refused)
-    table = look_at_images(spec, picky, cache, lambda event, **facts: None)
+    table = look_at_images(spec, picky, cache, lambda event: None)
     with pytest.raises(error, match=message):
-        select_images(spec, table, picky, cache, lambda event, **facts: None)
+        select_images(spec, table, picky, cache, lambda event: None)
 
 
 def test_a_picture_that_goes_after_it_was_looked_at_is_left_out_by_name(study, backbone, tmp_path):
     spec, cache = spec_of(study, max_images=None, max_ratio=3.0), Cache(tmp_path / "cache")
     notes: list[str] = []
-    table = look_at_images(spec, backbone, cache, lambda event, **facts: None)
+    table = look_at_images(spec, backbone, cache, lambda event: None)
     (tmp_path / "pictures" / "train" / "small.png").unlink()
-    kept = select_images(spec, table, backbone, cache, lambda event, **facts: notes.append(facts["text"]))
+    kept = select_images(spec, table, backbone, cache, lambda event: notes.append(event.text))
     assert notes == ["note: 1 picture cannot be used: small.png (cannot be read: no such file or directory)"]
     assert list(kept["file"]) == ["一 只.png", "it's.png", "d.png", "wide.png"]

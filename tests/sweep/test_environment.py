@@ -19,6 +19,7 @@ from core.folders import Runs
 from core.install import ROOT
 from sweep.driver import other_threads
 from sweep.environment import ordered, settle
+from sweep.events import Ready
 from tests.sweep.mlflow_store import content, store_uri
 from tests.sweep.test_places import obey_permissions
 from tests.sweep.test_store import complete
@@ -218,7 +219,8 @@ def test_the_import_path_loses_nothing_and_is_settled_once() -> None:
     ([1, 2, None, 8], "cpu", "2 threads compute now, 1 or 8 did for earlier trials")])
 def test_another_number_of_threads_is_noted(before: list[int | None], device: str, said: str) -> None:
     results = [replace(complete(number, 5.0), threads=threads) for number, threads in enumerate(before)]
-    note = other_threads(results, {"threads": 2, "device": device})
+    ready = Ready(device=device, seconds=1.0, threads=2, unknown_words=(), weights={}, scorer="", scoring_version=1)
+    note = other_threads(results, ready)
     assert said in note
     assert bool(said) == bool(note)
 

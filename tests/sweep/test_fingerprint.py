@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from core.files import read_json, write_json, write_text
 from core.fingerprint import changed_weights
 from core.folders import Runs, StudyFolder
+from sweep.events import Ready
 from sweep.fingerprint import FIELDS, Fingerprint, check_changes, fields_of, record_start
 from sweep.space import distributions
 from sweep.store import Store
@@ -31,7 +32,7 @@ STUDY: dict[str, Any] = {
     "first": [{"lora_rank": 8}], "budget": {"trials": 3}, "sampler": {"startup_trials": 2},
 }
 READY = {"weights": {"unet": "a" * 64, "scorer": "b" * 64}, "scorer": "tiny-aesthetic-v1", "scoring_version": 1,
-         "device": "cuda:0"}
+         "device": "cuda:0", "seconds": 1.0, "threads": 2, "unknown_words": ()}
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def start(folder: Path, values: Any = STUDY, *accept: str, after_told: int = 0,
     notes: list[str] = []
     fingerprint = record_start(study, study_of(folder), fields_of(accept), after_told, notes.append)
     if ready:
-        fingerprint.record_worker(ready)
+        fingerprint.record_worker(Ready(**ready))
     return fingerprint, notes
 
 

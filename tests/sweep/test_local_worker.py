@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sweep import local_worker
+from sweep.events import Setup
 from sweep.local_worker import LocalWorker, WorkerDied
 
 
@@ -15,10 +16,10 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_known_by_the_kernel_s_cou
     """The count is the test's: to use up a machine's memory for real would end the test too."""
     counts = iter([3, killed_for_memory])
     monkeypatch.setattr(local_worker, "_oom_kills", lambda: next(counts))
-    worker = LocalWorker(tmp_path / "worker.log", tmp_path / "cache", "cpu")
+    worker = LocalWorker(tmp_path / "worker.log", Setup(cache=tmp_path / "cache", device="cpu", checkpoint_every_s=120))
     os.kill(worker._process.pid, signal.SIGKILL)
     with pytest.raises(WorkerDied) as death:
-        worker.next_event(30)
+        worker.next_message(30)
     assert death.value.reason == reason
     worker.close()
 
@@ -32,13 +33,13 @@ def test_a_worker_that_takes_its_time_to_crash_is_killed_and_not_hung(
     crash.write_text(f"#!/bin/sh\nuntil [ -e '{now}' ]; do sleep 0.05; done\nexec <&- >&-\nsleep 3\nkill -SEGV $$\n")
     crash.chmod(0o755)
     monkeypatch.setattr(local_worker.sys, "executable", str(crash))
-    worker = LocalWorker(tmp_path / "worker.log", tmp_path / "cache", "cpu")
+    worker = LocalWorker(tmp_path / "worker.log", Setup(cache=tmp_path / "cache", device="cpu", checkpoint_every_s=120))
     if asked_to_stop:
         worker.wake()
-        assert worker.next_event(30) is None
+        assert worker.next_message(30) is None
     now.touch()
     with pytest.raises(WorkerDied, match=told[1]) as death:
-        worker.next_event(30)
+        worker.next_message(30)
     assert death.value.reason == told[0]
     worker.close()
 

@@ -21,7 +21,8 @@ import sweep  # puts the import path in order
 from core.base_models import BASE_MODELS, TINY
 
 BASE_MODELS["third"] = replace(TINY, name="third", precision="bf16", scorer="third-scorer-v1", architecture="third-unet")
-if sys.argv[1:] == ["worker"]:
+if sys.argv[1:2] == ["worker"]:
+    del sys.argv[1]  # what follows is the worker's setup
     from sweep.worker import main
 else:
     from sweep import local_worker

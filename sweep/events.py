@@ -1,0 +1,237 @@
+"""The protocol between the driver and a worker: everything that either ever says to the other.
+
+A worker is a process of its own that owns one device. It is given its `Setup` once, as arguments, when it starts. After that
+both sides write one JSON object a line.
+
+Driver to worker, on the worker's standard input: `Pack`s of trials to carry out (of one trial each, for now), and at any time
+`Stop`: finish the step at work, save a checkpoint, say `Stopped` and end. When this stream ends the driver is gone, and the
+worker ends at once.
+
+Worker to driver, on the worker's standard output: events, each with the trial's number and two clocks (`Message`).
+- With its first pack it loads the base model and says `Ready`, or `Refused` with `loading` and ends.
+- Then, for each trial: `Started`; `Looking` and `Note` while its images are looked at; `Training`; `Resumed` and the `Epoch`s
+  that a checkpoint holds, if there is one; an `Epoch` after each; `Drawing`; a `Picture` after each; `Finished`, whether it
+  is complete or failed. The base model's own story goes from `Started` to `Drawing`.
+- `Refused` without `loading` takes the place of `Finished` where damaged weights keep every trial from being made; it ends.
+- `Alive` is the heartbeat of long work, at most once a second.
+A worker that dies says nothing: the driver sees the stream end, or waits too long for a heartbeat (sweep/watchdog.py). It may
+then start a fresh worker and give it the same trial; to its own listeners it says `Again`, which no worker ever sends.
+
+All events of a trial but `Alive` and `Stopped` are kept in its journal, `trials/NNNN/events.jsonl`, as the same lines; each
+attempt begins a new one.
+"""
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Literal, Self
+
+from core.fail_point import fail_point
+from core.folders import TrialFolder
+from core.settings import TrialSpec
+from sweep.attempt import Attempt
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Setup:
+    """What a worker is given once: the cache's folder, the device (`auto`, `cpu`, `cuda:1`), and how often to save training."""
+    cache: Path
+    device: str
+    checkpoint_every_s: float
+
+    def arguments(self) -> list[str]:
+        return [str(self.cache), self.device, str(self.checkpoint_every_s)]
+
+    @classmethod
+    def from_arguments(cls, arguments: Sequence[str]) -> Self:
+        cache, device, checkpoint_every_s = arguments
+        return cls(cache=Path(cache), device=device, checkpoint_every_s=float(checkpoint_every_s))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Task:
+    """One trial to carry out: its settings, the folder for its files, and which attempt at it this is."""
+    spec: TrialSpec
+    folder: TrialFolder
+    attempt: Attempt
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Trials that one worker carries out together."""
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Finish the step at work, save, end."""
+
+
+Order = Pack | Stop
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ready:
+    """The base model is loaded. `weights` has the sha256 of each part's files, `unknown_words` what the story's prompts have
+    that its tokenizer does not know, `threads` how many a CPU computes with, `seconds` how long loading took."""
+    device: str
+    seconds: float
+    threads: int
+    unknown_words: Sequence[str]
+    weights: Mapping[str, str]
+    scorer: str
+    scoring_version: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Refused:
+    """The base model cannot be loaded, or its weights are damaged: no trial can be made. The worker ends."""
+    message: str
+    loading: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An attempt at the trial begins."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Looking:
+    """Image `picture` of `pictures` is looked at, or scored, for the first time."""
+    picture: int
+    pictures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line for the user."""
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """Everything is encoded, and training begins."""
+    images: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Training goes on from a checkpoint, after `step` steps."""
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Epoch:
+    """Epoch `epoch`, counted from 1, is trained and saved; `losses` has one number a step."""
+    epoch: int
+    losses: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """The story's `pictures` images are rendered now."""
+    pictures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """Image `picture` of the story, counted from 1, is rendered and saved."""
+    picture: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finished:
+    """The trial is over, and result.json is written if the disk took it."""
+    state: Literal["complete", "failed"]
+    reason: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """Asked to stop, the worker has saved the trial at work, and ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    """The heartbeat."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Again:
+    """The driver retries the trial, with this micro-batch, after a failure of class `reason`."""
+    reason: str
+    message: str
+    micro_batch: int
+
+
+Event = (Ready | Refused | Started | Looking | Note | Training | Resumed | Epoch | Drawing | Picture | Finished | Stopped | Alive
+         | Again)
+SENT: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in (
+    Ready, Refused, Started, Looking, Note, Training, Resumed, Epoch, Drawing, Picture, Finished, Stopped, Alive)}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """An event and when it was said: by the worker's clock (seconds since 1970), and by the one clock that all processes of a
+    machine share and nobody sets (time.monotonic). `number` is the trial's; None where it is about the worker."""
+    event: Event
+    number: int | None = None
+    time: float
+    monotonic: float
+
+
+def said_now(event: Event, number: int | None = None) -> Message:
+    return Message(event=event, number=number, time=time.time(), monotonic=time.monotonic())
+
+
+def encode(message: Message) -> str:
+    head = {"event": type(message.event).__name__.lower(), "time": message.time, "monotonic": message.monotonic}
+    about = {} if message.number is None else {"number": message.number}
+    return json.dumps(head | about | asdict(message.event)) + "\n"
+
+
+def decode(line: str) -> Message:
+    """Raises ValueError, KeyError or TypeError where it is no message of this version."""
+    values = json.loads(line)
+    kind = SENT[values["event"]]
+    facts = {field.name: values[field.name] for field in fields(kind) if field.name in values}
+    return Message(event=kind(**facts), number=values.get("number"), time=values["time"],
+                   monotonic=values.get("monotonic", 0.0))
+
+
+def encode_order(order: Order) -> str:
+    if isinstance(order, Stop):
+        return json.dumps({"stop": True}) + "\n"
+    return json.dumps({"pack": [{"spec": task.spec.to_json(), "folder": str(task.folder.path), "attempt": task.attempt.to_json()}
+                                for task in order.tasks]}) + "\n"
+
+
+def decode_order(line: str) -> Order:
+    values = json.loads(line)
+    if "stop" in values:
+        return Stop()
+    return Pack(tuple(Task(spec=TrialSpec.from_json(task["spec"]), folder=TrialFolder(Path(task["folder"])),
+                           attempt=Attempt.from_json(task["attempt"])) for task in values["pack"]))
+
+
+def write_journal(journal: Path, message: Message) -> None:
+    """Add one line."""
+    with journal.open("a", encoding="utf-8") as handle:
+        fail_point(f"write {journal.name}")
+        handle.write(encode(message))
+
+
+def read_journal(journal: Path) -> list[Message]:
+    """What was said of a trial so far; a line that is not whole, or not of this version, counts as not there."""
+    if not journal.exists():
+        return []
+    messages = []
+    for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            messages.append(decode(line))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return messages
