@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from sweep.store import Store, describe
 from sweep.study import Study, load_frozen
 from sweep.study_errors import StudyError
 from sweep.summary import Summary
-from sweep.supervisor import Supervisor
+from sweep.supervisor import Job, Supervisor
 from sweep.tracking import Tracking
 
 log = logging.getLogger(__name__)
@@ -87,6 +87,12 @@ def _locked_sweep(study: Study, runs: Runs, folder: StudyFolder, device: str, pr
     return Sweep(study, runs, folder, store, fingerprint, progress, device, until).run(study.budget.trials)
 
 
+@dataclass(kw_only=True)
+class TrialJob(Job):
+    """A trial that Optuna asked for, handed to the worker or about to be."""
+    trial: Trial
+
+
 class Sweep:
     """One driver at work on one study."""
 
@@ -99,9 +105,6 @@ class Sweep:
         self._again: list[Trial] = []
         self._noted: set[str] = set()
         self._failures_in_a_row = 0
-        self._finished_at: float | None = None
-        self._idle_s: list[float] = []
-        self._steps = 0
 
     def run(self, target: int) -> Summary:
         started, cpu_before = time.monotonic(), 0.0
@@ -134,8 +137,9 @@ class Sweep:
                 self.tracking.finish_study(status, best_first)
         told = len(self.store.told())
         return Summary(study=self.study.name, told=told, new=told - told_before, wall_s=time.monotonic() - started,
-                       driver_cpu_s=time.process_time() - cpu_before, idle_s=self._idle_s, stopped=self._stopped(target),
-                       queued=self.store.queued(), points=self.store.exhausted(self.fingerprint.since) if told < target else None)
+                       driver_cpu_s=time.process_time() - cpu_before, idle_s=self.supervisor.idle_s,
+                       stopped=self._stopped(target), queued=self.store.queued(),
+                       points=self.store.exhausted(self.fingerprint.since) if told < target else None)
 
     def _stopped(self, target: int) -> StopRequest | None:
         """Why this call ended before its work was done."""
@@ -146,25 +150,25 @@ class Sweep:
         best, told = self.folder.verdict().winner, len(self.store.told())
         self.progress.start(self.study.name, told, max(target, told + len(self._again)), best.aesthetic_mean if best else None)
         self._tell_base_story(wanted=self._wants_more(target) or bool(self._again))
-        trial = self._next(target)
-        while trial:
-            result = self._carry_out(trial)
+        job = self._next(target)
+        while job:
+            result = self._carry_out(job)
             fail_point("tell")
-            self.store.tell(trial, result)
+            self.store.tell(job.trial, result)
             fail_point("told")
             try:
                 self._check_filters(result)
                 following = self._next(target)
                 if following:
-                    self.supervisor.send(self._spec(following), self.folder.trial(following.number))
+                    self.supervisor.send(following)
             finally:
-                self.tracking.finish_trial(result, self.folder.trial(trial.number))
+                self.tracking.finish_trial(result, job.folder)
             fail_point("logged")
-            self.progress.trial_finished(result, trial.params)
+            self.progress.trial_finished(result, job.trial.params)
             self._count_failure(result)
-            trial = following
+            job = following
 
-    def _next(self, target: int) -> Trial | None:
+    def _next(self, target: int) -> TrialJob | None:
         """A trial to go on with, or a new one; exact repeats and what cannot be tried are answered here and cost nothing."""
         while not self.supervisor.stop_asked and (self._again or self._wants_more(target)):
             if self._again:
@@ -178,70 +182,63 @@ class Sweep:
             twin = self.store.twin(trial, self.fingerprint.since)
             stored = twin and self.folder.trial(twin.number).read_result()
             if not stored:
-                return self._startable(trial)
+                return self._startable(TrialJob(spec=self._spec(trial), folder=self.folder.trial(trial.number), trial=trial))
             self._repeat(trial, stored)
         return None
 
     def _wants_more(self, target: int) -> bool:
         return len(self.store.told()) < target and not self.store.exhausted(self.fingerprint.since)
 
-    def _startable(self, trial: Trial) -> Trial | None:
+    def _startable(self, job: TrialJob) -> TrialJob | None:
         """The trial, if it can finish by the hour and there is room for it; else the next start goes on with it."""
-        spec = self._spec(trial)
-        removed = ensure_room(self.folder, spec, self.study.storage.keep, self.study.storage.limit_gb, self.store.enqueued(),
+        removed = ensure_room(self.folder, job.spec, self.study.storage.keep, self.study.storage.limit_gb, self.store.enqueued(),
                               self.tracking.sent())
         if removed:
             self.progress.note(f"to make room, the LoRAs of {numbered(removed)} were removed; their pictures stay")
         pace = Pace.of(self.folder.results()) if self._until else None
         if self._until is None or pace is None:
-            return trial
-        takes_s = pace.left_s(spec, self.folder.trial(trial.number))
+            return job
+        takes_s = pace.left_s(job.spec, job.folder)
         if self._until.left_s >= takes_s:
-            return trial
-        self._again.insert(0, trial)
+            return job
+        self._again.insert(0, job.trial)
         self.supervisor.ask_to_stop(StopRequest(self._until.name, by_signal=False))
-        self.progress.note(f"trial {trial.number} takes about {duration(takes_s)} and would not finish before "
+        self.progress.note(f"{job.spec.name} takes about {duration(takes_s)} and would not finish before "
                            f"{self._until.name}: the next start begins with it")
         return None
 
-    def _carry_out(self, trial: Trial) -> Result:
-        spec, folder = self._spec(trial), self.folder.trial(trial.number)
-        self._steps = 0
+    def _carry_out(self, job: TrialJob) -> Result:
         # Before the run is opened: the worker is at work while MLflow writes.
-        self.supervisor.send(spec, folder)
+        self.supervisor.send(job)
         fail_point("sent")
-        self.tracking.start_trial(spec, trial.params)
+        self.tracking.start_trial(job.spec, job.trial.params)
         fail_point("opened")
-        return self.supervisor.carry_out(spec, folder, partial(self._hear, spec))
+        return self.supervisor.carry_out(job, partial(self._hear, job))
 
-    def _hear(self, spec: TrialSpec, message: Message) -> None:
+    def _hear(self, job: Job, message: Message) -> None:
         """Pass one event of a trial on."""
+        spec = job.spec
         match message.event:
             case Ready() as ready:
                 self._hear_ready(ready)
             case events.Refused(message=why):
                 raise SweepRefused(why)
-            case events.Started() if self._finished_at is not None:
-                self._idle_s.append(message.monotonic - self._finished_at)
-                self._finished_at = None
             case events.Resumed(step):
                 self.progress.note(f"{spec.name}: resumes from step {step}")
             case events.Again(reason=reason, message=why):
-                self._steps = 0
+                job.steps = 0
                 self.progress.note(f"{spec.name}: {reason} ({why}); retrying once in a fresh worker")
             case events.Looking(picture=number, pictures=total):
                 self.progress.looking(spec, number, total)
             case events.Note(text):
                 self._note_once(text)
             case events.Epoch(epoch=epoch, losses=losses):
-                self._steps += len(losses)
+                job.steps += len(losses)
                 fail_point("heard_epoch")
-                self.progress.epoch(spec, epoch, self._steps, losses)
+                self.progress.epoch(spec, epoch, job.steps, losses)
                 self.tracking.log_losses(spec.number)
             case events.Picture(number):
                 self.progress.picture(spec, number)
-            case events.Finished():
-                self._finished_at = message.monotonic
 
     def _hear_ready(self, ready: Ready) -> None:
         self.fingerprint.record_worker(ready)
@@ -263,8 +260,8 @@ class Sweep:
         if not wanted and (result is None or result.state == "failed"):
             return
         if result is None or result.state == "failed":
-            spec = self.study.base_spec()
-            result = self.supervisor.carry_out(spec, self.folder.base, partial(self._hear, spec))
+            job = Job(spec=self.study.base_spec(), folder=self.folder.base)
+            result = self.supervisor.carry_out(job, partial(self._hear, job))
             self.folder.base.attempt.unlink(missing_ok=True)  # the next start may try as often again
         if result.state == "failed":
             raise SweepError(f"the base model's own story could not be made ({result.reason}): {result.message}; "

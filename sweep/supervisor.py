@@ -3,7 +3,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from core.errors import LoraSweepError
@@ -30,6 +30,19 @@ class WorkerCannotStart(LoraSweepError):
     """No trial's fault: the machine or the installation is broken; the message is one line for the user."""
 
 
+@dataclass(kw_only=True)
+class Job:
+    """What a worker is to carry out, in one attempt or more; `steps` are those of training that were heard of in this one."""
+    spec: TrialSpec
+    folder: TrialFolder
+    steps: int = 0
+
+    def task(self) -> Task:
+        """The attempt that is due."""
+        batch_size = self.spec.train.batch_size if self.spec.train else 1
+        return Task(spec=self.spec, folder=self.folder, attempt=Attempt.load(self.folder.attempt, batch_size))
+
+
 class Supervisor:
     """Owns the worker; only the driver's main thread calls it, `ask_to_stop` also a signal handler."""
 
@@ -40,6 +53,8 @@ class Supervisor:
         self._sent: set[Path] = set()
         self._failed_starts, self._was_ready = 0, False
         self._until = until
+        self._finished_at: float | None = None
+        self.idle_s: list[float] = []  # the worker's waits between trials
         self._stop_by: float | None = None
         self.stop_asked: StopRequest | None = None
 
@@ -64,77 +79,82 @@ class Supervisor:
             self._worker.close()
             self._worker = None
 
-    def send(self, spec: TrialSpec, folder: TrialFolder) -> None:
+    def send(self, job: Job) -> None:
         """Hand a trial over ahead of `carry_out`, so that the device does not wait for bookkeeping; once is enough."""
-        if folder.path in self._sent:
+        if job.folder.path in self._sent:
             return
         self.start()
         assert self._worker
-        self._sent.add(folder.path)
-        self._watchdog.rest(work_of(spec))
+        self._sent.add(job.folder.path)
+        self._watchdog.rest(work_of(job.spec))
         with suppress(WorkerDied):  # noticed, classified and answered when its events are read
-            self._worker.send(Pack((Task(spec=spec, folder=folder, attempt=self._attempt(spec, folder)),)))
+            self._worker.send(Pack((job.task(),)))
 
-    def carry_out(self, spec: TrialSpec, folder: TrialFolder, hear: OnMessage) -> Result:
+    def carry_out(self, job: Job, hear: OnMessage) -> Result:
         """One trial to its end, retried where that may help; every message but heartbeats goes to `hear`.
 
         Raises Stopped, and WorkerCannotStart, which is no fault of the trial.
         """
         while True:
-            self.send(spec, folder)
-            attempt = self._attempt(spec, folder)
-            result = self._follow(spec, folder, attempt, hear)
-            self._sent.discard(folder.path)
+            self.send(job)
+            task = job.task()
+            result = self._follow(task, hear)
+            self._sent.discard(job.folder.path)
             if result is None or failure(result.reason).retires_worker:
                 self.close()
             if result is None:
                 continue
-            again = attempt.after(result.reason)
+            again = task.attempt.after(result.reason)
             if again is None:
                 with suppress(OSError):  # in a dead worker's place, for tables read the disk
-                    write_json(folder.result, result.to_json())
+                    write_json(job.folder.result, result.to_json())
                 return result
             hear(said_now(events.Again(reason=result.reason or "", message=result.message or "", micro_batch=again.micro_batch),
-                          spec.number))
-            again.save(folder.attempt)
-            folder.result.unlink(missing_ok=True)
+                          job.spec.number))
+            again.save(job.folder.attempt)
+            job.folder.result.unlink(missing_ok=True)
 
-    def _attempt(self, spec: TrialSpec, folder: TrialFolder) -> Attempt:
-        return Attempt.load(folder.attempt, spec.train.batch_size if spec.train else 1)
-
-    def _follow(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt, hear: OnMessage) -> Result | None:
+    def _follow(self, task: Task, hear: OnMessage) -> Result | None:
         """Read messages until the trial is finished; a silent or dead worker ends it too. None if the worker did not start."""
         try:
             while True:
                 message = self._next_message()
-                event = message.event
-                if isinstance(event, events.Ready):
-                    self._failed_starts, self._was_ready = 0, True
-                    # A fresh worker takes this one or none: a lost GPU must not become the CPU.
-                    self._setup = replace(self._setup, device=event.device)
-                elif isinstance(event, events.Refused) and event.loading and self._was_ready:
-                    raise WorkerDied(DEVICE_LOST.name, event.message)  # it could be loaded before
-                if not isinstance(event, events.Alive):
+                self._learn(message)
+                if not isinstance(message.event, events.Alive):
                     hear(message)
-                if isinstance(event, events.Finished):
+                if isinstance(message.event, events.Finished):
                     # On a full disk the worker could say how it ended, but not write it.
-                    return folder.read_result() or self._failed(spec, attempt, event.reason, event.message)
+                    return task.folder.read_result() or self._failed(task, message.event.reason, message.event.message)
         except WorkerDied as death:
-            log.info("trial %d: %s", spec.number, death)  # the user hears of it as an event
+            log.info("trial %d: %s", task.spec.number, death)  # the user hears of it as an event
             if self._watchdog.phase == "start" and death.reason != DEVICE_LOST.name:
                 self._failed_starts += 1
                 if self._failed_starts == MAX_FAILED_STARTS:
                     raise WorkerCannotStart(f"the worker cannot start ({death}); see {self._log_file}") from None
                 return None
-            stored = folder.read_result()
+            stored = task.folder.read_result()
             if stored and stored.state == "complete":  # it died after its work was done
                 self.close()
                 return stored
-            return self._failed(spec, attempt, death.reason, str(death))
+            return self._failed(task, death.reason, str(death))
 
-    def _failed(self, spec: TrialSpec, attempt: Attempt, reason: str | None, message: str | None) -> Result:
-        return Result(state="failed", spec=spec, reason=reason, message=message, micro_batch=attempt.micro_batch,
-                      retried=attempt.retried)
+    def _learn(self, message: Message) -> None:
+        """What a message says of the worker itself. Raises WorkerDied where it was refused a device that it had before."""
+        match message.event:
+            case events.Ready(device=device):
+                self._failed_starts, self._was_ready = 0, True
+                self._setup = replace(self._setup, device=device)  # a fresh worker takes this one or none: never the CPU instead
+            case events.Refused(message=why, loading=True) if self._was_ready:
+                raise WorkerDied(DEVICE_LOST.name, why)
+            case events.Started() if self._finished_at is not None:
+                self.idle_s.append(message.monotonic - self._finished_at)
+                self._finished_at = None
+            case events.Finished():
+                self._finished_at = message.monotonic
+
+    def _failed(self, task: Task, reason: str | None, message: str | None) -> Result:
+        return Result(state="failed", spec=task.spec, reason=reason, message=message, micro_batch=task.attempt.micro_batch,
+                      retried=task.attempt.retried)
 
     def _next_message(self) -> Message:
         """Raises WorkerDied, also for one that was killed for its silence, and Stopped."""
