@@ -168,10 +168,10 @@ def place_of(name: str, device: str, precision: str | None) -> torch.device:
     model = base_model(name)
     precision = precision or model.precision
     if precision not in DTYPES:
-        raise ValueError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
+        raise UserError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
     place = _device(device, wants_gpu=model.needs_gpu)
     if precision == "fp16" and place.type == "cpu" and model.needs_gpu and device == "auto":
-        raise ValueError(f"backbone is {name}, which needs a GPU, and torch sees none here (backbone: {DEFAULT} runs on the CPU)")
+        raise UserError(f"backbone is {name}, which needs a GPU, and torch sees none here (backbone: {DEFAULT} runs on the CPU)")
     if precision == "fp16" and place.type == "cpu":
         raise UserError("precision is fp16, but loss scaling needs a GPU, and this is the CPU (allowed here: fp32, bf16)")
     return place

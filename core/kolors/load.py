@@ -21,6 +21,7 @@ from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
 from core.backbone import Backbone
 from core.base_models import BaseModel
+from core.errors import UserError
 from core.kolors.files import SCORER_FOLDER, describe_missing, fingerprints, missing_files, part_paths
 from core.kolors.models import (
     KolorsUNet,
@@ -36,9 +37,9 @@ from core.weight_files import Part, WeightsError
 
 
 def read_backbone(model: BaseModel, device: torch.device, dtype: torch.dtype, folder: Path, parts: Collection[Part]) -> Backbone:
-    """`parts` are those whose files must be there. Raises ValueError, before anything is read, where one is missing."""
+    """`parts` are those whose files must be there. Raises UserError, before anything is read, where one is missing."""
     if missing := missing_files(folder, parts):
-        raise ValueError(describe_missing(missing, folder))
+        raise UserError(describe_missing(missing, folder))
     return Backbone(
         name=model.name, architecture=model.architecture, device=device, dtype=dtype, text_encoder_alone=True,
         readers={
