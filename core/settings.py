@@ -126,6 +126,10 @@ class Story:
     title: str
     scenes: tuple[Scene, ...]
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        return cls(title=values["title"], scenes=tuple(Scene(**scene) for scene in values["scenes"]))
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
@@ -190,10 +194,9 @@ class TrialSpec:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        story = values["story"]
         return cls(**values | {
             "data": Data(**values["data"]),
-            "story": Story(title=story["title"], scenes=tuple(Scene(**scene) for scene in story["scenes"])),
+            "story": Story.from_json(values["story"]),
             "train": Training(**values["train"]) if values["train"] else None,
             "render": Rendering(**values["render"]),
             "filters": Filters(**values["filters"]),

@@ -4,9 +4,9 @@ import os
 import re
 import shutil
 import unicodedata
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -15,6 +15,7 @@ from core.errors import UserError
 from core.files import sha256, write_json, write_text
 from core.folders import TrialFolder
 from core.hub_data import shared_name
+from core.recipe import Recipe, Submission
 from core.settings import Result
 from core.verdict import CHALLENGE_GATE, Verdict, passes
 from reports.model_card import Card, model_card
@@ -145,7 +146,7 @@ def _write_folder(made: Path, card: Card, folder: TrialFolder) -> None:
     shutil.copyfile(folder.sheet, made / "story.png")
     tensors_sha256 = write_lora(folder.lora, made / card.weight_name, _metadata(card, folder))
     _prompts(card.result).to_csv(made / PROMPTS, index=False, encoding="utf-8-sig")
-    write_json(made / RECIPE, _recipe(card, made, tensors_sha256))
+    write_json(made / RECIPE, Recipe.of_export(_submission(card, made, tensors_sha256)).to_json())
     write_text(made / CARD, model_card(card))
     write_checksums(made)
 
@@ -173,23 +174,16 @@ def _prompts(result: Result) -> pd.DataFrame:
     ])
 
 
-def _recipe(card: Card, made: Path, tensors_sha256: str) -> dict[str, Any]:
-    """Result and spec as they stand in result.json, but for places on this machine, and what ties them to the files beside."""
-    values = card.result.to_json()
-    spec = values["spec"]
-    values["spec"] = spec | {"data": spec["data"] | {"source": shared_name(card.result.spec.data)}, "weights": None}
-    train = card.result.spec.train
-    assert train is not None, "checked in _check_result"
+def _submission(card: Card, made: Path, tensors_sha256: str) -> Submission:
+    """The result as it stands in result.json, but for places on this machine, and what ties it to the files beside."""
+    spec = card.result.spec
+    assert spec.train is not None, "checked in _check_result"
+    placeless = replace(spec, data=replace(spec.data, source=shared_name(spec.data)), weights=None)
     files = sorted(path for path in made.rglob("*") if path.suffix in (".png", ".safetensors"))
-    return {
-        "name": card.name, "team": card.team, "title": card.title,
-        "trial": card.result.spec.number, "epoch": card.epoch or train.epochs,
-        "weight_name": card.weight_name, "use_at_strength": 1.0,
-        "lora_rank": train.lora_rank, "training_alpha": train.lora_alpha, "scale": train.scale,
-        "gate": card.result.spec.gate, "base_aesthetic_mean": card.base_mean, "older": card.older, **values,
-        "tensors_sha256": tensors_sha256,
-        "sha256": {path.relative_to(made).as_posix(): sha256(path) for path in files},
-    }
+    return Submission(
+        name=card.name, team=card.team, title=card.title, epoch=card.epoch or spec.train.epochs, weight_name=card.weight_name,
+        base_aesthetic_mean=card.base_mean, older=card.older, result=replace(card.result, spec=placeless),
+        tensors_sha256=tensors_sha256, sha256={path.relative_to(made).as_posix(): sha256(path) for path in files})
 
 
 def _swap(made: Path, out: Path) -> None:

@@ -34,7 +34,7 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
     from core.fingerprint import changed_weights
     from core.lora import put_on_file
     from core.score import score_pictures
-    from sweep.trial import draw_story, judge, recipe
+    from sweep.trial import draw_story, judge, write_recipe
 
     # k epochs are a prefix of k+1: this is the trial that would have stopped here.
     spec = replace(result.spec, train=replace(train, epochs=epoch))
@@ -48,6 +48,6 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
     pictures = draw_story(spec, backbone, Cache(cache), folder, lambda event: None)
     judged = judge(spec, backbone, folder, score_pictures(backbone, pictures), losses=[], images=result.images,
                    duration_s=0.0)
-    write_json(folder.recipe, recipe(judged, folder))
+    write_recipe(judged, folder)
     write_json(folder.result, judged.to_json())
     return folder, judged

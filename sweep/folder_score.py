@@ -7,6 +7,7 @@ from core.base_models import BASE_MODELS, DEFAULT
 from core.errors import UserError
 from core.files import read_json
 from core.picture import ENDINGS, PictureError, ask, open_picture
+from core.recipe import Recipe
 
 Say = Callable[[str], None]
 
@@ -44,8 +45,7 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
 def _backbone_of(folder: Path) -> str | None:
     """What the pictures of a trial or an export were made with; None where no recipe of ours says so."""
     try:
-        recipe = read_json(folder / "recipe.json")
-        named = recipe["spec"]["backbone"] if "spec" in recipe else recipe["backbone"]  # an export's, or a trial's
+        named = Recipe.from_json(read_json(folder / "recipe.json")).backbone
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return named if named in BASE_MODELS else None

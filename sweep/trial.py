@@ -1,7 +1,7 @@
 """The way of one trial, from its parameters to its verdict."""
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any, cast
@@ -23,7 +23,8 @@ from core.fail_point import fail_point
 from core.files import content_key, sha256, write_json, write_whole
 from core.filters import select
 from core.folders import TrialFolder
-from core.hub_data import local_data, shared_name
+from core.hub_data import local_data
+from core.recipe import Recipe
 from core.render import render_scenes
 from core.score import Score, rate, score_pictures
 from core.settings import Data, Filters, Result, Training, TrialSpec
@@ -96,7 +97,7 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
                    micro_batch=attempt.micro_batch, retried=attempt.retried, encoded=dict(cache.encoded - encoded_before),
                    timings_s=timings_s)
     fail_point("recipe")
-    write_json(folder.recipe, recipe(result, folder))
+    write_recipe(result, folder)
     fail_point("result")
     write_json(folder.result, result.to_json())
     fail_point("result_written")
@@ -212,19 +213,9 @@ def judge(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, score: Score
     )
 
 
-def recipe(result: Result, folder: TrialFolder) -> dict[str, Any]:
-    """Everything that is needed to draw and score these pictures again."""
-    spec = result.spec
-    return {
-        "study": spec.study, "trial": spec.number, "backbone": spec.backbone, "seed": spec.seed,
-        "params": spec.params(), "strength": spec.train.scale if spec.train else 0.0,
-        "data": asdict(spec.data) | {"source": shared_name(spec.data)},
-        "story": asdict(spec.story), "device": result.device, "dtype": result.dtype, "scorer": result.scorer,
-        "scoring_version": result.scoring_version,
-        "aesthetic": result.aesthetic, "aesthetic_mean": result.aesthetic_mean, "versions": result.versions,
-        "lora_sha256": result.lora_sha256,
-        "pictures_sha256": [sha256(folder.picture(number)) for number in range(1, len(spec.story.scenes) + 1)],
-    }
+def write_recipe(result: Result, folder: TrialFolder) -> None:
+    pictures = [folder.picture(number) for number in range(1, len(result.spec.story.scenes) + 1)]
+    write_json(folder.recipe, Recipe.of(result, [sha256(path) for path in pictures]).to_json())
 
 
 def _epoch_saver(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, images: int,
