@@ -9,6 +9,7 @@ from core.data_folder import DataError
 from core.picture import PictureError
 from core.score import NoScoreError
 from core.train import NanLossError
+from sweep.failures import FAILURES
 from sweep.trial import BlackPicturesError, NoImagesError
 from sweep.worker import failure_class
 
@@ -41,6 +42,7 @@ CLASSES = [
 @pytest.mark.parametrize(("error", "reason"), CLASSES, ids=[f"{type(e).__name__}-{r}-{n}" for n, (e, r) in enumerate(CLASSES)])
 def test_a_failure_has_the_class_of_what_was_raised(error: Exception, reason: str) -> None:
     assert failure_class(error) == reason
+    assert reason in FAILURES
 
 
 def test_torch_without_memory_on_the_cpu_is_host_oom() -> None:
