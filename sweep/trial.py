@@ -49,53 +49,89 @@ class BlackPicturesError(LoraSweepError):
     """A picture came out in one single colour: these settings broke the model."""
 
 
+class Clock:
+    """What a trial takes: the seconds of each part, and how much had to be encoded anew."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache, self._encoded_before = cache, cache.encoded.copy()
+        self._started = self._last = time.monotonic()
+        self.timings_s: dict[str, float] = {}
+
+    def part_done(self, part: str) -> None:
+        now = time.monotonic()
+        self.timings_s[part] = now - self._last
+        self._last = now
+
+    def measured(self) -> dict[str, Any]:
+        """As in the result; the duration ends with the last part."""
+        return {"duration_s": self._last - self._started, "timings_s": self.timings_s,
+                "encoded": dict(self._cache.encoded - self._encoded_before)}
+
+
 def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report, *, attempt: Attempt,
               beat: Beat = no_beat, checkpoint_every_s: float = 120.0) -> Result:
     """Take one trial from its parameters to its verdict; every output lies under `folder`, result.json last.
 
     Goes on from the folder's checkpoint if an earlier attempt at the same words left one.
     """
-    started, encoded_before = time.monotonic(), cache.encoded.copy()
-    fail_point("spec")
-    write_json(folder.spec, spec.to_json())
-    fail_point("spec_written")
-    table = look_at_images(spec, backbone, cache, report) if spec.train else pd.DataFrame()  # no model for too few pictures
+    if spec.train is None:
+        return _base_story(spec, backbone, cache, folder, report, attempt, beat)
+    clock = Clock(cache)
+    _write_spec(spec, folder)
+    table = look_at_images(spec, backbone, cache, report)  # no model for too few pictures
     encode_missing(all_words(spec, cache), backbone, cache, beat)  # before the UNet comes: both need not fit the device together
     unet = backbone.unet  # read here: minutes from a slow disk must not count as a step's silence
-    losses: list[float] = []
-    state: TrainState | None = None
-    if spec.train:
-        table = select_images(spec, table, backbone, cache, report, beat)
-        examples = encode_examples(table, spec.render.size_px, backbone, cache, beat)
-        fail_point("encoded")
-        report(events.Training(images=len(table), steps=spec.train.total_steps))
-    trained_from = time.monotonic()
+    table = select_images(spec, table, backbone, cache, report, beat)
+    examples = encode_examples(table, spec.render.size_px, backbone, cache, beat)
+    fail_point("encoded")
+    report(events.Training(images=len(table), steps=spec.train.total_steps))
+    clock.part_done("prepare")
     try:
-        if spec.train:
-            words = _words(spec, table, backbone)
-            state = _resumable(spec.train, folder, words, report)
-            losses = train_lora(
-                backbone, examples, _sparing(spec.train, attempt), spec.seed,
-                _epoch_saver(spec, backbone, folder, len(table), report), state=state, micro_batch=attempt.micro_batch,
-                checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s), beat=beat)
-            last = folder.epoch_lora(spec.train.epochs)
-            write_whole(folder.lora, lambda to: to.write_bytes(last.read_bytes()))
-        rendered_from = time.monotonic()
-        report(events.Drawing(len(spec.story.scenes)))
+        words = _words(spec, table, backbone)
+        state = _resumable(spec.train, folder, words, report)
+        losses = train_lora(
+            backbone, examples, _sparing(spec.train, attempt), spec.seed,
+            _epoch_saver(spec, spec.train, backbone, folder, len(table), report), state=state, micro_batch=attempt.micro_batch,
+            checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s), beat=beat)
+        last = folder.epoch_lora(spec.train.epochs)
+        write_whole(folder.lora, lambda to: to.write_bytes(last.read_bytes()))
+        clock.part_done("train")
+        if state:
+            del clock.timings_s["train"]  # of some of the steps only: no measure of the pace
         pictures = draw_story(spec, backbone, cache, folder, report, beat)
     finally:
         lora.take_off(unet)
-    scored_from = time.monotonic()
+    return _conclude(spec, backbone, folder, pictures, clock, attempt, losses, images=len(table))
+
+
+def _base_story(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report, attempt: Attempt,
+                beat: Beat) -> Result:
+    """The base model's own story: a trial without pictures to train on and without a LoRA."""
+    clock = Clock(cache)
+    _write_spec(spec, folder)
+    encode_missing(all_words(spec, cache), backbone, cache, beat)  # as in a trial, which then has its words already
+    _ = backbone.unet  # as in a trial
+    clock.part_done("prepare")
+    clock.part_done("train")  # nothing, but a result has all the parts
+    pictures = draw_story(spec, backbone, cache, folder, report, beat)
+    return _conclude(spec, backbone, folder, pictures, clock, attempt, losses=[], images=0)
+
+
+def _write_spec(spec: TrialSpec, folder: TrialFolder) -> None:
+    fail_point("spec")
+    write_json(folder.spec, spec.to_json())
+    fail_point("spec_written")
+
+
+def _conclude(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, pictures: list[Image.Image], clock: Clock,
+              attempt: Attempt, losses: list[float], images: int) -> Result:
+    """Score the story that was drawn, and write recipe and result; the checkpoint has served."""
+    clock.part_done("render")
     fail_point("score")
     score = score_pictures(backbone, pictures)
-    finished = time.monotonic()
-    timings_s = {"prepare": trained_from - started, "train": rendered_from - trained_from,
-                 "render": scored_from - rendered_from, "score": finished - scored_from}
-    if state:
-        del timings_s["train"]  # of some of the steps only: no measure of the pace
-    result = judge(spec, backbone, folder, score, images=len(table), losses=losses, duration_s=finished - started,
-                   micro_batch=attempt.micro_batch, retried=attempt.retried, encoded=dict(cache.encoded - encoded_before),
-                   timings_s=timings_s)
+    clock.part_done("score")
+    result = judge(spec, backbone, folder, score, images=images, losses=losses, micro_batch=attempt.micro_batch,
+                   retried=attempt.retried, **clock.measured())
     fail_point("recipe")
     write_recipe(result, folder)
     fail_point("result")
@@ -185,6 +221,7 @@ def audit_data(data: Data, backbone: Backbone, cache: Cache, filters: Filters, l
 def draw_story(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report,
                beat: Beat = no_beat) -> list[Image.Image]:
     """Render, check and save the story's pictures and their sheet. Raises BlackPicturesError."""
+    report(events.Drawing(len(spec.story.scenes)))
     pictures = []
     for number, picture in enumerate(render_scenes(backbone, spec.story.scenes, spec.render, cache, beat), start=1):
         if all(low == high for low, high in cast(list[tuple[int, int]], picture.getextrema())):  # one pair a channel
@@ -218,10 +255,9 @@ def write_recipe(result: Result, folder: TrialFolder) -> None:
     write_json(folder.recipe, Recipe.of(result, [sha256(path) for path in pictures]).to_json())
 
 
-def _epoch_saver(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, images: int,
+def _epoch_saver(spec: TrialSpec, train: Training, backbone: Backbone, folder: TrialFolder, images: int,
                  report: Report) -> EpochDone:
-    train = spec.train
-    assert train is not None
+    """Saves the LoRA as it is at an epoch's end, and then says that the epoch is done."""
     shape = lora.LoraShape(rank=train.lora_rank, alpha=train.lora_alpha)
 
     def save(epoch: int, losses: list[float]) -> None:
