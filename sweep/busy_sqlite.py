@@ -8,11 +8,17 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from core.errors import LoraSweepError
+
 BUSY_S = 90.0  # a backup or a dashboard may hold the file for a while: rather wait than lose a night
 PAUSE_S = 0.05  # where SQLite does not wait at all
 TRY_S = 1.0  # SQLite's own wait; signals are answered in between
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 Answer = TypeVar("Answer")
+
+
+class StoreError(LoraSweepError):
+    """study.db cannot be used; the message is one line for the user."""
 
 
 class Patience:

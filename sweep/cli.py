@@ -196,9 +196,9 @@ def plan(
     """
     from core.data_folder import DataError
     from core.hub_data import is_remote
+    from sweep.busy_sqlite import StoreError
     from sweep.fingerprint import check_changes
     from sweep.outlook import look_ahead
-    from sweep.store import StoreError
     from sweep.study import load_study
     from sweep.study_errors import StudyError
 

@@ -22,6 +22,7 @@ from core.hub_data import local_data
 from core.install import fetch_command, install_command
 from core.weight_files import FOLDER_VARIABLE, needed_bytes
 from reports.console import size
+from sweep.busy_sqlite import StoreError
 from sweep.check import Check
 from sweep.fingerprint import check_changes
 from sweep.lock import is_locked
@@ -30,7 +31,6 @@ from sweep.outlook import NoTrialPossible, look_ahead
 from sweep.packages import check_packages, check_python, installed
 from sweep.plan import Plan, disks, make_plan
 from sweep.reach import check_port, check_tracking
-from sweep.store import StoreError
 from sweep.study import Study
 from sweep.study_errors import StudyError
 

@@ -30,7 +30,6 @@ from sweep.lock import study_lock
 from sweep.pace import Pace
 from sweep.progress import Progress
 from sweep.recovery import not_allowed, recover
-from sweep.space import distributions
 from sweep.stop import Stopped, StopRequest, asked_by_signal
 from sweep.storage import ensure_room
 from sweep.store import Store, describe
@@ -74,7 +73,7 @@ def run_sweep(study: Study, runs: Runs, device: str, progress: Progress, accept:
 
 def _locked_sweep(study: Study, runs: Runs, folder: StudyFolder, device: str, progress: Progress, accept: Iterable[str],
                   until: Hour | None) -> Summary:
-    store = Store(folder.db, study.name, distributions(study), seed=study.seed, startup_trials=study.sampler.startup_trials,
+    store = Store(folder.db, study.name, study.space, seed=study.seed, startup_trials=study.sampler.startup_trials,
                   allow=study.allowed)
     if folder.frozen.exists():
         with suppress(StudyError):  # it cannot be read by this version: what it queued runs

@@ -23,7 +23,6 @@ from sweep.events import Ready
 from sweep.lock import is_locked
 from sweep.setting import HOMES
 from sweep.space import Choices, Range
-from sweep.store import check_held
 from sweep.study import Study, load_frozen
 from sweep.study_errors import SHOWN_CHARACTERS, StudyError, near, shown
 
@@ -144,7 +143,9 @@ def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ())
 
     Weights, scorer and kind of device are compared only once a worker has loaded the base model.
     """
-    if not is_locked(folder):  # a driver at work may be making its tables just now, and refuses a second one anyway
+    if folder.db.exists() and not is_locked(folder):  # a driver at work may just be making its tables, and refuses a second one
+        from sweep.store import check_held  # with Optuna, which whoever looks at a new study need not wait for
+
         check_held(folder.db, study.name)
     if not folder.frozen.exists() and not folder.fingerprint.exists():
         return

@@ -5,9 +5,9 @@ from itertools import combinations, product
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-Space = dict[str, BaseDistribution]
+from sweep.space import Space
+
 Point = tuple[int, ...]  # positions along the settings of a space, in its order
 
 
@@ -16,7 +16,7 @@ class Grid:
 
     def __init__(self, space: Space) -> None:
         self.space = space
-        self._counts = [_count(distribution) for distribution in space.values()]
+        self._counts = [search.count for search in space.values()]
 
     @property
     def size(self) -> float:
@@ -27,12 +27,11 @@ class Grid:
         """None where `params` lack a setting of the space or lie beside it."""
         if not self.space.keys() <= params.keys():
             return None
-        positions = [position(distribution, params[name]) for name, distribution in self.space.items()]
+        positions = [search.position(params[name]) for name, search in self.space.items()]
         return None if None in positions else tuple(place for place in positions if place is not None)
 
     def params(self, point: Point) -> dict[str, Any]:
-        return {name: _value(distribution, place)
-                for (name, distribution), place in zip(self.space.items(), point, strict=True)}
+        return {name: search.value_at(place) for (name, search), place in zip(self.space.items(), point, strict=True)}
 
     def nearest(self, start: Point, taken: Collection[Point], free: Collection[str], random: np.random.Generator) -> Point | None:
         """The point not `taken` that differs from `start` in the fewest of the `free` settings; None when there is none."""
@@ -63,33 +62,3 @@ class Grid:
                 for values in product(*(others[i] for i in chosen)):
                     swapped = dict(zip(chosen, values, strict=True))
                     yield tuple(swapped.get(i, place) for i, place in enumerate(start))
-
-
-def position(distribution: BaseDistribution, value: Any) -> int | None:
-    """Where a value stands among those of its setting, from 0; None where it is none of them."""
-    try:
-        internal = distribution.to_internal_repr(value)
-    except (ValueError, TypeError):
-        return None
-    if not distribution._contains(internal):
-        return None
-    if isinstance(distribution, CategoricalDistribution):
-        return int(internal)
-    assert isinstance(distribution, (IntDistribution, FloatDistribution))
-    return round((internal - distribution.low) / distribution.step) if distribution.step else 0
-
-
-def _count(distribution: BaseDistribution) -> float:
-    if isinstance(distribution, CategoricalDistribution):
-        return len(distribution.choices)
-    assert isinstance(distribution, (IntDistribution, FloatDistribution))
-    if distribution.single():
-        return 1
-    return round((distribution.high - distribution.low) / distribution.step) + 1 if distribution.step else math.inf
-
-
-def _value(distribution: BaseDistribution, place: int) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return distribution.choices[place]
-    assert isinstance(distribution, (IntDistribution, FloatDistribution))
-    return distribution.low if place == 0 else min(distribution.high, distribution.low + place * (distribution.step or 0))

@@ -8,26 +8,29 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from sweep.grid import Grid, Space, position
+from sweep.grid import Grid
+
+Distributions = dict[str, BaseDistribution]
 
 
 class Untried(BaseSampler):
     """Samples as `inner` does; in place of a point that is known already it takes the untried one most like it."""
 
-    def __init__(self, inner: BaseSampler, grid: Grid, before: Collection[FrozenTrial], random: np.random.Generator) -> None:
+    def __init__(self, inner: BaseSampler, grid: Grid, distributions: Distributions, before: Collection[FrozenTrial],
+                 random: np.random.Generator) -> None:
         asked = {point for trial in before if (point := grid.point(trial.params)) is not None}
-        self._inner, self._grid, self._random = inner, grid, random
+        self._inner, self._grid, self._distributions, self._random = inner, grid, distributions, random
         self._taken = asked, grid.tried((trial.params, trial.state == TrialState.FAIL) for trial in before)  # accidents come last
 
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Space:
-        return self._grid.space
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
+        return self._distributions
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Space) -> dict[str, Any]:
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Distributions) -> dict[str, Any]:
         related = self._inner.infer_relative_search_space(study, trial)
         drawn = self._inner.sample_relative(study, trial, related)
-        for name, distribution in self._grid.space.items():
-            if name not in drawn or position(distribution, drawn[name]) is None:  # startup, or a range that changed
-                drawn[name] = self._inner.sample_independent(study, trial, name, distribution)
+        for name, search in self._grid.space.items():
+            if name not in drawn or not search.allows(drawn[name]):  # startup, or a range that changed
+                drawn[name] = self._inner.sample_independent(study, trial, name, self._distributions[name])
         queued = trial.system_attrs.get("fixed_params", {})
         start, free = self._grid.point(drawn | queued), self._grid.space.keys() - queued.keys()
         if start is None:

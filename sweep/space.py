@@ -1,12 +1,12 @@
-"""The search space: what Optuna may choose for each setting that the study searches."""
+"""The search space: what may be chosen for each setting that the study searches. No Optuna."""
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
+from numbers import Real
 from typing import Annotated, Any, Protocol
 
 import yaml
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from sweep.setting import SETTINGS, Section, Setting
@@ -34,6 +34,18 @@ class Choices(Section):
     def allows(self, value: Any) -> bool:
         return value in self.choices
 
+    @property
+    def count(self) -> float:
+        """How many values there are."""
+        return len(self.choices)
+
+    def position(self, value: Any) -> int | None:
+        """Where a value stands among them, from 0; None where it is none of them."""
+        return self.choices.index(value) if self.allows(value) else None
+
+    def value_at(self, position: int) -> Any:
+        return self.choices[position]
+
     def __str__(self) -> str:
         return ", ".join("null" if choice is None else shown(choice).strip("'") for choice in self.choices)
 
@@ -55,11 +67,32 @@ class Range(Section):
     def values(self) -> tuple[Any, ...]:
         return self.low, self.high
 
+    @property
+    def distance(self) -> Any:
+        """From one number to the next; None where there are fractions of any kind."""
+        return self.step or (1 if isinstance(self.low, int) else None)
+
     def allows(self, value: Any) -> bool:
-        if value is None or not self.low <= value <= self.high:
+        if not isinstance(value, Real) or not self.low <= value <= self.high:
             return False
-        steps = (value - self.low) / self.step if self.step else 0
+        steps = (value - self.low) / self.distance if self.distance else 0
         return abs(steps - round(steps)) < ON_STEP
+
+    @property
+    def count(self) -> float:
+        """How many numbers there are; infinity where there are any."""
+        if self.low == self.high:
+            return 1
+        return round((self.high - self.low) / self.distance) + 1 if self.distance else math.inf
+
+    def position(self, value: Any) -> int | None:
+        """Where a number stands among them, from 0; None where it is none of them."""
+        if not self.allows(value):
+            return None
+        return round((value - self.low) / self.distance) if self.distance else 0
+
+    def value_at(self, position: int) -> Any:
+        return min(self.high, self.low + position * self.distance) if position else self.low
 
     def __str__(self) -> str:
         return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step and self.step != 1 else "")
@@ -83,15 +116,13 @@ Search = Annotated[
 ]
 
 
+Space = Mapping[str, Choices | Range]
+
+
 class Searched(Protocol):
     """What of a study is needed here."""
     @property
-    def space(self) -> Mapping[str, Choices | Range]: ...
-
-
-def distributions(study: Searched) -> dict[str, BaseDistribution]:
-    """The study's space as Optuna's distributions, by setting."""
-    return {name: _distribution(SETTINGS[name].kind, search) for name, search in study.space.items()}
+    def space(self) -> Space: ...
 
 
 def edges(study: Searched, best: Mapping[str, Any]) -> list[str]:
@@ -114,14 +145,6 @@ def _edge(setting: Setting, search: Choices | Range, value: Any) -> str:
     if value <= low + margin and min(search.values) > setting.low:
         return "lower"
     return "upper" if value >= high - margin and max(search.values) < setting.high else ""
-
-
-def _distribution(kind: type, search: Choices | Range) -> BaseDistribution:
-    if isinstance(search, Choices):
-        return CategoricalDistribution(search.choices)
-    if kind is int:
-        return IntDistribution(search.low, search.high, log=search.log, step=search.step or 1)
-    return FloatDistribution(search.low, search.high, log=search.log, step=search.step)
 
 
 def check_space(space: dict[str, Any], read: Callable[[Any], dict[str, Choices | Range]]) -> dict[str, Choices | Range]:

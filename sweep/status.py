@@ -1,4 +1,4 @@
-"""Where a study stands, read from its folder alone: no torch, no Optuna study, no MLflow."""
+"""Where a study stands, read from its folder alone: no torch, no Optuna, no MLflow."""
 from dataclasses import dataclass
 from math import isinf
 
@@ -9,7 +9,7 @@ from core.verdict import Verdict, notes_on_gate
 from sweep.failures import failure
 from sweep.grid import Grid
 from sweep.lock import is_locked
-from sweep.space import distributions, edges
+from sweep.space import edges
 from sweep.study import Study, load_frozen
 from sweep.study_errors import StudyError
 
@@ -48,7 +48,7 @@ def study_status(folder: StudyFolder, verdict: Verdict) -> Status:
 
 def _left(study: Study, verdict: Verdict) -> int:
     """Trials still to be done: of the budget, or of the untried points of a space that has no more."""
-    grid = Grid(distributions(study))
+    grid = Grid(study.space)
     tried = grid.tried((result.spec.params(), result.state == "failed" and not failure(result.reason).by_parameters)
                        for result in verdict.results if result.spec.number >= verdict.comparable_since)
     left = study.budget.trials - len(verdict.results)

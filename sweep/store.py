@@ -12,28 +12,24 @@ from typing import Any
 import numpy as np
 import optuna
 import sqlalchemy.exc
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from core.errors import LoraSweepError
 from core.fail_point import fail_point
 from core.folders import shown_path
 from core.settings import Result, TrialSpec
 from core.verdict import FAILED_BY_PARAMETERS, constraint
 from sweep.address import sqlite_address
-from sweep.busy_sqlite import TRY_S, Patience
+from sweep.busy_sqlite import TRY_S, Patience, StoreError
 from sweep.failures import failure
 from sweep.grid import Grid
-from sweep.sampler import Untried
+from sweep.sampler import Distributions, Untried
+from sweep.space import Choices, Range, Space
 from sweep.study_errors import Mistake, StudyError, sentence
 
-Distributions = dict[str, optuna.distributions.BaseDistribution]
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 # Our own marks, as user attributes: a hand-made setting of the study file's, and one that was taken out of it again.
 HAND_MADE, WITHDRAWN = "hand_made", "withdrawn"
-
-
-class StoreError(LoraSweepError):
-    """study.db cannot be used; the message is one line for the user."""
 
 
 class Store:
@@ -43,12 +39,12 @@ class Store:
     settings' own types, or raises Mistake.
     """
 
-    def __init__(self, path: Path, name: str, space: Distributions, *, seed: int, startup_trials: int,
+    def __init__(self, path: Path, name: str, space: Space, *, seed: int, startup_trials: int,
                  allow: Callable[[dict[str, Any]], dict[str, Any]] = dict) -> None:
         """Raises StoreError; StudyError where the file holds another study."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        self._space, self._seed, self._startup_trials, self._allow = space, seed, startup_trials, allow
+        self._space, self._seed, self._startup_trials, self._allow = distributions(space), seed, startup_trials, allow
         self._grid = Grid(space)
         self._patience = Patience()
         storage = _open(path, self._patience)
@@ -113,7 +109,9 @@ class Store:
         """Mixed, for a sum would give the next study seed the same draws one trial later."""
         seeds = np.random.SeedSequence((self._seed, trials))
         sampler = optuna.samplers.TPESampler(seed=int(seeds.generate_state(1)[0]), n_startup_trials=self._startup_trials)
-        return sampler if isinf(self._grid.size) else Untried(sampler, self._grid, before, np.random.default_rng(seeds))
+        if isinf(self._grid.size):
+            return sampler
+        return Untried(sampler, self._grid, self._space, before, np.random.default_rng(seeds))
 
     def exhausted(self, since: int = 0) -> int | None:
         """How many points the space has, once trials from `since` on have tried every one of them and nothing is queued."""
@@ -216,6 +214,19 @@ class Store:
 
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states)
+
+
+def distributions(space: Space) -> Distributions:
+    """A space as Optuna has it, by setting."""
+    return {name: _distribution(search) for name, search in space.items()}
+
+
+def _distribution(search: Choices | Range) -> BaseDistribution:
+    if isinstance(search, Choices):
+        return CategoricalDistribution(search.choices)
+    if isinstance(search.low, int):
+        return IntDistribution(search.low, search.high, log=search.log, step=search.distance)
+    return FloatDistribution(search.low, search.high, log=search.log, step=search.step)
 
 
 def check_held(path: Path, name: str) -> None:

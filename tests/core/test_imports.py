@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from core.files import write_text
+from core.folders import Runs
 from core.install import ROOT
+from sweep.study import load_study
 
 FOREIGN = {"sweep", "reports", "optuna", "mlflow", "ray"}
 
@@ -74,14 +77,15 @@ def test_what_reports_read_with_needs_no_torch(module: str) -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("words", [["--help"], ["status"], ["run", "--help"], ["plan", "demo"], ["doctor"]])
-def test_looking_needs_neither_torch_nor_mlflow(words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", ["--help", "run --help", "status", "status demo", "report demo", "plan demo", "doctor demo"])
+def test_looking_needs_neither_torch_nor_optuna_nor_mlflow(words: str, tmp_path: Path) -> None:
+    write_text(Runs(tmp_path / "runs").study("demo").frozen, load_study("demo").to_yaml())
     done = python("""
 import atexit
-atexit.register(lambda: print("LOADED", sorted({"torch", "mlflow", "diffsynth", "lightning"} & set(sys.modules))))
+atexit.register(lambda: print("LOADED", sorted({"torch", "optuna", "mlflow", "diffsynth", "lightning"} & set(sys.modules))))
 sys.argv[0] = "lora-sweep"
 from sweep.cli import main
 main()
-""", *words, cwd=tmp_path)
+""", *words.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "LOADED []"

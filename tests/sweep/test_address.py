@@ -12,12 +12,13 @@ from sqlalchemy import create_engine, text
 
 from core.folders import Runs
 from sweep.address import NOT_SHOWN, shown_address, sqlite_address
+from sweep.space import Choices
 from sweep.store import Store
 from sweep.tracking_store import open_experiment
 from sweep.tracking_uri import plain_line, tracking_uri
 
 NAMES = ["a?b", "#a%b%41", "%2e%2e", " 水彩 a", "a;b;d=1", "{a}@b:c&d=e", "a?uri=true", "~a'b\"c\\d\n"]
-SPACE = {"lora_rank": optuna.distributions.CategoricalDistribution([2, 4])}
+SPACE = {"lora_rank": Choices(choices=(2, 4))}
 FOLDER_NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=40).filter(
     lambda name: name not in (".", "..") and len(name.encode()) <= 200)
 

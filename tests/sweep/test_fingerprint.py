@@ -16,7 +16,6 @@ from core.fingerprint import changed_weights
 from core.folders import Runs, StudyFolder
 from sweep.events import Ready
 from sweep.fingerprint import FIELDS, Fingerprint, check_changes, fields_of, record_start
-from sweep.space import distributions
 from sweep.store import Store
 from sweep.study import STUDIES, load_frozen, load_study
 from sweep.study_errors import StudyError
@@ -366,7 +365,7 @@ def test_a_changed_space_crashes_neither_running_nor_queued_trials(folder):
     """With a real store: the sampler keeps to the new range and learns from trials beside it."""
     def opened(values: Any) -> tuple[Store, Any]:
         study = load_study(str(write_text(folder / "study.yaml", yaml.safe_dump(values))))
-        return Store(folder / "study.db", "s", distributions(study), seed=0, startup_trials=2, allow=study.allowed), study
+        return Store(folder / "study.db", "s", study.space, seed=0, startup_trials=2, allow=study.allowed), study
 
     store, study = opened(STUDY)
     for _ in range(4):

@@ -6,26 +6,26 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from core.files import write_json, write_text
 from core.folders import Runs
-from sweep.grid import Grid, position
-from sweep.space import Choices, distributions
+from sweep.grid import Grid
+from sweep.space import Choices, Range
 from sweep.status import study_status
 from sweep.store import Store
 from sweep.study import load_study
 from tests.sweep.test_store import SPACE, complete, failed
 
-SMALL = {"lora_rank": CategoricalDistribution([2, 4, 8]), "epochs": IntDistribution(1, 4)}
+SMALL = {"lora_rank": Choices(choices=(2, 4, 8)), "epochs": Range(low=1, high=4)}
 SETTINGS = st.one_of(
-    st.lists(st.sampled_from([1, 2, 4, None, "phash"]), min_size=1, max_size=3, unique=True).map(CategoricalDistribution),
-    st.builds(lambda low, more, step: IntDistribution(low, low + more * step, step=step), st.integers(-9, 99), st.integers(0, 3),
+    st.lists(st.sampled_from([1, 2, 4, None, "phash"]), min_size=1, max_size=3, unique=True).map(
+        lambda choices: Choices(choices=tuple(choices))),
+    st.builds(lambda low, more, step: Range(low=low, high=low + more * step, step=step), st.integers(-9, 99), st.integers(0, 3),
               st.integers(1, 64)),
-    st.builds(lambda low, more: IntDistribution(low, low + more, log=True), st.integers(1, 99), st.integers(0, 2)),
-    st.builds(lambda low, more, step: FloatDistribution(low, low + more * step, step=step), st.sampled_from([0.0, 0.1, 1e-4]),
-              st.integers(0, 3), st.sampled_from([0.1, 0.3, 1e-5])),
-    st.floats(0.1, 9).map(lambda value: FloatDistribution(value, value)),
+    st.builds(lambda low, more: Range(low=low, high=low + more, log=True), st.integers(1, 99), st.integers(0, 2)),
+    st.builds(lambda low, more, step: Range(low=low, high=round(low + more * step, 9), step=step),
+              st.sampled_from([0.0, 0.1, 1e-4]), st.integers(0, 3), st.sampled_from([0.1, 0.3, 1e-5])),
+    st.floats(0.1, 9).map(lambda value: Range(low=value, high=value)),
 )
 
 
@@ -51,7 +51,7 @@ def test_as_many_trials_as_points_try_every_point(tmp_path_factory, space: dict[
         seen += work(store, 1)
         assert len(seen) <= size
     assert len(seen) == size
-    assert len({tuple(position(space[name], value) for name, value in params.items()) for params in seen}) == size
+    assert len({tuple(space[name].position(value) for name, value in params.items()) for params in seen}) == size
 
 
 def test_a_continued_study_goes_on_among_the_untried_as_an_uninterrupted_one_would(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_continued_study_goes_on_among_the_untried_as_an_uninterrupted_one_wou
 
 
 def test_a_point_that_failed_by_accident_comes_again_last_and_once(tmp_path: Path) -> None:
-    store = open_store(tmp_path, {"lora_rank": CategoricalDistribution([2, 4, 8])})
+    store = open_store(tmp_path, {"lora_rank": Choices(choices=(2, 4, 8))})
     first = store.ask()
     store.tell(first, failed(first.number, "device_lost"))
     others = work(store, 2)
@@ -77,7 +77,7 @@ def test_a_point_that_failed_by_accident_comes_again_last_and_once(tmp_path: Pat
 
 def test_status_and_run_count_the_same_points_as_tried(tmp_path: Path) -> None:
     study = load_study("demo").model_copy(update={"first": (), "space": {"lora_rank": Choices(choices=(2, 4))}})
-    folder, store = Runs(tmp_path).study("s"), open_store(tmp_path, distributions(study))
+    folder, store = Runs(tmp_path).study("s"), open_store(tmp_path, study.space)
     folder.path.mkdir()
     write_text(folder.frozen, study.to_yaml())
     for left in (2, 1, 1, 0):  # the second rank fails twice
@@ -93,7 +93,7 @@ def test_status_and_run_count_the_same_points_as_tried(tmp_path: Path) -> None:
 
 
 def test_after_an_accepted_change_every_point_is_untried(tmp_path: Path) -> None:
-    store = open_store(tmp_path, {"lora_rank": CategoricalDistribution([2, 4])})
+    store = open_store(tmp_path, {"lora_rank": Choices(choices=(2, 4))})
     work(store, 2)
     assert (store.exhausted(), store.exhausted(since=2)) == (2, None)
     seen = [store.ask(since=2).params["lora_rank"] for _ in range(2)]
@@ -116,7 +116,7 @@ def test_a_space_of_any_number_of_points_is_never_exhausted(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("reason", ["no_images", "nan_loss"])
 def test_points_that_cannot_work_are_not_tried_again(tmp_path: Path, reason: str) -> None:
-    store = open_store(tmp_path, {"lora_rank": CategoricalDistribution([2, 4])})
+    store = open_store(tmp_path, {"lora_rank": Choices(choices=(2, 4))})
     for _ in range(2):
         trial = store.ask()
         store.tell(trial, replace(failed(trial.number, reason)))

@@ -10,8 +10,8 @@ import optuna
 import pytest
 
 from sweep.address import sqlite_address
-from sweep.space import distributions
-from sweep.store import Store, StoreError, check_held
+from sweep.busy_sqlite import StoreError
+from sweep.store import Store, check_held
 from sweep.study import load_study
 from sweep.study_errors import StudyError
 from tests.sweep.test_store import complete
@@ -24,7 +24,7 @@ GOOD = {"lora_rank": 8, "learning_rate": 1e-3}
 
 
 def open_store(folder: Path, name: str = "demo") -> Store:
-    return Store(folder / "study.db", name, distributions(DEMO), seed=0, startup_trials=9, allow=DEMO.allowed)
+    return Store(folder / "study.db", name, DEMO.space, seed=0, startup_trials=9, allow=DEMO.allowed)
 
 
 def notebook(folder: Path) -> optuna.Study:

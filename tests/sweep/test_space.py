@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from sweep.setting import SETTINGS
-from sweep.space import Choices, Range, check_search, distributions, edges
+from sweep.space import Choices, Range, check_search, edges
+from sweep.store import distributions
 from sweep.study_errors import Mistake
 
 
@@ -28,7 +29,7 @@ def test_every_kind_of_search_has_its_distribution() -> None:
         lora_dropout=Range(low=0, high=0.3, step=0.1), learning_rate=Range(low=1e-4, high=1e-2, log=True),
         random_flip=Choices(choices=(True, False)), max_images=Choices(choices=(None, 8)),
         deduplicate=Choices(choices=("phash", "none")),
-    )) == {
+    ).space) == {
         "lora_rank": CategoricalDistribution((2, 4)), "epochs": IntDistribution(1, 5),
         "batch_size": IntDistribution(2, 8, step=2), "steps": IntDistribution(1, 50, log=True),
         "size_px": IntDistribution(64, 256, step=64), "min_score": FloatDistribution(0, 1),
@@ -62,7 +63,7 @@ def test_optuna_takes_what_the_setting_allows(data: st.DataObject) -> None:
         search = check_search(name, Range(low=low, high=high, log=data.draw(st.booleans())))
     except Mistake:
         return
-    trial = optuna.create_trial(params={name: low}, distributions=distributions(Searching({name: search})), value=0.0)
+    trial = optuna.create_trial(params={name: low}, distributions=distributions({name: search}), value=0.0)
     assert search.allows(setting.check(trial.params[name]))
     assert search.allows(high)
 

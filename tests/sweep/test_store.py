@@ -5,10 +5,10 @@ import optuna
 import pytest
 
 from core.settings import Data, Filters, Rendering, Result, Scene, Story, Training, TrialSpec
+from sweep.space import Choices, Range
 from sweep.store import Store
 
-SPACE = {"learning_rate": optuna.distributions.FloatDistribution(1e-4, 1e-2, log=True),
-         "lora_rank": optuna.distributions.CategoricalDistribution([2, 4, 8])}
+SPACE = {"learning_rate": Range(low=1e-4, high=1e-2, log=True), "lora_rank": Choices(choices=(2, 4, 8))}
 
 
 def open_store(path, startup_trials=3):
