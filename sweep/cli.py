@@ -14,12 +14,10 @@ import typer
 from core.errors import UserError
 from core.files import at_home
 from core.folders import Runs, StudyFolder, shown_path
-from sweep.address import shown_address
 from sweep.console import err, out, steady
 from sweep.device_name import checked_device
 from sweep.mlflow_ui import HOST, PORT
 from sweep.outcome import outcome
-from sweep.tracking_uri import VARIABLE
 
 if TYPE_CHECKING:
     from core.verdict import Verdict
@@ -374,9 +372,9 @@ def _check_place(study: "Study", runs: Path, device: str) -> None:
     from core.base_models import base_model
     from core.install import fetch_command
     from sweep.machine import NotKnown, refusal
-    from sweep.tracking_uri import tracking_uri
+    from sweep.tracking_uri import tracking_place
 
-    tracking_uri(Runs(runs))
+    tracking_place(Runs(runs))
     try:
         why = refusal(study.backbone, device, study.precision)
     except NotKnown as unknown:
@@ -440,9 +438,9 @@ def _command(words: str, runs: Path) -> str:
 
 
 def _say_where(folder: StudyFolder, runs: Path) -> None:
-    uri = os.environ.get(VARIABLE)
-    rows: list[tuple[str, Any]] = [("trials", folder.path / "trials"), ("report", folder.report),
-                                   ("tracking", shown_address(uri) if uri else Runs(runs).tracking_db)]
+    from sweep.tracking_uri import shown_place
+
+    rows = [("trials", folder.path / "trials"), ("report", folder.report), ("tracking", shown_place(Runs(runs)))]
     for word, place in rows:
         if isinstance(place, str) or place.exists():
             _say(f"{word:10}{place if isinstance(place, str) else shown_path(place)}")

@@ -6,7 +6,6 @@ sent again; a run is looked for before it is made; and the final status comes la
 """
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from core.folders import Runs, TrialFolder
 from core.settings import Result, TrialSpec
 from sweep.tracked import STUDY_ID, Tracked, TrackedRun
 from sweep.tracking_store import open_experiment, store_id
-from sweep.tracking_uri import VARIABLE, tracking_uri
+from sweep.tracking_uri import tracking_place
 from sweep.trial_record import artifact_files, as_params, loss_points, result_points, result_tags, started_ms, written_ms
 
 log = logging.getLogger(__name__)
@@ -51,12 +50,12 @@ class Mirror:
     """
 
     def __init__(self, runs: Runs, study: str, moves: Callable[[float], None]) -> None:
-        self._runs, self._study, self._uri, self._moves = runs, study, tracking_uri(runs), moves
+        self._runs, self._study, self._place, self._moves = runs, study, tracking_place(runs), moves
         self._folder = runs.study(study)
         self._client: MlflowClient | None = None
         self._children: dict[int, Child] = {}
         self._uploads: dict[tuple[Any, ...], bool] = {}  # whether a file that was tried has arrived
-        self._tracked = Tracked(self._folder, shared=bool(os.environ.get(VARIABLE)))
+        self._tracked = Tracked(self._folder, shared=self._place.kind != "own")
         self._of_the_parent: dict[str, Callable[[], None]] = {}  # what it was told, should it be deleted
         self._parent_is_empty = False
         self.sure = False  # whether what was tracked is about this store
@@ -65,7 +64,7 @@ class Mirror:
         """Open the store, the experiment and the parent run, once. Raises TrackingError."""
         if self._client:
             return
-        client, experiment = open_experiment(self._runs, self._study, self._uri)
+        client, experiment = open_experiment(self._runs, self._study, self._place)
         if not self.sure:
             self._leave_to_the_other_folder(client, experiment)
         found = self._find(client, experiment, "tags.kind = 'study'") or self._claim(client, experiment)

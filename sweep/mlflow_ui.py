@@ -13,9 +13,8 @@ from http.client import HTTPException
 
 from core.errors import LoraSweepError, UserError
 from core.folders import Runs
-from sweep.address import shown_address
 from sweep.stop import stop_by_keyboard
-from sweep.tracking_uri import VARIABLE, tracking_uri
+from sweep.tracking_uri import shown_address, tracking_place
 
 HOST, PORT = "127.0.0.1", 5000
 LOOK_S, ANSWER_S = 0.3, 5.0
@@ -29,11 +28,11 @@ class UiError(LoraSweepError):
 
 def open_ui(runs: Runs, host: str, port: int, say: Callable[[str], None]) -> None:
     """Run MLflow's server until Ctrl-C, or say where a server that was set up is. Raises UserError, UiError."""
-    uri = tracking_uri(runs)
-    if uri.startswith("http"):
-        say(f"your tracking server is {shown_address(uri)}: open it in a browser")
+    place = tracking_place(runs)
+    if place.kind == "server":
+        say(f"your tracking server is {shown_address(place.uri)}: open it in a browser")
         return
-    if not os.environ.get(VARIABLE) and not runs.tracking_db.exists():
+    if place.kind == "own" and not runs.tracking_db.exists():
         raise UserError(f"{runs.path}: holds no tracking store yet (try: lora-sweep run demo)")
     if taken := port_taken(host, port):
         raise UserError(f"--port is {port}, but {host}:{port} cannot be used ({taken}); choose another")
@@ -41,7 +40,7 @@ def open_ui(runs: Runs, host: str, port: int, say: Callable[[str], None]) -> Non
     say(f"MLflow is starting, which takes up to a minute (Ctrl-C ends it; what it says goes to {runs.ui_log})")
     sys.stdout.flush()
     try:
-        _serve(runs, uri, host, port, say)
+        _serve(runs, place.uri, host, port, say)
     except KeyboardInterrupt:
         say("MLflow has ended")
 

@@ -6,13 +6,11 @@ import urllib.request
 from base64 import b64encode
 from http.client import HTTPException
 from pathlib import Path
-from urllib.parse import SplitResult, unquote, urlsplit
 
 from core.folders import Runs
-from sweep.address import shown_address, sqlite_file
 from sweep.check import Check
 from sweep.mlflow_ui import HOST, PORT, port_taken
-from sweep.tracking_uri import VARIABLE, plain_line, tracking_uri
+from sweep.tracking_uri import TrackingPlace, plain_line, shown_address, tracking_place
 
 TIMEOUT_S = 4
 UNSET = "unset MLFLOW_TRACKING_URI to keep runs under the runs folder"
@@ -21,25 +19,22 @@ UNSET = "unset MLFLOW_TRACKING_URI to keep runs under the runs folder"
 def check_tracking(runs: Runs) -> Check:
     """Where MLflow's runs go, and whether that answers."""
     try:
-        uri = tracking_uri(runs)
+        place = tracking_place(runs)
     except ValueError as error:
         return Check(name="tracking", state="missing", found=str(error), todo=UNSET)
-    if not os.environ.get(VARIABLE):
+    if place.kind == "own":
         return Check(name="tracking", state="OK", found=f"{runs.tracking_db}"
                      + ("" if runs.tracking_db.exists() else ", made when a study starts"))
-    if uri.startswith("http"):
-        return _check_server(urlsplit(uri))
-    if uri.startswith("sqlite"):
-        return _check_file(sqlite_file(uri))
-    return _check_host(uri)
+    if place.kind == "server":
+        return _check_server(place)
+    return _check_file(place.file) if place.file else _check_database(place)
 
 
-def _check_server(parts: SplitResult) -> Check:
-    place = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-    request = urllib.request.Request(f"{place}/health")
-    place = shown_address(place)
-    if parts.username:
-        login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+def _check_server(server: TrackingPlace) -> Check:
+    request = urllib.request.Request(f"{server.server}/health")
+    place = shown_address(server.server)
+    if server.user:
+        login = f"{server.user}:{server.password}"
         request.add_header("Authorization", f"Basic {b64encode(login.encode()).decode()}")
     try:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
@@ -55,18 +50,15 @@ def _check_server(parts: SplitResult) -> Check:
     return Check(name="tracking", state="warn", found=f"{place} answers, but not as MLflow does")
 
 
-def _check_file(file: Path | None) -> Check:
-    assert file
+def _check_file(file: Path) -> Check:
     if file.parent.is_dir() and os.access(file if file.exists() else file.parent, os.W_OK):
         return Check(name="tracking", state="OK", found=str(file))
     return Check(name="tracking", state="missing", found=f"MLFLOW_TRACKING_URI names {file}, which cannot be written",
                  todo="make its folder, or name another file")
 
 
-def _check_host(uri: str) -> Check:
-    from sqlalchemy import make_url
-
-    host, port, place = make_url(uri).host, make_url(uri).port, shown_address(uri)
+def _check_database(database: TrackingPlace) -> Check:
+    host, port, place = database.host, database.port, shown_address(database.uri)
     if not host or not port:
         return Check(name="tracking", state="warn", found=f"{place}: whether it answers was not looked at")
     try:

@@ -19,13 +19,13 @@ from core.fail_point import fail_point
 from core.folders import shown_path
 from core.settings import Result, TrialSpec
 from core.verdict import FAILED_BY_PARAMETERS, constraint
-from sweep.address import sqlite_address
 from sweep.busy_sqlite import TRY_S, Patience, StoreError
 from sweep.failures import failure
 from sweep.grid import Grid
 from sweep.sampler import Distributions, Untried
 from sweep.space import Choices, Range, Space
 from sweep.study_errors import Mistake, StudyError, sentence
+from sweep.tracking_uri import sqlite_address
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 # Our own marks, as user attributes: a hand-made setting of the study file's, and one that was taken out of it again.

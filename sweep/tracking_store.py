@@ -1,6 +1,5 @@
 """The store that MLflow keeps its runs in, and a study's experiment there: found, or made."""
 import logging
-import os
 from pathlib import Path
 
 import filelock
@@ -12,9 +11,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME
 from core.errors import UserError
 from core.files import write_whole
 from core.folders import Runs
-from sweep.address import shown_address, sqlite_address, sqlite_file
 from sweep.moved_store import mend_artifact_places
-from sweep.tracking_uri import VARIABLE, plain_line
+from sweep.tracking_uri import VARIABLE, TrackingPlace, plain_line, shown_address, sqlite_address
 
 log = logging.getLogger(__name__)
 LOCK_S = 60.0
@@ -26,13 +24,13 @@ class TrackingError(UserError):
     """Only the user can help: the words of the tracking URI, or a deleted experiment."""
 
 
-def open_experiment(runs: Runs, study: str, uri: str) -> tuple[MlflowClient, str]:
+def open_experiment(runs: Runs, study: str, place: TrackingPlace) -> tuple[MlflowClient, str]:
     """The client, and the id of the study's experiment with our tags. Raises TrackingError."""
     try:
-        client = _open_store(runs, uri)
-        return client, _find_experiment(client, runs, study)
+        client = _open_store(runs, place)
+        return client, _find_experiment(client, runs, study, place)
     except (ImportError, sqlalchemy.exc.ArgumentError, InvalidUrlException) as error:
-        raise TrackingError(f"{VARIABLE} is {shown_address(uri)}, which cannot work: {plain_line(error)}") from None
+        raise TrackingError(f"{VARIABLE} is {shown_address(place.uri)}, which cannot work: {plain_line(error)}") from None
 
 
 def store_id(client: MlflowClient) -> int | None:
@@ -45,19 +43,18 @@ def store_id(client: MlflowClient) -> int | None:
         return None
 
 
-def _open_store(runs: Runs, uri: str) -> MlflowClient:
+def _open_store(runs: Runs, place: TrackingPlace) -> MlflowClient:
     """Made by one process at a time: MLflow 3.17 fails when several find the same database empty."""
     runs.path.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(runs.tracking_lock, timeout=LOCK_S):
         database = runs.tracking_db
-        if not os.environ.get(VARIABLE) and not database.exists():
+        if place.kind == "own" and not database.exists():
             for half in database.parent.glob(f".{database.name}.*"):  # with its journal, from a process that was killed
                 half.unlink()
             write_whole(database, _make_store)
-        file = sqlite_file(uri) if uri.startswith("sqlite") else None
-        if file and file.resolve() == database.resolve() and (moved := mend_artifact_places(runs)):
+        if place.file and place.file.resolve() == database.resolve() and (moved := mend_artifact_places(runs)):
             log.warning(moved)
-        return MlflowClient(uri)
+        return MlflowClient(place.uri)
 
 
 def _make_store(path: Path) -> None:
@@ -75,12 +72,11 @@ def _make_store(path: Path) -> None:
             engine.dispose()
 
 
-def _find_experiment(client: MlflowClient, runs: Runs, study: str) -> str:
+def _find_experiment(client: MlflowClient, runs: Runs, study: str, place: TrackingPlace) -> str:
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
-        served = os.environ.get(VARIABLE, "").startswith("http")  # a server has a place of its own
-        place = None if served else runs.artifacts.resolve().as_uri()
-        return client.create_experiment(study, place, EXPERIMENT_TAGS)
+        artifacts = None if place.kind == "server" else runs.artifacts.resolve().as_uri()  # a server has a place of its own
+        return client.create_experiment(study, artifacts, EXPERIMENT_TAGS)
     if experiment.lifecycle_stage != "active":
         raise TrackingError(f"MLflow's experiment {study!r} was deleted: restore it there, "
                             f"purge it (mlflow gc), or give the study another name")

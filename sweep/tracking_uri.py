@@ -1,59 +1,110 @@
-"""Where the tracking store is, and how to speak of it without a secret."""
+"""Where MLflow keeps its runs: MLFLOW_TRACKING_URI is parsed here, once; and how to speak of any address without a secret."""
 import os
 import re
 import sqlite3
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import unquote_plus
+from typing import Literal
+from urllib.parse import unquote, unquote_plus, urlsplit
 from urllib.request import getproxies
 
 from core.errors import UserError
 from core.folders import Runs, StudyFolder
-from sweep.address import SCHEMES, server_problem, shown_address, sqlite_address, sqlite_file
 
 VARIABLE = "MLFLOW_TRACKING_URI"
+SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 NO_SECRET = {"admin", "mlflow", "mysql", "postgres", "root", "user"}  # names of users that errors hold for other reasons
+NOT_SHOWN = "(not shown: it may hold a secret)"
 LONGEST_LINE = 300  # characters
+_SCHEME = re.compile(rf"({'|'.join(SCHEMES)})(\+[a-z0-9_]+)?")
+_HOST = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\])?(:[0-9]{1,5})?")
+_PATH = re.compile(r"(/[\w.,~+/-]*)?")
 _USER = re.compile(r"(?<=://)\w+(?=[:@])")
 _ADDRESS = re.compile(r"[\w+.-]+://[^\s'\"<>()]+")
 
 
-def tracking_uri(runs: Runs) -> str:
-    """MLFLOW_TRACKING_URI if it is set, else the SQLite store under `runs`. Raises UserError if it can never work."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrackingPlace:
+    """Where MLflow keeps its runs: in the runs folder's own SQLite file, or where MLFLOW_TRACKING_URI says.
+
+    `uri` may hold a password, as people may not see it; `server` is an http address without user and password.
+    """
+    uri: str = field(repr=False)
+    kind: Literal["own", "file", "database", "server"]
+    file: Path | None = None  # own and file: SQLite's
+    server: str = ""
+    user: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    host: str | None = None  # of a database
+    port: int | None = None
+
+
+class _Problem(Exception):
+    """Why MLflow cannot keep its runs at an address, in words that hold nothing secret of it."""
+
+
+def tracking_place(runs: Runs) -> TrackingPlace:
+    """Where MLFLOW_TRACKING_URI says if it is set, else the SQLite file under `runs`. Raises UserError if it can never work."""
     given = os.environ.get(VARIABLE)
     if not given:
-        return sqlite_address(runs.tracking_db)
-    if problem := _problem(given, runs):
-        raise UserError(f"{VARIABLE} is {shown_address(given)}, {problem}")
-    return given
+        return TrackingPlace(uri=sqlite_address(runs.tracking_db), kind="own", file=runs.tracking_db)
+    try:
+        return _parsed(given, runs)
+    except _Problem as problem:
+        raise UserError(f"{VARIABLE} is {shown_address(given)}, {problem}") from None
 
 
-def _problem(given: str, runs: Runs) -> str | None:
-    """Why MLflow cannot keep its runs there."""
+def shown_place(runs: Runs) -> str | Path:
+    """The same for people, whether it can work or not."""
+    given = os.environ.get(VARIABLE)
+    return shown_address(given) if given else runs.tracking_db
+
+
+def _parsed(given: str, runs: Runs) -> TrackingPlace:
     scheme, mark, _ = given.partition("://")
     kind, _, driver = scheme.partition("+")
     if not mark or kind not in SCHEMES or (driver and kind.startswith("http")):
-        return f"but MLflow's runs cannot lie there (allowed: an address that starts with one of {', '.join(SCHEMES)}, then ://)"
-    if kind.startswith("http"):
-        problem = server_problem(given)
-        return problem and f"which cannot work: an address {problem}"
-    return _database_problem(given, kind, runs)
+        raise _Problem("but MLflow's runs cannot lie there (allowed: an address that starts with one of "
+                       f"{', '.join(SCHEMES)}, then ://)")
+    return _server(given) if kind.startswith("http") else _database(given, kind, runs)
 
 
-def _database_problem(given: str, kind: str, runs: Runs) -> str | None:
+def _server(given: str) -> TrackingPlace:
+    none = _Problem("which cannot work: an address whose host or port is none")
+    try:
+        parts = urlsplit(given)
+        port_is_known = parts.port is None or parts.port > 0
+    except ValueError:
+        raise none from None
+    if "@" in given.removeprefix(f"{parts.scheme}://{parts.netloc}"):
+        raise _Problem("which cannot work: an address with an @ behind its host: in a user's name and password write / as %2F, "
+                       "? as %3F, # as %23 and @ as %40")
+    host = parts.netloc.rpartition("@")[2]
+    if not parts.hostname or not port_is_known or not _HOST.fullmatch(host):
+        raise none
+    if parts.query or parts.fragment:
+        raise _Problem("which cannot work: an address which goes on with ? or #: MLflow cannot use that (a token goes into "
+                       "MLFLOW_TRACKING_TOKEN)")
+    return TrackingPlace(uri=given, kind="server", server=f"{parts.scheme}://{host}{parts.path.rstrip('/')}",
+                         user=unquote(parts.username or ""), password=unquote(parts.password or ""))
+
+
+def _database(given: str, kind: str, runs: Runs) -> TrackingPlace:
     import sqlalchemy
 
     try:
-        sqlalchemy.make_url(given).get_dialect().import_dbapi()
+        url = sqlalchemy.make_url(given)
+        url.get_dialect().import_dbapi()
         file = sqlite_file(given) if kind == "sqlite" else None
     except Exception as error:  # SQLAlchemy's, of whatever kind, for what it cannot read; ImportError for a missing driver
-        return f"which cannot work: {plain_line(error)}"
+        raise _Problem(f"which cannot work: {plain_line(error)}") from None
     if kind == "sqlite" and file is None:
-        return "which names no file (allowed: sqlite:///FILE)"
+        raise _Problem("which names no file (allowed: sqlite:///FILE)")
     if file and _is_of_optuna(file, runs):
-        return "but that is a study's own database: name another file"
-    return None
+        raise _Problem("but that is a study's own database: name another file")
+    return TrackingPlace(uri=given, kind="file" if file else "database", file=file, host=url.host, port=url.port)
 
 
 def _is_of_optuna(file: Path, runs: Runs) -> bool:
@@ -66,6 +117,44 @@ def _is_of_optuna(file: Path, runs: Runs) -> bool:
             return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'study_directions'").fetchone() is not None
     except sqlite3.Error:  # not there yet, or what is wrong with it is said where it is opened
         return False
+
+
+def sqlite_address(file: Path) -> str:
+    """What SQLAlchemy, and so Optuna and MLflow, call a file, whatever characters its path has. Raises UserError."""
+    from sqlalchemy import URL  # a fifth of a second, which --help need not wait for
+
+    # By the driver's full name: MLflow 3.17 takes what follows a plain sqlite:/// for a path and would make a folder a%3Fb
+    # beside a?b (store/db/utils.py).
+    url = URL.create("sqlite+pysqlite", database=str(file.resolve()))
+    try:
+        return url.render_as_string(hide_password=False)
+    except UnicodeEncodeError:
+        raise UserError(f"{str(file)!a}: this path is not UTF-8, and no address can hold it; rename the folder") from None
+
+
+def sqlite_file(address: str) -> Path | None:
+    """The file that an address of SQLite's names; None if it names none."""
+    from sqlalchemy import make_url
+
+    url = make_url(address)
+    plain = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:") and "uri" not in url.query
+    return Path(str(url.database)) if plain else None
+
+
+def shown_address(address: str) -> str:
+    """Scheme, host, port and path, and of these only what is plainly one: anything else may be a secret that was put there."""
+    scheme, mark, rest = address.strip().partition("://")
+    if not mark or not _SCHEME.fullmatch(scheme.lower()):
+        return NOT_SHOWN
+    rest = re.split(r"[?#]", rest)[0] if scheme.startswith("sqlite") else rest
+    if scheme.startswith("sqlite"):  # no host: all is path
+        return f"{scheme}://{rest}" if rest.startswith("/") else f"{scheme}://..."
+    place = re.split(r"[/?#]", rest)[0]
+    path = re.split(r"[?#]", rest.removeprefix(place))[0]
+    host = place.rpartition("@")[2]
+    if "@" in rest.removeprefix(place) or not _HOST.fullmatch(host):  # an @ further on: a password may reach up to there
+        return f"{scheme}://..."
+    return f"{scheme}://{host}{path if _PATH.fullmatch(path) else '/...'}"
 
 
 def plain_line(error: BaseException) -> str:

@@ -11,11 +11,10 @@ from mlflow import MlflowClient
 from sqlalchemy import create_engine, text
 
 from core.folders import Runs
-from sweep.address import NOT_SHOWN, shown_address, sqlite_address
 from sweep.space import Choices
 from sweep.store import Store
 from sweep.tracking_store import open_experiment
-from sweep.tracking_uri import plain_line, tracking_uri
+from sweep.tracking_uri import NOT_SHOWN, plain_line, shown_address, sqlite_address, tracking_place
 
 NAMES = ["a?b", "#a%b%41", "%2e%2e", " 水彩 a", "a;b;d=1", "{a}@b:c&d=e", "a?uri=true", "~a'b\"c\\d\n"]
 SPACE = {"lora_rank": Choices(choices=(2, 4))}
@@ -56,7 +55,7 @@ def test_runs_and_pictures_lie_in_their_folder_and_are_found_under_every_name(tm
     (tmp_path / name / "1.png").write_bytes(b"picture")
 
     Store(runs.study("s").db, "s", SPACE, seed=0, startup_trials=1).ask()
-    client, experiment = open_experiment(runs, "s", tracking_uri(runs))
+    client, experiment = open_experiment(runs, "s", tracking_place(runs))
     run_id = client.create_run(experiment).info.run_id
     client.log_artifact(run_id, str(tmp_path / name / "1.png"), "story")
 

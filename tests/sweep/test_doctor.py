@@ -25,6 +25,7 @@ from sweep.plan import make_plan
 from sweep.reach import check_port, check_tracking
 from sweep.space import Choices
 from sweep.study import STUDIES, Study, load_study
+from sweep.tracking_uri import TrackingPlace
 
 NAMES = ["Python", "packages", "GPU", "weights", "data", "runs", "disk", "memory", "tracking", "port"]
 
@@ -270,7 +271,9 @@ def test_a_server_that_is_silent_or_gone_is_missing(tmp_path, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{address}")
         assert check_tracking(Runs(tmp_path)).found.endswith("cannot be reached (timed out)")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{address}")
-    for check in (check_tracking(Runs(tmp_path)), reach._check_host(f"postgresql://me:secret@{address}")):
+    database = TrackingPlace(uri=f"postgresql://me:secret@{address}", kind="database", host="127.0.0.1",
+                             port=int(address.partition(":")[2]))
+    for check in (check_tracking(Runs(tmp_path)), reach._check_database(database)):
         assert check.state == "missing"
         assert re.match(rf"(http|postgresql)://{address} cannot be reached", check.found)
 

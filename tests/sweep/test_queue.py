@@ -9,11 +9,11 @@ from typing import Any
 import optuna
 import pytest
 
-from sweep.address import sqlite_address
 from sweep.busy_sqlite import StoreError
 from sweep.store import Store, check_held
 from sweep.study import load_study
 from sweep.study_errors import StudyError
+from sweep.tracking_uri import sqlite_address
 from tests.sweep.test_store import complete
 
 OPENED: list[Callable[[Path, str], object]] = [  # by a start, and before it

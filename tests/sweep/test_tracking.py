@@ -33,10 +33,10 @@ from core.install import ROOT
 from core.settings import Result, Training, TrialSpec
 from sweep import outbox as outbox_module
 from sweep import tracking as tracking_module
-from sweep.address import sqlite_address
 from sweep.reach import check_tracking
 from sweep.tracking import Tracking
 from sweep.tracking_store import EXPERIMENT_TAGS
+from sweep.tracking_uri import sqlite_address
 from sweep.trial_record import result_tags
 from tests.reports.conftest import STUDY, fill, make_failure, make_result, make_spec
 from tests.sweep.mlflow_store import Content, Server, artifacts, content, free_port, store_uri
@@ -848,8 +848,6 @@ def test_two_first_starts_at_once_on_a_fresh_store(tmp_path):
 import sys
 from pathlib import Path
 from core.folders import Runs
-from sweep.address import sqlite_address
-from sweep.reach import check_tracking
 from sweep import tracking
 tracking.END_S = 120.0  # a machine that runs tests is slow
 runs, study = Runs(Path(sys.argv[1])), sys.argv[2]
