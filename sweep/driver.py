@@ -37,7 +37,7 @@ from sweep.study import Study, load_frozen
 from sweep.study_errors import StudyError
 from sweep.summary import Summary
 from sweep.supervisor import Job, Supervisor
-from sweep.tracking import Tracking
+from sweep.tracking import open_tracking
 
 log = logging.getLogger(__name__)
 MAX_FAILURES_IN_A_ROW = 3
@@ -114,7 +114,7 @@ class Sweep:
         with asked_by_signal(self.supervisor.ask_to_stop):
             self.store.wait_unless(lambda: self.supervisor.stop_asked_by_signal)
             try:
-                self.tracking = Tracking(self.runs, self.study.name, lambda: self.supervisor.stop_asked_by_signal)
+                self.tracking = open_tracking(self.runs, self.study.name, lambda: self.supervisor.stop_asked_by_signal)
             except BaseException:
                 self.supervisor.close()
                 raise

@@ -34,7 +34,10 @@ class Outbox:
         self._pause_s, self._not_before = 0.0, 0.0
         self._moved_at = 0.0  # when something was last seen to be sent; ahead of now for what takes its time
         self._closed = False
-        threading.Thread(target=self._run, name=f"outbox to {receiver}", daemon=True).start()
+
+    def start(self) -> None:
+        """Begin to send."""
+        threading.Thread(target=self._run, name=f"outbox to {self._receiver}", daemon=True).start()
 
     def put(self, key: str, send: Callable[[], None]) -> None:
         with self._changed:

@@ -59,6 +59,7 @@ def reconcile(found: Found) -> Step:
 
 def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking, progress: Progress) -> list[Trial]:
     """Make Optuna, the disk and MLflow tell the same story -> the trials to go on with, by number."""
+    store.finish_asks()
     asked = {trial.number: trial for trial in store.running()}
     told = {trial.number: trial for trial in store.told()}
     notes: list[str] = []

@@ -121,12 +121,14 @@ class Store:
         return int(self._grid.size) if len(tried) >= self._grid.size else None
 
     def running(self) -> list[Trial]:
-        """Trials that were asked for and never told, by number; an ask that was cut short is finished first."""
-        found = [Trial(self._study, frozen._trial_id) for frozen in self._trials(TrialState.RUNNING)]
-        for trial in found:
+        """Trials that were asked for and never told, by number."""
+        return [Trial(self._study, frozen._trial_id) for frozen in self._trials(TrialState.RUNNING)]
+
+    def finish_asks(self) -> None:
+        """Sample what is missing where an ask was cut short."""
+        for trial in self.running():
             if not self._space.keys() <= trial.params.keys() and not self.refused(trial):
                 self._finish_asking(self._frozen(trial))
-        return [Trial(self._study, trial._trial_id) for trial in found]
 
     def refused(self, trial: Trial) -> str | None:
         """Why the values that a trial was queued with cannot be tried."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from core.folders import Runs, TrialFolder
+from core.folders import Runs, StudyFolder, TrialFolder
 from core.settings import Result, TrialSpec
 from sweep.mirror import Mirror, refused
 from sweep.outbox import Outbox, Refused, never
@@ -32,29 +32,39 @@ QUIET = {
 }
 
 
+def open_tracking(runs: Runs, study: str, stop_asked: Callable[[], object] = never) -> "Tracking":
+    """Begin to send what a study has, and wait a little for MLflow's first answer.
+
+    Raises UserError if the tracking URI can never work, or (TrackingError) if the experiment was deleted. Once `stop_asked`, a
+    start waits no longer for MLflow, and an end hardly.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    for noisy in ("alembic", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what goes wrong reaches us as an exception
+    folder = runs.study(study)
+    outbox = Outbox("MLflow", str(folder.path))
+    tracking = Tracking(folder, outbox, Mirror(runs, study, outbox.moves), stop_asked)
+    outbox.start()
+    tracking.connect()
+    error = outbox.first_error(START_S, stop_asked)
+    if isinstance(error, TrackingError):
+        outbox.close()
+        raise error
+    return tracking
+
+
 class Tracking:
     """The study's experiment. No call waits for MLflow, apart from the start and the end, and none fails because of it."""
 
-    def __init__(self, runs: Runs, study: str, stop_asked: Callable[[], object] = never) -> None:
-        """Raises UserError if the tracking URI can never work, or (TrackingError) if the experiment was deleted.
-
-        Once `stop_asked`, a start waits no longer for MLflow, and an end hardly.
-        """
-        for name, value in QUIET.items():
-            os.environ.setdefault(name, value)
-        for noisy in ("alembic", "mlflow"):
-            logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what goes wrong reaches us as an exception
-        self._folder = runs.study(study)
+    def __init__(self, folder: StudyFolder, outbox: Outbox, mirror: Mirror, stop_asked: Callable[[], object]) -> None:
+        self._folder, self._outbox, self._mirror, self._stop_asked = folder, outbox, mirror, stop_asked
         self._sampled: dict[int, str] = {}
         self._specs: dict[int, TrialSpec] = {}
-        self._stop_asked = stop_asked
-        self._outbox = Outbox("MLflow", str(self._folder.path))
-        self._mirror = Mirror(runs, study, self._outbox.moves)
+
+    def connect(self) -> None:
+        """Open the store, and find the study's runs there."""
         self._put("the study", self._mirror.connect)
-        error = self._outbox.first_error(START_S, stop_asked)
-        if isinstance(error, TrackingError):
-            self._outbox.close()
-            raise error
 
     def start_study(self, settings: dict[str, Any], study_file: Path) -> None:
         self._put("the study", partial(self._mirror.start_study, settings, study_file))

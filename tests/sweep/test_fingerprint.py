@@ -380,6 +380,7 @@ def test_a_changed_space_crashes_neither_running_nor_queued_trials(folder):
                         "space.batch_size": {"low": 1, "high": 2}}.items():
         changed = with_value(changed, path, value)
     store, study = opened(changed)
+    store.finish_asks()
     again, = store.running()
     assert again.number == running.number
     assert running.params.items() < again.params.items()
@@ -449,14 +450,14 @@ def test_an_accepted_change_is_on_the_disk_and_in_mlflow(swept):
 
 def test_a_run_begun_under_other_words_gives_way(swept):
     """An unfinished trial starts again after an accepted change: MLflow never changes a logged param."""
-    from sweep.tracking import Tracking
+    from sweep.tracking import open_tracking
 
     folder, _, _ = swept
     result = Runs(folder / "runs").study("quick").results()[0]
     changed = replace(result.spec, train=replace(result.spec.train, batch_size=5))
     found = []
     for spec in (result.spec, changed, changed):  # each by a driver of its own
-        tracking = Tracking(Runs(folder / "runs"), "quick")
+        tracking = open_tracking(Runs(folder / "runs"), "quick")
         tracking.start_trial(spec, {})
         assert tracking.flush(60)
         tracking.close()

@@ -29,6 +29,7 @@ def receiver() -> Receiver:
 @pytest.fixture
 def outbox():
     made = Outbox("the receiver", "a folder")
+    made.start()
     yield made
     made.close()
 

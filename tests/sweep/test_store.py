@@ -149,7 +149,9 @@ def test_an_ask_that_was_cut_short_is_finished_as_it_would_have_been(tmp_path, a
     with sqlite3.connect(tmp_path / "cut" / "study.db") as db:  # as if the process had died before it wrote them
         for name in list(SPACE)[kept:]:
             db.execute("DELETE FROM trial_params WHERE trial_id = ? AND param_name = ?", (trial._trial_id, name))
-    adopted, = open_store(tmp_path / "cut").running()
+    cut = open_store(tmp_path / "cut")
+    cut.finish_asks()
+    adopted, = cut.running()
     assert (adopted.number, adopted.params) == (asks - 1, whole)
 
 

@@ -34,7 +34,7 @@ from core.settings import Result, Training, TrialSpec
 from sweep import outbox as outbox_module
 from sweep import tracking as tracking_module
 from sweep.reach import check_tracking
-from sweep.tracking import Tracking
+from sweep.tracking import Tracking, open_tracking
 from sweep.tracking_store import EXPERIMENT_TAGS
 from sweep.tracking_uri import sqlite_address
 from sweep.trial_record import result_tags
@@ -81,7 +81,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, told: Runs) -> Content
     runs = Runs(shutil.copytree(told.path, tmp_path_factory.mktemp("undisturbed") / "runs"))
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        play(runs, Tracking(runs, STUDY))
+        play(runs, open_tracking(runs, STUDY))
     return content(store_uri(runs))
 
 
@@ -259,24 +259,24 @@ def test_the_base_model_s_story_is_on_the_parent_run(undisturbed):
 def test_everything_told_again_changes_nothing(runs, undisturbed):
     for _ in range(2):
         runs.study(STUDY).tracked.unlink(missing_ok=True)
-        play(runs, Tracking(runs, STUDY))
+        play(runs, open_tracking(runs, STUDY))
     assert content(store_uri(runs)) == undisturbed
     assert experiment_of(runs).tags.items() >= EXPERIMENT_TAGS.items()
 
 
 def test_what_was_sent_is_known_at_the_next_start(runs):
-    play(runs, Tracking(runs, STUDY))
-    again = Tracking(runs, STUDY)
+    play(runs, open_tracking(runs, STUDY))
+    again = open_tracking(runs, STUDY)
     assert again.sent() == {0, 1, 2, 3}
     again.close()
 
 
 def test_what_was_sent_is_not_sent_again_though_mlflow_answers_only_after_the_start(runs, undisturbed, monkeypatch):
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     shutil.rmtree(runs.study(STUDY).trial(2).path)  # tidied away by hand
     monkeypatch.setattr(tracking_module, "START_S", 0.0)
     lock = Locked(runs.tracking_db)
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     assert tracking.sent() == set()
     begin(runs, tracking)
     tracking.finish_trial(result(runs, 0), runs.study(STUDY).trial(0))
@@ -294,7 +294,7 @@ def test_a_file_too_large_for_the_server_holds_nothing_up(runs, monkeypatch, cap
     with small_proxy() as (address, took):
         client = MlflowClient(store_uri(runs))
         experiment = client.create_experiment(STUDY, artifact_location=address)
-        play(runs, Tracking(runs, STUDY))
+        play(runs, open_tracking(runs, STUDY))
     found = {run.info.run_name: run for run in client.search_runs([experiment])}
     assert {run.info.status for name, run in found.items() if name != "trial-0001"} == {"FINISHED"}
     assert found["trial-0002"].data.metrics["aesthetic_mean"] == 6.5
@@ -305,10 +305,10 @@ def test_a_file_too_large_for_the_server_holds_nothing_up(runs, monkeypatch, cap
 
 
 def test_a_new_result_of_a_trial_that_was_sent_is_sent(runs):
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     folder = runs.study(STUDY).trial(0)
     write_json(folder.result, replace(result(runs, 0), aesthetic_mean=7.0).to_json())
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     begin(runs, tracking)
     tracking.finish_trial(result(runs, 0), folder)
     tracking.finish_study("FINISHED", [0])
@@ -320,7 +320,7 @@ def test_a_new_result_of_a_trial_that_was_sent_is_sent(runs):
 
 
 def start_knowing(runs: Runs, *numbers: int) -> Tracking:
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     begin(runs, tracking)
     tracking.keep_only(numbers)
     assert tracking.flush(60)
@@ -328,7 +328,7 @@ def start_knowing(runs: Runs, *numbers: int) -> Tracking:
 
 
 def test_runs_of_trials_that_the_study_lost_are_deleted(runs):
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     tracking = start_knowing(runs, 0, 2)
     assert run_ids(runs).keys() == {STUDY, "trial-0000", "trial-0002"}
     assert tracking.sent() == {0, 2}
@@ -338,7 +338,7 @@ def test_runs_of_trials_that_the_study_lost_are_deleted(runs):
 def test_studies_of_one_name_in_two_runs_folders_share_a_store_without_harm(runs, told, undisturbed, tmp_path, monkeypatch):
     """Trials of the same number under other words, one of them at work, and a study that knows fewer trials."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
-    at_work = Tracking(runs, STUDY)
+    at_work = open_tracking(runs, STUDY)
     begin(runs, at_work)
     at_work.start_trial(spec(0), {"learning_rate": 0.1})
     assert at_work.flush(60)
@@ -346,14 +346,14 @@ def test_studies_of_one_name_in_two_runs_folders_share_a_store_without_harm(runs
     other = Runs(shutil.copytree(told.path, tmp_path / "other"))
     with monkeypatch.context() as patch:
         patch.setitem(SETTINGS, "seed", 8)
-        play(other, Tracking(other, STUDY))
+        play(other, open_tracking(other, STUDY))
         start_knowing(other, 0).finish_study("FINISHED", [0])
     theirs = content(store_uri(runs), study_id=study_id(other))
     assert theirs.keys() == {STUDY, "trial-0000"}
     assert theirs[STUDY]["params"]["seed"] == "8"
 
     at_work.close()
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     assert content(store_uri(runs), study_id=study_id(runs)) == undisturbed
 
 
@@ -362,21 +362,21 @@ def study_id(runs: Runs) -> str:
 
 
 def test_a_store_that_becomes_shared_keeps_what_was_sent_before(runs, undisturbed, monkeypatch):
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     assert tracking.sent() == {0, 1, 2, 3}
     tracking.close()
     assert content(store_uri(runs), study_id=study_id(runs)) == undisturbed
 
 
 def test_another_store_has_nothing_yet(runs, told, undisturbed, monkeypatch):
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     other = f"sqlite:///{shutil.copy(told.tracking_db, runs.path / 'other.db')}"
     with closing(sqlite3.connect(runs.path / "other.db")) as store, store:  # a copy has the date of birth of its original
         store.execute("UPDATE experiments SET creation_time = creation_time + 1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     assert tracking.sent() == set()
     play(runs, tracking)
     assert content(other) == undisturbed
@@ -406,7 +406,7 @@ def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(r
 
     monkeypatch.setattr(MlflowClient, "log_artifact", kill_at_a_picture)
     try:
-        tracking = Tracking(runs, STUDY)
+        tracking = open_tracking(runs, STUDY)
         play(runs, tracking, mend=start_again)
         assert content(server.uri) == undisturbed
     finally:
@@ -438,7 +438,7 @@ def test_each_request_fails_once_before_or_after_mlflow_has_carried_it_out(runs,
         patch.setattr(outbox_module, "FIRST_PAUSE_S", 0.0)
         for name in REQUESTS:
             patch.setattr(MlflowClient, name, failing_once(getattr(MlflowClient, name)))
-        play(runs, Tracking(runs, STUDY))
+        play(runs, open_tracking(runs, STUDY))
     assert len(seen) > 50
     assert content(store_uri(runs)) == undisturbed
 
@@ -447,7 +447,7 @@ def test_a_server_that_is_never_there_fails_nothing_and_the_next_start_sends_all
     with unavailable_server() as address, monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@{address}")
         patch.setattr(tracking_module, "END_S", 0.1)
-        tracking = Tracking(runs, STUDY)
+        tracking = open_tracking(runs, STUDY)
         begin(runs, tracking)
         for number in range(3):
             whole_trial(runs, tracking, number)
@@ -457,7 +457,7 @@ def test_a_server_that_is_never_there_fails_nothing_and_the_next_start_sends_all
     assert [line[:28] for line in lines] == ["MLflow takes nothing at the ", "MLflow has not received ever"]
     assert f"http://{address}" in lines[0]
     assert "secret" not in "".join(lines)
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     assert content(store_uri(runs)) == undisturbed
 
 
@@ -470,7 +470,7 @@ def test_an_end_waits_for_a_slow_mlflow_that_takes_one_file_after_the_other(runs
 
     monkeypatch.setattr(MlflowClient, "log_artifact", slowly)
     monkeypatch.setattr(tracking_module, "END_S", 2.5)
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     assert content(store_uri(runs)) == undisturbed
 
 
@@ -481,7 +481,7 @@ def test_a_start_and_an_end_wait_for_no_mlflow_once_the_user_asked_to_stop(runs,
     with unavailable_server() as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{address}")
         began = time.monotonic()
-        tracking = Tracking(runs, STUDY, stop_asked=lambda: True)
+        tracking = open_tracking(runs, STUDY, stop_asked=lambda: True)
         begin(runs, tracking)
         tracking.finish_study("KILLED")
     assert time.monotonic() - began < 10
@@ -498,7 +498,7 @@ def test_a_database_locked_for_longer_than_mlflow_waits(runs, undisturbed, caplo
         held.pop().release()
 
     with impatient_sqlite():
-        tracking = Tracking(runs, STUDY)
+        tracking = open_tracking(runs, STUDY)
         play(runs, tracking, disturb=lock, mend=unlock)
     assert content(store_uri(runs)) == undisturbed
     lines = [record.getMessage() for record in caplog.records]
@@ -511,7 +511,7 @@ def test_a_database_locked_at_the_start(runs, undisturbed, monkeypatch):
     monkeypatch.setattr(tracking_module, "START_S", 0.2)
     with impatient_sqlite():
         lock = Locked(runs.tracking_db)
-        tracking = Tracking(runs, STUDY)
+        tracking = open_tracking(runs, STUDY)
         begin(runs, tracking)
         assert not tracking.flush(0.2)
         lock.release()
@@ -531,20 +531,20 @@ def test_an_artifact_folder_that_takes_nothing_until_it_is_mended(runs, undistur
         runs.artifacts.unlink()
         whole.rename(runs.artifacts)
 
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     play(runs, tracking, disturb=spoil, mend=mend)
     assert content(store_uri(runs)) == undisturbed
 
 
 def test_a_restarted_trial_goes_on_in_its_run_without_a_step_twice(runs, undisturbed):
-    first = Tracking(runs, STUDY)
+    first = open_tracking(runs, STUDY)
     begin(runs, first)
     first.start_trial(spec(0), {"learning_rate": 0.1})
     first.log_losses(0)
     first.finish_study("KILLED")
     assert content(store_uri(runs))["trial-0000"]["status"] == "KILLED"
     date(runs.study(STUDY).trial(0), NOON - 3600)  # the second attempt, after the clock was set back an hour
-    second = Tracking(runs, STUDY)
+    second = open_tracking(runs, STUDY)
     begin(runs, second)
     whole_trial(runs, second, 0)
     second.finish_study("FINISHED", [0])
@@ -568,7 +568,7 @@ def experiment_of(runs: Runs) -> Experiment:
 def test_an_unfinished_trial_starts_again_in_a_new_run_once_the_study_has_another_seed(runs, undisturbed):
     found = []
     for seed in (6, 7):
-        tracking = Tracking(runs, STUDY)
+        tracking = open_tracking(runs, STUDY)
         begin(runs, tracking)
         tracking.start_trial(replace(spec(0), seed=seed), {"learning_rate": 0.1})
         assert tracking.flush(60)
@@ -581,7 +581,7 @@ def test_an_unfinished_trial_starts_again_in_a_new_run_once_the_study_has_anothe
 
 
 def test_a_run_from_before_a_param_was_told_is_completed(runs, undisturbed):
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     begin(runs, tracking)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrialSpec, "all_params", TrialSpec.params)
@@ -590,19 +590,19 @@ def test_a_run_from_before_a_param_was_told_is_completed(runs, undisturbed):
         tracking.close()
     before = run_ids(runs)["trial-0000"]
     assert "seed" not in content(store_uri(runs))["trial-0000"]["params"]
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     assert run_ids(runs)["trial-0000"] == before
     assert content(store_uri(runs)) == undisturbed
 
 
 def test_runs_that_a_killed_driver_left_open_are_ended_at_the_next_start(runs):
     date(runs.study(STUDY).trial(5), time.time() + 3600)  # the clock is set back an hour then
-    killed = Tracking(runs, STUDY)
+    killed = open_tracking(runs, STUDY)
     begin(runs, killed)
     killed.start_trial(spec(5), {})
     assert killed.flush(60)
     killed.close()
-    following = Tracking(runs, STUDY)
+    following = open_tracking(runs, STUDY)
     begin(runs, following)
     assert following.flush(60)
     ended = MlflowClient(store_uri(runs)).get_run(run_ids(runs)["trial-0005"]).info
@@ -613,7 +613,7 @@ def test_runs_that_a_killed_driver_left_open_are_ended_at_the_next_start(runs):
 
 
 def test_a_run_made_twice_by_a_request_that_was_given_up_is_one_again(runs, undisturbed):
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     begin(runs, tracking)
     assert tracking.flush(60)
     client = MlflowClient(store_uri(runs))
@@ -645,7 +645,7 @@ def gc(runs: Runs) -> None:
 
 def test_what_the_user_deleted_stays_deleted_and_holds_up_nothing(runs, undisturbed, delete, caplog):
     """A finished run, the winner's and the one at work."""
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     begin(runs, tracking)
     whole_trial(runs, tracking, 0)
     whole_trial(runs, tracking, 2)
@@ -658,19 +658,19 @@ def test_what_the_user_deleted_stays_deleted_and_holds_up_nothing(runs, undistur
     left = {name: run for name, run in undisturbed.items() if name in (STUDY, "trial-0003")}
     assert content(store_uri(runs)) == left
     assert caplog.messages == ["MLflow: the run of trial 1 was deleted there; it stays deleted, its folder has everything"]
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     assert content(store_uri(runs)) == left
 
 
 def test_the_winners_tag_moves_on_where_the_user_deleted_the_winners_run(runs, delete):
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     begin(runs, tracking)
     whole_trial(runs, tracking, 0)
     whole_trial(runs, tracking, 2)
     tracking.finish_study("FINISHED", [2, 0])
     assert tagged_as_winner(runs) == ["trial-0002"]
     delete("trial-0002")
-    Tracking(runs, STUDY).finish_study("FINISHED", [2, 0])
+    open_tracking(runs, STUDY).finish_study("FINISHED", [2, 0])
     assert tagged_as_winner(runs) == ["trial-0000"]
 
 
@@ -681,11 +681,11 @@ def tagged_as_winner(runs: Runs) -> list[str]:
 
 
 def test_a_parent_run_that_the_user_deleted_is_made_anew_with_all_it_had(runs, undisturbed, delete):
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     play(runs, tracking, disturb=lambda: delete(STUDY))
     assert content(store_uri(runs)) == undisturbed
     delete(STUDY, "trial-0000")
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     assert content(store_uri(runs)) == {name: run for name, run in undisturbed.items() if name != "trial-0000"}
 
 
@@ -699,18 +699,18 @@ def test_an_experiment_that_the_user_purged_is_made_anew_for_what_comes(runs, un
         assert not tracking.flush(0.5)
         gc(runs)
 
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     play(runs, tracking, disturb=delete_experiment, mend=purge)
     left = content(store_uri(runs))
     assert left == {name: run for name, run in undisturbed.items() if name not in ("trial-0000", "trial-0001")}
     assert "was deleted: restore it there" in caplog.text
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     assert content(store_uri(runs)) == left
 
 
 def test_what_mlflow_refuses_holds_up_nothing_else(runs, caplog):
     date(runs.study(STUDY).trial(0), -100.0)  # MLflow takes no metric of before 1970
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     begin(runs, tracking)
     whole_trial(runs, tracking, 0)
     whole_trial(runs, tracking, 2)
@@ -730,7 +730,7 @@ def test_a_copied_runs_folder_on_a_shared_store_takes_an_id_of_its_own(runs, und
     def copy() -> None:
         copies.append(Runs(shutil.copytree(runs.path, tmp_path / "copy")))
 
-    play(runs, Tracking(runs, STUDY), disturb=copy)
+    play(runs, open_tracking(runs, STUDY), disturb=copy)
     other, = copies
     tracking = start_knowing(other, 0, 1)
     assert study_id(other) != study_id(runs)
@@ -741,17 +741,17 @@ def test_a_copied_runs_folder_on_a_shared_store_takes_an_id_of_its_own(runs, und
     assert content(store_uri(runs), study_id=study_id(runs)) == undisturbed
     line, = caplog.messages
     assert line.startswith(f"MLflow: a copy of {other.study(STUDY).path}, or the folder that it was copied from")
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     assert content(store_uri(runs), study_id=study_id(runs)) == undisturbed
 
 
 def test_a_copy_at_work_at_the_same_time_deletes_and_ends_no_run_that_it_did_not_make(runs, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
-    first = Tracking(runs, STUDY)
+    first = open_tracking(runs, STUDY)
     begin(runs, first)
     assert first.flush(60)
     other = Runs(shutil.copytree(runs.path, tmp_path / "copy"))
-    copied = Tracking(other, STUDY)  # nothing tells it from the first yet
+    copied = open_tracking(other, STUDY)  # nothing tells it from the first yet
     assert copied.flush(60)
     whole_trial(runs, first, 2)
     first.start_trial(spec(0), {"learning_rate": 0.1})
@@ -773,7 +773,7 @@ def uploads_in(runs: Runs) -> set[Path]:
 
 def begin_and_move(runs: Runs, new: Path, move: Callable[[Path, Path], Any]) -> Runs:
     """A sweep up to its first trial; then its folder moves, or is copied."""
-    tracking = Tracking(runs, STUDY)
+    tracking = open_tracking(runs, STUDY)
     begin(runs, tracking)
     whole_trial(runs, tracking, 0)
     tracking.finish_study("KILLED")
@@ -787,7 +787,7 @@ def test_a_moved_runs_folder_goes_on_with_its_pictures(runs, undisturbed, tmp_pa
     moved = begin_and_move(runs, tmp_path / "larger?disk", lambda old, new: old.rename(new))
     if old_place == "cannot be made":
         runs.path.write_text("a file in its place: for root, every folder can be made")
-    play(moved, Tracking(moved, STUDY))
+    play(moved, open_tracking(moved, STUDY))
     assert content(sqlite_address(moved.tracking_db)) == undisturbed
     assert not runs.artifacts.exists()
     assert caplog.messages == [f"{moved.path} was moved or copied here: MLflow's pictures and LoRAs are from now on those in "
@@ -797,7 +797,7 @@ def test_a_moved_runs_folder_goes_on_with_its_pictures(runs, undisturbed, tmp_pa
 def test_a_copied_runs_folder_never_writes_into_the_original(runs, undisturbed, tmp_path):
     copy = begin_and_move(runs, tmp_path / "copy", shutil.copytree)
     before = uploads_in(runs)
-    play(copy, Tracking(copy, STUDY))
+    play(copy, open_tracking(copy, STUDY))
     assert uploads_in(runs) == before
     assert content(store_uri(copy)) == undisturbed
 
@@ -816,8 +816,8 @@ def test_a_study_elsewhere_that_logs_to_our_own_store_is_left_alone(runs, told, 
     other = Runs(shutil.copytree(told.path, tmp_path / "other"))
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
-        play(other, Tracking(other, STUDY))
-    play(runs, Tracking(runs, STUDY))
+        play(other, open_tracking(other, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     start_knowing(runs, 0).close()
     assert content(store_uri(runs), study_id=study_id(other)) == undisturbed
 
@@ -828,7 +828,7 @@ def test_everything_is_logged_at_once_whatever_the_environment_says(runs, undist
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(AsyncLoggingQueue, "activate", lambda _: pytest.fail("logs in the background"))
-            play(runs, Tracking(runs, STUDY))
+            play(runs, open_tracking(runs, STUDY))
     finally:
         mlflow.config.enable_async_logging(False)
     assert content(store_uri(runs)) == undisturbed
@@ -839,7 +839,7 @@ def test_a_torn_line_of_events_and_a_torn_list_of_what_was_sent_cost_nothing(run
     study.tracked.write_text('{"parent": "ab')
     with study.trial(0).events.open("a") as events:
         events.write('{"event": "epoch", "ti')
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     assert content(store_uri(runs)) == undisturbed
 
 
@@ -854,7 +854,7 @@ runs, study = Runs(Path(sys.argv[1])), sys.argv[2]
 runs.study(study).path.mkdir(parents=True)
 print("ready", flush=True)
 sys.stdin.readline()
-tracking.Tracking(runs, study).finish_study("FINISHED")
+tracking.open_tracking(runs, study).finish_study("FINISHED")
 """
     runs = Runs(tmp_path / "runs")
     runs.path.mkdir()
@@ -893,7 +893,7 @@ tracking.Tracking(runs, study).finish_study("FINISHED")
 def test_a_uri_that_can_never_work_is_said_at_once_and_without_its_password(runs, monkeypatch, uri, words):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(runs=runs.path))
     with pytest.raises(ValueError, match=words) as raised:
-        Tracking(runs, STUDY)
+        open_tracking(runs, STUDY)
     line = str(raised.value)
     assert line.startswith("MLFLOW_TRACKING_URI is ")
     assert "secret" not in line.replace("hold a secret", "")
@@ -902,17 +902,17 @@ def test_a_uri_that_can_never_work_is_said_at_once_and_without_its_password(runs
 
 
 def test_a_deleted_experiment_is_said_at_once(runs):
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     client = MlflowClient(store_uri(runs))
     experiment = client.get_experiment_by_name(STUDY)
     assert experiment
     client.delete_experiment(experiment.experiment_id)
     with pytest.raises(ValueError, match="was deleted: restore it there, purge it"):
-        Tracking(runs, STUDY)
+        open_tracking(runs, STUDY)
 
 
 def test_ui_shows_the_runs_of_a_sweep_and_their_pictures(runs):
-    play(runs, Tracking(runs, STUDY))
+    play(runs, open_tracking(runs, STUDY))
     run_id = run_ids(runs)["trial-0002"]
     server = Server(runs, free_port())
     try:
@@ -941,7 +941,7 @@ def test_no_secret_of_an_address_is_told_by_anything(runs, told, monkeypatch, ca
     shutil.copy(told.tracking_db, runs.path / "other.db")
     said = [check_tracking(runs).found]
     try:
-        tracking = Tracking(runs, STUDY)
+        tracking = open_tracking(runs, STUDY)
     except ValueError as error:
         said.append(str(error))
     else:
