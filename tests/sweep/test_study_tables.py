@@ -21,7 +21,7 @@ field = ("weight_decay", Annotated[float, settings.Bounds(0, 1), Doc("Pull of th
 settings.Training = make_dataclass("Training", [field], bases=(settings.Training,), frozen=True, kw_only=True)
 
 from sweep.setting import Checked
-from sweep.space import distributions
+from sweep.store import distributions
 from sweep.study import STUDIES, load_study
 from sweep.study_errors import StudyError
 from sweep.study_tables import table
@@ -40,7 +40,7 @@ study = study_with(space={"weight_decay": {"low": 0, "high": 0.5}})
 spec = study.spec(0, {"weight_decay": 0.25})
 assert settings.TrialSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 print(json.dumps({
-    "line": line, "default": study_with().train.weight_decay, "search": str(distributions(study)["weight_decay"]),
+    "line": line, "default": study_with().train.weight_decay, "search": str(distributions(study.space)["weight_decay"]),
     "params": spec.all_params()["weight_decay"], "row": table("train", Checked().model(settings.Training)).splitlines()[-1]}))
 """
 
