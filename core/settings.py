@@ -11,6 +11,7 @@ from typing_extensions import Doc
 PRECISIONS = ("fp32", "fp16", "bf16")
 SIZE_STEP_PX = 64  # DiffSynth 1.1.9 rounds other sizes up (pipelines/base.py)
 PROMPT = "{prompt}"  # in a caption template: the picture's own words
+Value = str | int | float | bool | None  # of a setting
 MAX_PX = 65_536
 MAX_BYTES = 2**40
 
@@ -94,14 +95,14 @@ class Filters:
         NOT_BLANK,
         Doc("Subset that is kept: the table's column `subset`, else the sub-folder that a picture lies in; null: all"),
     ] = None
-    min_width: Annotated[int, Bounds(1, MAX_PX), Doc("Narrowest picture that is kept, px")] = 1
-    max_width: Annotated[int | None, Bounds(1, MAX_PX), Doc("Widest picture that is kept, px; null: any")] = None
-    min_height: Annotated[int, Bounds(1, MAX_PX), Doc("Lowest picture that is kept, px")] = 1
-    max_height: Annotated[int | None, Bounds(1, MAX_PX), Doc("Highest picture that is kept, px; null: any")] = None
+    min_width: Annotated[int, Bounds(1, MAX_PX), Doc("Smallest width that is kept, px")] = 1
+    max_width: Annotated[int | None, Bounds(1, MAX_PX), Doc("Largest width that is kept, px; null: any")] = None
+    min_height: Annotated[int, Bounds(1, MAX_PX), Doc("Smallest height that is kept, px")] = 1
+    max_height: Annotated[int | None, Bounds(1, MAX_PX), Doc("Largest height that is kept, px; null: any")] = None
     min_ratio: Annotated[float, Bounds(0, 100, above=True), Doc("Smallest width / height that is kept")] = 0.333
     max_ratio: Annotated[float, Bounds(0, 100, above=True), Doc("Largest width / height that is kept")] = 3.0
-    min_size: Annotated[int, Bounds(1, MAX_BYTES), Doc("Smallest file that is kept, bytes")] = 1
-    max_size: Annotated[int | None, Bounds(1, MAX_BYTES), Doc("Largest file that is kept, bytes; null: any")] = None
+    min_size: Annotated[int, Bounds(1, MAX_BYTES), Doc("Smallest file size that is kept, bytes")] = 1
+    max_size: Annotated[int | None, Bounds(1, MAX_BYTES), Doc("Largest file size that is kept, bytes; null: any")] = None
     min_score: Annotated[float, Bounds(0, 1), Doc("Lowest aesthetic score / 10 that is kept")] = 0.0
     max_score: Annotated[float, Bounds(0, 1), Doc("Highest aesthetic score / 10 that is kept")] = 1.0
     deduplicate: Annotated[
@@ -115,7 +116,7 @@ class Filters:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """One picture of the story: the words as the prompter gets them, and the seed of its noise."""
+    """One picture of the story: the prompts as the text encoder gets them, and the seed of its noise."""
     prompt: str
     negative_prompt: str
     seed: int
@@ -178,16 +179,17 @@ class TrialSpec:
         """What people read."""
         return f"trial {self.number}" if self.train else "the base model's story"
 
-    def params(self) -> dict[str, Any]:
+    def params(self) -> dict[str, Value]:
         """Every setting of train, render and data.filters under its study key, for the tables."""
         trained = asdict(self.train) if self.train else {}
         return trained | asdict(self.render) | asdict(self.filters)
 
-    def all_params(self) -> dict[str, Any]:
+    def all_params(self) -> dict[str, Value]:
         """`params` and what all trials of a study share; of the data only the folder's name, for paths are private."""
-        return {"backbone": self.backbone, "precision": self.precision, "seed": self.seed, "gate": self.gate,
-                "data": Path(self.data.source).name, "caption": self.data.caption, "min_images": self.data.min_images,
-                } | self.params()
+        shared: dict[str, Value] = {
+            "backbone": self.backbone, "precision": self.precision, "seed": self.seed, "gate": self.gate,
+            "data": Path(self.data.source).name, "caption": self.data.caption, "min_images": self.data.min_images}
+        return shared | self.params()
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

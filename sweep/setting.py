@@ -21,7 +21,7 @@ from pydantic_core import CoreSchema, core_schema
 from typing_extensions import Doc
 
 from core.settings import NOT_BLANK, Bounds, Filters, Form, Rendering, Training
-from sweep.study_errors import Key, Mistake, UnknownKey, near, together
+from sweep.study_errors import Key, Mistake, UnknownKey, combined, near
 
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
@@ -38,7 +38,7 @@ class Setting:
     high: float = 0
     above: bool = False  # `low` itself is too little
     multiple_of: int = 1
-    words: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     pattern: str = ""
     form: str = ""  # the pattern in words
     optional: bool = False  # may be empty (YAML's null)
@@ -47,7 +47,7 @@ class Setting:
     def allowed(self) -> str:
         none = ", or null" if self.optional else ""
         if self.kind not in (int, float):
-            return (", ".join(self.words) or self.form or KINDS[self.kind]) + none
+            return (", ".join(self.choices) or self.form or KINDS[self.kind]) + none
         bounds = f"more than {self.low}, up to {self.high}" if self.above else f"{self.low} to {self.high}"
         return bounds + (f" in steps of {self.multiple_of}" if self.multiple_of > 1 else "") + none
 
@@ -55,12 +55,12 @@ class Setting:
     def of(cls, annotation: Any) -> Self:
         """What a field may be that is annotated such as `Annotated[int | None, Bounds(1, 256), Doc("Size of ...")]`."""
         written, *marks = get_args(annotation)
-        parts = get_args(written)  # of `int | None` both, of a Literal its words
-        words = parts if get_origin(written) is Literal else ()
+        parts = get_args(written)  # of `int | None` both, of a Literal its choices
+        choices = parts if get_origin(written) is Literal else ()
         rules = {name: value for mark in marks if isinstance(mark, Bounds | Form) for name, value in asdict(mark).items()}
-        kind = str if words else parts[0] if parts else written
+        kind = str if choices else parts[0] if parts else written
         assert kind not in (int, float) or "high" in rules, f"{annotation} has no Bounds"
-        return cls(kind=kind, words=words, optional=NoneType in parts, **rules,
+        return cls(kind=kind, choices=choices, optional=NoneType in parts, **rules,
                    meaning=next(mark.documentation for mark in marks if isinstance(mark, Doc)))
 
     def check(self, value: Any, *at: Key) -> Any:
@@ -75,8 +75,8 @@ class Setting:
         return value if self.kind is bool else self._check_number(value, at)
 
     def _check_text(self, text: str, at: tuple[Key, ...]) -> str:
-        if self.words and text not in self.words:
-            raise self._mistake("there is no such choice", text, at, near(text, self.words))
+        if self.choices and text not in self.choices:
+            raise self._mistake("there is no such choice", text, at, near(text, self.choices))
         if UNPRINTABLE.search(text):
             raise self._mistake("it holds a control character", text, at)
         if self.pattern and not re.fullmatch(self.pattern, text, re.DOTALL):
@@ -109,20 +109,20 @@ class Setting:
             json |= {"exclusiveMinimum" if self.above else "minimum": self.low, "maximum": self.high}
         if self.multiple_of > 1:
             json["multipleOf"] = self.multiple_of
-        if self.words:
-            json["enum"] = list(self.words)
+        if self.choices:
+            json["enum"] = list(self.choices)
         if self.pattern:
             json["pattern"] = f"^(?:{self.pattern})$"
         return json
 
 
 def text(meaning: str, *, optional: bool = False) -> Setting:
-    """Words that must not be blank."""
+    """Text that must not be blank."""
     return Setting(kind=str, meaning=meaning, pattern=NOT_BLANK.pattern, optional=optional)
 
 
 def check_template(template: str, slot: str, allowed: str) -> str:
-    """A template whose only brackets are those of `slot`, such as {scene}; a Mistake says what would reach the model as it is."""
+    """The template, whose only braces must be those of `slot`, such as {scene}. Raises Mistake on what would not be filled in."""
     braces = re.findall(rf"\{{(?:{re.escape(slot)}|[^{{}}])*\}}", template)
     if wrong := next((found for found in braces if found != slot), None):
         raise Mistake(f"there is no {wrong} to fill in", allowed, slot)
@@ -140,13 +140,13 @@ SETTINGS = {field.name: Setting.of(field.type) for section in SECTIONS.values() 
 
 
 class Section(BaseModel):
-    """A mapping in a study file: it knows its keys, and says so."""
+    """A mapping in a study file. An unknown key is a mistake, named with the known key that it resembles."""
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="wrap")
     @classmethod
     def _check_keys(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
-        """The mistakes in the keys and those in the values, all at once."""
+        """Raises the mistakes in the keys and those in the values as one error."""
         if isinstance(values, cls):
             return values
         if not isinstance(values, dict):
@@ -157,9 +157,9 @@ class Section(BaseModel):
         try:
             made = handler({key: value for key, value in read.items() if key in cls.model_fields})
         except ValidationError as found:
-            raise together([*mistakes, found]) from None
+            raise combined([*mistakes, found]) from None
         if mistakes:
-            raise together(mistakes)
+            raise combined(mistakes)
         return made
 
     @classmethod

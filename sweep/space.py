@@ -75,7 +75,7 @@ class Range(Section):
     def allows(self, value: Any) -> bool:
         if not isinstance(value, Real) or not self.low <= value <= self.high:
             return False
-        steps = (value - self.low) / self.distance if self.distance else 0
+        steps: float = (value - self.low) / self.distance if self.distance else 0
         return abs(steps - round(steps)) < ON_STEP
 
     @property

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 from core.settings import Scene, Story
 from sweep.plain_yaml import read_yaml
 from sweep.setting import MAX_SEED, Section, Setting, check_template, text
-from sweep.study_errors import Mistake, parse, together
+from sweep.study_errors import Mistake, combined, parse
 
 MIN_SCENES = 8
 SCENE = "{scene}"
@@ -23,7 +23,7 @@ class SceneEntry(Section):
 
 
 class StoryFile(Section):
-    """Eight or more prompts that are one tale, and the words around them."""
+    """Eight or more prompts that are one tale, and the template around them."""
     title: Annotated[str, text("The story's title, for reports")]
     template: Annotated[str, text("Text around every scene; `{scene}` stands for its prompt; other braces are refused")] = SCENE
     negative_prompt: Annotated[str, NEGATIVE] = ""
@@ -46,7 +46,7 @@ class StoryFile(Section):
         mistakes = [Mistake(f"scenes[{first[scene.seed] + 1}] has it already", "each seed once", at=(i, "seed"), value=scene.seed)
                     for i, scene in enumerate(scenes) if first.setdefault(scene.seed, i) != i]
         if mistakes:
-            raise together(mistakes)
+            raise combined(mistakes)
         return scenes
 
     @property

@@ -3,6 +3,7 @@ import argparse
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,13 +37,14 @@ from core.settings import (
     Story,
     Training,
     TrialSpec,
+    Value,
     setting_names,
 )
 from sweep.plain_yaml import read_yaml
 from sweep.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, check_template, text
 from sweep.space import Search, check_space
 from sweep.story_file import StoryFile, load_story
-from sweep.study_errors import Key, Mistake, StudyError, UnknownKey, all_checked, near, parse, together
+from sweep.study_errors import Key, Mistake, StudyError, UnknownKey, all_checked, combined, near, parse
 from sweep.study_tables import with_tables
 
 STUDIES = ROOT / "studies"
@@ -112,7 +114,8 @@ def _own_precision(read: dict[str, Any]) -> str:
 
 def _absolute(written: str, info: ValidationInfo) -> str:
     """A path of a study, which is relative to the study file; `~` is the user's home."""
-    return os.path.abspath(_context(info)["file"].parent / os.path.expanduser(written))
+    folder: Path = _context(info)["file"].parent
+    return os.path.abspath(folder / os.path.expanduser(written))
 
 
 def _absolute_if_any(written: str | None, info: ValidationInfo) -> str | None:
@@ -120,8 +123,9 @@ def _absolute_if_any(written: str | None, info: ValidationInfo) -> str | None:
 
 
 def _context(info: ValidationInfo) -> dict[str, Any]:
-    assert info.context is not None, "a study is made by load_study"
-    return info.context
+    context: dict[str, Any] | None = info.context
+    assert context is not None, "a study is made by load_study"
+    return context
 
 
 def _check_caption(caption: str) -> str:
@@ -197,8 +201,8 @@ class Study(Section):
     """A study: what is searched, what is fixed, what is tried first, the gate, the budget."""
     name: Annotated[str, Setting(kind=str, pattern=FOLDER_NAME, meaning=(
         "Name of the study and of its folder under `runs/`: letters, digits, `.`, `_`, `-`; at most 64"))]
-    backbone: Annotated[str, Setting(kind=str, words=tuple(BASE_MODELS), meaning="The model that gets the LoRA")] = DEFAULT
-    precision: Annotated[str, Setting(kind=str, words=PRECISIONS, meaning=(
+    backbone: Annotated[str, Setting(kind=str, choices=tuple(BASE_MODELS), meaning="The model that gets the LoRA")] = DEFAULT
+    precision: Annotated[str, Setting(kind=str, choices=PRECISIONS, meaning=(
         "Number format in training and rendering; the LoRA itself is trained in fp32, fp16 needs a GPU; Kolors' text encoder in "
         f"fp32 takes 27 GB of GPU memory; default: {OWN_PRECISIONS}"))] = Field(default_factory=_own_precision)
     weights: Annotated[str | None, text(
@@ -263,7 +267,7 @@ class Study(Section):
         if (most := max(self._values("max_images"))) < self.data.min_images:
             mistakes.append(self._never("max_images", most, f"data.min_images is {self.data.min_images}, so every trial fails"))
         if mistakes:
-            raise together(mistakes)
+            raise combined(mistakes)
         return self
 
     def _values(self, name: str) -> list[float]:
@@ -295,7 +299,7 @@ class Study(Section):
     def data_value(self) -> Data:
         return self.data.value
 
-    def spec(self, number: int, sampled: dict[str, Any]) -> TrialSpec:
+    def spec(self, number: int, sampled: Mapping[str, Value]) -> TrialSpec:
         """Trial `number`: the fixed settings, and before them what was sampled, be it searched today or when it was asked for."""
         assert sampled.keys() <= SETTINGS.keys(), sampled
 
@@ -307,7 +311,7 @@ class Study(Section):
             data=self.data_value, story=self.story_value, train=overlay(self.train), render=overlay(self.render),
             filters=overlay(self.data.filters), gate=self.objective.gate, weights=self.weights)
 
-    def allowed(self, params: dict[str, Any]) -> dict[str, Any]:
+    def allowed(self, params: Mapping[str, Any]) -> dict[str, Value]:
         """Values that somebody else queued, as an entry of `first` would have them. Raises Mistake."""
         return {name: _check_value(self.space, name, value) for name, value in params.items()}
 

@@ -22,7 +22,7 @@ _SAME = object()
 
 
 class StudyError(UserError):
-    """The user's words were wrong; the message has exactly one line for each mistake."""
+    """A study or story file is not valid; the message has exactly one line for each mistake."""
 
     def __init__(self, *mistakes: str) -> None:
         self.lines = tuple(" ".join("".join(c if c.isprintable() else " " for c in line).split()) for line in mistakes)
@@ -55,7 +55,7 @@ def parse(model: type[Model], values: Any, file: Path, **context: Any) -> Model:
         raise StudyError(*dict.fromkeys(lines)) from None
 
 
-def together(errors: Iterable[Mistake | ValidationError]) -> ValidationError:
+def combined(errors: Iterable[Mistake | ValidationError]) -> ValidationError:
     """Several mistakes, some of which pydantic may have found, as the one error that a validator of pydantic's may raise."""
     details: list[InitErrorDetails] = []
     for error in errors:
@@ -76,7 +76,7 @@ def all_checked(checks: Iterable[Callable[[], Checked]]) -> list[Checked]:
         except (Mistake, ValidationError) as error:
             errors.append(error)
     if errors:
-        raise together(errors)
+        raise combined(errors)
     return checked
 
 

@@ -42,8 +42,8 @@ def _rows(section: type[Section], path: str) -> Iterator[tuple[str, str, str, st
 
 
 def _allowed(setting: Setting) -> str:
-    """Words as they are written in a file, or what the error line says."""
-    return ", ".join(f"`{word}`" for word in setting.words) or setting.allowed
+    """The choices as they are written in a file, or what the error line says is allowed."""
+    return ", ".join(f"`{choice}`" for choice in setting.choices) or setting.allowed
 
 
 def _default(field: FieldInfo) -> str:

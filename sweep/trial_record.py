@@ -1,6 +1,7 @@
 """A trial's files in MLflow's words. Every time comes from the files, never from the clock: told again, it is the same."""
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from mlflow.entities import Metric, Param
@@ -13,7 +14,7 @@ from sweep.failures import CUDA_OOM
 MAX_PARAMS, MAX_PARAM_CHARS = 100, 6000  # MLflow's own limits, for one call and for one value
 
 
-def as_params(values: dict[str, object]) -> list[Param]:
+def as_params(values: Mapping[str, object]) -> list[Param]:
     assert len(values) <= MAX_PARAMS
     words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
     return [Param(name, word[:MAX_PARAM_CHARS]) for name, word in words.items()]
