@@ -12,6 +12,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from core.errors import first_line
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 STEPS_AHEAD = 2
@@ -44,7 +46,7 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
         for cause in (error, error.__context__):  # what ends the recording fails too, and hides it
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from None
-        log.warning("steps are launched kernel by kernel, for they could not be recorded: %s", str(error).splitlines()[0])
+        log.warning("steps are launched kernel by kernel, for they could not be recorded: %s", first_line(error))
         works_here = False
         return work
 

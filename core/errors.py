@@ -9,3 +9,8 @@ class LoraSweepError(Exception):
 class UserError(LoraSweepError, ValueError):
     """Something that the user wrote or chose cannot be. A ValueError too, so that pydantic reports one raised in a validator."""
     exit_code = 2
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, on one line of at most 500 characters; its class where it says nothing."""
+    return next(iter(str(error).splitlines()), "")[:500] or type(error).__name__

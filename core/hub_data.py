@@ -22,6 +22,7 @@ from urllib.request import getproxies
 from PIL import Image
 
 from core.data_folder import DataError
+from core.errors import first_line
 from core.files import content_key, write_text
 from core.folders import shown_path
 from core.install import install_command
@@ -103,11 +104,11 @@ def main() -> None:
 
 def _plain_line(error: Exception) -> str:
     """What the loader says of a failure, on one line; no login of an address in it, nor any part of a proxy's."""
-    line = re.sub(r"[^\s'\"]*@", "...@", (str(error).splitlines() or [""])[0][:300])
+    line = re.sub(r"[^\s'\"]*@", "...@", first_line(error)[:300])
     logins = " ".join(proxy.rpartition("@")[0].partition("://")[2] for proxy in getproxies().values())
     if set(re.findall(r"\w+", f"{logins} {unquote(logins)}")) & set(re.findall(r"\w+", line)):
         return f"{type(error).__name__}, whose text is not shown: it holds parts of a proxy's login"
-    return line or type(error).__name__
+    return line
 
 
 def _load(data: Data, folder: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from core.colour_profile import Note, to_srgb
-from core.errors import UserError
+from core.errors import UserError, first_line
 from core.file_kind import kind_of
 from core.machine_trouble import machine_trouble
 
@@ -70,7 +70,7 @@ def ask(look: Callable[[Image.Image], Answer], image: Image.Image) -> Answer:
         if machine_trouble(error):  # the plain picture, which is small, need not meet it
             raise
         look(PLAIN)  # raises what is the program's fault
-        raise PictureError(f"cannot be processed: {(str(error).splitlines() or [''])[0] or type(error).__name__}") from error
+        raise PictureError(f"cannot be processed: {first_line(error)}") from error
 
 
 def _read(path: Path, note: Note) -> Image.Image:

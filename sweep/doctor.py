@@ -1,7 +1,6 @@
 """Is this machine ready for a study? Every check looks on its own, changes nothing, and may hang without harm."""
 import json
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -26,7 +25,7 @@ from sweep.busy_sqlite import StoreError
 from sweep.check import Check
 from sweep.fingerprint import check_changes
 from sweep.lock import is_locked
-from sweep.machine import Gpu, NotKnown, ask, cores, existing, find_gpus, host_memory, refusal
+from sweep.machine import Gpu, NotKnown, ask_torch, cores, existing, find_gpus, host_memory, refusal
 from sweep.outlook import NoTrialPossible, look_ahead
 from sweep.packages import check_packages, check_python, installed
 from sweep.plan import Plan, disks, make_plan
@@ -40,15 +39,6 @@ STYLES = {"OK": "green", "warn": "yellow", "missing": "bold red"}
 NOT_LOOKED_AT = ("Not looked at: whether the weights' content is right, whether the network is there, and how long a trial takes "
                  "(lora-sweep plan).")
 Answer = TypeVar("Answer")
-# Torch in a process of its own: it says what it sees, and multiplies once, for a card too new or too old fails only there.
-ASK_TORCH = """
-import json, torch
-said = {"version": torch.__version__, "built_for": torch.version.cuda, "well": False}
-if torch.cuda.is_available():
-    ones = torch.ones(64, 64, device="cuda", dtype=torch.float16)
-    said["well"] = float((ones @ ones).sum()) == 64.0 ** 3
-print(json.dumps(said))
-"""
 
 
 def examine(study: Study, runs: Runs) -> list[Check]:
@@ -112,7 +102,7 @@ def check_gpu(plan: Plan) -> Check:
 def torch_problem() -> str:
     """Why torch cannot compute on the card; empty when it can."""
     try:
-        done = ask([sys.executable, "-P", "-c", ASK_TORCH], TORCH_LIMIT_S)
+        done = ask_torch("gpu", timeout_s=TORCH_LIMIT_S)
     except subprocess.TimeoutExpired:
         return f"torch gave no answer in {TORCH_LIMIT_S} s"
     if done.returncode:

@@ -15,7 +15,7 @@ import optuna
 import sqlalchemy.exc
 from optuna.trial import Trial
 
-from core.errors import LoraSweepError, UserError
+from core.errors import LoraSweepError, UserError, first_line
 from core.fail_point import fail_point
 from core.files import write_json
 from core.folders import Runs, StudyFolder
@@ -66,7 +66,7 @@ def run_sweep(study: Study, runs: Runs, device: str, progress: Progress, accept:
             return _locked_sweep(study, runs, folder, device, progress, accept, until)
         except (OSError, optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
             log.debug("the driver cannot go on", exc_info=True)  # louder would be a traceback on the terminal
-            line = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
+            line = first_line(error.__cause__ or error)
             raise SweepError(f"{folder.path}: its files cannot be read or written ({line}); mend that and run the same again"
                              ) from None
 

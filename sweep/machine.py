@@ -11,16 +11,7 @@ from core.base_models import base_model
 
 NVIDIA_SMI_TIMEOUT_S = 5
 TORCH_TIMEOUT_S = 60
-REFUSED = 3
-ASK_PLACE = f"""
-import sys
-from core.backbone import place_of
-try:
-    place_of(*sys.argv[1:])
-except ValueError as refusal:
-    print(refusal)
-    sys.exit({REFUSED})
-"""
+REFUSED = 3  # exit code of sweep.ask_torch
 FIELDS = ("name", "memory.total", "memory.used", "driver_version", "mig.mode.current")
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
 CGROUP = Path("/sys/fs/cgroup")  # a container's limits (cgroup v2)
@@ -79,7 +70,7 @@ def refusal(backbone: str, device: str, precision: str) -> str:
     if not base_model(backbone).needs_gpu and precision != "fp16" and device in ("auto", "cpu"):
         return ""  # without torch's seconds: it runs everywhere
     try:
-        done = ask([sys.executable, "-P", "-c", ASK_PLACE, backbone, device, precision], TORCH_TIMEOUT_S)
+        done = ask_torch("place", backbone, device, precision, timeout_s=TORCH_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         raise NotKnown(f"torch gave no answer in {TORCH_TIMEOUT_S} s") from None
     except OSError as error:
@@ -90,6 +81,11 @@ def refusal(backbone: str, device: str, precision: str) -> str:
         said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
         raise NotKnown(f"torch cannot be asked: {said[-1]}")
     return ""
+
+
+def ask_torch(*words: str, timeout_s: float) -> "subprocess.CompletedProcess[str]":
+    """Put a question of sweep/ask_torch.py. Raises TimeoutExpired, OSError."""
+    return ask([sys.executable, "-P", "-m", "sweep.ask_torch", *words], timeout_s)
 
 
 def ask(command: list[str], timeout_s: float) -> "subprocess.CompletedProcess[str]":

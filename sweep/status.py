@@ -2,6 +2,7 @@
 from dataclasses import dataclass
 from math import isinf
 
+from core.errors import first_line
 from core.files import read_json
 from core.folders import Runs, StudyFolder
 from core.settings import Result
@@ -60,7 +61,7 @@ def findings(folder: StudyFolder, verdict: Verdict) -> list[str]:
     try:
         study = load_frozen(folder.frozen)
     except StudyError as error:
-        return [f"nothing is said of base story, gate and ranges: {next(iter(str(error).splitlines()))}"]
+        return [f"nothing is said of base story, gate and ranges: {first_line(error)}"]
     base_passes = [BASE_PASSES] if verdict.base and verdict.base.passed_gate else []
     return base_passes + notes_on_gate(study.objective.gate) + at_edges(study, verdict.winner)
 

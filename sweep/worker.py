@@ -16,6 +16,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from core.errors import first_line
 from core.fail_point import at_trial, fail_point
 from core.files import write_json, write_text
 from core.folders import TrialFolder
@@ -86,7 +87,7 @@ def _load(spec: TrialSpec, device: str, out: TextIO) -> "Backbone | None":
         backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
     except Exception as refusal:
         log.exception("the base model cannot be loaded")
-        _send(out, events.Refused(message=_first_line(refusal), loading=True))
+        _send(out, events.Refused(message=first_line(refusal), loading=True))
         return None
     unknown = unknown_story_words(backbone, [scene.prompt for scene in spec.story.scenes])
     _send(out, events.Ready(device=str(backbone.device), seconds=time.monotonic() - started, threads=torch.get_num_threads(),
@@ -159,7 +160,7 @@ def _carry_out(task: Task, backbone: "Backbone", cache: "Cache", reporter: Repor
         reporter.say(events.Stopped())
         return False
     except WeightsError as refusal:
-        reporter.say(events.Refused(message=_first_line(refusal)))
+        reporter.say(events.Refused(message=first_line(refusal)))
         return False
     fail_point("result_unsaid")
     reporter.report(events.Finished(state=result.state, reason=result.reason, message=result.message))
@@ -183,7 +184,7 @@ def _attempt(task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporte
         raise
     except Exception as error:
         reason = failure_class(error)
-        result = Result(state="failed", spec=spec, reason=reason, message=_first_line(error), micro_batch=attempt.micro_batch,
+        result = Result(state="failed", spec=spec, reason=reason, message=first_line(error), micro_batch=attempt.micro_batch,
                         retried=attempt.retried, duration_s=time.monotonic() - started)
         log.error("trial %d failed as %s: %s", spec.number, reason, result.message,
                   exc_info=None if failure(reason).explained else error)
@@ -215,10 +216,6 @@ def failure_class(error: Exception) -> str:
         if isinstance(error, kind):
             return row.name
     return machine_trouble(error) or BUG.name
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:500] or type(error).__name__
 
 
 def _send(out: TextIO, event: Event, number: int | None = None, journal: Path | None = None) -> None:

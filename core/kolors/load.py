@@ -21,7 +21,7 @@ from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
 from core.backbone import Backbone
 from core.base_models import BaseModel
-from core.errors import UserError
+from core.errors import UserError, first_line
 from core.kolors.files import SCORER_FOLDER, describe_missing, fingerprints, missing_files, part_paths
 from core.kolors.models import (
     KolorsUNet,
@@ -138,5 +138,4 @@ def _mapped(path: Path) -> Iterator[tuple[str, Tensor]]:
         raise WeightsError(f"{path}: holds more than tensors, and pickled code is never run; delete it and fetch it anew"
                            ) from None
     except (SafetensorError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise WeightsError(f"{path}: cannot be read ({reason}); delete it and fetch it anew") from None
+        raise WeightsError(f"{path}: cannot be read ({first_line(error)}); delete it and fetch it anew") from None

@@ -3,6 +3,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -162,7 +163,8 @@ def test_a_card_that_is_hidden_is_said_to_be(tmp_path, kolors, nvidia_smi, monke
 @pytest.mark.parametrize(("used_mib", "state"), [(512, "OK"), (20_000, "warn")])
 def test_memory_that_another_program_holds_is_a_warning(tmp_path, kolors, nvidia_smi, monkeypatch, used_mib, state):
     nvidia_smi(f"echo 'NVIDIA GeForce RTX 4090, 24564, {used_mib}, 550.90, [N/A]'")
-    monkeypatch.setattr(doctor, "ASK_TORCH", "print('{\"version\": \"2\", \"built_for\": \"13.0\", \"well\": true}')")
+    said = '{"version": "2", "built_for": "13.0", "well": true}\n'
+    monkeypatch.setattr(doctor, "ask_torch", lambda *_, **__: subprocess.CompletedProcess([], 0, said, ""))
     assert check_gpu(make_plan(kolors, Runs(tmp_path))).state == state
 
 
