@@ -6,6 +6,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -187,7 +188,7 @@ def test_pictures_are_counted(study, tmp_path):
     folder = tmp_path / "pictures" / "train"
     folder.mkdir(parents=True)
     (folder / "metadata.csv").write_text("file_name,text\n" + "".join(f"{number}.png,words\n" for number in range(5)))
-    own = study.model_copy(update={"data": study.data.model_copy(update={"source": str(folder.parent)})})
+    own = study.model_copy(update={"data": replace(study.data, source=str(folder.parent))})
     assert check_data(own, runs).state == "missing"
     for number in range(4):
         (folder / f"{number}.png").write_bytes(b"x")
@@ -201,7 +202,7 @@ def test_pictures_are_counted(study, tmp_path):
 @pytest.mark.parametrize(("version", "state"), [("4.0", "OK"), (None, "missing")])
 def test_data_from_a_hub_is_not_looked_at_but_its_loader_is(study, monkeypatch, tmp_path, version, state):
     monkeypatch.setattr(doctor, "installed", lambda name: version)
-    own = study.model_copy(update={"data": study.data.model_copy(update={"source": "modelscope:someone/pictures"})})
+    own = study.model_copy(update={"data": replace(study.data, source="modelscope:someone/pictures")})
     runs = Runs(tmp_path / "runs")
     assert check_data(own, runs).state == state
     with pytest.raises(DataError) as not_there:
@@ -223,7 +224,7 @@ def test_a_driver_at_work_is_told_and_a_left_lock_file_is_not(tmp_path, study):
 def test_a_sweep_that_needs_more_disk_than_there_is(tmp_path, study):
     huge = study.model_copy(update={
         "train": Training(steps_per_epoch=1), "space": {"epochs": Choices(choices=(1000,))},
-        "budget": study.budget.model_copy(update={"trials": 100_000})})
+        "budget": replace(study.budget, trials=100_000)})
     check = check_disk(make_plan(huge, Runs(tmp_path)), Runs(tmp_path))
     assert check.state == "missing"
     assert "free and needs about" in check.found

@@ -44,7 +44,7 @@ def make_study(folder: Path, write_study: Any, captions: tuple[str, ...] = ("a c
 
 
 def changed(study: Study, space: dict[str, Any] | None = None, **filters: Any) -> Study:
-    data = study.data.model_copy(update={"filters": replace(study.data.filters, **filters)})
+    data = replace(study.data, filters=replace(study.data.filters, **filters))
     return study.model_copy(update={"data": data, "space": study.space | (space or {})})
 
 
@@ -147,7 +147,7 @@ def test_pictures_smaller_than_they_are_trained_at_are_noted(study, tmp_path):
 
 
 def test_another_gate_than_the_challenge_s_is_noted(study, tmp_path):
-    objective = study.objective.model_copy(update={"gate": 5.5})
+    objective = replace(study.objective, gate=5.5)
     assert look_ahead(study.model_copy(update={"objective": objective}), Runs(tmp_path)).notes == (
         "objective.gate is 5.5, but the challenge's gate is 6",)
 
