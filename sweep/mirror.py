@@ -22,10 +22,20 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from core.folders import Runs, TrialFolder
 from core.settings import Result, TrialSpec
-from sweep.tracked import STUDY_ID, Tracked, TrackedRun
 from sweep.tracking_store import open_experiment, store_id
-from sweep.tracking_uri import tracking_place
-from sweep.trial_record import artifact_files, as_params, loss_points, result_points, result_tags, started_ms, written_ms
+from sweep.tracking_uri import TrackingPlace
+from sweep.trial_record import (
+    STUDY_ID,
+    Tracked,
+    TrackedRun,
+    artifact_files,
+    as_params,
+    loss_points,
+    result_points,
+    result_tags,
+    started_ms,
+    written_ms,
+)
 
 log = logging.getLogger(__name__)
 MAX_METRICS = 1000  # MLflow's own limit for one call
@@ -49,13 +59,12 @@ class Mirror:
     `moves` is told of every part that has arrived, and before a file of the seconds that it may take.
     """
 
-    def __init__(self, runs: Runs, study: str, moves: Callable[[float], None]) -> None:
-        self._runs, self._study, self._place, self._moves = runs, study, tracking_place(runs), moves
+    def __init__(self, runs: Runs, study: str, place: TrackingPlace, tracked: Tracked, moves: Callable[[float], None]) -> None:
+        self._runs, self._study, self._place, self._tracked, self._moves = runs, study, place, tracked, moves
         self._folder = runs.study(study)
         self._client: MlflowClient | None = None
         self._children: dict[int, Child] = {}
         self._uploads: dict[tuple[Any, ...], bool] = {}  # whether a file that was tried has arrived
-        self._tracked = Tracked(self._folder, shared=self._place.kind != "own")
         self._of_the_parent: dict[str, Callable[[], None]] = {}  # what it was told, should it be deleted
         self._parent_is_empty = False
         self.sure = False  # whether what was tracked is about this store

@@ -18,7 +18,8 @@ from core.settings import Result, TrialSpec
 from sweep.mirror import Mirror, refused
 from sweep.outbox import Outbox, Refused, never
 from sweep.tracking_store import TrackingError
-from sweep.tracking_uri import plain_line
+from sweep.tracking_uri import plain_line, tracking_place
+from sweep.trial_record import Tracked
 
 log = logging.getLogger(__name__)
 START_S = 10.0  # how long a start waits for MLflow
@@ -42,9 +43,10 @@ def open_tracking(runs: Runs, study: str, stop_asked: Callable[[], object] = nev
         os.environ.setdefault(name, value)
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what goes wrong reaches us as an exception
-    folder = runs.study(study)
+    folder, place = runs.study(study), tracking_place(runs)
+    tracked = Tracked.read(folder, shared=place.kind != "own")
     outbox = Outbox("MLflow", str(folder.path))
-    tracking = Tracking(folder, outbox, Mirror(runs, study, outbox.moves), stop_asked)
+    tracking = Tracking(folder, outbox, Mirror(runs, study, place, tracked, outbox.moves), stop_asked)
     outbox.start()
     tracking.connect()
     error = outbox.first_error(START_S, stop_asked)
