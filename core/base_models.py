@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.errors import UserError
+from core.files.weight_files import WeightFiles
 from core.kolors import files as kolors_files
 from core.kolors import work as kolors_work
 from core.tiny import files as tiny_files
-from core.weight_files import WeightFiles
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

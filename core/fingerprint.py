@@ -3,7 +3,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from core.files import read_json, write_json
+from core.files.files import read_json, write_json
 
 Fields = dict[str, dict[str, Any]]
 Changes = dict[str, tuple[Any, Any]]  # key -> before, now

@@ -2,9 +2,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.files import read_json
+from core.files.files import read_json
 from core.fingerprint import accepted_changes
-from core.settings import Result
+from core.trial.spec import Result
 from core.verdict import BaseStory, Verdict
 
 

@@ -2,7 +2,7 @@
 from dataclasses import dataclass
 
 from core.fingerprint import Change
-from core.settings import Result
+from core.trial.spec import Result
 
 # Raise it with any change of training, rendering or scoring after which the same study, weights and seeds would score
 # otherwise than before: a study that was started under another version is not gone on with unasked.

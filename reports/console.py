@@ -6,8 +6,8 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from reports.survey import Survey
-from reports.table import SCORES, TRAINED, is_base
+from reports.data.survey import Survey
+from reports.leaderboard import SCORES, TRAINED, is_base
 
 ALWAYS = ("trial", "gate", "aesthetic_mean", "coherence", "images")
 LEFT_OUT = ("state", "reason", "message", "aesthetic_min", "aesthetic_std", "duration_s")  # on the page, where there is room

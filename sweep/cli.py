@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from core.errors import UserError
-from core.files import at_home
+from core.files.files import at_home
 from core.folders import Runs, StudyFolder, shown_path
-from sweep.console import err, out, steady
 from sweep.device_name import checked_device
-from sweep.mlflow_ui import HOST, PORT
-from sweep.outcome import outcome
+from sweep.process.console import err, out, steady
+from sweep.process.outcome import outcome
+from sweep.tracking.ui import HOST, PORT
 
 if TYPE_CHECKING:
     from core.verdict import Verdict
-    from sweep.outlook import Outlook
-    from sweep.study import Study
+    from sweep.plan.outlook import Outlook
+    from sweep.study.study import Study
 
 app = typer.Typer(
     name="lora-sweep", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -69,15 +69,15 @@ def run(
                              "although older scores no longer compare; may be given several times.")] = None,
 ) -> None:
     """Start a sweep, or resume one: it is the same command."""
-    from core.hub_data import bring_data
+    from core.data.hub import bring_data
     from reports.console import duration
+    from sweep.commands.status import at_edges
     from sweep.deadline import clock, hour
     from sweep.driver import run_sweep
-    from sweep.fingerprint import fields_of
     from sweep.progress import LiveProgress, PlainProgress
-    from sweep.status import at_edges
+    from sweep.resume.fingerprint import fields_of
     from sweep.stop import stop_by_keyboard
-    from sweep.study import load_study
+    from sweep.study.study import load_study
 
     stop_by_keyboard()
     _say_not_passed_on()
@@ -123,10 +123,10 @@ def data(study: StudyName, runs: RunsFolder = HERE, device: ScorerDevice = "auto
     from rich.progress import Progress
 
     from reports.console import data_table
-    from reports.data_page import write_data_page
-    from reports.data_recipe import write_recipe
-    from sweep.data_survey import survey_data
-    from sweep.study import load_study
+    from reports.data.page import write_data_page
+    from reports.data.recipe import write_recipe
+    from sweep.commands.data import survey_data
+    from sweep.study.study import load_study
 
     _say_not_passed_on()
     loaded = load_study(study)
@@ -159,8 +159,8 @@ def status(
     Running or not, trials done, passed and failed, the best one, the time left; with STUDY its leaderboard too.
     """
     from reports.console import duration, leaderboard_table
-    from reports.table import leaderboard
-    from sweep.status import findings, study_folders, study_status
+    from reports.leaderboard import leaderboard
+    from sweep.commands.status import findings, study_folders, study_status
 
     folders = [_started(study, runs)] if study else study_folders(Runs(runs))
     if not folders:
@@ -192,13 +192,13 @@ def plan(
 
     Time, memory and disk; estimates are marked as such.
     """
-    from core.data_folder import DataError
-    from core.hub_data import is_remote
-    from sweep.busy_sqlite import StoreError
-    from sweep.fingerprint import check_changes
-    from sweep.outlook import look_ahead
-    from sweep.study import load_study
-    from sweep.study_errors import StudyError
+    from core.data.folder import DataError
+    from core.data.hub import is_remote
+    from sweep.plan.outlook import look_ahead
+    from sweep.resume.fingerprint import check_changes
+    from sweep.search.sqlite import StoreError
+    from sweep.study.errors import StudyError
+    from sweep.study.study import load_study
 
     loaded, outlook, refused = load_study(study, data_may_be_gone=True), None, ""
     try:
@@ -224,8 +224,8 @@ def doctor(
     Looks at GPU, versions, weights, pictures, disk, memory, tracking and port, and changes nothing; exit 1 when something
     needed is missing.
     """
-    from sweep.doctor import checks_page, examine, is_ready
-    from sweep.study import load_study
+    from sweep.doctor.doctor import checks_page, examine, is_ready
+    from sweep.study.study import load_study
 
     _say_not_passed_on()
     loaded = load_study(study, data_may_be_gone=True)  # that it is gone is one of the answers
@@ -238,7 +238,7 @@ def doctor(
 def report(study: StudyName, runs: RunsFolder = HERE) -> None:
     """Write one offline page: the leaderboard and every story."""
     from reports.page import write_report
-    from sweep.status import findings
+    from sweep.commands.status import findings
 
     _mend_places(runs)
     folder = _started(study, runs)
@@ -264,8 +264,8 @@ def export(
 
     It holds the LoRA, the story, prompts, recipe, checksums and a model card.
     """
-    from reports.export import export as write_export
-    from sweep.checkpoint import epoch_story
+    from reports.submission.export import export as write_export
+    from sweep.commands.export import epoch_story
 
     _say_not_passed_on()
     folder = _started(study, runs)
@@ -297,7 +297,7 @@ def score(
 
     Each picture and their mean.
     """
-    from sweep.folder_score import score_folder
+    from sweep.commands.score import score_folder
 
     _say_not_passed_on()
     score_folder(folder, backbone, device, _say, _warn)
@@ -309,7 +309,7 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on; stay on loopback unless you set up authentication.")] = HOST,
 ) -> None:
     """Serve MLflow's own UI for the runs of all studies."""
-    from sweep.mlflow_ui import open_ui
+    from sweep.tracking.ui import open_ui
 
     _mend_places(runs)
     open_ui(Runs(runs), host, port, _say)
@@ -321,7 +321,7 @@ def _say(line: str) -> None:
 
 
 def _say_not_passed_on() -> None:
-    from sweep.environment import NOT_PASSED_ON
+    from sweep.process.environment import NOT_PASSED_ON
 
     if NOT_PASSED_ON:
         _say(f"note: environment variables not passed on to the libraries, because the study decides: {', '.join(NOT_PASSED_ON)}")
@@ -333,7 +333,7 @@ def _warn(line: str) -> None:
 
 def _started(study: str, runs: Path) -> StudyFolder:
     """The folder of a study that was started: by its name under `runs`, or by its file. Raises UserError."""
-    from sweep.study import load_study
+    from sweep.study.study import load_study
 
     named = Runs(runs).study(study) if study == Path(study).name else None
     if named and named.frozen.exists():
@@ -358,7 +358,7 @@ def _exportable(verdict: "Verdict") -> str:
 def _mend_places(runs: Path) -> None:
     import sqlite3
 
-    from sweep.moved_store import mend_artifact_places
+    from sweep.tracking.moved_store import mend_artifact_places
 
     try:
         if line := mend_artifact_places(Runs(runs)):
@@ -370,9 +370,9 @@ def _mend_places(runs: Path) -> None:
 def _check_place(study: "Study", runs: Path, device: str) -> None:
     """What refuses a start whatever the pictures are, before anything is fetched. Raises UserError."""
     from core.base_models import base_model
-    from core.install import fetch_command
-    from sweep.machine import NotKnown, refusal
-    from sweep.tracking_uri import tracking_place
+    from core.files.install import fetch_command
+    from sweep.plan.machine import NotKnown, refusal
+    from sweep.tracking.uri import tracking_place
 
     tracking_place(Runs(runs))
     try:
@@ -393,9 +393,9 @@ def _check_start(study: "Study", runs: Path, accept: frozenset[str]) -> "Outlook
 
     Raises StudyError, StoreError, NoTrialPossible, DataError. None for a data set that is not here yet.
     """
-    from core.hub_data import check_loader, is_here
-    from sweep.fingerprint import check_changes
-    from sweep.outlook import look_ahead
+    from core.data.hub import check_loader, is_here
+    from sweep.plan.outlook import look_ahead
+    from sweep.resume.fingerprint import check_changes
 
     if not is_here(study.data_value, Runs(runs).cache):
         check_loader(study.data_value)
@@ -405,10 +405,10 @@ def _check_start(study: "Study", runs: Path, accept: frozenset[str]) -> "Outlook
 
 
 def _print_plan(study: "Study", runs: Path, until: str, device: str, outlook: "Outlook | None") -> None:
-    from core.dataset import say_bad
+    from core.data.audit import say_bad
     from sweep.deadline import deadline
-    from sweep.plan import disks, make_plan
-    from sweep.plan_table import plan_page
+    from sweep.plan.plan import disks, make_plan
+    from sweep.plan.table import plan_page
 
     now = datetime.now()
     end = deadline(until, now)
@@ -438,7 +438,7 @@ def _command(words: str, runs: Path) -> str:
 
 
 def _say_where(folder: StudyFolder, runs: Path) -> None:
-    from sweep.tracking_uri import shown_place
+    from sweep.tracking.uri import shown_place
 
     rows = [("trials", folder.path / "trials"), ("report", folder.report), ("tracking", shown_place(Runs(runs)))]
     for word, place in rows:

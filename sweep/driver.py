@@ -16,28 +16,28 @@ import sqlalchemy.exc
 from optuna.trial import Trial
 
 from core.errors import LoraSweepError, UserError, first_line
-from core.fail_point import fail_point
-from core.files import write_json
+from core.files.fail_point import fail_point
+from core.files.files import write_json
 from core.folders import Runs, StudyFolder
-from core.settings import Filters, Result, TrialSpec, setting_names
+from core.trial.spec import Filters, Result, TrialSpec, setting_names
 from reports.console import duration, numbered
 from sweep import events
 from sweep.deadline import Hour
+from sweep.disk_room import ensure_room
 from sweep.events import Message, Ready, Setup
 from sweep.failures import NO_IMAGES, failure
-from sweep.fingerprint import Fingerprint, record_start
-from sweep.lock import study_lock
-from sweep.pace import Pace
+from sweep.plan.pace import Pace
 from sweep.progress import Progress
-from sweep.recovery import not_allowed, recover
+from sweep.resume.fingerprint import Fingerprint, record_start
+from sweep.resume.lock import study_lock
+from sweep.resume.recovery import not_allowed, recover
+from sweep.search.optuna_study import Store, describe
 from sweep.stop import Stopped, StopRequest, asked_by_signal
-from sweep.storage import ensure_room
-from sweep.store import Store, describe
-from sweep.study import Study, load_frozen
-from sweep.study_errors import StudyError
+from sweep.study.errors import StudyError
+from sweep.study.study import Study, load_frozen
 from sweep.summary import Summary
-from sweep.supervisor import Job, Supervisor
-from sweep.tracking import open_tracking
+from sweep.tracking.tracking import open_tracking
+from sweep.worker.supervisor import Job, Supervisor
 
 log = logging.getLogger(__name__)
 MAX_FAILURES_IN_A_ROW = 3

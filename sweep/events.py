@@ -1,24 +1,27 @@
 """The protocol between the driver and a worker: everything that either ever says to the other.
 
-A worker is a process of its own that owns one device. It is given its `Setup` once, as arguments, when it starts. After that
-both sides write one JSON object a line.
+A worker is a process of its own that owns one device. It is given its `Setup` once, as arguments, when it
+starts. After that both sides write one JSON object a line.
 
-Driver to worker, on the worker's standard input: `Pack`s of trials to carry out (of one trial each, for now), and at any time
-`Stop`: finish the step at work, save a checkpoint, say `Stopped` and end. When this stream ends the driver is gone, and the
-worker ends at once.
+Driver to worker, on the worker's standard input: `Pack`s of trials to carry out (of one trial each, for now),
+and at any time `Stop`: finish the step at work, save a checkpoint, say `Stopped` and end. When this stream
+ends the driver is gone, and the worker ends at once.
 
-Worker to driver, on the worker's standard output: events, each with the trial's number and two clocks (`Message`).
+Worker to driver, on the worker's standard output: events, each with the trial's number and two clocks
+(`Message`).
 - With its first pack it loads the base model and says `Ready`, or `Refused` with `loading` and ends.
-- Then, for each trial: `Started`; `Looking` and `Note` while its images are looked at; `Training`; `Resumed` and the `Epoch`s
-  that a checkpoint holds, if there is one; an `Epoch` after each; `Drawing`; a `Picture` after each; `Finished`, whether it
-  is complete or failed. The base model's own story goes from `Started` to `Drawing`.
-- `Refused` without `loading` takes the place of `Finished` where damaged weights keep every trial from being made; it ends.
-- `Alive` is the heartbeat of long work, at most once a second.
-A worker that dies says nothing: the driver sees the stream end, or waits too long for a heartbeat (sweep/watchdog.py). It may
-then start a fresh worker and give it the same trial; to its own listeners it says `Again`, which no worker ever sends.
+- Then, for each trial: `Started`; `Looking` and `Note` while its images are looked at; `Training`; `Resumed`
+and the `Epoch`s
+  that a checkpoint holds, if there is one; an `Epoch` after each; `Drawing`; a `Picture` after each;
+  `Finished`, whether it is complete or failed. The base model's own story goes from `Started` to `Drawing`.
+- `Refused` without `loading` takes the place of `Finished` where damaged weights keep every trial from being
+made; it ends.
+- `Alive` is the heartbeat of long work, at most once a second. A worker that dies says nothing: the driver
+sees the stream end, or waits too long for a heartbeat (sweep/worker/watchdog.py). It may then start a fresh
+worker and give it the same trial; to its own listeners it says `Again`, which no worker ever sends.
 
-All events of a trial but `Alive` and `Stopped` are kept in its journal, `trials/NNNN/events.jsonl`, as the same lines; each
-attempt begins a new one.
+All events of a trial but `Alive` and `Stopped` are kept in its journal, `trials/NNNN/events.jsonl`, as the
+same lines; each attempt begins a new one.
 """
 import json
 import time
@@ -27,15 +30,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, Self
 
-from core.fail_point import fail_point
+from core.files.fail_point import fail_point
 from core.folders import TrialFolder
-from core.settings import TrialSpec
-from sweep.attempt import Attempt
+from core.trial.spec import TrialSpec
+from sweep.worker.attempt import Attempt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setup:
-    """What a worker is given once: the cache's folder, the device (`auto`, `cpu`, `cuda:1`), and how often to save training."""
+    """What a worker is given once: the cache's folder, the device (`auto`, `cpu`, `cuda:1`), and how often to
+    save training.
+    """
     cache: Path
     device: str
     checkpoint_every_s: float
@@ -73,8 +78,9 @@ Order = Pack | Stop
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """The base model is loaded. `weights` has the sha256 of each part's files, `unknown_words` what the story's prompts have
-    that its tokenizer does not know, `threads` how many a CPU computes with, `seconds` how long loading took."""
+    """The base model is loaded. `weights` has the sha256 of each part's files, `unknown_words` what the
+    story's prompts have that its tokenizer does not know, `threads` how many a CPU computes with, `seconds`
+    how long loading took."""
     device: str
     seconds: float
     threads: int
@@ -175,8 +181,9 @@ SENT: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """An event and when it was said: by the worker's clock (seconds since 1970), and by the one clock that all processes of a
-    machine share and nobody sets (time.monotonic). `number` is the trial's; None where it is about the worker."""
+    """An event and when it was said: by the worker's clock (seconds since 1970), and by the one clock that
+    all processes of a machine share and nobody sets (time.monotonic). `number` is the trial's; None where it
+    is about the worker."""
     event: Event
     number: int | None = None
     time: float
@@ -225,7 +232,8 @@ def write_journal(journal: Path, message: Message) -> None:
 
 
 def read_journal(journal: Path) -> list[Message]:
-    """What was said of a trial so far; a line that is not whole, or not of this version, counts as not there."""
+    """What was said of a trial so far; a line that is not whole, or not of this version, counts as not there.
+    """
     if not journal.exists():
         return []
     messages = []

@@ -7,11 +7,11 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from core.settings import Result, TrialSpec
+from core.trial.spec import Result, TrialSpec
 from reports.console import counted
+from sweep.commands.status import BASE_PASSES
 from sweep.events import Ready
-from sweep.status import BASE_PASSES
-from sweep.store import describe
+from sweep.search.optuna_study import describe
 
 
 class Progress(Protocol):

@@ -1,7 +1,7 @@
 """What one call of `run` came to, and how it says so."""
 from dataclasses import dataclass, field
 
-from core.settings import Result
+from core.trial.spec import Result
 from reports.console import counted, duration
 from sweep.stop import StopRequest
 

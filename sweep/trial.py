@@ -10,31 +10,31 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from core import lora
-from core.backbone import Backbone
-from core.beat import Beat, no_beat
-from core.cache import Cache
-from core.colour_profile import Note
-from core.data_folder import DataError
-from core.dataset import Looking, audit, bad_pictures, caption_of, read_folder, say_bad
-from core.encode import encode_examples, encode_missing, encode_pictures
+from core.backbone.backbone import Backbone
+from core.backbone.encode import encode_examples, encode_missing, encode_pictures
+from core.data.audit import Looking, audit, bad_pictures, caption_of, read_folder, say_bad
+from core.data.colour_profile import Note
+from core.data.filters import select
+from core.data.folder import DataError
+from core.data.hub import local_data
 from core.errors import LoraSweepError
-from core.fail_point import fail_point
-from core.files import content_key, sha256, write_json, write_whole
-from core.filters import select
+from core.files.cache import Cache
+from core.files.fail_point import fail_point
+from core.files.files import content_key, sha256, write_json, write_whole
 from core.folders import TrialFolder
-from core.hub_data import local_data
-from core.recipe import Recipe
-from core.render import render_scenes
-from core.score import Score, rate, score_pictures
-from core.settings import Data, Filters, Result, Training, TrialSpec
-from core.sheet import story_sheet
-from core.train import Checkpoint, EpochDone, train_lora
-from core.train_state import TrainState, load_state
+from core.heartbeat import Beat, no_beat
+from core.lora.lora import lora
+from core.story.render import render_scenes
+from core.story.score import Score, rate, score_pictures
+from core.story.sheet import story_sheet
+from core.train.state import TrainState, load_state
+from core.train.train import Checkpoint, EpochDone, train_lora
+from core.trial.recipe import Recipe
+from core.trial.spec import Data, Filters, Result, Training, TrialSpec
 from core.verdict import SCORING_VERSION, passes
 from sweep import events
-from sweep.attempt import Attempt
 from sweep.events import Event
+from sweep.worker.attempt import Attempt
 
 Report = Callable[[Event], None]
 MIXED_PRECISION = {"fp32": "no"}  # kohya's word for it; the others are called as ours

@@ -1,0 +1,1 @@
+"""What must be true, in rooms of the same names as the code's."""

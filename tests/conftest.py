@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from core.cache import Cache
-from core.install import ROOT
-from core.settings import Data, Filters, Scene, Story
+from core.files.cache import Cache
+from core.files.install import ROOT
+from core.trial.spec import Data, Filters, Scene, Story
 
 if TYPE_CHECKING:  # the tests of sweep and reports start without torch
     import pandas as pd
 
-    from core.backbone import Backbone
-    from core.encode import Examples
+    from core.backbone.backbone import Backbone
+    from core.backbone.encode import Examples
 
 STUDIES = ROOT / "studies"
 DEMO_DATA = Data(source=str(STUDIES / "data" / "watercolor"), caption="{prompt}, watercolor style")
@@ -25,7 +25,7 @@ SIZE_PX = 128
 def backbone() -> "Backbone":
     import torch
 
-    from core.backbone import load_backbone
+    from core.backbone.backbone import load_backbone
 
     # Toy layers gain nothing from a second thread, and on a busy machine its barriers cost ten times the work.
     torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def adapters_off(request: pytest.FixtureRequest) -> Iterator[None]:
     if "backbone" not in request.fixturenames:
         yield
         return
-    from core.lora import take_off
+    from core.lora.lora import take_off
 
     unet = request.getfixturevalue("backbone").unet
     yield
@@ -63,8 +63,8 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 @pytest.fixture(scope="session")
 def table(backbone: "Backbone", shared_cache: Cache) -> "pd.DataFrame":
     """The audit of the demo's data, by the tiny scorer."""
-    from core.dataset import audit
-    from core.score import score_pictures
+    from core.data.audit import audit
+    from core.story.score import score_pictures
 
     return audit(DEMO_DATA, shared_cache, lambda image: score_pictures(backbone, [image]).aesthetic[0],
                  backbone.weights["scorer"])
@@ -73,8 +73,8 @@ def table(backbone: "Backbone", shared_cache: Cache) -> "pd.DataFrame":
 @pytest.fixture(scope="session")
 def examples(backbone: "Backbone", table: "pd.DataFrame", shared_cache: Cache) -> "Examples":
     """Six training pictures."""
-    from core.encode import encode_examples
-    from core.filters import select
+    from core.backbone.encode import encode_examples
+    from core.data.filters import select
 
     return encode_examples(select(table, Filters(min_width=128)).head(6), SIZE_PX, backbone, shared_cache)
 

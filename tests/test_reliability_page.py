@@ -1,7 +1,7 @@
 """docs/reliability.md is the evidence: every test that it names is there."""
 import re
 
-from core.install import ROOT
+from core.files.install import ROOT
 
 
 def test_every_test_that_the_page_names_is_there() -> None:

@@ -26,7 +26,8 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from core.errors import LoraSweepError, UserError
-from core.files import write_json
+from core.files.files import write_json
+from core.files.weight_files import FOLDER_VARIABLE, WeightFile
 from core.kolors.files import (
     RECORD,
     REVISION,
@@ -35,7 +36,6 @@ from core.kolors.files import (
     models_folder,
     read_record,
 )
-from core.weight_files import FOLDER_VARIABLE, WeightFile
 
 FILES_AT_ONCE = 4
 ELSEWHERE = f"another folder with --to, {FOLDER_VARIABLE} or the study's key weights"

@@ -11,9 +11,9 @@ from typing import Any
 
 import platformdirs
 
-from core.files import at_home, read_json, sampled_sha256
-from core.install import fetch_command
-from core.weight_files import FOLDER_VARIABLE, PARTS, Part, WeightFile, needed_bytes
+from core.files.files import at_home, read_json, sampled_sha256
+from core.files.install import fetch_command
+from core.files.weight_files import FOLDER_VARIABLE, PARTS, Part, WeightFile, needed_bytes
 
 # A branch, not a commit: no commit of these repositories could be looked up when this was written. What a download
 # got is therefore recorded beside the files (commit, size and sha256 as the server told them), and later starts

@@ -19,9 +19,10 @@ from torch import Tensor
 from transformers import CLIPImageProcessor
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
-from core.backbone import Backbone
+from core.backbone.backbone import Backbone
 from core.base_models import BaseModel
 from core.errors import UserError, first_line
+from core.files.weight_files import Part, WeightsError
 from core.kolors.files import SCORER_FOLDER, describe_missing, fingerprints, missing_files, part_paths
 from core.kolors.models import (
     KolorsUNet,
@@ -33,7 +34,6 @@ from core.kolors.models import (
     chatglm,
     chatglm_sizes,
 )
-from core.weight_files import Part, WeightsError
 
 
 def read_backbone(model: BaseModel, device: torch.device, dtype: torch.dtype, folder: Path, parts: Collection[Part]) -> Backbone:

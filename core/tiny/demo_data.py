@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from core.files import write_text
+from core.files.files import write_text
 from core.tiny import scenes
 
 SEED = 77

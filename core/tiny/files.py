@@ -2,8 +2,8 @@
 from collections.abc import Collection
 from pathlib import Path
 
-from core.files import sha256
-from core.weight_files import PARTS, Part, WeightFile
+from core.files.files import sha256
+from core.files.weight_files import PARTS, Part, WeightFile
 
 WEIGHTS = Path(__file__).with_name("weights")
 FILES: tuple[WeightFile, ...] = (

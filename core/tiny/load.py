@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from core.backbone import Backbone
+from core.backbone.backbone import Backbone
 from core.base_models import BaseModel
+from core.files.weight_files import PARTS, Part
 from core.tiny import models
-from core.weight_files import PARTS, Part
 
 
 def read_backbone(model: BaseModel, device: torch.device, dtype: torch.dtype, folder: Path, parts: Collection[Part]) -> Backbone:

@@ -13,10 +13,10 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
-from core.files import write_json
+from core.files.files import write_json
+from core.files.install import ROOT
 from core.folders import Runs
-from core.install import ROOT
-from core.settings import Result
+from core.trial.spec import Result
 
 LORA_SWEEP = [sys.executable, "-m", "sweep.cli"]
 TRIALS = 3

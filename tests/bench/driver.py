@@ -9,7 +9,7 @@ from rich.console import Console
 from core.folders import Runs
 from sweep.driver import run_sweep
 from sweep.progress import PlainProgress
-from sweep.study import load_study
+from sweep.study.study import load_study
 
 summary = run_sweep(load_study(sys.argv[1]), Runs(Path(sys.argv[2])), "auto", PlainProgress(Console()))
 print(json.dumps({"cpu_s": summary.driver_cpu_s / summary.new, "idle_s": mean(summary.idle_s)}))

@@ -22,9 +22,9 @@ def main() -> None:
     from diffsynth.data.simple_text_image import TextImageDataset
     from diffsynth.trainers.text_to_image import LightningModelForT2ILoRA
 
-    from core.backbone import load_backbone
-    from core.score import score_pictures
-    from core.settings import TrialSpec
+    from core.backbone.backbone import load_backbone
+    from core.story.score import score_pictures
+    from core.trial.spec import TrialSpec
 
     torch.set_flush_denormal(True)
     spec = TrialSpec.from_json(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))

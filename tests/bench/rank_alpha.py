@@ -7,18 +7,18 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from core.backbone import Backbone, load_backbone
+from core.backbone.backbone import Backbone, load_backbone
+from core.backbone.encode import encode_examples
 from core.base_models import DEFAULT
-from core.cache import Cache
-from core.dataset import audit
-from core.encode import encode_examples
-from core.filters import select
-from core.lora import take_off
-from core.render import render_scenes
-from core.score import score_pictures
-from core.settings import Filters, Rendering, Story, Training
-from core.train import train_lora
-from sweep.story_file import load_story
+from core.data.audit import audit
+from core.data.filters import select
+from core.files.cache import Cache
+from core.lora.lora import take_off
+from core.story.render import render_scenes
+from core.story.score import score_pictures
+from core.train.train import train_lora
+from core.trial.spec import Filters, Rendering, Story, Training
+from sweep.study.story import load_story
 from tests.conftest import DEMO_DATA, SIZE_PX, STUDIES
 
 SHAPES = ((4, 4), (16, 4), (16, 16), (16, 64), (32, 32))  # rank and alpha

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from core.base_models import BASE_MODELS, base_model
-from core.install import ROOT
-from core.weight_files import PARTS
+from core.files.install import ROOT
+from core.files.weight_files import PARTS
 
 NAMES = "|".join(BASE_MODELS)
 THEIRS = {"text_encoder_kolors"}  # an attribute of DiffSynth's pipeline

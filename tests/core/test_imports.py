@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from core.files import write_text
+from core.files.files import write_text
+from core.files.install import ROOT
 from core.folders import Runs
-from core.install import ROOT
-from sweep.study import load_study
+from sweep.study.study import load_study
 
 FOREIGN = {"sweep", "reports", "optuna", "mlflow", "ray"}
 
@@ -42,7 +42,7 @@ def test_reports_do_not_import_the_sweep_s_trackers() -> None:
         assert not imported_names(path) & {"optuna", "mlflow", "sweep"}, path
 
 
-@pytest.mark.parametrize("module", ["sweep.driver", "reports.page", "reports.export", "reports.console"])
+@pytest.mark.parametrize("module", ["sweep.driver", "reports.page", "reports.submission.export", "reports.console"])
 def test_the_driver_and_what_people_look_at_need_no_torch(module: str) -> None:
     done = python(f"import {module}; print(sorted({{'torch', 'diffsynth', 'lightning'}} & set(sys.modules)))")
     assert done.stdout.strip() == "[]", done.stderr
@@ -53,7 +53,8 @@ def test_mlflow_tells_nobody_of_its_use_unless_the_user_wants_it(tmp_path: Path,
     """Its telemetry notes what it did in the user's folder; where the tests run, it would be silent by itself."""
     env = {"PATH": os.environ["PATH"], "XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
     env |= {"MLFLOW_DISABLE_TELEMETRY": word} if word else {}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", "import sweep.tracking"], cwd=ROOT, env=env, check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", "import sweep.tracking.tracking"], cwd=ROOT, env=env, check=True,
+                   timeout=120)
     assert (tmp_path / "mlflow" / "telemetry.json").exists() == written
 
 
@@ -71,7 +72,7 @@ print(len(names))
 
 
 @pytest.mark.parametrize("module", [
-    "base_models", "settings", "files", "folders", "verdict", "filters", "cache", "dataset", "sheet"])
+    "base_models", "trial.spec", "files.files", "folders", "verdict", "data.filters", "files.cache", "data.audit", "story.sheet"])
 def test_what_reports_read_with_needs_no_torch(module: str) -> None:
     done = python(f"import core.{module}; print(sorted({{'torch', 'transformers', 'mlflow'}} & set(sys.modules)))")
     assert done.stdout.strip() == "[]", done.stderr

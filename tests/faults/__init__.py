@@ -1,0 +1,1 @@
+"""Kill, tear, fill and hang everything, in real sweeps of the toy."""

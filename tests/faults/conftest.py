@@ -15,9 +15,9 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 
-from core.files import sha256
+from core.files.files import sha256
+from core.files.install import ROOT
 from core.folders import Runs, StudyFolder
-from core.install import ROOT
 
 STUDY = """
 name: {name}

@@ -6,14 +6,14 @@ from datetime import datetime, timedelta
 
 from rich.console import Console
 
-from core.files import write_json
-from core.settings import Result, TrialSpec
+from core.files.files import write_json
+from core.trial.spec import Result, TrialSpec
 from reports.console import duration
 from sweep.deadline import Hour
 from sweep.driver import run_sweep
 from sweep.progress import PlainProgress
 from sweep.stop import StopRequest
-from sweep.study import load_study
+from sweep.study.study import load_study
 from tests.faults.conftest import Sweeps
 
 

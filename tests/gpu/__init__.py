@@ -1,0 +1,1 @@
+"""Kolors' true shape on a GPU, without weights: speed, memory, numbers."""

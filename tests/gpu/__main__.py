@@ -76,7 +76,7 @@ def _raise(error: type[BaseException]) -> Any:
 
 
 def _write(findings: dict[str, Any]) -> None:
-    from core.files import write_json
+    from core.files.files import write_json
 
     path = Path(os.environ.get("OUT", "runs")) / "gpu.json"
     path.parent.mkdir(parents=True, exist_ok=True)

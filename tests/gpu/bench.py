@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from core import lora
-from core.backbone import DTYPES
-from core.cache import Cache
-from core.encode import Examples, encode_prompts
-from core.render import render_scenes
-from core.score import score_pictures
-from core.settings import Training
-from core.train import LIGHTNING_PRECISION
+from core.backbone.backbone import DTYPES
+from core.backbone.encode import Examples, encode_prompts
+from core.files.cache import Cache
+from core.lora.lora import lora
+from core.story.render import render_scenes
+from core.story.score import score_pictures
+from core.train.train import LIGHTNING_PRECISION
+from core.trial.spec import Training
 from tests.gpu import checks, flops, naive, work
 from tests.gpu.clock import Stopwatch, matmul_tflops
 from tests.gpu.shapes import Shape, build_backbone

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from core import cuda_graph, lora
-from core.backbone import Backbone, load_backbone
-from core.encode import Words
-from core.settings import Training
-from core.train import train_lora
+from core.backbone.backbone import Backbone, cuda_graph, load_backbone
+from core.backbone.encode import Words
+from core.lora.lora import lora
+from core.train.train import train_lora
+from core.trial.spec import Training
 from tests.gpu.shapes import TEXT_TOKENS, Shape
 from tests.gpu.table import Check
 from tests.gpu.work import random_examples

@@ -10,8 +10,8 @@ from diffsynth.trainers.text_to_image import LightningModelForT2ILoRA
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from core.backbone import TRAIN_TIMESTEPS, Backbone
-from core.settings import Scene, Training
+from core.backbone.backbone import TRAIN_TIMESTEPS, Backbone
+from core.trial.spec import Scene, Training
 from tests.gpu.clock import Stopwatch
 from tests.gpu.shapes import Shape
 

@@ -15,10 +15,10 @@ from torch import nn
 from transformers import CLIPImageProcessor
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
-from core.backbone import Backbone
+from core.backbone.backbone import Backbone
 from core.kolors.models import KolorsUNet, KolorsVAEDecoder, KolorsVAEEncoder, UNetShape, VAEShape, chatglm
-from core.settings import Rendering
 from core.tiny import models as tiny
+from core.trial.spec import Rendering
 
 TEXT_TOKENS = 256
 ADDED, RESIDUAL = ("conv2", "to_out", "ff", "proj_out"), 0.25

@@ -9,15 +9,15 @@ from diffsynth.models.sd_unet import BasicTransformerBlock
 from PIL import Image
 from safetensors.torch import save_file
 
-from core import lora
-from core.backbone import Backbone
-from core.cache import Cache
-from core.encode import Examples, Words
+from core.backbone.backbone import Backbone
+from core.backbone.encode import Examples, Words
+from core.files.cache import Cache
 from core.kolors import load
 from core.kolors.files import FILES
-from core.render import render_scenes
-from core.settings import Rendering, Scene, Training
-from core.train import train_lora
+from core.lora.lora import lora
+from core.story.render import render_scenes
+from core.train.train import train_lora
+from core.trial.spec import Rendering, Scene, Training
 from tests.gpu.clock import Stopwatch
 from tests.gpu.shapes import Shape
 

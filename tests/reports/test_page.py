@@ -2,11 +2,11 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
-from core.files import write_text
+from core.files.files import write_text
 from core.folders import StudyFolder
 from reports.page import write_report
 from tests.reports.conftest import HOSTILE, fill, make_spec
-from tests.reports.test_table import accept_change
+from tests.reports.test_leaderboard import accept_change
 
 
 class Page(HTMLParser):

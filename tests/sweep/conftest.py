@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from core.install import ROOT
+from core.files.install import ROOT
 
 STUDY = """
 name: {name}

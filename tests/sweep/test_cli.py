@@ -11,12 +11,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from core.files import write_json
+from core.files.files import write_json
+from core.files.install import ROOT
 from core.folders import Runs
-from core.install import ROOT
-from sweep.status import BASE_PASSES
-from tests.sweep.mlflow_store import free_port
-from tests.sweep.test_store import complete, failed
+from sweep.commands.status import BASE_PASSES
+from tests.sweep.search.test_optuna_study import complete, failed
+from tests.sweep.tracking.mlflow_store import free_port
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from core.folders import TrialFolder
-from core.settings import Training
+from core.trial.spec import Training
 from sweep import events
-from sweep.attempt import Attempt
 from sweep.events import (
     SENT,
     Event,
@@ -23,6 +22,7 @@ from sweep.events import (
     said_now,
     write_journal,
 )
+from sweep.worker.attempt import Attempt
 from tests.reports.conftest import make_spec
 
 SAID: list[Event] = [

@@ -1,7 +1,7 @@
 """What users are told of each class of failure is what the table of failures does."""
 import re
 
-from core.install import ROOT
+from core.files.install import ROOT
 from sweep.failures import FAILURES
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from core.settings import Result
+from core.trial.spec import Result
 from sweep.progress import LiveProgress, PlainProgress
-from tests.sweep.test_store import complete, failed, spec
+from tests.sweep.search.test_optuna_study import complete, failed, spec
 
 
 @pytest.fixture

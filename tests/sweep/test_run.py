@@ -15,12 +15,12 @@ from mlflow.entities import Run
 from safetensors import safe_open
 
 from core.folders import Runs, StudyFolder
-from core.settings import Result
+from core.trial.spec import Result
 from core.verdict import FAILED_BY_PARAMETERS
 from sweep.driver import SweepRefused, run_sweep
 from sweep.progress import PlainProgress
-from sweep.study import load_study
-from sweep.study_errors import StudyError
+from sweep.study.errors import StudyError
+from sweep.study.study import load_study
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +175,7 @@ def test_every_edit_between_two_runs_goes_on_or_is_refused_in_words(swept, tmp_p
     """One study, edited again and again; nothing that was made is touched."""
     from rich.console import Console
 
-    from tests.sweep.test_fingerprint import with_value
+    from tests.sweep.resume.test_fingerprint import with_value
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     runs, written = Runs(tmp_path / "runs"), yaml.safe_load(swept[1].read_text())

@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from core.files import read_json, sha256
-from core.settings import Result
+from core.files.files import read_json, sha256
+from core.trial.spec import Result
 from tests.faults.conftest import EMPTY_STORE, ROOT, Done, Sweeps
-from tests.sweep.mlflow_store import Server, content, free_port, store_uri
+from tests.sweep.tracking.mlflow_store import Server, content, free_port, store_uri
 
 CLOCK = '''
 """Python's time.time, and the times of files written whole, are an hour back from the moment that a file appears."""

@@ -11,7 +11,7 @@ from diffsynth.prompters import KolorsPrompter
 from diffsynth.schedulers import EnhancedDDIMScheduler
 from torch import Tensor, nn
 
-from core.backbone import BETA_END, TRAIN_TIMESTEPS
+from core.backbone.backbone import BETA_END, TRAIN_TIMESTEPS
 from core.tiny.build.pictures import drawn_pictures, loose_picture, named_picture, to_unit
 from core.tiny.build.steps import channels_last, descend, loaded, save_weights, set_rate
 from core.tiny.models import VOCABULARY, TinyUNet, TinyVAEEncoder, load_text_encoder, tiny_text_encoder

@@ -1,0 +1,197 @@
+"""The model seam: one object with UNet, VAE, text encoder, scheduler and scorer; nobody after it asks which it has.
+
+Shape legend: B pictures or prompts, C channels, H x W latent cells (an eighth of the pixels), T tokens, D text width.
+"""
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import torch
+from diffsynth.prompters import KolorsPrompter
+from diffsynth.schedulers import EnhancedDDIMScheduler
+from PIL import Image
+from torch import Tensor, nn
+from transformers import CLIPImageProcessor
+
+from core.base_models import DEFAULT, base_model
+from core.errors import UserError
+from core.files.weight_files import PARTS, Part
+from core.trial.spec import PRECISIONS
+
+TRAIN_TIMESTEPS = 1100
+BETA_END = 0.014  # Kolors' noise schedule (examples/train/kolors/train_kolors_lora.py, DiffSynth 1.1.9)
+DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.float16, torch.bfloat16), strict=True))
+DECODED_CELLS = 128 * 128  # latent cells at a time: one picture of 1024 px takes 1.6 GB in fp16 (counted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A frozen base model on one device, ready to encode, train on, render and score.
+
+    A part is read from the disk when it is first asked for. The text encoder may be too large to lie beside the others:
+    then the UNet makes way for it, and whoever encodes words frees it.
+    """
+    name: str
+    architecture: str                           # what LoRA files say they are made for
+    device: torch.device
+    dtype: torch.dtype
+    readers: Mapping[str, Callable[[], Any]] = field(repr=False)
+    scorer_name: str
+    image_processor: CLIPImageProcessor
+    weights: dict[str, str]                     # part -> what its weights are; keys of the cache
+    known_tokens: frozenset[int] | None = None  # None: the text encoder knows all
+    text_encoder_alone: bool = False
+    _prompter: KolorsPrompter = field(default_factory=KolorsPrompter, repr=False)
+    _parts: dict[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def unet(self) -> nn.Module:
+        return self._part("unet")
+
+    @property
+    def vae_encoder(self) -> nn.Module:
+        return self._part("vae_encoder")
+
+    @property
+    def vae_decoder(self) -> nn.Module:
+        return self._part("vae_decoder")
+
+    @property
+    def scorer(self) -> Any:
+        return self._part("scorer")
+
+    @property
+    def prompter(self) -> KolorsPrompter:
+        """Tokenizer and text encoder."""
+        if self.text_encoder_alone and "text_encoder" not in self._parts:
+            self._move_unet(torch.device("cpu"))
+        self._prompter.fetch_models(self._part("text_encoder"))
+        return self._prompter
+
+    def free_text_encoder(self) -> None:
+        """Give its room back to the UNet, if they cannot share it."""
+        if not self.text_encoder_alone:
+            return
+        self._prompter.fetch_models(None)
+        if self._parts.pop("text_encoder", None):
+            self._give_back()
+        if "unet" in self._parts and next(self._parts["unet"].parameters()).device.type != self.device.type:
+            self._move_unet(self.device)
+
+    def _part(self, name: str) -> Any:
+        if name not in self._parts:
+            self._parts[name] = self.readers[name]()
+        return self._parts[name]
+
+    def _move_unet(self, device: torch.device) -> None:
+        """Off the device and back, with whatever adapters it wears."""
+        if "unet" in self._parts:
+            self._parts["unet"].to(device)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        """What was freed is the card's again, in whatever pieces the next one wants."""
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def new_scheduler(self) -> EnhancedDDIMScheduler:
+        """A scheduler of one's own: rendering shortens `timesteps` in place (schedulers/ddim.py, DiffSynth 1.1.9)."""
+        return EnhancedDDIMScheduler(beta_end=BETA_END, num_train_timesteps=TRAIN_TIMESTEPS)
+
+    def put(self, tensor: Tensor) -> Tensor:
+        """A tensor of the host's on the device; a GPU that is still busy is not waited for (hence the pinned memory)."""
+        pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
+        return pinned.to(self.device, non_blocking=True)
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """-> prompt embeddings (B, 256, D) and pooled embeddings (B, D)."""
+        pooled_BD, tokens_BTD = self.prompter.encode_prompt(list(prompts), device=str(self.device))
+        return tokens_BTD, pooled_BD
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures_B3HW: Tensor) -> Tensor:
+        """Pictures in [-1, 1] -> latents (B, 4, H/8, W/8)."""
+        pixels = pictures_B3HW.to(self.device, self.dtype, memory_format=torch.channels_last)
+        return self.vae_encoder(pixels)
+
+    @torch.no_grad()
+    def decode(self, latents_BCHW: Tensor) -> list[Image.Image]:
+        """Latents -> pictures, in 8 bits exactly as DiffSynth's `vae_output_to_image`."""
+        at_once = max(1, DECODED_CELLS // (latents_BCHW.shape[2] * latents_BCHW.shape[3]))
+        pictures: list[Image.Image] = []
+        for part in latents_BCHW.split(at_once):
+            pixels = self.vae_decoder(part.contiguous(memory_format=torch.channels_last))
+            arrays = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).cpu().numpy()
+            pictures += [Image.fromarray(array) for array in arrays]
+        return pictures
+
+    def predict_noise(self, noisy_BCHW: Tensor, timesteps: Tensor, tokens_BTD: Tensor, pooled_BD: Tensor) -> Tensor:
+        """One forward of the UNet; `timesteps` (B,) or (1,)."""
+        # Height, width, no crop, height, width; filled on the device, for a CUDA graph allows no copy from the host.
+        size = timesteps.new_zeros((len(noisy_BCHW), 6), dtype=torch.long)
+        size[:, 0::4], size[:, 1::4] = noisy_BCHW.shape[2] * 8, noisy_BCHW.shape[3] * 8
+        noisy = noisy_BCHW.contiguous(memory_format=torch.channels_last)
+        return self.unet(noisy, timesteps, tokens_BTD, size.flatten(), pooled_BD)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Pieces of the prompt that the text encoder was never taught (they count as silence)."""
+        if self.known_tokens is None:
+            return []
+        tokenizer = self._prompter.tokenizer
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        return [piece for i in ids if i not in self.known_tokens and (piece := tokenizer.decode([i]).strip())]
+
+
+def load_backbone(name: str, device: str = "auto", precision: str | None = None, weights_folder: str | None = None,
+                  parts: Collection[Part] = PARTS) -> Backbone:
+    """Make a base model ready; `parts` says which of its files must be here.
+
+    `device` auto is a GPU for kolors where there is one; `precision` None is the backbone's own. Raises UserError, before
+    anything is loaded, on a name, device or precision that does not exist or cannot train here, and on missing weights.
+    """
+    place = place_of(name, device, precision)
+    model = base_model(name)
+    if place.index is not None and place.type == "cuda":
+        torch.cuda.set_device(place)  # streams and CUDA graphs belong to the current one
+    # fp32 is meant: TF32, cuDNN's default, keeps ten bits of the mantissa, and half a point decides about the gate.
+    torch.backends.cudnn.allow_tf32 = False
+    loader = import_module(model.loader)
+    backbone: Backbone = loader.read_backbone(model, place, DTYPES[precision or model.precision],
+                                              model.weights_folder(weights_folder), parts)
+    return backbone
+
+
+def place_of(name: str, device: str, precision: str | None) -> torch.device:
+    """Where a base model would train in this precision. Raises UserError on words that are not known or cannot work here."""
+    model = base_model(name)
+    precision = precision or model.precision
+    if precision not in DTYPES:
+        raise UserError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
+    place = _device(device, wants_gpu=model.needs_gpu)
+    if precision == "fp16" and place.type == "cpu" and model.needs_gpu and device == "auto":
+        raise UserError(f"backbone is {name}, which needs a GPU, and torch sees none here (backbone: {DEFAULT} runs on the CPU)")
+    if precision == "fp16" and place.type == "cpu":
+        raise UserError("precision is fp16, but loss scaling needs a GPU, and this is the CPU (allowed here: fp32, bf16)")
+    return place
+
+
+def _device(written: str, *, wants_gpu: bool) -> torch.device:
+    gpu = torch.cuda.is_available()
+    if written == "auto":
+        return torch.device("cuda" if gpu and wants_gpu else "cpu")
+    try:
+        device = torch.device(written)
+    except RuntimeError:
+        raise UserError(f"device is {written!r}, but there is no such device (allowed: auto, cpu, cuda, cuda:1)") from None
+    if device.type == "cuda" and not gpu:
+        raise UserError(f"device is {written!r}, but torch sees no GPU here (allowed: cpu)")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device is {written!r}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
+    return device
+
+
+def unknown_story_words(backbone: Backbone, prompts: Sequence[str]) -> list[str]:
+    """Every unknown piece once, in order of appearance."""
+    return list(dict.fromkeys(word for prompt in prompts for word in backbone.unknown_words(prompt)))

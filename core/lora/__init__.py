@@ -1,0 +1,1 @@
+"""The adapters on the UNet, and the one file that holds them."""

@@ -1,0 +1,1 @@
+"""The story's images: rendered, scored, and on one sheet."""

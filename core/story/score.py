@@ -1,0 +1,72 @@
+"""Rate pictures: the aesthetic score of each, and how well the set belongs together (see gate.SCORING_VERSION)."""
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from core.backbone.backbone import Backbone
+from core.data.picture import without_ends
+from core.errors import LoraSweepError
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """`aesthetic` is one number per picture, 1 to 10; `coherence` the mean pairwise cosine of CLIP embeddings."""
+    aesthetic: tuple[float, ...]
+    coherence: float
+
+    @property
+    def mean(self) -> float:
+        return sum(self.aesthetic) / len(self.aesthetic)
+
+    @property
+    def std(self) -> float:
+        """Over the pictures, as a population."""
+        return math.sqrt(sum((value - self.mean) ** 2 for value in self.aesthetic) / len(self.aesthetic))
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """What the scorer makes of one picture: its score, and its normalised embedding."""
+    aesthetic: float
+    embedding_D: torch.Tensor
+
+
+class NoScoreError(LoraSweepError):
+    """The scorer gave something that is no number."""
+
+
+def score_pictures(backbone: Backbone, pictures: Iterable[Image.Image]) -> Score:
+    """Score RGB pictures as `CLIPProcessor` + `AestheticsPredictorV2Linear` do, in fp32. Raises NoScoreError."""
+    return score_of([rate(backbone, picture) for picture in pictures])
+
+
+@torch.no_grad()
+def rate(backbone: Backbone, picture: Image.Image) -> Rating:
+    """One picture alone: a score must not depend on its neighbours in a batch. Raises NoScoreError."""
+    scorer = backbone.scorer
+    # Of a picture one to three pixels high the processor would take the rows for its channels.
+    pixels = backbone.image_processor(images=without_ends(picture), return_tensors="pt",
+                                      input_data_format="channels_last")["pixel_values"]
+    embedding = scorer.visual_projection(scorer.vision_model(pixel_values=backbone.put(pixels)).pooler_output)
+    embedding = F.normalize(embedding, dim=-1)
+    aesthetic = float(scorer.layers(embedding)[0, 0])
+    if not math.isfinite(aesthetic):
+        raise NoScoreError(f"the scorer gave {aesthetic}, which is no score")
+    return Rating(aesthetic, embedding[0])
+
+
+def score_of(ratings: Sequence[Rating]) -> Score:
+    embeddings_ND = torch.stack([rating.embedding_D for rating in ratings])
+    return Score(tuple(rating.aesthetic for rating in ratings), _coherence(embeddings_ND))
+
+
+def _coherence(embeddings_ND: torch.Tensor) -> float:
+    count = len(embeddings_ND)
+    if count < 2:
+        return 1.0
+    cosines = embeddings_ND @ embeddings_ND.T
+    return float((cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1)))

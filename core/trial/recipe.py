@@ -1,0 +1,96 @@
+"""recipe.json: everything that is needed to draw and score a story's pictures again, in a trial's folder and in an export's."""
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self
+
+from core.data.hub import shared_name
+from core.trial.spec import Data, Result, Story
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Submission:
+    """What only an export's recipe has: who hands what in, all of the result, and what ties it to the files beside it.
+
+    `result` names no place on the machine that it was made on; `sha256` is by file, `tensors_sha256` of the LoRA's tensors.
+    """
+    name: str
+    team: str
+    title: str
+    epoch: int
+    weight_name: str
+    base_aesthetic_mean: float | None
+    older: str
+    result: Result
+    tensors_sha256: str
+    sha256: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        spec, train = self.result.spec, self.result.spec.train
+        assert train is not None, "the base model's own story is not handed in"
+        return {
+            "name": self.name, "team": self.team, "title": self.title, "trial": spec.number, "epoch": self.epoch,
+            "weight_name": self.weight_name, "use_at_strength": 1.0,
+            "lora_rank": train.lora_rank, "training_alpha": train.lora_alpha, "scale": train.scale,
+            "gate": spec.gate, "base_aesthetic_mean": self.base_aesthetic_mean, "older": self.older, **self.result.to_json(),
+            "tensors_sha256": self.tensors_sha256, "sha256": self.sha256,
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        own, theirs = ({f.name: values[f.name] for f in fields(kind) if f.name in values} for kind in (cls, Result))
+        return cls(**own | {"result": Result.from_json(theirs)})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """`params` as TrialSpec.params, `strength` alpha / rank and 0 without a LoRA, `data.source` a name instead of a path."""
+    study: str
+    trial: int
+    backbone: str
+    seed: int
+    params: dict[str, Any]
+    strength: float
+    data: Data
+    story: Story
+    device: str
+    dtype: str
+    scorer: str
+    scoring_version: int | None = None
+    aesthetic: tuple[float, ...]
+    aesthetic_mean: float | None
+    versions: dict[str, str]
+    lora_sha256: str | None
+    pictures_sha256: tuple[str, ...]
+    submission: Submission | None = None
+
+    @classmethod
+    def of(cls, result: Result, pictures_sha256: Sequence[str]) -> Self:
+        spec = result.spec
+        return cls(
+            study=spec.study, trial=spec.number, backbone=spec.backbone, seed=spec.seed, params=spec.params(),
+            strength=spec.train.scale if spec.train else 0.0, data=replace(spec.data, source=shared_name(spec.data)),
+            story=spec.story, device=result.device, dtype=result.dtype, scorer=result.scorer,
+            scoring_version=result.scoring_version, aesthetic=result.aesthetic, aesthetic_mean=result.aesthetic_mean,
+            versions=result.versions, lora_sha256=result.lora_sha256, pictures_sha256=tuple(pictures_sha256))
+
+    @classmethod
+    def of_export(cls, submission: Submission) -> Self:
+        numbers = range(1, len(submission.result.spec.story.scenes) + 1)
+        pictures = [submission.sha256[f"story/{number}.png"] for number in numbers]
+        return replace(cls.of(submission.result, pictures), submission=submission)
+
+    def to_json(self) -> dict[str, Any]:
+        if self.submission:
+            return self.submission.to_json()
+        values = asdict(self)
+        del values["submission"]
+        return values
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """Of a trial's file, or of an export's, which alone has a `spec`. Raises KeyError, TypeError on any other."""
+        if "spec" in values:
+            return cls.of_export(Submission.from_json(values))
+        own = {f.name: values[f.name] for f in fields(cls) if f.name in values}
+        return cls(**own | {"data": Data(**values["data"]), "story": Story.from_json(values["story"]),
+                            "aesthetic": tuple(values["aesthetic"]), "pictures_sha256": tuple(values["pictures_sha256"])})

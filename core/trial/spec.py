@@ -1,0 +1,255 @@
+"""What one trial is made with: plain values, no torch, named as in the study file, MLflow and the tables.
+
+Each setting is declared here once. Its checks, error lines, JSON schema and line in studies/README.md follow from its field.
+"""
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from typing_extensions import Doc
+
+PRECISIONS = ("fp32", "fp16", "bf16")
+SIZE_STEP_PX = 64  # DiffSynth 1.1.9 rounds other sizes up (pipelines/base.py)
+PROMPT = "{prompt}"  # in a caption template: the picture's own words
+Value = str | int | float | bool | None  # of a setting
+MAX_PX = 65_536
+MAX_BYTES = 2**40
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The numbers that a field may hold, both ends included; with `above`, `low` itself is too little."""
+    low: float
+    high: float
+    above: bool = False
+    multiple_of: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The regular expression that a text must match from end to end, and what it asks for in words."""
+    pattern: str
+    form: str = ""
+
+
+NOT_BLANK = Form(r".*\S.*")
+ATTENTION_LAYERS = Form(r"(?!.*\b(to_\w+)\b.*\b\1\b)to_(q|k|v|out)(,to_(q|k|v|out))*",
+                        "each once of to_q,to_k,to_v,to_out, without spaces")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Training:
+    """How the LoRA is trained; strength in training and use is `lora_alpha / lora_rank`."""
+    lora_rank: Annotated[int, Bounds(1, 256), Doc("Size of the LoRA's matrices: more rank, more room, larger file")] = 16
+    lora_alpha: Annotated[
+        float, Bounds(0, 1024, above=True), Doc("Strength: the LoRA is scaled by `lora_alpha / lora_rank`")
+    ] = 4.0
+    epochs: Annotated[
+        int,
+        Bounds(1, 1000),
+        Doc("How many times `steps_per_epoch` are trained; each epoch leaves a LoRA that can be exported"),
+    ] = 1
+    learning_rate: Annotated[float, Bounds(0, 1, above=True), Doc("Step size of the optimiser")] = 1e-4
+    steps_per_epoch: Annotated[int, Bounds(1, 100_000), Doc("Optimiser steps in one epoch")] = 100
+    batch_size: Annotated[int, Bounds(1, 1024), Doc("Pictures in one optimiser step")] = 1
+    lora_dropout: Annotated[float, Bounds(0, 0.9), Doc("Share of the LoRA's inputs dropped in training")] = 0.0
+    random_flip: Annotated[bool, Doc("Whether pictures are mirrored at random")] = False
+    target_modules: Annotated[
+        str, ATTENTION_LAYERS, Doc("Attention layers of the UNet that get a LoRA: endings of their names, commas between")
+    ] = "to_q,to_k,to_v,to_out"
+    gradient_checkpointing: Annotated[
+        Literal["auto", "on", "off"],
+        Doc("Compute activations twice to save memory: a step takes about half as long again; "
+            "`auto`: only when they do not fit on the GPU"),
+    ] = "auto"
+
+    @property
+    def total_steps(self) -> int:
+        return self.epochs * self.steps_per_epoch
+
+    @property
+    def scale(self) -> float:
+        """Strength of the adapters (Hu et al. 2021, section 4.1)."""
+        return self.lora_alpha / self.lora_rank
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendering:
+    """How the story is drawn."""
+    steps: Annotated[int, Bounds(1, 1000), Doc("Denoising steps for each picture")] = 50
+    cfg_scale: Annotated[
+        float, Bounds(1, 30), Doc("Guidance: how strictly the prompt is followed; 1 is without")
+    ] = 4.0
+    size_px: Annotated[
+        int,
+        Bounds(64, 2048, multiple_of=SIZE_STEP_PX),
+        Doc("Side of the square pictures in px, in training as in rendering"),
+    ] = 1024
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Filters:
+    """Which pictures are trained on: Data-Juicer's image filters, same names and meaning, bounds inclusive."""
+    subset: Annotated[
+        str | None,
+        NOT_BLANK,
+        Doc("Subset that is kept: the table's column `subset`, else the sub-folder that a picture lies in; null: all"),
+    ] = None
+    min_width: Annotated[int, Bounds(1, MAX_PX), Doc("Smallest width that is kept, px")] = 1
+    max_width: Annotated[int | None, Bounds(1, MAX_PX), Doc("Largest width that is kept, px; null: any")] = None
+    min_height: Annotated[int, Bounds(1, MAX_PX), Doc("Smallest height that is kept, px")] = 1
+    max_height: Annotated[int | None, Bounds(1, MAX_PX), Doc("Largest height that is kept, px; null: any")] = None
+    min_ratio: Annotated[float, Bounds(0, 100, above=True), Doc("Smallest width / height that is kept")] = 0.333
+    max_ratio: Annotated[float, Bounds(0, 100, above=True), Doc("Largest width / height that is kept")] = 3.0
+    min_size: Annotated[int, Bounds(1, MAX_BYTES), Doc("Smallest file size that is kept, bytes")] = 1
+    max_size: Annotated[int | None, Bounds(1, MAX_BYTES), Doc("Largest file size that is kept, bytes; null: any")] = None
+    min_score: Annotated[float, Bounds(0, 1), Doc("Lowest aesthetic score / 10 that is kept")] = 0.0
+    max_score: Annotated[float, Bounds(0, 1), Doc("Highest aesthetic score / 10 that is kept")] = 1.0
+    deduplicate: Annotated[
+        Literal["phash", "dhash", "whash", "ahash", "none"],
+        Doc("Perceptual hash by which only the first of equal pictures is kept"),
+    ] = "phash"
+    max_images: Annotated[
+        int | None, Bounds(1, 1_000_000), Doc("How many pictures are kept, those with the best scores; null: all")
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scene:
+    """One picture of the story: the prompts as the text encoder gets them, and the seed of its noise."""
+    prompt: str
+    negative_prompt: str
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Story:
+    title: str
+    scenes: tuple[Scene, ...]
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        return cls(title=values["title"], scenes=tuple(Scene(**scene) for scene in values["scenes"]))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Data:
+    """Where the pictures are (core/data/folder.py says which layouts), and the words they are trained with."""
+    source: Annotated[
+        str, NOT_BLANK, Doc("Folder of pictures, relative to the study file or absolute, or `modelscope:owner/name`")
+    ]
+    subset: Annotated[str | None, NOT_BLANK, Doc("Subset of a modelscope data set to load; null: all")] = None
+    split: Annotated[str | None, NOT_BLANK, Doc("Split of a modelscope data set to load; null: train")] = None
+    image_column: Annotated[
+        str | None, NOT_BLANK, Doc("Column that holds or names the pictures; null: found by itself")
+    ] = None
+    text_column: Annotated[str | None, NOT_BLANK, Doc("Column that holds the captions; null: found by itself")] = None
+    caption: Annotated[
+        str,
+        NOT_BLANK,
+        Doc("Caption of every picture: `{prompt}` stands for the one it came with, plain text replaces that; "
+            "other braces are refused"),
+    ] = PROMPT
+    min_images: Annotated[
+        int, Bounds(1, 1_000_000), Doc("A trial whose filters keep fewer pictures ends at once as `no_images`")
+    ] = 4
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialSpec:
+    """Everything a worker needs for one trial; `train` is None for the base model's own story.
+
+    `precision` holds for training and rendering alike. `weights` is the folder of Kolors' weights, None the usual one.
+    """
+    study: str
+    number: int
+    seed: int
+    backbone: str
+    precision: str
+    data: Data
+    story: Story
+    train: Training | None
+    render: Rendering
+    filters: Filters
+    gate: float
+    weights: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What people read."""
+        return f"trial {self.number}" if self.train else "the base model's story"
+
+    def params(self) -> dict[str, Value]:
+        """Every setting of train, render and data.filters under its study key, for the tables."""
+        trained = asdict(self.train) if self.train else {}
+        return trained | asdict(self.render) | asdict(self.filters)
+
+    def all_params(self) -> dict[str, Value]:
+        """`params` and what all trials of a study share; of the data only the folder's name, for paths are private."""
+        shared: dict[str, Value] = {
+            "backbone": self.backbone, "precision": self.precision, "seed": self.seed, "gate": self.gate,
+            "data": Path(self.data.source).name, "caption": self.data.caption, "min_images": self.data.min_images}
+        return shared | self.params()
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        return cls(**values | {
+            "data": Data(**values["data"]),
+            "story": Story.from_json(values["story"]),
+            "train": Training(**values["train"]) if values["train"] else None,
+            "render": Rendering(**values["render"]),
+            "filters": Filters(**values["filters"]),
+        })
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """What one trial came to; this is result.json, written last.
+
+    `state` is complete or failed; a failed trial has `reason` (a class such as nan_loss) and `message`, no scores.
+    `encoded` counts what this trial had to encode anew (pictures, texts, scores); the cache had the rest.
+    `retried` names how earlier attempts ended; `same_as` is the trial with exactly these parameters that was run.
+    `aesthetic` holds one score per scene, 1 to 10; `coherence` the mean cosine between the pictures' CLIP embeddings.
+    `threads` is how many a CPU computed with: the order of its sums, and so the last bits, depend on it.
+    `scoring_version` is core.verdict's; None where nothing was scored, and in files older than it.
+    """
+    state: Literal["complete", "failed"]
+    spec: TrialSpec
+    reason: str | None = None
+    message: str | None = None
+    aesthetic: tuple[float, ...] = ()
+    aesthetic_mean: float | None = None
+    aesthetic_min: float | None = None
+    aesthetic_std: float | None = None
+    coherence: float | None = None
+    passed_gate: bool = False
+    train_loss: float | None = None
+    images: int = 0
+    lora_sha256: str | None = None
+    duration_s: float = 0.0
+    scorer: str = ""
+    scoring_version: int | None = None
+    device: str = ""
+    dtype: str = ""
+    threads: int | None = None
+    micro_batch: int = 1
+    retried: tuple[str, ...] = ()
+    same_as: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    timings_s: dict[str, float] = field(default_factory=dict)
+    encoded: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        return cls(**values | {"spec": TrialSpec.from_json(values["spec"]), "aesthetic": tuple(values["aesthetic"]),
+                               "retried": tuple(values.get("retried", ()))})
+
+
+def setting_names(section: type) -> tuple[str, ...]:
+    return tuple(f.name for f in fields(section))

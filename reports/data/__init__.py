@@ -1,0 +1,1 @@
+"""The pages and tables about a study's images."""

@@ -1,0 +1,200 @@
+"""The submission folder: the LoRA, its story, and everything needed to make both again."""
+import hashlib
+import os
+import re
+import shutil
+import unicodedata
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from core.data.hub import shared_name
+from core.errors import UserError
+from core.files.files import safetensors_header, sha256, write_json, write_text
+from core.folders import TrialFolder
+from core.trial.recipe import Recipe, Submission
+from core.trial.spec import Result
+from core.verdict import CHALLENGE_GATE, Verdict, passes
+from reports.submission.model_card import Card, model_card
+
+NAME_LENGTH = 80
+CHECKSUMS, RECIPE, PROMPTS, CARD = "checksums.sha256", "recipe.json", "prompts.csv", "README.md"
+
+
+class ExportError(UserError):
+    """Why this can't be handed in, in one line for the user."""
+
+
+def export(verdict: Verdict, result: Result, folder: TrialFolder, *, team: str, title: str, out: Path, force: bool,
+           epoch: int | None = None) -> Path:
+    """Write the submission of `result`, whose files lie in `folder`, to `out`; only an earlier export is replaced.
+
+    `verdict` is that of the whole study. `epoch` says which epoch's LoRA `folder` holds, where it isn't the last. `force` lets
+    a story out that is under the gate, or from before an accepted change.
+    """
+    out = out.resolve()
+    team, title = _name("team", team), _name("title", title)
+    older = "; ".join(f"{change.told}, from trial {change.from_trial} on" for change in verdict.changes
+                      if change.from_trial > result.spec.number)
+    _check_result(result, folder, older, force)
+    _check_out(out)
+
+    name = f"{team}-可图Kolors训练-{title}"
+    stem = weight_stem(result.spec.study, result.spec.number, epoch)
+    base = verdict.base_of(result.spec.number).result
+    card = Card(name=name, team=team, title=title, weight_name=f"{stem}.safetensors", result=result, epoch=epoch,
+                base_mean=base.aesthetic_mean if base else None, older=older)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    made = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        _write_folder(made, card, folder)
+        _swap(made, out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return out
+
+
+def weight_stem(study: str, number: int, epoch: int | None) -> str:
+    """The LoRA's file name without its ending: plain ASCII whatever the study is called."""
+    slug = re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")[:40] or "lora"
+    return f"{slug}-{number:04d}" + (f"-epoch{epoch:02d}" if epoch else "")
+
+
+def write_lora(source: Path, target: Path, metadata: dict[str, str]) -> str:
+    """Copy a safetensors file bit by bit with `metadata` added; returns the sha256 of its tensor data.
+
+    `modelspec.hash_sha256` is over the tensor data alone (ModelSpec 1.0.1), so it can stand in the header.
+    """
+    header, tensors = safetensors_header.split(source.read_bytes())
+    digest = hashlib.sha256(tensors).hexdigest()
+    kept = header.get("__metadata__", {})
+    target.write_bytes(safetensors_header.join(header, kept | metadata | {"modelspec.hash_sha256": f"0x{digest}"}, tensors))
+    return digest
+
+
+def write_checksums(folder: Path) -> None:
+    """`checksums.sha256` over every other file, as `sha256sum -c` reads it."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
+    lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
+    write_text(folder / CHECKSUMS, "".join(lines))
+
+
+def _name(field: str, text: str) -> str:
+    name = text.strip()
+    if not name:
+        raise ExportError(f"{field} is empty: the model is named after the team and the title")
+    if len(name) > NAME_LENGTH:
+        raise ExportError(f"{field} has {len(name)} characters (allowed: 1 to {NAME_LENGTH})")
+    if any(unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") for character in name):
+        raise ExportError(f"{field} {name!r} holds control characters; write it as plain text on one line")
+    return name
+
+
+def _check_result(result: Result, folder: TrialFolder, older: str, force: bool) -> None:
+    number = result.spec.number
+    if result.state == "failed":
+        raise ExportError(f"trial {number} failed ({result.reason}) and has no story to hand in")
+    if result.spec.train is None:
+        raise ExportError("the base model's own story has no LoRA to hand in")
+    if not result.passed_gate and not force:
+        assert result.aesthetic_mean is not None
+        valid = passes(result.aesthetic_mean, CHALLENGE_GATE)
+        raise ExportError(f"trial {number} scored {result.aesthetic_mean:.3f}, under the gate {result.spec.gate:g}"
+                          f"{'' if valid else ', and would be invalid'}; --force exports it all the same")
+    if older and not force:
+        raise ExportError(f"trial {number} was made before the study was changed ({older}), and its score does not compare with "
+                          "later ones; --force exports it all the same")
+    pictures = [folder.picture(index) for index in range(1, len(result.spec.story.scenes) + 1)]
+    missing = [path for path in (folder.lora, folder.sheet, *pictures) if not path.exists()]
+    if missing:
+        raise ExportError(f"{missing[0]} is missing; to make room, LoRAs are removed (storage.keep says whose stay)")
+    if result.lora_sha256 and sha256(folder.lora) != result.lora_sha256:
+        raise ExportError(f"{folder.lora} is not the file that was scored; restore it or run the trial again")
+
+
+def _check_out(out: Path) -> None:
+    """Nothing but a folder this module made is ever replaced, and nothing that was put into one is lost."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ExportError(f"{out} is a file; choose a new folder with --out")
+    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_symlink() or not path.is_dir()}
+    if not files and not any(out.iterdir()):
+        return
+    if not {CHECKSUMS, RECIPE} <= files:
+        raise ExportError(f"{out} holds files that no export made; choose a new folder with --out")
+    lines = (line.partition("  ") for line in (out / CHECKSUMS).read_text(encoding="utf-8").splitlines())
+    listed = {name: digest for digest, _, name in lines}
+    foreign = sorted(files - listed.keys() - {CHECKSUMS})
+    if foreign:
+        raise ExportError(f"{out} holds {foreign[0]!r}, which no export made; move it away or choose another --out")
+    changed = next((name for name in sorted(files & listed.keys()) if sha256(out / name) != listed[name]), None)
+    if changed:
+        raise ExportError(f"{out} holds {changed!r}, which was changed after its export; move it away or choose another --out")
+
+
+def _write_folder(made: Path, card: Card, folder: TrialFolder) -> None:
+    shutil.rmtree(made, ignore_errors=True)
+    (made / "story").mkdir(parents=True)
+    scenes = card.result.spec.story.scenes
+    for number in range(1, len(scenes) + 1):
+        shutil.copyfile(folder.picture(number), made / "story" / f"{number}.png")
+    shutil.copyfile(folder.sheet, made / "story.png")
+    tensors_sha256 = write_lora(folder.lora, made / card.weight_name, _metadata(card, folder))
+    _prompts(card.result).to_csv(made / PROMPTS, index=False, encoding="utf-8-sig")
+    write_json(made / RECIPE, Recipe.of_export(_submission(card, made, tensors_sha256)).to_json())
+    write_text(made / CARD, model_card(card))
+    write_checksums(made)
+
+
+def _metadata(card: Card, folder: TrialFolder) -> dict[str, str]:
+    """The date is that of the trained file, so that a second export is the same file."""
+    toy = "toy model, not for Kolors; " if card.is_toy else ""
+    trained = datetime.fromtimestamp(folder.lora.stat().st_mtime, UTC)
+    return {
+        "modelspec.title": card.name,
+        "modelspec.author": card.team,
+        "modelspec.date": trained.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "modelspec.description": f"{card.title} ({toy}mean aesthetic score {card.result.aesthetic_mean:.3f} "
+                                 f"by {card.result.scorer}; use at strength 1.0)",
+        "ss_output_name": Path(card.weight_name).stem,
+    }
+
+
+def _prompts(result: Result) -> pd.DataFrame:
+    rows = enumerate(zip(result.spec.story.scenes, result.aesthetic, strict=True), start=1)
+    return pd.DataFrame([
+        {"number": number, "file": f"story/{number}.png", "seed": scene.seed, "prompt": scene.prompt,
+         "negative_prompt": scene.negative_prompt, "aesthetic": score}
+        for number, (scene, score) in rows
+    ])
+
+
+def _submission(card: Card, made: Path, tensors_sha256: str) -> Submission:
+    """The result as it stands in result.json, but for places on this machine, and what ties it to the files beside."""
+    spec = card.result.spec
+    assert spec.train is not None, "checked in _check_result"
+    placeless = replace(spec, data=replace(spec.data, source=shared_name(spec.data)), weights=None)
+    files = sorted(path for path in made.rglob("*") if path.suffix in (".png", ".safetensors"))
+    return Submission(
+        name=card.name, team=card.team, title=card.title, epoch=card.epoch or spec.train.epochs, weight_name=card.weight_name,
+        base_aesthetic_mean=card.base_mean, older=card.older, result=replace(card.result, spec=placeless),
+        tensors_sha256=tensors_sha256, sha256={path.relative_to(made).as_posix(): sha256(path) for path in files})
+
+
+def _swap(made: Path, out: Path) -> None:
+    """Put `made` in place of `out`; the old folder goes only once the new one stands."""
+    if not out.exists():
+        made.rename(out)
+        return
+    old = out.with_name(f".{out.name}.{os.getpid()}.old")
+    out.rename(old)
+    try:
+        made.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)

@@ -1,0 +1,55 @@
+"""Survey a study's pictures: audit them here, and find what its filters keep at their loosest and strictest."""
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from core.base_models import base_model
+from core.data.audit import Looking
+from core.data.filters import OPEN, select
+from core.data.folder import read_folder
+from core.data.hub import bring_data, local_data
+from core.folders import Runs
+from core.trial.spec import Filters, setting_names
+from reports.data.survey import Survey
+from sweep.plan.outlook import notes_on_study
+from sweep.study.study import Study
+
+
+def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Survey:
+    """Raises DataError when the pictures cannot be had. Loads the study's scorer, and scores what was never scored."""
+    data = study.data_value
+    loaded = bring_data(data, runs.cache)
+
+    from core.backbone.backbone import load_backbone
+    from core.files.cache import Cache
+    from sweep.trial import audit_data
+
+    backbone = load_backbone(study.backbone, device, "fp32", study.weights, parts=["scorer"])
+    notes: list[str] = []
+    searched = {name: str(search).replace(", ", " or ") for name, search in study.space.items() if name in setting_names(Filters)}
+    fixed = replace(study.data.filters, **{name: getattr(OPEN, name) for name in searched})
+    table = audit_data(data, backbone, Cache(runs.cache), fixed, looking, notes.append)
+    notes += _notes(study, table, runs)
+    return Survey(study=study.name, data=data, scorer=backbone.scorer_name, is_toy=base_model(study.backbone).is_toy,
+                  table=table, notes=tuple(notes), loaded=loaded or "", loosest=_extreme(study, table, max),
+                  strictest=_extreme(study, table, min), searched=searched)
+
+
+def _notes(study: Study, table: pd.DataFrame, runs: Runs) -> list[str]:
+    used = table[(table["problem"] == "") & table["score"].notna()]  # the others go by a fixed filter, whatever is searched
+    captioned = [picture for picture in read_folder(local_data(study.data_value, runs.cache)).pictures
+                 if str(picture.path) in set(used["path"])]
+    return list(notes_on_study(study, captioned, list(zip(used["width"], used["height"], strict=True))))
+
+
+def _extreme(study: Study, table: pd.DataFrame, pick: Callable[..., Any]) -> Filters:
+    """The fixed filters, and of each searched one the value that by itself keeps the most pictures, or the fewest."""
+    def kept(name: str, value: Any) -> int:
+        return len(select(table, replace(OPEN, **{name: value})))
+
+    return replace(study.data.filters, **{
+        name: pick(search.values, key=partial(kept, name))
+        for name, search in study.space.items() if name in setting_names(Filters)})

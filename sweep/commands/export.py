@@ -1,0 +1,53 @@
+"""Any epoch of a trial, made into a story of its own: the checkpoint that one picks must be the one that is judged."""
+from dataclasses import replace
+from pathlib import Path
+
+from core.errors import UserError
+from core.files.files import write_json
+from core.folders import StudyFolder, TrialFolder
+from core.trial.spec import Result
+
+
+def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, device: str) -> tuple[TrialFolder, Result]:
+    """Render and score epoch `epoch` of a complete trial, once; the last epoch is the trial itself.
+
+    `auto` is the kind of device that the trial was made on. Raises UserError when the trial has no such epoch, or the base
+    model is another by now.
+    """
+    trial = study.made(result)
+    train = result.spec.train
+    if train is None or not 1 <= epoch <= train.epochs:
+        raise UserError(f"trial {result.spec.number} has no epoch {epoch} (allowed: 1 to {train.epochs if train else 0})")
+    if epoch == train.epochs:
+        return trial, result
+    folder = TrialFolder(trial.epoch_lora(epoch).parent)
+    if stored := folder.read_result():
+        return folder, stored
+
+    if not folder.lora.exists():
+        raise UserError(f"trial {result.spec.number}: its LoRAs were removed to make room (storage.keep); "
+                        f"its pictures and its recipe are in {trial.path}")
+    import torch
+
+    from core.backbone.backbone import load_backbone
+    from core.files.cache import Cache
+    from core.fingerprint import changed_weights
+    from core.lora.lora import put_on_file
+    from core.story.score import score_pictures
+    from sweep.trial import draw_story, judge, write_recipe
+
+    # k epochs are a prefix of k+1: this is the trial that would have stopped here.
+    spec = replace(result.spec, train=replace(train, epochs=epoch))
+    torch.set_flush_denormal(True)  # as in a worker
+    device = result.device.partition(":")[0] if device == "auto" else device
+    backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
+    if changed := changed_weights(study.fingerprint, result.spec.number, backbone.weights):
+        raise UserError(f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story drawn "
+                        f"now would not compare; only the last epoch, as it was drawn then, can be exported")
+    put_on_file(backbone.unet, folder.lora)
+    pictures = draw_story(spec, backbone, Cache(cache), folder, lambda event: None)
+    judged = judge(spec, backbone, folder, score_pictures(backbone, pictures), losses=[], images=result.images,
+                   duration_s=0.0)
+    write_recipe(judged, folder)
+    write_json(folder.result, judged.to_json())
+    return folder, judged

@@ -1,0 +1,55 @@
+"""The aesthetic scores of pictures that lie in a folder, wherever they come from."""
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from core.base_models import BASE_MODELS, DEFAULT
+from core.data.picture import ENDINGS, PictureError, ask, open_picture
+from core.errors import UserError
+from core.files.files import read_json
+from core.trial.recipe import Recipe
+
+Say = Callable[[str], None]
+
+
+def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn: Say) -> None:
+    """Say each picture's score and their mean; what cannot be read is left out with a warning. Raises UserError.
+
+    Of a trial's or an export's folder it is the story that is scored, not the sheet beside it, and by the same scorer.
+    """
+    backbone = backbone or _backbone_of(folder) or _backbone_of(folder.parent) or DEFAULT
+    if (folder / "recipe.json").exists() and (folder / "story").is_dir():
+        folder = folder / "story"
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+    if not files:
+        raise UserError(f"{folder}: holds no picture (png, jpg, webp and others)")
+
+    from core.backbone.backbone import load_backbone
+    from core.story.score import Rating, rate, score_of
+
+    loaded = load_backbone(backbone, device, "fp32", parts=["scorer"])
+    ratings: dict[str, Rating] = {}
+    for path in files:
+        try:
+            ratings[path.name] = ask(partial(rate, loaded), open_picture(path, partial(_warn_of, path, warn)))
+        except PictureError as error:
+            warn(f"{path}: left out, {error}")
+    if not ratings:
+        raise UserError(f"{folder}: none of its {len(files)} pictures can be read")
+    result = score_of(list(ratings.values()))
+    for name, value in zip(ratings, result.aesthetic, strict=True):
+        say(f"{value:6.3f}  {name}")
+    say(f"{result.mean:6.3f}  mean of {len(ratings)} by {loaded.scorer_name}; coherence {result.coherence:.3f}")
+
+
+def _backbone_of(folder: Path) -> str | None:
+    """What the pictures of a trial or an export were made with; None where no recipe of ours says so."""
+    try:
+        named = Recipe.from_json(read_json(folder / "recipe.json")).backbone
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return named if named in BASE_MODELS else None
+
+
+def _warn_of(path: Path, warn: Say, text: str) -> None:
+    warn(f"{path}: {text}")

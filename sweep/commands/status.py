@@ -1,0 +1,83 @@
+"""Where a study stands, read from its folder alone: no torch, no Optuna, no MLflow."""
+from dataclasses import dataclass
+from math import isinf
+
+from core.errors import first_line
+from core.files.files import read_json
+from core.folders import Runs, StudyFolder
+from core.trial.spec import Result
+from core.verdict import Verdict, notes_on_gate
+from sweep.failures import failure
+from sweep.resume.lock import is_locked
+from sweep.search.grid import Grid
+from sweep.study.errors import StudyError
+from sweep.study.space import edges
+from sweep.study.study import Study, load_frozen
+
+BASE_PASSES = "the base model's own story passes the gate already: compare a story with that mean, not with the gate"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Status:
+    """`left_s` is an estimate from the mean duration of the trials so far; None before the first.
+
+    `recovered` is what the last start found unfinished, and did about it.
+    """
+    name: str
+    running: bool
+    target: int
+    done: int
+    passed: int
+    failed: int
+    best: Result | None
+    left_s: float | None
+    recovered: tuple[str, ...] = ()
+
+
+def study_status(folder: StudyFolder, verdict: Verdict) -> Status:
+    left = max(0, _left(load_frozen(folder.frozen), verdict))
+    complete = [result for result in verdict.results if result.state == "complete"]
+    timed = [result for result in complete if result.same_as is None]  # a repeat takes no time
+    mean_s = sum(result.duration_s for result in timed) / len(timed) if timed else None
+    return Status(
+        name=folder.path.name, running=is_locked(folder), target=len(verdict.results) + left, done=len(verdict.results),
+        passed=len(verdict.passed), failed=len(verdict.results) - len(complete),
+        best=verdict.winner, left_s=None if mean_s is None else mean_s * left,
+        recovered=_recovered(folder),
+    )
+
+
+def _left(study: Study, verdict: Verdict) -> int:
+    """Trials still to be done: of the budget, or of the untried points of a space that has no more."""
+    grid = Grid(study.space)
+    tried = grid.tried((result.spec.params(), result.state == "failed" and not failure(result.reason).by_parameters)
+                       for result in verdict.results if result.spec.number >= verdict.comparable_since)
+    left = study.budget.trials - len(verdict.results)
+    return left if isinf(grid.size) else min(left, int(grid.size) - len(tried))
+
+
+def findings(folder: StudyFolder, verdict: Verdict) -> list[str]:
+    """What the results say of the study itself, in one line each; no study file keeps anyone from looking at results."""
+    try:
+        study = load_frozen(folder.frozen)
+    except StudyError as error:
+        return [f"nothing is said of base story, gate and ranges: {first_line(error)}"]
+    base_passes = [BASE_PASSES] if verdict.base and verdict.base.passed_gate else []
+    return base_passes + notes_on_gate(study.objective.gate) + at_edges(study, verdict.winner)
+
+
+def at_edges(study: Study, winner: Result | None) -> list[str]:
+    """Where the winner's value of a setting lies at the end of its search."""
+    return edges(study, winner.spec.params()) if winner else []
+
+
+def study_folders(runs: Runs) -> list[StudyFolder]:
+    """Every study under `runs`, by name."""
+    return [StudyFolder(path.parent) for path in sorted(runs.path.glob("*/study.yaml"))]
+
+
+def _recovered(folder: StudyFolder) -> tuple[str, ...]:
+    try:
+        return tuple(read_json(folder.recovered)["notes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ()

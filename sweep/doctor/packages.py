@@ -1,0 +1,76 @@
+"""Are the packages here that were tested together? Read from their metadata; nothing is imported."""
+import sys
+import tomllib
+from importlib.metadata import PackageNotFoundError, requires, version
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from core.files.install import CONSTRAINTS, PROJECT, install_command
+from sweep.doctor.check import Check
+
+PYTHON = (3, 11)
+
+
+def check_python() -> Check:
+    found = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < PYTHON:
+        return Check(name="Python", state="missing", found=found, todo="Python 3.11 or later is needed")
+    return Check(name="Python", state="OK", found=f"{found} in {sys.prefix}")
+
+
+def check_packages() -> Check:
+    """Ranges are needed, the exact versions of constraints.txt are only those that were tested."""
+    needed = requirements()
+    here = {requirement.name: installed(requirement.name) for requirement in needed}
+    wrong = [f"{requirement} (here: {here[requirement.name] or 'not installed'})" for requirement in needed
+             if not fits(requirement, here[requirement.name])]
+    wrong += torch_pair_faults()
+    if wrong:
+        return Check(name="packages", state="missing", found="; ".join(wrong), todo=install_command())
+    tested = tested_versions()
+    differing = [f"{name} {found} (tested: {tested[key]})" for name, found in here.items()
+                 if found and (key := canonicalize_name(name)) in tested and Version(found).public != tested[key]]
+    if differing:
+        return Check(name="packages", state="warn", found=f"in range, but not as tested: {', '.join(differing)}",
+                     todo=f"{install_command()} brings the tested versions")
+    return Check(name="packages", state="OK", found=f"{len(needed)} packages, torch {here['torch']}, all as tested"
+                 if tested else f"{len(needed)} packages in their ranges, torch {here['torch']}")
+
+
+def requirements() -> list[Requirement]:
+    """What lora-sweep needs: from the source tree where it runs from one, else as it was installed."""
+    if PROJECT.exists():
+        written = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        written = requires("lora-sweep") or []
+    found = [Requirement(line) for line in written]
+    return [requirement for requirement in found if requirement.marker is None or requirement.marker.evaluate({"extra": ""})]
+
+
+def installed(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def fits(requirement: Requirement, found: str | None) -> bool:
+    return found is not None and requirement.specifier.contains(found, prereleases=True)
+
+
+def tested_versions() -> dict[str, str]:
+    """constraints.txt by canonical name; empty where there is none."""
+    if not CONSTRAINTS.exists():
+        return {}
+    lines = (line.partition("#")[0].strip() for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines())
+    pinned = (line.split("==") for line in lines if "==" in line)
+    return {canonicalize_name(name): number for name, number in pinned}
+
+
+def torch_pair_faults() -> list[str]:
+    """torch and torchvision must be built alike: a +cpu torch beside a CUDA torchvision fails at import."""
+    builds = {name: Version(found).local for name in ("torch", "torchvision") if (found := installed(name))}
+    cpu_only = [name for name, local in builds.items() if local == "cpu"]
+    return [f"{cpu_only[0]} is a +cpu build, its partner is not"] if len(cpu_only) == 1 and len(builds) == 2 else []

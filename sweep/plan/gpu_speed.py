@@ -1,0 +1,83 @@
+"""How fast a device probably is, where nothing was measured on it: counted work over an assumed speed. No torch.
+
+Speed: the peak that NVIDIA's data sheets give for dense fp16 with fp32 sums, times the share of it that training and drawing
+reach. Hopper's shares were measured on an H100 (docs/measurements.md); the others are assumptions: smaller cards are easier
+to fill with one picture.
+"""
+from dataclasses import dataclass
+
+from core.base_models import CountedWork, MeasuredOnCpu
+from sweep.plan.machine import Gpu
+from sweep.plan.pace import Pace
+
+COUNTED_MEGAPIXELS = 1024**2 / 1e6
+READ_S = 0.1  # a training picture of a few megapixels from its file, and its perceptual hashes; assumed
+
+# Share of the peak in training one picture at a time, and in drawing eight.
+HOPPER, DATACENTER, WORKSTATION = (0.146, 0.287), (0.35, 0.35), (0.45, 0.45)
+CARDS = {  # nvidia-smi's exact name -> peak TFLOP/s, shares
+    "NVIDIA H200": (989, HOPPER),
+    "NVIDIA H100 80GB HBM3": (989, HOPPER),
+    "NVIDIA H100 NVL": (835, HOPPER),
+    "NVIDIA H100 PCIe": (756, HOPPER),
+    "NVIDIA A100-SXM4-80GB": (312, DATACENTER),
+    "NVIDIA A100-SXM4-40GB": (312, DATACENTER),
+    "NVIDIA A100 80GB PCIe": (312, DATACENTER),
+    "NVIDIA A100-PCIE-40GB": (312, DATACENTER),
+    "NVIDIA L40S": (362, DATACENTER),
+    "NVIDIA RTX 6000 Ada Generation": (364, DATACENTER),
+    "NVIDIA L40": (181, WORKSTATION),
+    "NVIDIA L4": (121, WORKSTATION),
+    "NVIDIA A10": (125, WORKSTATION),
+    "NVIDIA RTX A6000": (155, WORKSTATION),
+    "NVIDIA RTX A5000": (111, WORKSTATION),
+    "NVIDIA GeForce RTX 5090": (209, WORKSTATION),
+    "NVIDIA GeForce RTX 4090": (165, WORKSTATION),
+    "NVIDIA GeForce RTX 4090 D": (147, WORKSTATION),
+    "NVIDIA GeForce RTX 3090 Ti": (80, WORKSTATION),
+    "NVIDIA GeForce RTX 3090": (71, WORKSTATION),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Guess:
+    """An estimated pace and the assumption it rests on; without a pace, `basis` says what is not known."""
+    pace: Pace | None
+    basis: str
+
+
+def guess_on_gpu(work: CountedWork, gpu: Gpu, precision: str, checkpointing: bool) -> Guess:
+    if gpu.sliced:
+        return Guess(None, f"{gpu.name} is cut into MIG slices, and how fast one is cannot be known before a trial ran on it")
+    if gpu.name not in CARDS:
+        return Guess(None, f"how fast {gpu.name} is at this cannot be known before a trial ran on it")
+    if precision == "fp32":
+        return Guess(None, "how fast this GPU is in fp32 cannot be known before a trial ran on it")
+    peak, shares = CARDS[gpu.name]
+    step = f"{_step_tflop(work, checkpointing):g} TFLOP for a training row{' with checkpointing' if checkpointing else ''}"
+    training, drawing = (peak * share for share in shares)
+    basis = "as measured on an H100" if shares == HOPPER else "assumed"
+    return Guess(
+        gpu_pace(work, gpu.name, checkpointing=checkpointing),
+        f"counted work ({step}, {work.forward_tflop} for a forward, at 1024 px) at {training:.0f} TFLOP/s in training and "
+        f"{drawing:.0f} in drawing, shares of the GPU's peak of {peak} {basis}")
+
+
+def gpu_pace(work: CountedWork, card: str, *, checkpointing: bool = False) -> Pace:
+    """`card` is one of CARDS."""
+    peak, (training, drawing) = CARDS[card]
+    return Pace(prepare_s=0.0, row_s=_step_tflop(work, checkpointing) / (peak * training * COUNTED_MEGAPIXELS),
+                forward_s=work.forward_tflop / (peak * drawing * COUNTED_MEGAPIXELS), score_s=work.score_s, trials=0,
+                picture_s=READ_S + work.score_s + work.encoded_tflop / (peak * drawing))
+
+
+def _step_tflop(work: CountedWork, checkpointing: bool) -> float:
+    return work.recomputed_step_tflop if checkpointing else work.step_tflop
+
+
+def guess_on_cpu(measured: MeasuredOnCpu) -> Guess:
+    megapixels = measured.size_px**2 / 1e6
+    return Guess(
+        Pace(prepare_s=0.0, row_s=measured.row_s / megapixels, forward_s=measured.forward_s / megapixels,
+             score_s=measured.score_s, trials=0, picture_s=measured.picture_s),
+        "a rough guess: two cores of a server CPU at 2.6 GHz were measured, yours may well be two or three times off")

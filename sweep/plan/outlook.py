@@ -1,0 +1,182 @@
+"""What the pictures and words of a study will come to, as far as that is known without a model: the same for every command."""
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from core.backbone.tokens import MAX_TOKENS, count_tokens, unread
+from core.base_models import base_model
+from core.data.audit import COLUMNS, bad_pictures, known_score, look_at, say_bad
+from core.data.filters import BEFORE_SCORING, why_dropped
+from core.data.folder import CaptionedPicture, caption_of, read_folder
+from core.data.hub import local_data
+from core.data.picture import PictureError, picture_size
+from core.errors import UserError
+from core.files.cache import Cache
+from core.folders import Runs
+from core.trial.spec import PROMPT, Filters, setting_names
+from core.verdict import notes_on_gate
+from reports.console import counted
+from sweep.study.errors import shown
+from sweep.study.story import SCENE
+from sweep.study.study import Study
+
+NAMES_SHOWN = 3
+Size = tuple[int, int]  # width and height in px
+
+
+class NoTrialPossible(UserError):
+    """Why no trial of the study could have enough pictures, in one line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outlook:
+    """`notes` say in one line each what a user should know before the night; `unscored` pictures were never looked at here."""
+    pictures: int
+    bad: dict[str, str]
+    notes: tuple[str, ...]
+    unscored: int
+
+
+def look_ahead(study: Study, runs: Runs) -> Outlook:
+    """Raises DataError when the pictures cannot be had, NoTrialPossible where the filters cannot keep enough of them.
+
+    Opens no more pictures than are needed to be sure; of the others only the size is read. Changes nothing.
+    """
+    folder = read_folder(local_data(study.data_value, runs.cache))
+    good = [picture for picture in folder.pictures if not picture.problem]
+    bad = {picture.file: picture.problem for picture in folder.pictures if picture.problem}
+    sizes = {picture.path: size for picture in good if (size := picture_size(picture.path))}
+    likely = _left_by_size(good, sizes, tuple(widest_filters(study)))
+    scores = _known_scores(study, runs, likely)
+    bad |= _check_enough(study, list(dict.fromkeys((*likely, *good))), scores, bad)
+    notes = notes_on_study(study, likely, [sizes[picture.path] for picture in likely])
+    return Outlook(pictures=len(folder.pictures), bad=bad, unscored=len(likely) - len(scores), notes=(*folder.notes, *notes))
+
+
+def notes_on_study(study: Study, pictures: Sequence[CaptionedPicture], sizes: Iterable[Size]) -> Iterator[str]:
+    """What is no mistake, but changes what the night brings."""
+    yield from _note_on_sizes(study, list(sizes))
+    captions = {picture.file: caption_of(picture.prompt, study.data.caption) for picture in pictures}
+    yield from _note_on_words("caption", captions, study.data.caption, PROMPT, "data.caption")
+    scenes = list(enumerate(study.story_value.scenes, start=1))
+    prompts = {f"scene {number}": scene.prompt for number, scene in scenes}
+    yield from _note_on_words("story prompt", prompts, study.story.template, SCENE, "the story's template")
+    negatives = {scene.negative_prompt: f"scene {number}" for number, scene in reversed(scenes)}
+    yield from _note_on_words("negative prompt", {name: words for words, name in negatives.items()})
+    yield from notes_on_gate(study.objective.gate)
+
+
+def widest_filters(study: Study) -> Iterator[Filters]:
+    """The filters with every searched bound at its widest, once for each searched subset and way to find duplicates."""
+    searched = {name: search.values for name, search in study.space.items() if name in setting_names(Filters)}
+    kinds = {name: searched.pop(name) for name in ("subset", "deduplicate") if name in searched}
+    if "none" in kinds.get("deduplicate", ()):
+        kinds["deduplicate"] = ("none",)
+    wide = replace(study.data.filters, **{name: _widest(name, values) for name, values in searched.items()})
+    for values in product(*kinds.values()):
+        yield replace(wide, **dict(zip(kinds, values, strict=True)))
+
+
+def _widest(name: str, values: tuple[Any, ...]) -> Any:
+    if None in values:
+        return None
+    return min(values) if name.startswith("min_") else max(values)
+
+
+def _left_by_size(pictures: Sequence[CaptionedPicture], sizes: Mapping[Path, Size],
+                  filters: Sequence[Filters]) -> list[CaptionedPicture]:
+    """Those that one of the filters keeps, going by what needs no look at their pixels."""
+    rows = [{"subset": picture.subset, "problem": "", "width": size[0], "height": size[1], "ratio": size[0] / size[1],
+             "size": picture.path.stat().st_size} for picture in pictures if (size := sizes.get(picture.path))]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    keeping = [~why_dropped(table, replace(each, deduplicate="none", max_images=None)).isin(BEFORE_SCORING) for each in filters]
+    measured = [picture for picture in pictures if picture.path in sizes]
+    return [picture for picture, *kept in zip(measured, *keeping, strict=True) if any(kept)]
+
+
+def _check_enough(study: Study, pictures: Sequence[CaptionedPicture], scores: Mapping[Path, float],
+                  bad: dict[str, str]) -> dict[str, str]:
+    """Open pictures until the filters are sure to keep enough of them; those that cannot be used, with the reason."""
+    widest, least = tuple(widest_filters(study)), study.data.min_images
+    any_score = 5 * (widest[0].min_score + widest[0].max_score)  # one that passes, where the scorer was never asked
+
+    def row(picture: CaptionedPicture, facts: dict[str, Any]) -> dict[str, Any]:
+        known = {"file": picture.file, "subset": picture.subset, "problem": "", "score": scores.get(picture.path, any_score)}
+        return known | facts
+
+    def why(rows: list[dict[str, Any]]) -> pd.Series:
+        """Why each picture goes, by the filters that keep the most."""
+        table = pd.DataFrame(rows, columns=list(COLUMNS))
+        return min((why_dropped(table, filters) for filters in widest), key=lambda reasons: int((reasons != "").sum()))
+
+    rows: list[dict[str, Any]] = []
+    for picture in pictures:
+        rows.append(row(picture, _look(picture.path)))
+        rounds, rest = divmod(len(rows), least)
+        if not rest and rounds & (rounds - 1) == 0 and int((why(rows) == "").sum()) >= least:  # judged at each doubling
+            break
+    found = bad_pictures(pd.DataFrame(rows, columns=list(COLUMNS)))
+    usable = len(rows) - len(found)
+    if usable < least:
+        named = f"{say_bad(bad | found)}; " if bad or found else ""
+        raise NoTrialPossible(f"{named}{usable} pictures can be used, data.min_images is {least}: no filter can help")
+    reasons = why(rows)
+    if (kept := int((reasons == "").sum())) < least:
+        stages = Counter(reason for reason in reasons if reason and reason not in found.values())
+        dropped = ", ".join(f"{stage} drops {count}" for stage, count in stages.items())
+        raise NoTrialPossible(f"at their widest the filters keep {kept} of {usable} pictures ({dropped}), data.min_images is "
+                              f"{least}, so every trial would fail; lora-sweep data shows what each of them keeps")
+    return found
+
+
+def _look(path: Path) -> dict[str, Any]:
+    try:
+        return {"size": path.stat().st_size} | look_at(path)
+    except (PictureError, OSError) as error:  # it cannot be reached
+        return {"problem": str(error)}
+
+
+def _known_scores(study: Study, runs: Runs, pictures: Sequence[CaptionedPicture]) -> dict[Path, float]:
+    """The scores that earlier trials and `lora-sweep data` kept of these very pictures."""
+    scorer = _scorer_digest(study) if (runs.cache / "audit").is_dir() else None
+    if scorer is None:
+        return {}
+    cache = Cache(runs.cache)
+    found = ((picture.path, known_score(picture.path, cache, scorer)) for picture in pictures)
+    return {path: score for path, score in found if score is not None}
+
+
+def _scorer_digest(study: Study) -> str | None:
+    """What a worker will say that its scorer's weights are; None where they are not here."""
+    model = base_model(study.backbone)
+    folder = model.weights_folder(study.weights)
+    missing = model.files.missing_files(folder, ["scorer"])
+    return None if missing else model.files.fingerprints(folder, ["scorer"])["scorer"]
+
+
+def _note_on_sizes(study: Study, sizes: Sequence[Size]) -> Iterator[str]:
+    size_px = max(study.space["size_px"].values if "size_px" in study.space else [study.render.size_px])
+    small = [size for size in sizes if min(size) < size_px]
+    if small:
+        width, height = min(small, key=min)
+        yield (f"{len(small)} of {counted(len(sizes), 'picture')} have a side under size_px {size_px} and are enlarged for "
+               f"training, the smallest from {width} x {height} px: there is no detail in them to learn")
+
+
+def _note_on_words(kind: str, texts: Mapping[str, str], template: str = "", slot: str = "", key: str = "") -> Iterator[str]:
+    """Texts of which the text encoder does not get the end, and whether the template's own words are in it."""
+    ends = {name: end for name, text in texts.items() if (end := unread(text))}
+    if not ends:
+        return
+    named = ", ".join(f"{name} with {count_tokens(texts[name])}" for name in list(ends)[:NAMES_SHOWN])
+    more = f" and {len(ends) - NAMES_SHOWN} more" if len(ends) > NAMES_SHOWN else ""
+    last = template.rpartition(slot)[2] if slot and slot in template else ""
+    lost = [end for end in ends.values() if any(map(str.isalnum, end[-len(last):]))] if any(map(str.isalnum, last)) else []
+    words = (f"; of {len(lost)} of them that takes away words of {key}, {shown(last)}: write them before {slot}" if lost else "")
+    yield (f"{counted(len(ends), kind)} {'is' if len(ends) == 1 else 'are'} longer than the {MAX_TOKENS} tokens that the text "
+           f"encoder reads, so the end is cut off ({named}{more}){words}")

@@ -1,0 +1,211 @@
+"""What a study costs on this machine: time, memory, disk. Measured where trials were finished, else estimated; no torch."""
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from statistics import median_high
+from typing import Any
+
+from core.base_models import base_model
+from core.files.weight_files import needed_bytes
+from core.folders import Runs
+from core.trial.spec import Result, TrialSpec
+from reports.console import counted
+from sweep.commands.status import study_folders
+from sweep.plan.cost import (
+    PeakMemory,
+    peak_memory,
+    picture_cache_bytes,
+    story_disk_bytes,
+    text_cache_bytes,
+    trial_disk_bytes,
+)
+from sweep.plan.gpu_speed import Guess, guess_on_cpu, guess_on_gpu
+from sweep.plan.machine import Gpu, existing, find_gpus, free_disk_bytes
+from sweep.plan.pace import Pace
+from sweep.study.space import Choices, Range
+from sweep.study.study import Study
+
+Pick = Callable[[Choices | Range], Any]
+COSTLY = ("lora_rank", "epochs", "steps_per_epoch", "batch_size", "steps", "cfg_scale", "size_px")  # cheap when small
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A kind of trial."""
+    name: str
+    spec: TrialSpec
+    disk_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What trials of a study cost: those that are sampled from the cheapest to the dearest, and the hand-made `first` ones."""
+    study: Study
+    device: str
+    gpu: Gpu | None
+    pace: Pace | None          # None: times are not known
+    basis: str                 # what the pace rests on, or why there is none
+    cheapest: Row
+    typical: Row
+    dearest: Row
+    first: tuple[Row, ...]
+    done: int
+    base_done: bool            # whether the base model's own story is there
+    memory: PeakMemory | None  # None where a model's was not counted
+    host_bytes: float
+    fetch_bytes: int           # weights that are missing
+    new_pictures: int          # that were never scored here
+
+    @property
+    def todo(self) -> int:
+        return max(0, self.study.budget.trials - self.done)
+
+    @property
+    def queue(self) -> list[Row]:
+        """The trials still to do, in order: the hand-made ones, then typical ones."""
+        first = list(self.first[self.done:][:self.todo])
+        return first + [self.typical] * (self.todo - len(first))
+
+    def ends_s(self, pace: Pace) -> list[float]:
+        """When the base model's story is done, then each trial of the queue, in seconds from now; the first waits for pictures
+        that are new here."""
+        base_s = 0.0 if self.base_done else pace.trial_s(self.study.base_spec())
+        return list(accumulate((pace.trial_s(row.spec) for row in self.queue), initial=base_s + self.pictures_s(pace)))
+
+    def pictures_s(self, pace: Pace) -> float:
+        """What it takes once to read, score and encode the pictures that are new here."""
+        return self.new_pictures * pace.picture_s
+
+    @property
+    def disk_bytes(self) -> int:
+        """What the trials still to do and the base model's story leave behind, without the cache."""
+        base = 0 if self.base_done else story_disk_bytes(self.typical.spec)
+        return base + sum(row.disk_bytes for row in self.queue)
+
+    @property
+    def story_texts_bytes(self) -> int:
+        spec = self.typical.spec
+        return text_cache_bytes(spec) * len({words for scene in spec.story.scenes
+                                             for words in ((scene.prompt, True), (scene.negative_prompt, False))})
+
+    @property
+    def picture_bytes(self) -> int:
+        """What one training picture with its caption takes in the cache."""
+        return picture_cache_bytes(self.dearest.spec) + text_cache_bytes(self.typical.spec)
+
+
+def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int = 0) -> Plan:
+    """`device` is a worker's; auto is a GPU for a model that needs one, else the CPU."""
+    model = base_model(study.backbone)
+    if device == "auto":
+        device = "cuda" if model.needs_gpu else "cpu"
+    specs = {"cheapest": _spec(study, _least), "typical": _spec(study, _middle), "dearest": _spec(study, _most)}
+    specs |= {f"first {number}": study.spec(0, _sampled(study, _middle) | entry) for number, entry in enumerate(study.first, 1)}
+    rows = {name: Row(name=name, spec=spec, disk_bytes=trial_disk_bytes(spec)) for name, spec in specs.items()}
+    gpu, problem = _gpu(device)
+    memory = peak_memory(specs["dearest"], model.work, device) if model.work else None
+    estimate = _estimated(study, device, gpu, problem, memory)
+    guess = measured(list(specs.values()), runs, device) or estimate
+    if guess.pace and estimate.pace and not guess.pace.picture_s:
+        guess = replace(guess, pace=replace(guess.pace, picture_s=estimate.pace.picture_s))
+    folder = runs.study(study.name)
+    return Plan(
+        study=study, device=device, gpu=gpu, pace=guess.pace, basis=guess.basis, cheapest=rows.pop("cheapest"),
+        typical=rows.pop("typical"), dearest=rows.pop("dearest"), first=tuple(rows.values()), done=len(folder.results()),
+        base_done=folder.base.result.exists(), memory=memory, host_bytes=memory.host if memory else model.host_bytes,
+        fetch_bytes=needed_bytes(model.files.missing_files(model.weights_folder(study.weights))),
+        new_pictures=new_pictures)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Disk:
+    """What is still to come under `folder`."""
+    folder: Path
+    needed_bytes: int
+    free_bytes: int
+
+    @property
+    def is_short(self) -> bool:
+        return self.needed_bytes > self.free_bytes
+
+
+def disks(plan: Plan, runs: Runs) -> list[Disk]:
+    """Trials go under the runs folder, which comes first, missing weights under the models folder: often one disk."""
+    models = base_model(plan.study.backbone).weights_folder(plan.study.weights)
+    shared = existing(runs.path).stat().st_dev == existing(models).stat().st_dev
+    needed = {runs.path: plan.disk_bytes + (plan.fetch_bytes if shared else 0)}
+    if plan.fetch_bytes and not shared:
+        needed[models] = plan.fetch_bytes
+    return [Disk(folder=folder, needed_bytes=count, free_bytes=free_disk_bytes(folder)) for folder, count in needed.items()]
+
+
+def _gpu(device: str) -> tuple[Gpu | None, str]:
+    """The card that `device` names, or why there is none."""
+    if device == "cpu":
+        return None, ""
+    gpus, number = find_gpus(), int(device.partition(":")[2] or 0)
+    if number < len(gpus.found):
+        return gpus.found[number], ""
+    return None, gpus.problem or f"there is no {device}, only {len(gpus.found)} GPU"
+
+
+def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Guess | None:
+    """The pace of finished trials of this study, else of others under `runs` that are of a kind with it."""
+    sizes, one = {spec.render.size_px for spec in specs}, specs[0]
+
+    def alike(result: Result) -> bool:
+        spec = result.spec
+        return (spec.backbone, spec.precision) == (one.backbone, one.precision) and spec.render.size_px in sizes \
+            and result.device.partition(":")[0] == device.partition(":")[0]
+
+    own = Pace.of(filter(alike, runs.study(one.study).results()))
+    if own:
+        return Guess(own, f"measured on {counted(own.trials, 'finished trial')} of this study")
+    others = [result for folder in study_folders(runs) if folder.path.name != one.study
+              for result in folder.results() if alike(result)]
+    pace = Pace.of(others)
+    if pace is None:
+        return None
+    studies = ", ".join(sorted({result.spec.study for result in others}))
+    return Guess(pace, f"measured on {counted(pace.trials, 'finished trial')} of {studies}")
+
+
+def _estimated(study: Study, device: str, gpu: Gpu | None, problem: str, memory: PeakMemory | None) -> Guess:
+    if problem:
+        return Guess(None, problem)
+    model = base_model(study.backbone)
+    if model.work and memory and gpu:
+        choice = study.train.gradient_checkpointing
+        return guess_on_gpu(model.work, gpu, study.precision,
+                            checkpointing=memory.training > gpu.memory_bytes if choice == "auto" else choice == "on")
+    if model.on_cpu and device == "cpu":
+        return guess_on_cpu(model.on_cpu)
+    return Guess(None, f"how fast {study.backbone} is on {device} cannot be known before a trial ran there")
+
+
+def _spec(study: Study, pick: Pick) -> TrialSpec:
+    return study.spec(0, _sampled(study, pick))
+
+
+def _sampled(study: Study, pick: Pick) -> dict[str, Any]:
+    """One value for each setting of the space: `pick` chooses where it changes the cost, elsewhere any will do."""
+    return {name: pick(search) if name in COSTLY else search.start for name, search in study.space.items()}
+
+
+def _least(search: Choices | Range) -> Any:
+    return min(search.values)
+
+
+def _most(search: Choices | Range) -> Any:
+    return max(search.values)
+
+
+def _middle(search: Choices | Range) -> Any:
+    """The value in the middle of the search: of a logarithmic range the geometric one."""
+    if isinstance(search, Choices):
+        return median_high(search.choices)
+    value = math.sqrt(search.low * search.high) if search.log else (search.low + search.high) / 2
+    step = search.step or (1 if isinstance(search.low, int) else None)
+    return search.low + math.floor((value - search.low) / step + 0.5) * step if step else value

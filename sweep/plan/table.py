@@ -1,0 +1,152 @@
+"""A plan in a terminal: the verdict first, then what each kind of trial costs, then what that rests on."""
+from datetime import datetime, timedelta
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from core.base_models import base_model
+from reports.console import cell, counted, duration, size
+from sweep.deadline import clock, seconds_until
+from sweep.plan.gpu_speed import gpu_pace
+from sweep.plan.pace import PARTS
+from sweep.plan.plan import COSTLY, Disk, Plan, Row
+
+WORDS = {"prepare": "prepare", "train": "training", "render": "story", "score": "scoring"}
+EXAMPLES = ("NVIDIA GeForce RTX 3090", "NVIDIA GeForce RTX 4090", "NVIDIA H200")
+CARD_BYTES = 24 * 2**30
+UNKNOWN = "?"
+WIDE = 96  # columns: three searched settings and all parts of a trial
+PLACES = {"cpu": "the CPU", "cuda": "the GPU"}
+
+
+def plan_page(plan: Plan, now: datetime, until: datetime, disks: list[Disk], width: int) -> Group:
+    """`now` and `until` are naive local times, `disks` as `sweep.plan.disks` lists them, `width` in columns."""
+    warnings = [Text(f"The disk is too small for that: {disk.folder} has {size(disk.free_bytes)} free and needs about "
+                     f"{size(disk.needed_bytes)}.", "yellow") for disk in disks if disk.is_short]
+    return Group(Text(verdict(plan, now, until), style="bold"), *warnings, Text(provenance(plan), "dim"),
+                 costs(plan, width), facts(plan, disks[0].free_bytes))
+
+
+def verdict(plan: Plan, now: datetime, until: datetime) -> str:
+    """One sentence: how long it takes, and what of it is there in the morning."""
+    name, hour, place = plan.study.name, clock(until), plan.gpu.name if plan.gpu else PLACES.get(plan.device, plan.device)
+    if plan.pace is None:
+        return f"{name}: how long a trial takes here is not known: {plan.basis}."
+    if not plan.todo:
+        more_s = plan.pace.trial_s(plan.typical.spec)
+        return f"{name}: {counted(plan.done, 'trial')} done, none left to do; one more takes about {duration(more_s)} on {place}."
+    ends_s, left_s = plan.ends_s(plan.pace)[1:], seconds_until(until, now)
+    fitting = sum(end_s <= left_s for end_s in ends_s)
+    trials = counted(plan.todo, "more trial" if plan.done else "trial")
+    takes = f"{name}: {trials} {'takes' if plan.todo == 1 else 'take'} about {duration(ends_s[-1])} on {place}"
+    if fitting == plan.todo:
+        return (f"{takes}; {'it fits' if plan.todo == 1 else 'all fit'} before {hour}, done by about "
+                f"{now + timedelta(seconds=ends_s[-1]):%H:%M}.")
+    some = f"{fitting} of them fit" if fitting > 1 else "one of them fits" if fitting else "none of them fits"
+    return f"{takes}; {some} before {hour}, {duration(left_s)} from now."
+
+
+def provenance(plan: Plan) -> str:
+    if plan.pace is None:
+        return "Disk and memory are estimates; times come with the first finished trial."
+    if plan.pace.trials:
+        return f"Times are {plan.basis}; memory and disk are estimates."
+    return "All of this is an estimate: nothing was measured here yet. The first finished trials replace it."
+
+
+def costs(plan: Plan, width: int) -> Table:
+    """A row for each kind of trial; a narrow terminal gets the two parts that count."""
+    rows = [plan.cheapest, plan.typical, plan.dearest, *plan.first]
+    if plan.cheapest.spec == plan.dearest.spec:
+        rows = [plan.typical, *plan.first]
+    settings = [name for name in COSTLY if name in plan.study.space]
+    parts = [part for part in PARTS if width >= WIDE or part in ("train", "render")]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("trial", vertical="bottom", no_wrap=True)
+    headings = [name.replace("_", "\n") for name in settings]
+    for heading in (*headings, "training\nsteps", *(WORDS[part] for part in parts), "in all", "disk"):
+        table.add_column(heading, justify="right", vertical="bottom", overflow="fold")
+    for row in rows:
+        table.add_row(*_cells(plan, row, settings, parts), style="bold" if row is plan.typical else "")
+    return table
+
+
+def _cells(plan: Plan, row: Row, settings: list[str], parts: list[str]) -> list[str]:
+    assert row.spec.train
+    params = row.spec.params()
+    parts_s = plan.pace.parts_s(row.spec) if plan.pace else {}
+    in_all = duration(sum(parts_s.values())) if parts_s else UNKNOWN
+    if plan.pace and not plan.pace.trials:
+        del parts_s["prepare"]  # nobody can guess what the cache lacks
+    times = [duration(parts_s[part]) if part in parts_s else UNKNOWN for part in parts]
+    settled = [cell(name, params[name]) for name in settings]
+    return [row.name, *settled, str(row.spec.train.total_steps), *times, in_all, size(row.disk_bytes)]
+
+
+def facts(plan: Plan, free_bytes: int) -> Table:
+    told = {"sweep": _extremes(plan), "pictures": _pictures(plan), "GPU memory": _gpu_memory(plan),
+            "host memory": f"about {size(plan.host_bytes)}",
+            "disk": _disk(plan, free_bytes), "weights": _weights(plan),
+            "rests on": plan.basis if plan.pace and not plan.pace.trials else "",
+            "elsewhere": _elsewhere(plan), "not known": _unknown(plan)}
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in told.items():
+        if text:
+            table.add_row(name, Text(text))
+    return table
+
+
+def _extremes(plan: Plan) -> str:
+    if plan.pace is None or plan.cheapest.spec == plan.dearest.spec or not plan.todo:
+        return ""
+    least, most = (duration(plan.todo * plan.pace.trial_s(row.spec)) for row in (plan.cheapest, plan.dearest))
+    return f"{least} if every trial left were the cheapest, {most} if the dearest"
+
+
+def _pictures(plan: Plan) -> str:
+    if not plan.new_pictures:
+        return ""
+    takes = f": about {duration(plan.pictures_s(plan.pace))}" if plan.pace and plan.pace.picture_s else ""
+    return f"{counted(plan.new_pictures, 'picture')} never scored here: read, scored and encoded once, in the first trial{takes}"
+
+
+def _gpu_memory(plan: Plan) -> str:
+    if not plan.memory or plan.device == "cpu":
+        return ""
+    least = max(plan.memory.checkpointed, plan.memory.encoding)
+    enough = "a GPU of 24 GB is enough" if least < CARD_BYTES else "a GPU of 24 GB is too small for this"
+    if plan.memory.training > CARD_BYTES > least:
+        enough += " with checkpointing"
+    here = f"; this one has {plan.gpu.memory_bytes / 2**30:.0f} GB" if plan.gpu else ""
+    return (f"about {size(plan.memory.training)} in training, {size(plan.memory.checkpointed)} with checkpointing, "
+            f"{size(plan.memory.encoding)} while text is encoded: {enough}{here}")
+
+
+def _disk(plan: Plan, free_bytes: int) -> str:
+    left = f"about {size(plan.disk_bytes)} for the {counted(plan.todo, 'trial')} left; " if plan.todo else ""
+    return (f"{left}{size(plan.story_texts_bytes)} in the cache for the story's prompts, {size(plan.picture_bytes)} for each "
+            f"training picture; {size(free_bytes)} are free")
+
+
+def _weights(plan: Plan) -> str:
+    return f"about {size(plan.fetch_bytes)} are missing: fetched once, before the first trial" if plan.fetch_bytes else ""
+
+
+def _elsewhere(plan: Plan) -> str:
+    """What a typical trial would take on cards one may think of, where this machine says nothing."""
+    work = base_model(plan.study.backbone).work
+    if plan.pace or work is None or plan.study.precision == "fp32":
+        return ""
+    times_s = {card.removeprefix("NVIDIA "): gpu_pace(work, card).trial_s(plan.typical.spec) for card in EXAMPLES}
+    times = [f"{duration(seconds)} on {card}" for card, seconds in times_s.items()]
+    return f"a typical trial by estimate: {', '.join(times)}"
+
+
+def _unknown(plan: Plan) -> str:
+    if plan.pace and plan.pace.trials:
+        return ""
+    return "how long it takes, once, to load the base model and to encode the story's texts: this comes on top"

@@ -1,0 +1,1 @@
+"""What every command's process needs first: variables and import path, output, exit code."""

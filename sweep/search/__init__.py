@@ -1,0 +1,1 @@
+"""Who picks the next settings: the Optuna study, its sampler and its file."""

@@ -1,0 +1,359 @@
+"""A study file: what is searched, what is fixed, what is tried first, the gate, the budget."""
+import argparse
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from typing_extensions import Doc
+
+from core.base_models import BASE_MODELS, DEFAULT
+from core.data.folder import DataError, read_folder, why_no_folder
+from core.data.hub import PREFIX, is_remote
+from core.files.files import write_text
+from core.files.install import ROOT
+from core.folders import Runs
+from core.trial.spec import (
+    PRECISIONS,
+    PROMPT,
+    Bounds,
+    Data,
+    Filters,
+    Rendering,
+    Story,
+    Training,
+    TrialSpec,
+    Value,
+    setting_names,
+)
+from sweep.study.errors import Key, Mistake, StudyError, UnknownKey, all_checked, combined, near, parse
+from sweep.study.plain_yaml import read_yaml
+from sweep.study.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, check_template, text
+from sweep.study.space import Search, check_space
+from sweep.study.story import StoryFile, load_story
+from sweep.study.tables import with_tables
+
+STUDIES = ROOT / "studies"
+README = STUDIES / "README.md"
+FOLDER_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
+RUNS = Runs(Path())
+TAKEN_NAMES = ("default", *(path.name for path in (RUNS.cache, RUNS.tracking_db, RUNS.tracking_lock, RUNS.artifacts)))  # MLflow's
+HUB_SOURCE = PREFIX + r"[\w.-]+/[\w.-]+"
+OWN_PRECISIONS = ", ".join(f"`{model.precision}` for {name}" for name, model in BASE_MODELS.items())
+BOUND_PAIRS = tuple((low, high) for low in setting_names(Filters) if low.startswith("min_")
+                    if (high := low.replace("min_", "max_")) in setting_names(Filters))
+
+
+def load_study(name_or_path: str, *, data_may_be_gone: bool = False) -> "Study":
+    """Read a study: a path, or the name of a file in studies/; a StudyError says what is wrong, each mistake in a line."""
+    file = _find_study(name_or_path)
+    return parse(Study, read_yaml(file), file, data_may_be_gone=data_may_be_gone)
+
+
+def load_frozen(path: Path) -> "Study":
+    """Read a frozen copy; its data may have gone since."""
+    return parse(Study, read_yaml(path), path.absolute(), data_may_be_gone=True)
+
+
+def _find_study(name: str) -> Path:
+    for path in (STUDIES / f"{name}.yaml", Path(name), STUDIES / name):
+        if os.path.isfile(path):
+            return path.absolute()
+    if os.path.isdir(name):
+        raise StudyError(f"{name}: it is a folder, but a study is a YAML file (allowed: a path, or a name in studies/)")
+    names = sorted(path.stem for path in STUDIES.glob("*.yaml"))
+    guess = near(Path(name).stem, names)
+    raise StudyError(f"{name}: there is no such study (allowed: a path, or one of {', '.join(names)})"
+                     + (f"; did you mean {guess}?" if guess else ""))
+
+
+def _read_story(written: Any, info: ValidationInfo) -> Any:
+    """The story under `story`: a file's path, relative to the study file, or the story itself."""
+    if not isinstance(written, str):
+        return written
+    file = Path(_absolute(written, info))
+    if not os.path.isfile(file):
+        stories = {path.name: path for path in file.parent.glob("*.yaml")} if os.path.isdir(file.parent) else {}
+        guess = near(file.name, stories)
+        raise Mistake("there is no such file", "a story file's path, relative to the study file",
+                      guess and str(Path(written).with_name(guess)))
+    return load_story(file)
+
+
+def _check_source(source: str, info: ValidationInfo) -> str:
+    context = _context(info)
+    if is_remote(source):
+        if not re.fullmatch(HUB_SOURCE, source):
+            raise Mistake("it names no data set", f"{PREFIX}owner/name, or a folder")
+        return source
+    folder = _absolute(source, info)
+    if not context.get("data_may_be_gone") and not os.path.isdir(folder):
+        raise Mistake(why_no_folder(Path(folder)), f"a folder, relative to the study file or absolute, or {PREFIX}owner/name")
+    return folder
+
+
+def _own_precision(read: dict[str, Any]) -> str:
+    """The backbone's own, from the keys that were read before."""
+    model = BASE_MODELS.get(read.get("backbone", ""))
+    return model.precision if model else PRECISIONS[0]
+
+
+def _absolute(written: str, info: ValidationInfo) -> str:
+    """A path of a study, which is relative to the study file; `~` is the user's home."""
+    folder: Path = _context(info)["file"].parent
+    return os.path.abspath(folder / os.path.expanduser(written))
+
+
+def _absolute_if_any(written: str | None, info: ValidationInfo) -> str | None:
+    return written and _absolute(written, info)
+
+
+def _context(info: ValidationInfo) -> dict[str, Any]:
+    context: dict[str, Any] | None = info.context
+    assert context is not None, "a study is made by load_study"
+    return context
+
+
+def _check_caption(caption: str) -> str:
+    return check_template(caption, PROMPT, f"text with {PROMPT}, or plain text")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataKeys(Data):
+    """Which pictures are trained on, and the words they are trained with."""
+    filters: Annotated[Filters, Checked(), Field(description="Which pictures are kept, bounds included")] = Filters()  # noqa: RUF009
+
+    @property
+    def value(self) -> Data:
+        return Data(**{name: getattr(self, name) for name in setting_names(Data)})
+
+
+def _check_folder(data: DataKeys, info: ValidationInfo) -> DataKeys:
+    if is_remote(data.source):
+        return data
+    for key in ("subset", "split"):
+        if value := getattr(data, key):
+            raise Mistake("only a modelscope data set has it", "data.filters.subset for a sub-folder", at=(key,), value=value)
+    try:
+        if not _context(info).get("data_may_be_gone"):
+            read_folder(data.value)
+    except DataError as error:
+        raise Mistake(f"it cannot be read: {error}", at=("source",), value=data.source) from None
+    return data
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Objective:
+    """What counts: the mean aesthetic score of the story."""
+    gate: Annotated[float, Bounds(1, 10), Doc("The mean aesthetic score that a story must reach")] = 6.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Budget:
+    """When the sweep ends."""
+    trials: Annotated[int, Bounds(1, 100_000), Doc("How many trials in all")] = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampler:
+    """How Optuna's TPE samples."""
+    startup_trials: Annotated[
+        int, Bounds(1, 100_000), Doc("Trials sampled at random before the sampler (Optuna's TPE) learns from them")
+    ] = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Storage:
+    """What is kept on the disk, and how often a training is saved; no score depends on it."""
+    keep: Annotated[
+        int,
+        Bounds(1, 100_000),
+        Doc("How many of the best trials keep their LoRAs when room gets short, as every entry of `first` does; "
+            "pictures and recipes always stay"),
+    ] = 5
+    limit_gb: Annotated[
+        float | None,
+        Bounds(0, 1_000_000, above=True),
+        Doc("How much the trials of this study may take on the disk; null: all that is free"),
+    ] = None
+    checkpoint_every_s: Annotated[
+        float,
+        Bounds(0, 86_400),
+        Doc("The most seconds of training that a kill can cost; an epoch's end is always saved"),
+    ] = 120.0
+
+
+class Study(Section):
+    """A study: what is searched, what is fixed, what is tried first, the gate, the budget."""
+    name: Annotated[str, Setting(kind=str, pattern=FOLDER_NAME, meaning=(
+        "Name of the study and of its folder under `runs/`: letters, digits, `.`, `_`, `-`; at most 64"))]
+    backbone: Annotated[str, Setting(kind=str, choices=tuple(BASE_MODELS), meaning="The model that gets the LoRA")] = DEFAULT
+    precision: Annotated[str, Setting(kind=str, choices=PRECISIONS, meaning=(
+        "Number format in training and rendering; the LoRA itself is trained in fp32, fp16 needs a GPU; Kolors' text encoder in "
+        f"fp32 takes 27 GB of GPU memory; default: {OWN_PRECISIONS}"))] = Field(default_factory=_own_precision)
+    weights: Annotated[str | None, text(
+        "Folder of Kolors' weights in DiffSynth's layout, relative to the study file or absolute; null: `LORA_SWEEP_MODELS`, "
+        "else a folder in the user's cache", optional=True), AfterValidator(_absolute_if_any)] = None
+    seed: Annotated[int, Setting(kind=int, low=0, high=MAX_SEED, meaning="Seed of sampling and training")] = 0
+    story: Annotated[StoryFile, BeforeValidator(_read_story, json_schema_input_type=str | StoryFile)] = Field(
+        description="The story: a file's path, relative to the study file, or the story itself")
+    data: Annotated[DataKeys, Checked(source=_check_source, caption=_check_caption), AfterValidator(_check_folder)] = Field(
+        description="The pictures")
+    train: Annotated[Training, Checked()] = Field(Training(), description="How the LoRA is trained, where fixed")
+    render: Annotated[Rendering, Checked()] = Field(Rendering(), description="How the story is drawn, where fixed")
+    space: dict[str, Search] = Field(
+        description="What is searched: any setting of `train`, `render` or `data.filters`, as choices or as a range",
+        json_schema_extra={"minProperties": 1, "propertyNames": {"enum": list(SETTINGS)}})
+    first: tuple[dict[str, Any], ...] = Field((), description=(
+        "Settings to try before sampling, each entry with values from `space`; what it leaves out is sampled; an entry taken out "
+        "before it ran is not run"))
+    objective: Annotated[Objective, Checked()] = Field(Objective(), description="What counts")
+    budget: Annotated[Budget, Checked()] = Field(Budget(), description="When the sweep ends")
+    sampler: Annotated[Sampler, Checked()] = Field(Sampler(), description="How Optuna's TPE samples")
+    storage: Annotated[Storage, Checked()] = Field(Storage(), description="What is kept on the disk")
+    _file: Path
+
+    def model_post_init(self, context: Any, /) -> None:
+        self._file = context["file"]
+
+    @classmethod
+    def mistaken_keys(cls, values: dict[str, Any]) -> list[Mistake]:
+        return super().mistaken_keys(values) + [
+            Mistake(f"space.{name} searches it too", "fixed or searched, not both", at=(*home.split("."), name),
+                    value=_written(values, home)[name])
+            for home in SECTIONS for name in sorted(_written(values, home).keys() & _written(values, "space").keys())]
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name.lower() in TAKEN_NAMES:
+            raise Mistake("it is taken", f"any name but {', '.join(TAKEN_NAMES)}")
+        return name
+
+    @field_validator("space", mode="wrap")
+    @classmethod
+    def _check_space(cls, space: Any, read: ValidatorFunctionWrapHandler) -> dict[str, Search]:
+        if space == {}:
+            raise Mistake("a sweep needs a setting to search", ", ".join(SETTINGS), value=space)
+        return check_space(space, read) if isinstance(space, dict) else read(space)
+
+    @field_validator("first")
+    @classmethod
+    def _check_first(cls, first: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict[str, Any], ...]:
+        space = info.data.get("space")
+        values = iter(all_checked(partial(_check_value, space, name, value, i)
+                                  for i, entry in enumerate(first) for name, value in entry.items()))
+        return tuple({name: next(values) for name in entry} for entry in first)
+
+    @model_validator(mode="after")
+    def _check_bounds(self) -> Self:
+        pairs = ((low, min(self._values(low)), high, max(self._values(high))) for low, high in BOUND_PAIRS)
+        mistakes = [self._never(low, least, f"{high} is {most}, so no picture is kept")
+                    for low, least, high, most in pairs if least > most]
+        if (most := max(self._values("max_images"))) < self.data.min_images:
+            mistakes.append(self._never("max_images", most, f"data.min_images is {self.data.min_images}, so every trial fails"))
+        if mistakes:
+            raise combined(mistakes)
+        return self
+
+    def _values(self, name: str) -> list[float]:
+        """What a bound may be in this study; no bound is infinity."""
+        fixed = getattr(self._section(HOMES[name]), name)
+        values = self.space[name].values if name in self.space else (fixed,)
+        return [float("inf") if value is None else value for value in values]
+
+    def _section(self, home: str) -> Any:
+        return self.data.filters if home == "data.filters" else getattr(self, home)
+
+    def _never(self, name: str, value: float, why: str) -> Mistake:
+        home = "space" if name in self.space else HOMES[name]
+        return Mistake(why, at=(*home.split("."), name), value=value)
+
+    def with_trials(self, trials: int) -> Self:
+        """The same study with another budget."""
+        return self.model_copy(update={"budget": Budget(trials=trials)})
+
+    @property
+    def file(self) -> Path:
+        return self._file
+
+    @property
+    def story_value(self) -> Story:
+        return self.story.value
+
+    @property
+    def data_value(self) -> Data:
+        return self.data.value
+
+    def spec(self, number: int, sampled: Mapping[str, Value]) -> TrialSpec:
+        """Trial `number`: the fixed settings, and before them what was sampled, be it searched today or when it was asked for."""
+        assert sampled.keys() <= SETTINGS.keys(), sampled
+
+        def overlay(fixed: Any) -> Any:
+            return replace(fixed, **{name: sampled[name] for name in setting_names(type(fixed)) if name in sampled})
+
+        return TrialSpec(
+            study=self.name, number=number, seed=self.seed, backbone=self.backbone, precision=self.precision,
+            data=self.data_value, story=self.story_value, train=overlay(self.train), render=overlay(self.render),
+            filters=overlay(self.data.filters), gate=self.objective.gate, weights=self.weights)
+
+    def allowed(self, params: Mapping[str, Any]) -> dict[str, Value]:
+        """Values that somebody else queued, as an entry of `first` would have them. Raises Mistake."""
+        return {name: _check_value(self.space, name, value) for name, value in params.items()}
+
+    def base_spec(self) -> TrialSpec:
+        """The base model's own story: no LoRA; a searched setting has its first choice or its low."""
+        starts = {name: search.start for name, search in self.space.items()}
+        return replace(self.spec(-1, starts), train=None)
+
+    def to_yaml(self) -> str:
+        """A frozen copy that needs no other file: story inside, data by its absolute path, every default written."""
+        values = self.model_dump()
+        for name in self.space:  # what is searched is not also fixed
+            del _written(values, HOMES[name])[name]
+        return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=100)
+
+
+def _written(values: Any, path: str) -> dict[str, Any]:
+    """The mapping under a path such as data.filters; an empty one where there is none."""
+    for key in path.split("."):
+        values = values.get(key) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
+
+
+def _check_value(space: dict[str, Search] | None, name: str, value: Any, *at: Key) -> Any:
+    """A hand-made value of a searched setting, in the setting's own type; a Mistake otherwise. `at` leads to its mapping; `space`
+    is None where it has mistakes of its own."""
+    if name not in SETTINGS and space is None:
+        raise UnknownKey(name, SETTINGS, near(name, SETTINGS), at)
+    if space is not None and name not in space:
+        raise Mistake("space does not search it", ", ".join(space), near(name, space), (*at, name), value)
+    value = SETTINGS[name].check(value, *at, name)
+    if space is not None and not space[name].allows(value):
+        raise Mistake(f"space.{name} does not reach it", str(space[name]), at=(*at, name), value=value)
+    return value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m sweep.study", description="The study file's format.")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--schema", action="store_true", help="print its JSON schema, for editors")
+    what.add_argument("--tables", action="store_true", help="write the tables of studies/README.md anew")
+    if parser.parse_args().tables:
+        write_text(README, with_tables(README.read_text(encoding="utf-8"), study=Study, story=StoryFile))
+    else:
+        print(json.dumps(Study.model_json_schema(), indent=2, ensure_ascii=False))

@@ -1,0 +1,53 @@
+"""The tables of keys in studies/README.md, made from what study files are checked by."""
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import yaml
+from pydantic.fields import FieldInfo
+
+from sweep.study.setting import SECTIONS, Checked, Section, Setting
+
+BLOCK = re.compile(r"(<!-- (\w+), made by `python -m sweep\.study --tables` -->\n).*?(<!-- end of the table -->)", re.DOTALL)
+HEAD = "| {} | meaning | allowed | default |\n|---|---|---|---|\n"
+
+
+def with_tables(page: str, **files: type[Section]) -> str:
+    """The page with its tables as they should be: the keys of each of `files` between the marks of that name, and those of each
+    section of settings between the marks `settings`."""
+    tables = {name: table("key", file) for name, file in files.items()}
+    tables["settings"] = "\n".join(table(f"`{home}`", Checked().model(section)) for home, section in SECTIONS.items())
+    return BLOCK.sub(lambda block: f"{block[1]}{tables[block[2]]}{block[3]}", page)
+
+
+def table(title: str, section: type[Section]) -> str:
+    """One line of Markdown for each key, those of inner sections under their path."""
+    return HEAD.format(title) + "".join(f"| {' | '.join(cells)} |\n" for cells in _rows(section, ""))
+
+
+def _rows(section: type[Section], path: str) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in section.model_fields.items():
+        kind: Any = field.annotation
+        inner = next((mark.model(kind) for mark in field.metadata if isinstance(mark, Checked)), None)
+        setting = next((mark for mark in field.metadata if isinstance(mark, Setting)), None)
+        if inner and kind not in SECTIONS.values():
+            yield from _rows(inner, f"{path}{name}.")
+            continue
+        allowed = "[settings](#settings)" if inner else _allowed(setting) if setting else ""
+        default = "required" if field.is_required() else "" if inner else _default(field)
+        yield f"`{path}{name}`", setting.meaning if setting else field.description or "", allowed, default
+        for entry in get_args(kind):
+            if isinstance(entry, type) and issubclass(entry, Section):
+                yield from _rows(entry, f"{path}{name}[n].")
+
+
+def _allowed(setting: Setting) -> str:
+    """The choices as they are written in a file, or what the error line says is allowed."""
+    return ", ".join(f"`{choice}`" for choice in setting.choices) or setting.allowed
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default_factory:  # its meaning says what it depends on
+        return ""
+    default: Any = list(field.default) if isinstance(field.default, tuple) else field.default
+    return f"`{yaml.safe_dump(default, default_flow_style=True).splitlines()[0]}`"

@@ -1,0 +1,1 @@
+"""How a study gets into MLflow, and how it is browsed there."""

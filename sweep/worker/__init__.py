@@ -1,0 +1,1 @@
+"""Who carries a trial out: the worker process, and the driver's end of it."""

@@ -1,0 +1,199 @@
+"""Has a worker carry out trials: watches its silence, replaces it when it fails, tries again what may be an accident."""
+import logging
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from core.errors import LoraSweepError
+from core.files.files import write_json
+from core.folders import TrialFolder
+from core.trial.spec import Result, TrialSpec
+from sweep import events
+from sweep.deadline import Hour
+from sweep.events import Message, Pack, Setup, Task, said_now
+from sweep.failures import DEVICE_LOST, HUNG, failure
+from sweep.stop import Stopped, StopRequest
+from sweep.worker.attempt import Attempt
+from sweep.worker.local import LocalWorker, WorkerDied
+from sweep.worker.watchdog import LOOK_S, Watchdog, work_of
+
+log = logging.getLogger(__name__)
+STOP_GRACE_S = 5.0  # for the step at work and its checkpoint; 10 s in all are promised
+MAX_FAILED_STARTS = 2
+DOING = {"start": "starting", "prepare": "preparing", "step": "training", "picture": "drawing"}  # by the watchdog's phase
+OnMessage = Callable[[Message], None]
+
+
+class WorkerCannotStart(LoraSweepError):
+    """No trial's fault: the machine or the installation is broken; the message is one line for the user."""
+
+
+@dataclass(kw_only=True)
+class Job:
+    """What a worker is to carry out, in one attempt or more; `steps` are those of training that were heard of in this one."""
+    spec: TrialSpec
+    folder: TrialFolder
+    steps: int = 0
+
+    def task(self) -> Task:
+        """The attempt that is due."""
+        batch_size = self.spec.train.batch_size if self.spec.train else 1
+        return Task(spec=self.spec, folder=self.folder, attempt=Attempt.load(self.folder.attempt, batch_size))
+
+
+class Supervisor:
+    """Owns the worker; only the driver's main thread calls it, `ask_to_stop` also a signal handler."""
+
+    def __init__(self, log_file: Path, setup: Setup, until: Hour | None = None) -> None:
+        self._log_file, self._setup = log_file, setup
+        self._worker: LocalWorker | None = None
+        self._watchdog = Watchdog()
+        self._sent: set[Path] = set()
+        self._failed_starts, self._was_ready = 0, False
+        self._until = until
+        self._finished_at: float | None = None
+        self.idle_s: list[float] = []  # the worker's waits between trials
+        self._stop_by: float | None = None
+        self.stop_asked: StopRequest | None = None
+
+    def start(self) -> None:
+        """Start the worker if there is none: its imports run while the driver does other things."""
+        if self._worker is None:
+            self._worker = LocalWorker(self._log_file, self._setup)
+            self._watchdog.watch()
+            self._sent.clear()
+
+    def ask_to_stop(self, request: StopRequest) -> None:
+        self.stop_asked = request
+        if self._worker:
+            self._worker.wake()
+
+    @property
+    def stop_asked_by_signal(self) -> bool:
+        return self.stop_asked is not None and self.stop_asked.by_signal
+
+    def close(self) -> None:
+        if self._worker:
+            self._worker.close()
+            self._worker = None
+
+    def send(self, job: Job) -> None:
+        """Hand a trial over ahead of `carry_out`, so that the device does not wait for bookkeeping; once is enough."""
+        if job.folder.path in self._sent:
+            return
+        self.start()
+        assert self._worker
+        self._sent.add(job.folder.path)
+        self._watchdog.rest(work_of(job.spec))
+        with suppress(WorkerDied):  # noticed, classified and answered when its events are read
+            self._worker.send(Pack((job.task(),)))
+
+    def carry_out(self, job: Job, hear: OnMessage) -> Result:
+        """One trial to its end, retried where that may help; every message but heartbeats goes to `hear`.
+
+        Raises Stopped, and WorkerCannotStart, which is no fault of the trial.
+        """
+        while True:
+            self.send(job)
+            task = job.task()
+            result = self._follow(task, hear)
+            self._sent.discard(job.folder.path)
+            if result is None or failure(result.reason).retires_worker:
+                self.close()
+            if result is None:
+                continue
+            again = task.attempt.after(result.reason)
+            if again is None:
+                with suppress(OSError):  # in a dead worker's place, for tables read the disk
+                    write_json(job.folder.result, result.to_json())
+                return result
+            hear(said_now(events.Again(reason=result.reason or "", message=result.message or "", micro_batch=again.micro_batch),
+                          job.spec.number))
+            again.save(job.folder.attempt)
+            job.folder.result.unlink(missing_ok=True)
+
+    def _follow(self, task: Task, hear: OnMessage) -> Result | None:
+        """Read messages until the trial is finished; a silent or dead worker ends it too. None if the worker did not start."""
+        try:
+            while True:
+                message = self._next_message()
+                self._learn(message)
+                if not isinstance(message.event, events.Alive):
+                    hear(message)
+                if isinstance(message.event, events.Finished):
+                    # On a full disk the worker could say how it ended, but not write it.
+                    return task.folder.read_result() or self._failed(task, message.event.reason, message.event.message)
+        except WorkerDied as death:
+            log.info("trial %d: %s", task.spec.number, death)  # the user hears of it as an event
+            if self._watchdog.phase == "start" and death.reason != DEVICE_LOST.name:
+                self._failed_starts += 1
+                if self._failed_starts == MAX_FAILED_STARTS:
+                    raise WorkerCannotStart(f"the worker cannot start ({death}); see {self._log_file}") from None
+                return None
+            stored = task.folder.read_result()
+            if stored and stored.state == "complete":  # it died after its work was done
+                self.close()
+                return stored
+            return self._failed(task, death.reason, str(death))
+
+    def _learn(self, message: Message) -> None:
+        """What a message says of the worker itself. Raises WorkerDied where it was refused a device that it had before."""
+        match message.event:
+            case events.Ready(device=device):
+                self._failed_starts, self._was_ready = 0, True
+                self._setup = replace(self._setup, device=device)  # a fresh worker takes this one or none: never the CPU instead
+            case events.Refused(message=why, loading=True) if self._was_ready:
+                raise WorkerDied(DEVICE_LOST.name, why)
+            case events.Started() if self._finished_at is not None:
+                self.idle_s.append(message.monotonic - self._finished_at)
+                self._finished_at = None
+            case events.Finished():
+                self._finished_at = message.monotonic
+
+    def _failed(self, task: Task, reason: str | None, message: str | None) -> Result:
+        return Result(state="failed", spec=task.spec, reason=reason, message=message, micro_batch=task.attempt.micro_batch,
+                      retried=task.attempt.retried)
+
+    def _next_message(self) -> Message:
+        """Raises WorkerDied, also for one that was killed for its silence, and Stopped."""
+        assert self._worker
+        while True:
+            now = time.monotonic()
+            if self._until and self._until.left_s <= 0 and not self.stop_asked:
+                self.stop_asked = StopRequest(self._until.name, by_signal=False)
+            if self.stop_asked:
+                self._stop(now)
+            left_s = [self._watchdog.left_s, LOOK_S]
+            if self._until and not self.stop_asked:
+                left_s.append(self._until.left_s)
+            if self._stop_by is not None:
+                left_s.append(self._stop_by - now)
+            try:
+                message = self._worker.next_message(min(left_s))
+            except WorkerDied:
+                if self._stop_by is not None:
+                    raise Stopped from None
+                raise
+            self._watchdog.look()
+            if message is not None:
+                self._watchdog.heard(message)
+                if isinstance(message.event, events.Stopped):
+                    raise Stopped
+                return message
+            if self._watchdog.left_s <= 0 and not self._worker.waiting:
+                silent_s, phase = self._watchdog.allowed_s, self._watchdog.phase
+                self._worker.close()
+                raise WorkerDied(HUNG.name, f"the worker sent no heartbeat for {silent_s:.0f} s while {DOING[phase]}")
+
+    def _stop(self, now: float) -> None:
+        """Training is asked to save its step; anything else is made again from the last checkpoint. Raises Stopped."""
+        assert self._worker
+        if self._stop_by is None:
+            if self._watchdog.phase != "step":
+                raise Stopped
+            self._stop_by = now + STOP_GRACE_S
+            self._worker.ask_to_stop()
+        elif now >= self._stop_by:
+            raise Stopped

@@ -1,0 +1,235 @@
+"""The worker process: owns one device, keeps the base model, takes packs of trials, sends events (see sweep/events.py).
+
+Anything that libraries print goes to stderr, which the driver keeps in worker.log.
+"""
+import ctypes
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from core.errors import first_line
+from core.files.fail_point import at_trial, fail_point
+from core.files.files import write_json, write_text
+from core.folders import TrialFolder
+from core.machine_trouble import machine_trouble
+from core.trial.spec import Result, TrialSpec
+from core.verdict import SCORING_VERSION
+from sweep import events
+from sweep.events import Event, Pack, Setup, Task, decode_order, encode, said_now, write_journal
+from sweep.failures import BAD_IMAGE, BLACK_PICTURES, BUG, NAN_LOSS, NO_IMAGES, failure
+from sweep.stop import SIGNALS
+
+if TYPE_CHECKING:
+    from core.backbone.backbone import Backbone
+    from core.files.cache import Cache
+
+log = logging.getLogger(__name__)
+BEAT_S = 1.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> None:
+    # A batch system may send its warning to every process of a job: only the driver answers, and asks for a checkpoint.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    _end_with_the_driver()
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    _quiet_libraries()
+    serve(Setup.from_arguments(sys.argv[1:]), PackQueue(sys.stdin), out)
+
+
+def _end_with_the_driver() -> None:
+    """Have the kernel end this process with its parent: one that hangs in a device cannot see by itself that nobody is left."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def serve(setup: Setup, packs: "PackQueue", out: TextIO) -> None:
+    """Load the base model for the first pack, then carry packs out until told to stop."""
+    # Here, not at the first pack: these imports run while the driver opens its stores.
+    import torch
+
+    import core.backbone  # noqa: F401
+    from core.files.cache import Cache
+
+    torch.set_flush_denormal(True)
+    backbone, cache = None, Cache(setup.cache)
+    for pack in packs:
+        backbone = backbone or _load(pack.tasks[0].spec, setup.device, out)
+        if backbone is None:
+            return
+        for task in pack.tasks:
+            at_trial(task.spec.number)
+            reporter = Reporter(out, task.folder.events, task.spec.number, packs.stop)
+            if not _carry_out(task, backbone, cache, reporter, setup.checkpoint_every_s):
+                return
+
+
+def _load(spec: TrialSpec, device: str, out: TextIO) -> "Backbone | None":
+    """The base model; None if it cannot be loaded. Says either."""
+    import torch
+
+    from core.backbone.backbone import load_backbone, unknown_story_words
+
+    started = time.monotonic()
+    try:
+        fail_point("load")
+        backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
+    except Exception as refusal:
+        log.exception("the base model cannot be loaded")
+        _send(out, events.Refused(message=first_line(refusal), loading=True))
+        return None
+    unknown = unknown_story_words(backbone, [scene.prompt for scene in spec.story.scenes])
+    _send(out, events.Ready(device=str(backbone.device), seconds=time.monotonic() - started, threads=torch.get_num_threads(),
+                            unknown_words=unknown, weights=backbone.weights, scorer=backbone.scorer_name,
+                            scoring_version=SCORING_VERSION))
+    return backbone
+
+
+class PackQueue:
+    """Packs as they come on stdin; `stop` is set as soon as the driver asks for it.
+
+    Once the driver is gone nobody waits for this trial: the process ends in the middle of it, so that it never writes
+    into a folder that the next driver's worker has taken over.
+    """
+
+    def __init__(self, stdin: TextIO) -> None:
+        self.stop = threading.Event()
+        self._waiting: queue.SimpleQueue[Pack | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, args=(stdin,), daemon=True).start()
+
+    def __iter__(self) -> Iterator[Pack]:
+        while pack := self._waiting.get():
+            yield pack
+
+    def _read(self, stdin: TextIO) -> None:
+        for line in stdin:
+            order = decode_order(line)
+            if isinstance(order, Pack):
+                self._waiting.put(order)
+            else:
+                self.stop.set()
+                self._waiting.put(None)
+        os._exit(0)
+
+
+class Reporter:
+    """Reports on one trial: events for the driver, kept in the trial's journal too."""
+
+    def __init__(self, out: TextIO, journal: Path, number: int, stop: threading.Event) -> None:
+        self._out, self._journal, self._number, self._stop = out, journal, number, stop
+        self._spoke_at = 0.0
+
+    def report(self, event: Event) -> None:
+        _send(self._out, event, self._number, self._journal)
+        self._spoke_at = time.monotonic()
+
+    def beat(self) -> None:
+        """A heartbeat, at most once a second. Raises Interrupted when the driver wants to stop."""
+        from core.heartbeat import Interrupted
+
+        if self._stop.is_set():
+            raise Interrupted
+        if time.monotonic() - self._spoke_at >= BEAT_S:
+            self.say(events.Alive())
+            self._spoke_at = time.monotonic()
+
+    def say(self, event: Event) -> None:
+        """Report it without a line in the journal."""
+        _send(self._out, event, self._number)
+
+
+def _carry_out(task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporter, checkpoint_every_s: float) -> bool:
+    """One trial to its end -> whether the worker can go on with another."""
+    from core.files.weight_files import WeightsError
+    from core.heartbeat import Interrupted
+
+    try:
+        result = _attempt(task, backbone, cache, reporter, checkpoint_every_s)
+    except Interrupted:
+        reporter.say(events.Stopped())
+        return False
+    except WeightsError as refusal:
+        reporter.say(events.Refused(message=first_line(refusal)))
+        return False
+    fail_point("result_unsaid")
+    reporter.report(events.Finished(state=result.state, reason=result.reason, message=result.message))
+    return True
+
+
+def _attempt(task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporter, checkpoint_every_s: float) -> Result:
+    """Run a trial; whatever goes wrong in it becomes its failed result, but for weights that no trial can be made with."""
+    from core.files.weight_files import WeightsError
+    from core.heartbeat import Interrupted
+    from sweep.trial import run_trial
+
+    spec, folder, attempt = task.spec, task.folder, task.attempt
+    started = time.monotonic()
+    try:
+        _clear(folder)
+        reporter.report(events.Started())
+        return run_trial(spec, backbone, cache, folder, reporter.report, attempt=attempt, beat=reporter.beat,
+                         checkpoint_every_s=checkpoint_every_s)
+    except (Interrupted, WeightsError):
+        raise
+    except Exception as error:
+        reason = failure_class(error)
+        result = Result(state="failed", spec=spec, reason=reason, message=first_line(error), micro_batch=attempt.micro_batch,
+                        retried=attempt.retried, duration_s=time.monotonic() - started)
+        log.error("trial %d failed as %s: %s", spec.number, reason, result.message,
+                  exc_info=None if failure(reason).explained else error)
+        with suppress(OSError):  # on a full disk; the driver hears of it all the same
+            if reason == BUG.name:  # the others are explained by their message
+                write_text(folder.traceback, "".join(traceback.format_exception(error)))
+            write_json(folder.result, result.to_json())
+        return result
+
+
+def _clear(folder: TrialFolder) -> None:
+    """Room for a new attempt: half-written files and the old journal go, a checkpoint and finished epochs stay."""
+    folder.path.mkdir(parents=True, exist_ok=True)
+    for path in (folder.events, folder.result, folder.traceback, *folder.path.rglob(".*.tmp")):
+        path.unlink(missing_ok=True)
+
+
+def failure_class(error: Exception) -> str:
+    """The class of a failure, by what was raised."""
+    from core.data.folder import DataError
+    from core.data.picture import PictureError
+    from core.story.score import NoScoreError
+    from core.train.train import NanLossError
+    from sweep.trial import BlackPicturesError, NoImagesError
+
+    classes = {NanLossError: NAN_LOSS, NoImagesError: NO_IMAGES, BlackPicturesError: BLACK_PICTURES,
+               NoScoreError: BLACK_PICTURES, DataError: BAD_IMAGE, PictureError: BAD_IMAGE}
+    for kind, row in classes.items():
+        if isinstance(error, kind):
+            return row.name
+    return machine_trouble(error) or BUG.name
+
+
+def _send(out: TextIO, event: Event, number: int | None = None, journal: Path | None = None) -> None:
+    message = said_now(event, number)
+    if journal:
+        # On a full disk the driver must hear of the end all the same; anything earlier ends the trial as disk_full.
+        with suppress(OSError) if isinstance(event, events.Finished) else nullcontext():
+            write_journal(journal, message)
+    out.write(encode(message))
+    out.flush()
+
+
+def _quiet_libraries() -> None:
+    import warnings
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=UserWarning)
