@@ -4,7 +4,7 @@ from pathlib import Path
 
 from core.files.files import read_json
 from core.fingerprint import accepted_changes
-from core.trial.spec import Result
+from core.trial.result import Result
 from core.verdict import BaseStory, Verdict
 
 
@@ -204,3 +204,8 @@ class StudyFolder:
 def shown_path(path: Path) -> str:
     """Relative to the current folder where that is shorter."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def study_folders(runs: Runs) -> list[StudyFolder]:
+    """Every study under `runs`, by name."""
+    return [StudyFolder(path.parent) for path in sorted(runs.path.glob("*/study.yaml"))]

@@ -8,12 +8,13 @@ from rich.text import Text
 
 from reports.data.survey import Survey
 from reports.leaderboard import SCORES, TRAINED, is_base
+from reports.units import numbered
 
 ALWAYS = ("trial", "gate", "aesthetic_mean", "coherence", "images")
 LEFT_OUT = ("state", "reason", "message", "aesthetic_min", "aesthetic_std", "duration_s")  # on the page, where there is room
 WIDE = 104  # columns: the LoRA's settings and four filters
 GATE_STYLES = {"pass": "green", "fail": "yellow", "older": "dim"}
-REASON_CHARACTERS, MAX_REASONS, MAX_NUMBERS = 160, 8, 6
+REASON_CHARACTERS, MAX_REASONS = 160, 8
 
 
 def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
@@ -67,35 +68,6 @@ def cell(name: str, value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3f}".rstrip("0").rstrip(".") if 0.01 <= abs(value) < 1000 else f"{value:.3g}"
     return str(value)
-
-
-def duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 trial`, `2 trials`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def numbered(trials: list[int]) -> str:
-    """trial 3; trials 3, 4 and 5; trials 3, 4, 5 and 9 more."""
-    if len(trials) == 1:
-        return f"trial {trials[0]}"
-    shown = trials[:MAX_NUMBERS] if len(trials) > MAX_NUMBERS + 1 else trials[:-1]
-    last = f"{len(trials) - len(shown)} more" if len(shown) < len(trials) - 1 else str(trials[-1])
-    return f"trials {', '.join(map(str, shown))} and {last}"
-
-
-def size(count_bytes: float) -> str:
-    """Decimal, as disks are sold: 93 MB, 1.2 GB."""
-    for unit, one in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count_bytes >= 0.9995 * one:
-            return f"{count_bytes / one:.{0 if count_bytes >= 9.95 * one else 1}f} {unit}"
-    return f"{count_bytes:.0f} B"
 
 
 def _reasons(trials: pd.DataFrame) -> list[str]:

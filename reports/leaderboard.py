@@ -4,7 +4,8 @@ from typing import Any
 
 import pandas as pd
 
-from core.trial.spec import Filters, Result, setting_names
+from core.trial.result import Result
+from core.trial.spec import Filters, setting_names
 from core.verdict import Group, Verdict
 
 BASE = "base"  # the `trial` of the base model's row: no LoRA, same prompts and seeds

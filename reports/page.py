@@ -10,10 +10,11 @@ import pandas as pd
 from core.base_models import base_model
 from core.files.files import write_text
 from core.folders import StudyFolder, TrialFolder
-from core.trial.spec import Result
+from core.trial.result import Result
 from core.verdict import Group, Verdict
-from reports.console import cell, duration
+from reports.console import cell
 from reports.leaderboard import base_name, gate_word, is_base, leaderboard
+from reports.units import duration
 
 TEMPLATES = Path(__file__).with_name("templates")
 UNSHOWN = ("state", "reason", "message")  # columns whose words stand in the gate's column

@@ -1,5 +1,6 @@
 """The command line. Every command imports what it needs when it runs: `--help` starts without torch."""
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -14,7 +15,6 @@ import typer
 from core.errors import UserError
 from core.files.files import at_home
 from core.folders import Runs, StudyFolder, shown_path
-from sweep.device_name import checked_device
 from sweep.process.console import err, out, steady
 from sweep.process.outcome import outcome
 from sweep.tracking.ui import HOST, PORT
@@ -34,6 +34,13 @@ RUNS_VARIABLE = "LORA_SWEEP_RUNS"
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
 RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar=RUNS_VARIABLE, callback=at_home,
                                           help="Where results, cache and the tracking store lie.")]
+
+
+def checked_device(name: str) -> str:
+    """Raises UserError on one that there cannot be."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
+        raise UserError(f"--device is {name!r}, but there is no such device (allowed: auto, cpu, cuda, cuda:1)")
+    return name
 
 
 def _place(what: str, auto: str = "a GPU for kolors where there is one, else the CPU") -> Any:
@@ -70,13 +77,12 @@ def run(
 ) -> None:
     """Start a sweep, or resume one: it is the same command."""
     from core.data.hub import bring_data
-    from reports.console import duration
+    from reports.units import duration
     from sweep.commands.status import at_edges
-    from sweep.deadline import clock, hour
     from sweep.driver import run_sweep
     from sweep.progress import LiveProgress, PlainProgress
     from sweep.resume.fingerprint import fields_of
-    from sweep.stop import stop_by_keyboard
+    from sweep.stop import clock, hour, stop_by_keyboard
     from sweep.study.study import load_study
 
     stop_by_keyboard()
@@ -158,9 +164,11 @@ def status(
 
     Running or not, trials done, passed and failed, the best one, the time left; with STUDY its leaderboard too.
     """
-    from reports.console import duration, leaderboard_table
+    from core.folders import study_folders
+    from reports.console import leaderboard_table
     from reports.leaderboard import leaderboard
-    from sweep.commands.status import findings, study_folders, study_status
+    from reports.units import duration
+    from sweep.commands.status import findings, study_status
 
     folders = [_started(study, runs)] if study else study_folders(Runs(runs))
     if not folders:
@@ -406,9 +414,9 @@ def _check_start(study: "Study", runs: Path, accept: frozenset[str]) -> "Outlook
 
 def _print_plan(study: "Study", runs: Path, until: str, device: str, outlook: "Outlook | None") -> None:
     from core.data.audit import say_bad
-    from sweep.deadline import deadline
     from sweep.plan.plan import disks, make_plan
     from sweep.plan.table import plan_page
+    from sweep.stop import deadline
 
     now = datetime.now()
     end = deadline(until, now)

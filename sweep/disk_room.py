@@ -5,7 +5,8 @@ from pathlib import Path
 
 from core.errors import LoraSweepError
 from core.folders import StudyFolder, TrialFolder
-from core.trial.spec import Result, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import TrialSpec
 from sweep.plan.cost import checkpoint_disk_bytes, trial_disk_bytes
 
 GB = 10**9

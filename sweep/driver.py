@@ -19,23 +19,22 @@ from core.errors import LoraSweepError, UserError, first_line
 from core.files.fail_point import fail_point
 from core.files.files import write_json
 from core.folders import Runs, StudyFolder
-from core.trial.spec import Filters, Result, TrialSpec, setting_names
-from reports.console import duration, numbered
+from core.trial.result import Result
+from core.trial.spec import Filters, TrialSpec, setting_names
+from reports.units import describe, duration, numbered
 from sweep import events
-from sweep.deadline import Hour
 from sweep.disk_room import ensure_room
 from sweep.events import Message, Ready, Setup
 from sweep.failures import NO_IMAGES, failure
 from sweep.plan.pace import Pace
-from sweep.progress import Progress
+from sweep.progress import Progress, Summary
 from sweep.resume.fingerprint import Fingerprint, record_start
 from sweep.resume.lock import study_lock
 from sweep.resume.recovery import not_allowed, recover
-from sweep.search.optuna_study import Store, describe
-from sweep.stop import Stopped, StopRequest, asked_by_signal
+from sweep.search.optuna_study import Store
+from sweep.stop import Hour, Stopped, StopRequest, asked_by_signal
 from sweep.study.errors import StudyError
 from sweep.study.study import Study, load_frozen
-from sweep.summary import Summary
 from sweep.tracking.tracking import open_tracking
 from sweep.worker.supervisor import Job, Supervisor
 

@@ -30,7 +30,8 @@ from core.story.sheet import story_sheet
 from core.train.state import TrainState, load_state
 from core.train.train import Checkpoint, EpochDone, train_lora
 from core.trial.recipe import Recipe
-from core.trial.spec import Data, Filters, Result, Training, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import Data, Filters, Training, TrialSpec
 from core.verdict import SCORING_VERSION, passes
 from sweep import events
 from sweep.events import Event

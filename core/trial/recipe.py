@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from core.data.hub import shared_name
-from core.trial.spec import Data, Result, Story
+from core.trial.result import Result
+from core.trial.spec import Data, Story
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

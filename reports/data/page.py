@@ -8,9 +8,9 @@ import pandas as pd
 
 from core.data.picture import PictureError, open_picture
 from core.files.files import write_text
-from reports.console import size
 from reports.data.survey import Survey
 from reports.page import template_environment
+from reports.units import size
 
 THUMBNAIL_PX = 240
 MOST_SHOWN = 400  # in each section; the audit table has them all

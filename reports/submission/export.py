@@ -15,7 +15,7 @@ from core.errors import UserError
 from core.files.files import safetensors_header, sha256, write_json, write_text
 from core.folders import TrialFolder
 from core.trial.recipe import Recipe, Submission
-from core.trial.spec import Result
+from core.trial.result import Result
 from core.verdict import CHALLENGE_GATE, Verdict, passes
 from reports.submission.model_card import Card, model_card
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from core.base_models import BaseModel, base_model
 from core.files.install import ROOT
-from core.trial.spec import Result
+from core.trial.result import Result
 from core.verdict import CHALLENGE_GATE, passes
 
 TEMPLATES = ROOT / "reports" / "templates"

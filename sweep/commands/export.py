@@ -5,7 +5,7 @@ from pathlib import Path
 from core.errors import UserError
 from core.files.files import write_json
 from core.folders import StudyFolder, TrialFolder
-from core.trial.spec import Result
+from core.trial.result import Result
 
 
 def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, device: str) -> tuple[TrialFolder, Result]:

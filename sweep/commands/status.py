@@ -4,17 +4,15 @@ from math import isinf
 
 from core.errors import first_line
 from core.files.files import read_json
-from core.folders import Runs, StudyFolder
-from core.trial.spec import Result
-from core.verdict import Verdict, notes_on_gate
+from core.folders import StudyFolder
+from core.trial.result import Result
+from core.verdict import BASE_PASSES, Verdict, notes_on_gate
 from sweep.failures import failure
 from sweep.resume.lock import is_locked
 from sweep.search.grid import Grid
 from sweep.study.errors import StudyError
 from sweep.study.space import edges
 from sweep.study.study import Study, load_frozen
-
-BASE_PASSES = "the base model's own story passes the gate already: compare a story with that mean, not with the gate"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -69,11 +67,6 @@ def findings(folder: StudyFolder, verdict: Verdict) -> list[str]:
 def at_edges(study: Study, winner: Result | None) -> list[str]:
     """Where the winner's value of a setting lies at the end of its search."""
     return edges(study, winner.spec.params()) if winner else []
-
-
-def study_folders(runs: Runs) -> list[StudyFolder]:
-    """Every study under `runs`, by name."""
-    return [StudyFolder(path.parent) for path in sorted(runs.path.glob("*/study.yaml"))]
 
 
 def _recovered(folder: StudyFolder) -> tuple[str, ...]:

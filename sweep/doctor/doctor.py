@@ -20,7 +20,7 @@ from core.data.hub import local_data
 from core.files.install import fetch_command, install_command
 from core.files.weight_files import FOLDER_VARIABLE, needed_bytes
 from core.folders import Runs, shown_path
-from reports.console import size
+from reports.units import size
 from sweep.doctor.check import Check
 from sweep.doctor.packages import check_packages, check_python, installed
 from sweep.doctor.tracking import check_port, check_tracking

@@ -20,7 +20,7 @@ from core.files.cache import Cache
 from core.folders import Runs
 from core.trial.spec import PROMPT, Filters, setting_names
 from core.verdict import notes_on_gate
-from reports.console import counted
+from reports.units import counted
 from sweep.study.errors import shown
 from sweep.study.story import SCENE
 from sweep.study.study import Study

@@ -5,7 +5,8 @@ from statistics import median
 from typing import Self
 
 from core.folders import TrialFolder
-from core.trial.spec import Result, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import TrialSpec
 
 MANY = 20  # pictures: with fewer, a trial's preparation is mostly something else
 PARTS = ("prepare", "train", "render", "score")  # as in result.json's timings_s

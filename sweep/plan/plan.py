@@ -9,10 +9,10 @@ from typing import Any
 
 from core.base_models import base_model
 from core.files.weight_files import needed_bytes
-from core.folders import Runs
-from core.trial.spec import Result, TrialSpec
-from reports.console import counted
-from sweep.commands.status import study_folders
+from core.folders import Runs, study_folders
+from core.trial.result import Result
+from core.trial.spec import TrialSpec
+from reports.units import counted
 from sweep.plan.cost import (
     PeakMemory,
     peak_memory,

@@ -7,11 +7,12 @@ from rich.table import Table
 from rich.text import Text
 
 from core.base_models import base_model
-from reports.console import cell, counted, duration, size
-from sweep.deadline import clock, seconds_until
+from reports.console import cell
+from reports.units import counted, duration, size
 from sweep.plan.gpu_speed import gpu_pace
 from sweep.plan.pace import PARTS
 from sweep.plan.plan import COSTLY, Disk, Plan, Row
+from sweep.stop import clock, seconds_until
 
 WORDS = {"prepare": "prepare", "train": "training", "render": "story", "score": "scoring"}
 EXAMPLES = ("NVIDIA GeForce RTX 3090", "NVIDIA GeForce RTX 4090", "NVIDIA H200")

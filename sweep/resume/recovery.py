@@ -9,7 +9,8 @@ from optuna.trial import FrozenTrial, Trial
 
 from core.files.files import read_json, write_json
 from core.folders import StudyFolder, TrialFolder
-from core.trial.spec import Result, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import TrialSpec
 from sweep.failures import KILLED, NOT_ALLOWED
 from sweep.progress import Progress
 from sweep.search.optuna_study import Store

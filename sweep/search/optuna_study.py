@@ -1,5 +1,4 @@
 """The Optuna study: asks for parameters, is told outcomes. The one place where an outcome becomes a trial's state."""
-import json
 import logging
 import shlex
 import sqlite3
@@ -17,7 +16,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.files.fail_point import fail_point
 from core.folders import shown_path
-from core.trial.spec import Result, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import TrialSpec
 from core.verdict import FAILED_BY_PARAMETERS, constraint
 from sweep.failures import failure
 from sweep.search.grid import Grid
@@ -271,9 +271,3 @@ def _open(path: Path, patience: Patience | None) -> optuna.storages.RDBStorage:
 def _queued(trial: FrozenTrial) -> dict[str, Any] | None:
     """The values that a trial was queued with, by us or from elsewhere; None where it was not."""
     return trial.system_attrs.get("fixed_params")
-
-
-def describe(params: dict[str, Any]) -> str:
-    """Sampled parameters on one line: `lora_rank 8, learning_rate 0.0021`."""
-    return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {json.dumps(value).strip(chr(34))}"
-                     for name, value in params.items())

@@ -15,7 +15,8 @@ from mlflow.entities import Metric, Param, Run
 
 from core.files.files import read_json, write_json, write_text
 from core.folders import StudyFolder, TrialFolder
-from core.trial.spec import Result, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import TrialSpec
 from sweep.events import Epoch, read_journal
 from sweep.failures import CUDA_OOM
 

@@ -14,7 +14,8 @@ from typing import Any
 from mlflow.exceptions import MlflowException
 
 from core.folders import Runs, StudyFolder, TrialFolder
-from core.trial.spec import Result, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import TrialSpec
 from sweep.tracking.outbox import Outbox, Refused, never
 from sweep.tracking.record import Tracked
 from sweep.tracking.store import TrackingError

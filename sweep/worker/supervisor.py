@@ -9,12 +9,12 @@ from pathlib import Path
 from core.errors import LoraSweepError
 from core.files.files import write_json
 from core.folders import TrialFolder
-from core.trial.spec import Result, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import TrialSpec
 from sweep import events
-from sweep.deadline import Hour
 from sweep.events import Message, Pack, Setup, Task, said_now
 from sweep.failures import DEVICE_LOST, HUNG, failure
-from sweep.stop import Stopped, StopRequest
+from sweep.stop import Hour, Stopped, StopRequest
 from sweep.worker.attempt import Attempt
 from sweep.worker.local import LocalWorker, WorkerDied
 from sweep.worker.watchdog import LOOK_S, Watchdog, work_of

@@ -21,7 +21,8 @@ from core.files.fail_point import at_trial, fail_point
 from core.files.files import write_json, write_text
 from core.folders import TrialFolder
 from core.machine_trouble import machine_trouble
-from core.trial.spec import Result, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import TrialSpec
 from core.verdict import SCORING_VERSION
 from sweep import events
 from sweep.events import Event, Pack, Setup, Task, decode_order, encode, said_now, write_journal

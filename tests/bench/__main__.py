@@ -16,7 +16,7 @@ from rich.table import Table
 from core.files.files import write_json
 from core.files.install import ROOT
 from core.folders import Runs
-from core.trial.spec import Result
+from core.trial.result import Result
 
 LORA_SWEEP = [sys.executable, "-m", "sweep.cli"]
 TRIALS = 3

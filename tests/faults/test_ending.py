@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from rich.console import Console
 
 from core.files.files import write_json
-from core.trial.spec import Result, TrialSpec
-from reports.console import duration
-from sweep.deadline import Hour
+from core.trial.result import Result
+from core.trial.spec import TrialSpec
+from reports.units import duration
 from sweep.driver import run_sweep
 from sweep.progress import PlainProgress
-from sweep.stop import StopRequest
+from sweep.stop import Hour, StopRequest
 from sweep.study.study import load_study
 from tests.faults.conftest import Sweeps
 

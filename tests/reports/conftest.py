@@ -9,7 +9,8 @@ from safetensors.numpy import save_file
 
 from core.files.files import sha256, write_json
 from core.folders import StudyFolder, TrialFolder
-from core.trial.spec import Data, Filters, Rendering, Result, Scene, Story, Training, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import Data, Filters, Rendering, Scene, Story, Training, TrialSpec
 
 HOSTILE = ('<script>alert("x")</script>, a lake', "](javascript:alert(1)) | a | boat", "---\nlicense: evil\n---",
            "```\n# heading", 'quote " and \'single\' & ampersand', "*bold* _it_ [link](http://x)", "水彩画，一只小船",

@@ -5,8 +5,9 @@ import pytest
 from rich.console import Console
 
 from core.files.files import write_json
-from reports.console import counted, leaderboard_table, numbered, size
+from reports.console import leaderboard_table
 from reports.leaderboard import leaderboard
+from reports.units import counted, numbered, size
 from tests.reports.conftest import fill, make_spec
 
 

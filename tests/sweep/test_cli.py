@@ -14,7 +14,7 @@ from PIL import Image
 from core.files.files import write_json
 from core.files.install import ROOT
 from core.folders import Runs
-from sweep.commands.status import BASE_PASSES
+from core.verdict import BASE_PASSES
 from tests.sweep.search.test_optuna_study import complete, failed
 from tests.sweep.tracking.mlflow_store import free_port
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from core.trial.spec import Result
+from core.trial.result import Result
 from sweep.progress import LiveProgress, PlainProgress
 from tests.sweep.search.test_optuna_study import complete, failed, spec
 

@@ -15,7 +15,7 @@ from mlflow.entities import Run
 from safetensors import safe_open
 
 from core.folders import Runs, StudyFolder
-from core.trial.spec import Result
+from core.trial.result import Result
 from core.verdict import FAILED_BY_PARAMETERS
 from sweep.driver import SweepRefused, run_sweep
 from sweep.progress import PlainProgress

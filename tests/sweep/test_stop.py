@@ -5,8 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from sweep.deadline import hour
-from sweep.stop import SIGNALS, StopRequest, asked_by_signal
+from sweep.stop import SIGNALS, StopRequest, asked_by_signal, hour
 
 
 @pytest.fixture(params=SIGNALS, ids=lambda number: number.name)

@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from core.files.files import read_json, sha256
-from core.trial.spec import Result
+from core.trial.result import Result
 from tests.faults.conftest import EMPTY_STORE, ROOT, Done, Sweeps
 from tests.sweep.tracking.mlflow_store import Server, content, free_port, store_uri
 

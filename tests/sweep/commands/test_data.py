@@ -22,7 +22,8 @@ from core.data.picture import open_picture
 from core.files.cache import Cache
 from core.files.install import ROOT, python
 from core.folders import Runs, TrialFolder
-from core.trial.spec import Filters, Result, Training, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import Filters, Training, TrialSpec
 from reports.data.recipe import process
 from sweep import events
 from sweep.events import Task

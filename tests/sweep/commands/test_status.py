@@ -8,7 +8,8 @@ import yaml
 from core.files.files import write_json, write_text
 from core.folders import Runs, StudyFolder
 from core.trial.spec import Training
-from sweep.commands.status import BASE_PASSES, findings
+from core.verdict import BASE_PASSES
+from sweep.commands.status import findings
 from sweep.study.study import load_study
 from tests.reports.conftest import make_result, make_spec
 from tests.sweep.resume.test_fingerprint import STUDY, make_folder, with_value

@@ -4,7 +4,8 @@ from dataclasses import replace
 import pytest
 
 from core.folders import TrialFolder
-from core.trial.spec import Data, Filters, Rendering, Result, Scene, Story, Training, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import Data, Filters, Rendering, Scene, Story, Training, TrialSpec
 from sweep.plan.pace import Pace
 
 SPEC = TrialSpec(

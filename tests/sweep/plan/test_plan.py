@@ -15,12 +15,13 @@ from core.files.files import write_json
 from core.files.weight_files import needed_bytes
 from core.folders import Runs
 from core.kolors.files import FILES
-from core.trial.spec import Rendering, Result, Training
-from reports.console import size
-from sweep.deadline import deadline, seconds_until
+from core.trial.result import Result
+from core.trial.spec import Rendering, Training
+from reports.units import size
 from sweep.plan.cost import lora_parameters, trial_disk_bytes
 from sweep.plan.plan import disks, make_plan
 from sweep.plan.table import plan_page
+from sweep.stop import deadline, seconds_until
 from sweep.study.study import STUDIES, Study, load_study
 
 EVENING = datetime(2026, 3, 1, 22, 0)

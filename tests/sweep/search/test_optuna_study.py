@@ -4,7 +4,8 @@ from dataclasses import replace
 import optuna
 import pytest
 
-from core.trial.spec import Data, Filters, Rendering, Result, Scene, Story, Training, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import Data, Filters, Rendering, Scene, Story, Training, TrialSpec
 from sweep.search.optuna_study import Store
 from sweep.study.space import Choices, Range
 

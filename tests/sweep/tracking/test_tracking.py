@@ -30,7 +30,8 @@ from mlflow.utils.async_logging.async_logging_queue import AsyncLoggingQueue
 from core.files.files import write_json
 from core.files.install import ROOT
 from core.folders import Runs, TrialFolder
-from core.trial.spec import Result, Training, TrialSpec
+from core.trial.result import Result
+from core.trial.spec import Training, TrialSpec
 from sweep.doctor.tracking import check_tracking
 from sweep.tracking.record import result_tags
 from sweep.tracking.store import EXPERIMENT_TAGS
