@@ -14,6 +14,9 @@ from core.errors import UserError
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
+MORNING = "07:00"
+
+
 @dataclass(frozen=True, slots=True)
 class StopRequest:
     """Why a sweep is to stop before its work is done: a signal, by its name, or else the hour asked for, such as 07:00."""

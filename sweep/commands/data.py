@@ -2,20 +2,26 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from rich.progress import Progress
 
 from core.base_models import base_model
 from core.data.audit import Looking
 from core.data.filters import OPEN, select
 from core.data.folder import read_folder
 from core.data.hub import bring_data, local_data
-from core.folders import Runs
+from core.folders import Runs, shown_path
 from core.trial.spec import Filters, setting_names
+from reports.console import data_table
+from reports.data.page import write_data_page
+from reports.data.recipe import write_recipe
 from reports.data.survey import Survey
 from sweep.plan.outlook import notes_on_study
-from sweep.study.study import Study
+from sweep.process.console import out, say, say_not_passed_on
+from sweep.study.study import Study, load_study
 
 
 def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Survey:
@@ -53,3 +59,26 @@ def _extreme(study: Study, table: pd.DataFrame, pick: Callable[..., Any]) -> Fil
     return replace(study.data.filters, **{
         name: pick(search.values, key=partial(kept, name))
         for name, search in study.space.items() if name in setting_names(Filters)})
+
+
+def show_data(study: str, runs: Path, device: str) -> None:
+    """Say what the filters keep, and write page, table and recipe."""
+    say_not_passed_on()
+    loaded = load_study(study)
+    with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
+        task = bars.add_task("looking at pictures", total=None)
+        survey = survey_data(loaded, Runs(runs), device, lambda number, total: bars.update(task, completed=number, total=total))
+    if survey.loaded:
+        say(survey.loaded)
+    out.print(data_table(survey))
+    for note in survey.notes:
+        say(f"note: {note}")
+    for file, reason in survey.bad.items():
+        say(f"cannot be used: {file}: {reason}")
+    for stage, files in survey.dropped().items():
+        say(f"dropped by {stage}: {files}")
+    if survey.warning:
+        say(survey.warning)
+    folder = Runs(runs).study(loaded.name).data
+    say(f"page       {shown_path(write_data_page(survey, folder))}")
+    say(f"recipe     {shown_path(write_recipe(survey, folder))}")

@@ -3,9 +3,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from core.errors import UserError
-from core.files.files import write_json
-from core.folders import StudyFolder, TrialFolder
+from core.files.files import at_home, write_json
+from core.folders import Runs, StudyFolder, TrialFolder, shown_path
 from core.trial.result import Result
+from core.verdict import Verdict
+from reports.submission.export import export as write_export
+from sweep.commands.started import started
+from sweep.process.console import say, say_not_passed_on
 
 
 def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, device: str) -> tuple[TrialFolder, Result]:
@@ -51,3 +55,35 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
     write_recipe(judged, folder)
     write_json(folder.result, judged.to_json())
     return folder, judged
+
+
+def export_trial(study: str, runs: Path, *, team: str, title: str, trial: int | None, epoch: int | None,
+                 out_dir: Path | None, force: bool, device: str) -> None:
+    """Make the submission folder of a trial, None: the winner. Raises UserError."""
+    say_not_passed_on()
+    folder = started(study, runs)
+    verdict = folder.verdict()
+    result = verdict.winner if trial is None else folder.trial(trial).read_result()
+    if result is None:
+        raise UserError(f"{folder.path.name}: no story passes the gate yet; name one with --trial and --force "
+                        f"({_exportable(verdict)})" if trial is None
+                        else f"--trial is {trial}, but there is no such finished trial ({_exportable(verdict)})")
+    source = folder.made(result)
+    if epoch is not None and result.state == "complete":
+        source, result = epoch_story(folder, result, epoch, Runs(runs).cache, device)
+    earlier = epoch if source.path != folder.made(result).path else None
+    name = f"{folder.path.name}-{result.spec.number:04d}" + (f"-epoch{earlier:02d}" if earlier else "")
+    target = at_home(out_dir) if out_dir else Path("exports") / name
+    made = write_export(verdict, result, source, team=team, title=title, out=target, force=force, epoch=earlier)
+    which = f"{result.spec.number}, epoch {earlier}" if earlier else str(result.spec.number)
+    say(f"exported trial {which} (mean {result.aesthetic_mean:.2f}) to {shown_path(made)}")
+
+
+def _exportable(verdict: Verdict) -> str:
+    """The trials that have a story; a failed one has none."""
+    complete = [result.spec.number for result in verdict.results if result.state == "complete"]
+    passing = {result.spec.number for result in verdict.passed}
+    passed, under = (", ".join(str(number) for number in complete if (number in passing) is wanted) for wanted in (True, False))
+    if not complete:
+        return "allowed: none, for no trial has made a story yet"
+    return f"allowed: {passed}" + f"; with --force: {under}" * bool(under) if passed else f"allowed with --force: {under}"

@@ -1,18 +1,26 @@
 """Where a study stands, read from its folder alone: no torch, no Optuna, no MLflow."""
 from dataclasses import dataclass
 from math import isinf
+from pathlib import Path
 
 from core.errors import first_line
 from core.files.files import read_json
-from core.folders import StudyFolder
+from core.folders import Runs, StudyFolder, shown_path, study_folders
 from core.trial.result import Result
 from core.verdict import BASE_PASSES, Verdict, notes_on_gate
+from reports.console import leaderboard_table
+from reports.leaderboard import leaderboard
+from reports.units import duration
+from sweep.commands.started import started
 from sweep.failures import failure
+from sweep.process.console import out, say
+from sweep.process.here import command
 from sweep.resume.lock import is_locked
 from sweep.search.grid import Grid
 from sweep.study.errors import StudyError
 from sweep.study.space import edges
 from sweep.study.study import Study, load_frozen
+from sweep.tracking.uri import shown_place
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,3 +82,31 @@ def _recovered(folder: StudyFolder) -> tuple[str, ...]:
         return tuple(read_json(folder.recovered)["notes"])
     except (OSError, ValueError, KeyError, TypeError):
         return ()
+
+
+def show_status(study: str | None, runs: Path) -> None:
+    """One line a study; of one study all that is known."""
+    folders = [started(study, runs)] if study else study_folders(Runs(runs))
+    if not folders:
+        say(f"no study was started under {runs} yet (try: {command('run demo', runs)})")
+    for folder in folders:
+        verdict = folder.verdict()
+        now = study_status(folder, verdict)
+        best = f", best {now.best.aesthetic_mean:.2f} (trial {now.best.spec.number})" if now.best else ""
+        left = f", about {duration(now.left_s)} left" if now.left_s else ""
+        out.print(f"{now.name}: {'running' if now.running else 'not running'}, {now.done} of {now.target} trials done, "
+                  f"{now.passed} passed the gate, {now.failed} failed{best}{left}", markup=False, soft_wrap=True)
+        if study:
+            for note in now.recovered:
+                say(f"found at its last start: {note}")
+            for note in findings(folder, verdict):
+                say(f"note: {note}")
+            out.print(leaderboard_table(leaderboard(verdict), out.width))
+            _say_where(folder, runs)
+
+
+def _say_where(folder: StudyFolder, runs: Path) -> None:
+    rows = [("trials", folder.path / "trials"), ("report", folder.report), ("tracking", shown_place(Runs(runs)))]
+    for word, place in rows:
+        if isinstance(place, str) or place.exists():
+            say(f"{word:10}{place if isinstance(place, str) else shown_path(place)}")

@@ -7,6 +7,8 @@ from typing import Any, TextIO
 
 from rich.console import Console
 
+from sweep.process.environment import NOT_PASSED_ON
+
 LOG_WIDTH = 104  # a log or a pipe has no edge to fold at
 # Colours and a live display are for terminals, whatever FORCE_COLOR says: notebooks and CI set it for all their children.
 out = Console(highlight=False, force_terminal=os.isatty(1))
@@ -40,3 +42,25 @@ class _Lossy(io.FileIO):
             return super().write(data)
         except OSError:
             return len(data)
+
+
+def say(line: str) -> None:
+    """One line to people, whatever is in it."""
+    out.print(line, markup=False, soft_wrap=True)
+
+
+def warn(line: str) -> None:
+    """The same on standard error."""
+    err.print(line, markup=False, soft_wrap=True)
+
+
+def complain(words: str) -> None:
+    """What kept a command from its work, each line with the program's name."""
+    for line in words.splitlines():
+        warn(f"lora-sweep: {line}")
+
+
+def say_not_passed_on() -> None:
+    """Name the variables that are kept from the libraries, if there are any."""
+    if NOT_PASSED_ON:
+        say(f"note: environment variables not passed on to the libraries, because the study decides: {', '.join(NOT_PASSED_ON)}")

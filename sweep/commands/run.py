@@ -1,0 +1,56 @@
+"""Start a sweep, or resume one."""
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from core.data.hub import bring_data
+from core.folders import Runs
+from reports.units import duration
+from sweep.commands.plan import print_plan
+from sweep.commands.start import check_place, check_start, fetch_weights
+from sweep.commands.status import at_edges
+from sweep.driver import run_sweep
+from sweep.process.console import complain, out, say, say_not_passed_on
+from sweep.process.here import command
+from sweep.progress import LiveProgress, PlainProgress
+from sweep.resume.fingerprint import fields_of
+from sweep.stop import MORNING, clock, hour, stop_by_keyboard
+from sweep.study.study import load_study
+
+
+def run_study(study: str, runs: Path, trials: int | None, until: str | None, dry_run: bool, device: str,
+              accept_change: list[str] | None) -> None:
+    """`trials`, `until` and `accept_change` as the user gave them. Exits with the sweep's code where that is not 0."""
+    stop_by_keyboard()
+    say_not_passed_on()
+    accept = fields_of(accept_change or ())
+    loaded = load_study(study)
+    loaded = loaded.with_trials(trials) if trials else loaded
+    if dry_run:
+        check_place(loaded, runs, device)
+        print_plan(loaded, runs, until or MORNING, device, check_start(loaded, runs, accept))
+        return
+    stop_at = hour(until) if until else None
+    if stop_at:
+        say(f"stops at {clock(datetime.fromtimestamp(stop_at.moment))}, {duration(stop_at.left_s)} from now")
+    check_place(loaded, runs, device)
+    if brought := bring_data(loaded.data_value, Runs(runs).cache):  # before the weights: smaller, and it may be refused
+        say(brought)
+    outlook = check_start(loaded, runs, accept)
+    for note in outlook.notes if outlook else ():
+        say(f"note: {note}")
+    fetch_weights(loaded)
+    progress = LiveProgress(out) if out.is_terminal else PlainProgress(out)
+    try:
+        summary = run_sweep(loaded, Runs(runs), device, progress, accept, stop_at)
+    finally:
+        if isinstance(progress, LiveProgress):
+            progress.stop()
+    winner = Runs(runs).study(loaded.name).verdict().winner
+    for note in at_edges(loaded, winner):  # the other findings were said above
+        say(f"note: {note}")
+    words, code = summary.closing(winner, command(f"report {loaded.name}", runs))
+    if code:
+        complain(words)
+        sys.exit(code)
+    say(words)
