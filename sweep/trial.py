@@ -23,7 +23,7 @@ from core.files.fail_point import fail_point
 from core.files.files import content_key, sha256, write_json, write_whole
 from core.folders import TrialFolder
 from core.heartbeat import Beat, no_beat
-from core.lora.lora import lora
+from core.lora import lora
 from core.story.render import render_scenes
 from core.story.score import Score, rate, score_pictures
 from core.story.sheet import story_sheet

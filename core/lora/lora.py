@@ -18,7 +18,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from core.errors import UserError
-from core.files.files import safetensors_header, write_whole
+from core.files import safetensors_header
+from core.files.files import write_whole
 
 # DiffSynth's position in SDXLUNet.blocks -> diffusers' name of the same attention block.
 DIFFUSERS_BLOCKS = {

@@ -9,13 +9,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from core.backbone.backbone import Backbone, memory
+from core.backbone import memory
+from core.backbone.backbone import Backbone
 from core.backbone.cuda_graph import Leash, record
 from core.backbone.encode import Words, encode_prompts
 from core.files.cache import Cache
 from core.files.fail_point import fail_point
 from core.heartbeat import Beat, no_beat
-from core.lora.lora import lora
+from core.lora import lora
 from core.trial.spec import Rendering, Scene
 
 

@@ -11,8 +11,9 @@ import safetensors
 from safetensors.torch import load, save
 from torch import Tensor
 
+from core.files import safetensors_header
 from core.files.fail_point import fail_point
-from core.files.files import safetensors_header, write_whole
+from core.files.files import write_whole
 
 
 @dataclass(frozen=True, slots=True)

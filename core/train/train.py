@@ -19,13 +19,14 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 
-from core.backbone.backbone import TRAIN_TIMESTEPS, Backbone, memory
+from core.backbone import memory
+from core.backbone.backbone import TRAIN_TIMESTEPS, Backbone
 from core.backbone.cuda_graph import Leash, record
 from core.backbone.encode import Examples
 from core.errors import LoraSweepError
 from core.files.fail_point import fail_point
 from core.heartbeat import Beat, Interrupted, no_beat
-from core.lora.lora import lora
+from core.lora import lora
 from core.train.state import TrainState, save_state
 from core.trial.spec import Training
 

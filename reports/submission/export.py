@@ -12,7 +12,8 @@ import pandas as pd
 
 from core.data.hub import shared_name
 from core.errors import UserError
-from core.files.files import safetensors_header, sha256, write_json, write_text
+from core.files import safetensors_header
+from core.files.files import sha256, write_json, write_text
 from core.folders import TrialFolder
 from core.trial.recipe import Recipe, Submission
 from core.trial.result import Result

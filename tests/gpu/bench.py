@@ -13,7 +13,7 @@ import torch
 from core.backbone.backbone import DTYPES
 from core.backbone.encode import Examples, encode_prompts
 from core.files.cache import Cache
-from core.lora.lora import lora
+from core.lora import lora
 from core.story.render import render_scenes
 from core.story.score import score_pictures
 from core.train.train import LIGHTNING_PRECISION

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from core.backbone.backbone import Backbone, cuda_graph, load_backbone
+from core.backbone import cuda_graph
+from core.backbone.backbone import Backbone, load_backbone
 from core.backbone.encode import Words
-from core.lora.lora import lora
+from core.lora import lora
 from core.train.train import train_lora
 from core.trial.spec import Training
 from tests.gpu.shapes import TEXT_TOKENS, Shape

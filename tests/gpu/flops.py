@@ -8,7 +8,7 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.lora.lora import lora
+from core.lora import lora
 from tests.gpu.shapes import TEXT_TOKENS, Shape
 
 

@@ -14,7 +14,7 @@ from core.backbone.encode import Examples, Words
 from core.files.cache import Cache
 from core.kolors import load
 from core.kolors.files import FILES
-from core.lora.lora import lora
+from core.lora import lora
 from core.story.render import render_scenes
 from core.train.train import train_lora
 from core.trial.spec import Rendering, Scene, Training

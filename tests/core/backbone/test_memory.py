@@ -5,7 +5,8 @@ from typing import Literal
 import pytest
 import torch
 
-from core.backbone.backbone import Backbone, memory
+from core.backbone import memory
+from core.backbone.backbone import Backbone
 from core.backbone.encode import Examples
 from core.files.cache import Cache
 from core.story.render import render_scenes

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from core.files.files import install
+from core.files import install
 from core.files.install import ROOT
 
 

@@ -25,7 +25,7 @@ from core.files.cache import Cache
 from core.files.install import ROOT
 from core.kolors import load
 from core.kolors.files import FILES, SCORER_FOLDER
-from core.lora.lora import lora
+from core.lora import lora
 from core.story.render import render_scenes
 from core.story.score import score_pictures
 from core.train.train import train_lora

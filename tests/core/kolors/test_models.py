@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 
 from core.kolors.models import KolorsUNet, KolorsVAEDecoder, KolorsVAEEncoder, UNetShape, VAEShape, chatglm, chatglm_sizes
-from core.lora.lora import lora
+from core.lora import lora
 
 PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "unet": (lambda: KolorsUNet(UNetShape()), lambda: SDXLUNet(is_kolors=True)),

@@ -9,7 +9,7 @@ from diffsynth.models.lora import SDXLLoRAFromCivitai
 from safetensors.torch import load_file
 
 from core.backbone.backbone import Backbone
-from core.lora.lora import lora
+from core.lora import lora
 from tests.core.lora.test_lora import put_on_trained
 
 

@@ -7,7 +7,7 @@ from diffusers import KolorsPipeline, UNet2DConditionModel
 from peft.tuners.lora import LoraLayer
 
 from core.backbone.backbone import Backbone
-from core.lora.lora import lora
+from core.lora import lora
 from reports.submission.export import write_lora
 from tests.core.lora.test_lora import put_on_trained
 

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from core.backbone.backbone import Backbone
-from core.lora.lora import LoraShape, lora
+from core.lora import lora
+from core.lora.lora import LoraShape
 
 SHAPE = LoraShape(rank=4, alpha=10)
 TARGETS = ("to_q", "to_k", "to_v", "to_out")

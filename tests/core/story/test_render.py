@@ -8,7 +8,7 @@ from PIL import Image
 
 from core.backbone.backbone import Backbone
 from core.files.cache import Cache
-from core.lora.lora import lora
+from core.lora import lora
 from core.story.render import render_scenes, scene_noise
 from core.trial.spec import Rendering, Story
 

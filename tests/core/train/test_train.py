@@ -12,11 +12,12 @@ from core.backbone.backbone import TRAIN_TIMESTEPS, Backbone
 from core.backbone.encode import Examples
 from core.files.cache import Cache
 from core.heartbeat import Interrupted
-from core.lora.lora import lora
+from core.lora import lora
 from core.story.render import render_scenes
 from core.story.score import score_pictures
+from core.train import train
 from core.train.state import load_state
-from core.train.train import Checkpoint, NanLossError, StepDraw, train, train_lora
+from core.train.train import Checkpoint, NanLossError, StepDraw, train_lora
 from core.trial.spec import Rendering, Story, Training
 
 TRAINING = Training(lora_rank=4, lora_alpha=8, epochs=2, steps_per_epoch=3, batch_size=2, learning_rate=2e-3)

@@ -11,7 +11,7 @@ import torch
 from core.backbone.backbone import Backbone
 from core.backbone.encode import Examples, Words
 from core.heartbeat import no_beat
-from core.lora.lora import lora
+from core.lora import lora
 from core.story.render import denoise
 from core.tiny.models import TinyUNet
 from core.train.train import LoraTraining

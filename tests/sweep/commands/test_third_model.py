@@ -25,7 +25,7 @@ if sys.argv[1:2] == ["worker"]:
     del sys.argv[1]  # what follows is the worker's setup
     from sweep.worker.worker import main
 else:
-    from sweep.worker.worker import local as local_worker
+    from sweep.worker import local as local_worker
     from sweep.cli import main
 
     local_worker.COMMAND = ("-P", __file__, "worker")

@@ -19,9 +19,10 @@ from core.files.install import python
 from core.folders import Runs
 from core.kolors.files import FILES
 from core.trial.spec import Training
+from sweep.doctor import doctor, packages
+from sweep.doctor import tracking as reach
 from sweep.doctor.check import Check
-from sweep.doctor.doctor import check_data, check_disk, check_gpu, check_runs, check_weights, doctor, examine, is_ready, packages
-from sweep.doctor.doctor import tracking as reach
+from sweep.doctor.doctor import check_data, check_disk, check_gpu, check_runs, check_weights, examine, is_ready
 from sweep.doctor.packages import check_packages
 from sweep.doctor.tracking import check_port, check_tracking
 from sweep.plan.plan import make_plan

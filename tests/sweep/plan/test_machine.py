@@ -7,8 +7,9 @@ import pytest
 from core.folders import Runs
 from sweep.cli import _check_place
 from sweep.doctor.doctor import check_gpu
+from sweep.plan import machine
 from sweep.plan.machine import NotKnown, refusal
-from sweep.plan.plan import machine, make_plan
+from sweep.plan.plan import make_plan
 from sweep.study.study import load_study
 
 

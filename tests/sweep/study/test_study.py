@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from core.files.files import write_text
 from core.tiny import scenes as tiny
 from core.trial.spec import Filters, Rendering, Training, TrialSpec, setting_names
+from sweep.study import study as study_module
 from sweep.study.errors import Mistake, StudyError
 from sweep.study.setting import SETTINGS, check_template
 from sweep.study.story import load_story
 from sweep.study.study import STUDIES, load_frozen, load_study
-from sweep.study.study import study as study_module
 
 STORY = {"title": "t", "template": "draw {scene} with care", "negative_prompt": "blur",
          "scenes": [{"prompt": f"scene {n} {{x}}", "seed": n} for n in range(1, 9)]}

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
+from sweep.tracking import outbox as outbox_module
 from sweep.tracking.outbox import Outbox, Refused
-from sweep.tracking.tracking import outbox as outbox_module
 
 
 class Receiver:

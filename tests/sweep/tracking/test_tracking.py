@@ -33,11 +33,11 @@ from core.folders import Runs, TrialFolder
 from core.trial.result import Result
 from core.trial.spec import Training, TrialSpec
 from sweep.doctor.tracking import check_tracking
+from sweep.tracking import outbox as outbox_module
+from sweep.tracking import tracking as tracking_module
 from sweep.tracking.record import result_tags
 from sweep.tracking.store import EXPERIMENT_TAGS
 from sweep.tracking.tracking import Tracking, open_tracking
-from sweep.tracking.tracking import outbox as outbox_module
-from sweep.tracking.tracking import tracking as tracking_module
 from sweep.tracking.uri import sqlite_address
 from tests.reports.conftest import STUDY, fill, make_failure, make_result, make_spec
 from tests.sweep.tracking.mlflow_store import Content, Server, artifacts, content, free_port, store_uri
@@ -849,7 +849,7 @@ def test_two_first_starts_at_once_on_a_fresh_store(tmp_path):
 import sys
 from pathlib import Path
 from core.folders import Runs
-from sweep.tracking.tracking import tracking
+from sweep.tracking import tracking
 tracking.END_S = 120.0  # a machine that runs tests is slow
 runs, study = Runs(Path(sys.argv[1])), sys.argv[2]
 runs.study(study).path.mkdir(parents=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sweep.events import Setup
+from sweep.worker import local as local_worker
 from sweep.worker.local import LocalWorker, WorkerDied
-from sweep.worker.worker import local as local_worker
 
 
 @pytest.mark.parametrize(("killed_for_memory", "reason"), [(3, "killed"), (4, "host_oom")])

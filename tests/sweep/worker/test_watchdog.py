@@ -6,8 +6,8 @@ import pytest
 from core.trial.spec import Rendering, Training
 from sweep import events
 from sweep.events import said_now
+from sweep.worker import watchdog
 from sweep.worker.watchdog import FLOORS_S, LOOK_S, PATIENCE, Watchdog, work_of
-from sweep.worker.worker import watchdog
 from tests.reports.conftest import make_spec
 
 TRAINING, ALIVE = events.Training(images=8, steps=100), events.Alive()
