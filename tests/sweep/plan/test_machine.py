@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from core.folders import Runs
-from sweep.cli import _check_place
+from sweep.commands.start import check_place
 from sweep.doctor.doctor import check_gpu
 from sweep.plan import machine
 from sweep.plan.machine import NotKnown, refusal
@@ -44,7 +44,7 @@ def test_run_and_doctor_say_that_it_is_not_known(tmp_path, monkeypatch, write_st
     study.write_text(study.read_text() + "precision: fp16\n")
     python_that(tmp_path, monkeypatch, "exec sleep 5")
     loaded = load_study(str(study))
-    _check_place(loaded, tmp_path / "runs", "auto")
+    check_place(loaded, tmp_path / "runs", "auto")
     assert ("note: whether tiny can train on this machine is not known (torch gave no answer in 0.2 s); going on without knowing"
             in " ".join(capsys.readouterr().out.split()))
     check = check_gpu(make_plan(loaded, Runs(tmp_path)))
