@@ -1,5 +1,4 @@
 """The leaderboard in a terminal: words first, colour only beside them."""
-from typing import Any
 
 import pandas as pd
 from rich import box
@@ -7,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from reports.data.survey import Survey
-from reports.leaderboard import SCORES, TRAINED, is_base
+from reports.leaderboard import TRAINED, cell, is_base
 from reports.units import numbered
 
 ALWAYS = ("trial", "gate", "aesthetic_mean", "coherence", "images")
@@ -57,17 +56,6 @@ def data_table(survey: Survey) -> Table:
         cells = [str(count) for count in counts[:2 if survey.searched else 1]]
         table.add_row("can be used" if stage == "problem" else stage, Text(bounds or "–"), *cells)
     return table
-
-
-def cell(name: str, value: Any) -> str:
-    """A setting or a score as short as it reads well; a dash where there is none."""
-    if pd.isna(value):
-        return "–"
-    if name in SCORES:
-        return f"{value:.3f}"
-    if isinstance(value, float):
-        return f"{value:.3f}".rstrip("0").rstrip(".") if 0.01 <= abs(value) < 1000 else f"{value:.3g}"
-    return str(value)
 
 
 def _reasons(trials: pd.DataFrame) -> list[str]:

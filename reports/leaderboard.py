@@ -69,3 +69,14 @@ def _row(trial: int | str, result: Result, searched: list[str], group: Group) ->
         "images": result.images if trained else None, "duration_s": result.duration_s, "reason": result.reason,
         "message": result.message if result.same_as is None else f"an exact repeat of trial {result.same_as}, with its result",
     }
+
+
+def cell(name: str, value: Any) -> str:
+    """A setting or a score as short as it reads well; a dash where there is none."""
+    if pd.isna(value):
+        return "–"
+    if name in SCORES:
+        return f"{value:.3f}"
+    if isinstance(value, float):
+        return f"{value:.3f}".rstrip("0").rstrip(".") if 0.01 <= abs(value) < 1000 else f"{value:.3g}"
+    return str(value)

@@ -12,8 +12,7 @@ from core.files.files import write_text
 from core.folders import StudyFolder, TrialFolder
 from core.trial.result import Result
 from core.verdict import Group, Verdict
-from reports.console import cell
-from reports.leaderboard import base_name, gate_word, is_base, leaderboard
+from reports.leaderboard import base_name, cell, gate_word, is_base, leaderboard
 from reports.units import duration
 
 TEMPLATES = Path(__file__).with_name("templates")

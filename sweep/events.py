@@ -26,14 +26,15 @@ same lines; each attempt begins a new one.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from core.files.fail_point import fail_point
+from core.files.files import read_json, write_json
 from core.folders import TrialFolder
 from core.trial.spec import TrialSpec
-from sweep.worker.attempt import Attempt
+from sweep.failures import CUDA_OOM, failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,6 +53,47 @@ class Setup:
     def from_arguments(cls, arguments: Sequence[str]) -> Self:
         cache, device, checkpoint_every_s = arguments
         return cls(cache=Path(cache), device=device, checkpoint_every_s=float(checkpoint_every_s))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Attempt:
+    """One try at a trial: `retried` holds how each earlier one ended (sweep/failures.py), `micro_batch` is how many rows go
+    through the UNet at a time; it divides the batch size."""
+    micro_batch: int
+    retried: tuple[str, ...] = ()
+
+    @property
+    def was_out_of_memory(self) -> bool:
+        return CUDA_OOM.name in self.retried
+
+    def after(self, reason: str | None) -> Self | None:
+        """The next attempt after one that ended so; None when another would not help."""
+        if not reason or not failure(reason).retried or reason in self.retried:
+            return None
+        again = replace(self, retried=(*self.retried, reason))
+        if reason != CUDA_OOM.name:
+            return again
+        smaller = [size for size in range(1, self.micro_batch) if self.micro_batch % size == 0]
+        return replace(again, micro_batch=smaller[-1]) if smaller else again  # the memory may have been another program's
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        return cls(micro_batch=values["micro_batch"], retried=tuple(values["retried"]))
+
+    def save(self, path: Path) -> None:
+        write_json(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: Path, batch_size: int) -> Self:
+        """What an earlier driver wrote down, if it did and it is about this batch size."""
+        try:
+            attempt = cls.from_json(read_json(path))
+            return attempt if batch_size % attempt.micro_batch == 0 else cls(micro_batch=batch_size)
+        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+            return cls(micro_batch=batch_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -34,8 +34,7 @@ from core.trial.result import Result
 from core.trial.spec import Data, Filters, Training, TrialSpec
 from core.verdict import SCORING_VERSION, passes
 from sweep import events
-from sweep.events import Event
-from sweep.worker.attempt import Attempt
+from sweep.events import Attempt, Event
 
 Report = Callable[[Event], None]
 MIXED_PRECISION = {"fp32": "no"}  # kohya's word for it; the others are called as ours

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from core.base_models import base_model
-from reports.console import cell
+from reports.leaderboard import cell
 from reports.units import counted, duration, size
 from sweep.plan.gpu_speed import gpu_pace
 from sweep.plan.pace import PARTS

@@ -11,6 +11,7 @@ from core.files.files import read_json, write_json
 from core.folders import StudyFolder, TrialFolder
 from core.trial.result import Result
 from core.trial.spec import TrialSpec
+from sweep.events import Attempt
 from sweep.failures import KILLED, NOT_ALLOWED
 from sweep.progress import Progress
 from sweep.search.optuna_study import Store
@@ -18,7 +19,6 @@ from sweep.study.errors import Mistake, sentence
 from sweep.study.setting import SETTINGS
 from sweep.study.study import Study
 from sweep.tracking.tracking import Tracking
-from sweep.worker.attempt import Attempt
 
 
 class Step(Enum):

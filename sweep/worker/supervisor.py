@@ -12,10 +12,9 @@ from core.folders import TrialFolder
 from core.trial.result import Result
 from core.trial.spec import TrialSpec
 from sweep import events
-from sweep.events import Message, Pack, Setup, Task, said_now
+from sweep.events import Attempt, Message, Pack, Setup, Task, said_now
 from sweep.failures import DEVICE_LOST, HUNG, failure
 from sweep.stop import Hour, Stopped, StopRequest
-from sweep.worker.attempt import Attempt
 from sweep.worker.local import LocalWorker, WorkerDied
 from sweep.worker.watchdog import LOOK_S, Watchdog, work_of
 

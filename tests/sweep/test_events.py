@@ -9,6 +9,7 @@ from core.trial.spec import Training
 from sweep import events
 from sweep.events import (
     SENT,
+    Attempt,
     Event,
     Pack,
     Setup,
@@ -22,7 +23,6 @@ from sweep.events import (
     said_now,
     write_journal,
 )
-from sweep.worker.attempt import Attempt
 from tests.reports.conftest import make_spec
 
 SAID: list[Event] = [

@@ -26,11 +26,10 @@ from core.trial.result import Result
 from core.trial.spec import Filters, Training, TrialSpec
 from reports.data.recipe import process
 from sweep import events
-from sweep.events import Task
+from sweep.events import Attempt, Task
 from sweep.progress import LiveProgress
 from sweep.study.study import STUDIES, load_study
 from sweep.trial import NoImagesError, _sparing, look_at_images, run_trial, select_images
-from sweep.worker.attempt import Attempt
 from sweep.worker.worker import Reporter, _attempt
 
 WATERCOLOR = ROOT / "studies" / "data" / "watercolor" / "train"

@@ -6,8 +6,8 @@ import pytest
 
 from core.files.files import write_json
 from core.folders import TrialFolder
+from sweep.events import Attempt
 from sweep.resume.recovery import Found, Step, _take_back_retried, reconcile
-from sweep.worker.attempt import Attempt
 from tests.sweep.search.test_optuna_study import failed
 
 

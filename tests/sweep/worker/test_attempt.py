@@ -1,7 +1,7 @@
 """What may be an accident is tried once more; memory is tried with fewer rows at a time."""
 import pytest
 
-from sweep.worker.attempt import Attempt
+from sweep.events import Attempt
 
 
 @pytest.mark.parametrize("reason", ["hung", "killed", "device_lost"])
