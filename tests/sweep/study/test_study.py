@@ -421,7 +421,7 @@ def test_the_table_covers_every_setting_once() -> None:
 
 
 def test_the_schema_describes_every_field_and_needs_no_torch() -> None:
-    code = "import sys, sweep.study as s; s.main(); sys.exit('torch' in sys.modules)"
+    code = "import sys, sweep.study.study as s; s.main(); sys.exit('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code, "--schema"], cwd=STUDIES.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     schema = json.loads(done.stdout)
