@@ -46,7 +46,7 @@ def test_a_command_ends_well_though_nobody_takes_its_words(taken: str, tmp_path:
 
 
 def test_a_file_never_becomes_the_output_that_was_closed(tmp_path: Path) -> None:
-    words = "import os; from sweep.console import steady; steady(); f = open('kept', 'w'); os.write(1, b'x'); os.write(2, b'x')"
+    words = "import os; from sweep.process.console import steady; steady(); f = open('kept', 'w'); os.write(1, b'x'); os.write(2, b'x')"
     subprocess.run(["sh", "-c", '"$@" >&- 2>&- <&-', "sh", sys.executable, "-c", words], cwd=tmp_path, check=True,
                    env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert (tmp_path / "kept").read_bytes() == b""
@@ -71,7 +71,7 @@ def test_colours_are_for_terminals_only(tmp_path: Path) -> None:
 
 def test_a_terminal_has_colours(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    done = subprocess.run([sys.executable, "-c", "from sweep.console import out, steady; steady(); out.print('[bold]x')"],
+    done = subprocess.run([sys.executable, "-c", "from sweep.process.console import out, steady; steady(); out.print('[bold]x')"],
                           stdout=theirs, env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}, check=True)
     assert done.returncode == 0
     assert os.read(ours, 100) == b"\x1b[1mx\x1b[0m\r\n"

@@ -127,7 +127,7 @@ def test_a_home_that_is_not_known_is_one_line(env: dict[str, str]) -> None:
 @pytest.mark.parametrize("home", ["", "relative"])
 def test_libraries_have_a_home_though_the_user_has_none(home: str) -> None:
     """As in a container that runs under a number without a name."""
-    code = "import sweep.tracking; from core.kolors.files import models_folder; print(models_folder())"
+    code = "import sweep.tracking.tracking; from core.kolors.files import models_folder; print(models_folder())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120,
                           env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": home})
     assert done.stdout == "/.cache/lora-sweep/models\n", done.stderr
