@@ -29,6 +29,7 @@ faults: $(READY)        ## kill, tear, fill and hang everything, on the toy mode
 
 check: $(READY)         ## ruff and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 bench: $(READY)         ## ratios against the naive way, in one run

@@ -1,10 +1,14 @@
-"""Where the installed command begins, under a name that nobody else has: `sweep` may be anybody's on the user's PYTHONPATH."""
+"""Where the installed command begins, under a name that nobody else has: `sweep` may be anybody's on the
+user's PYTHONPATH.
+"""
+
 import os
 import sys
 
 
 def main() -> None:
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))  # until sweep.environment puts the whole path in order
+    # until sweep.environment puts the whole path in order
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     try:
         from sweep.cli import main
     except KeyboardInterrupt:

@@ -1,7 +1,10 @@
-"""The base models that a LoRA can be trained for: one row each, with all that is asked about a model by its name. No torch.
+"""The base models that a LoRA can be trained for: one row each, with all that is asked about a model by its
+name. No torch.
 
-A new model is a folder like core/kolors or core/tiny (`files`: its weight files; `load`: `read_backbone`) and a row here.
+A new model is a folder like core/kolors or core/tiny (`files`: its weight files; `load`: `read_backbone`) and
+a row here.
 """
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +18,12 @@ from core.tiny import files as tiny_files
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CountedWork:
-    """Sizes, memory and work of a model, counted or measured: what time and memory on a GPU are estimated from.
+    """Sizes, memory and work of a model, counted or measured: what time and memory on a GPU are estimated
+    from.
 
     `kept_bytes` and `recomputed_bytes`: core/kolors/work.py. Work in TFLOP at 1024 px and batch 1.
     """
+
     unet_parameters: float
     vae_parameters: float
     text_encoder_parameters: float
@@ -35,6 +40,7 @@ class CountedWork:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeasuredOnCpu:
     """Seconds on two cores of a server CPU, at `size_px`."""
+
     size_px: int
     row_s: float
     forward_s: float
@@ -44,57 +50,98 @@ class MeasuredOnCpu:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseModel:
-    """`work` and `on_cpu`: what estimates for a GPU and for a CPU start from, where nothing was measured on this machine."""
-    name: str                 # the study's word
-    title: str                # what people call it
+    """`work` and `on_cpu`: what estimates for a GPU and for a CPU start from, where nothing was measured on
+    this machine.
+    """
+
+    name: str  # the study's word
+    title: str  # what people call it
     title_zh: str
     is_toy: bool
-    precision: str            # unless a study says otherwise
-    needs_gpu: bool           # `auto` is the CPU for one that needs none
-    architecture: str         # what LoRA files say they are made for
-    scorer: str               # name of the model that scores its pictures
+    precision: str  # unless a study says otherwise
+    needs_gpu: bool  # `auto` is the CPU for one that needs none
+    architecture: str  # what LoRA files say they are made for
+    scorer: str  # name of the model that scores its pictures
     files: WeightFiles
-    download: str | None      # the module that fetches them, as a program or by `fetch_with_progress`; None: they are shipped
-    loader: str               # the module whose `read_backbone` makes it ready; imports torch
-    text_width: int           # of a text embedding
+    # the module that fetches them, as a program or by `fetch_with_progress`; None: they are shipped
+    download: str | None
+    loader: str  # the module whose `read_backbone` makes it ready; imports torch
+    text_width: int  # of a text embedding
     lora_parameters: Mapping[str, int]  # per rank, by target module
-    lora_layers: int          # per target module
-    hub_id: str | None        # on ModelScope, for the model card
-    tag: str                  # on ModelScope
-    licence: str              # of the LoRAs, for the model card
-    usage: str                # the model card's template on how to use a LoRA (reports/templates)
+    lora_layers: int  # per target module
+    hub_id: str | None  # on ModelScope, for the model card
+    tag: str  # on ModelScope
+    licence: str  # of the LoRAs, for the model card
+    usage: str  # the model card's template on how to use a LoRA (reports/templates)
     work: CountedWork | None = None
     on_cpu: MeasuredOnCpu | None = None
-    host_bytes: float = 0.0   # memory of a worker, where there is no `work` to count it by
+    host_bytes: float = 0.0  # memory of a worker, where there is no `work` to count it by
 
     def weights_folder(self, written: str | None) -> Path:
         """Where its weight files are looked for; `written` is the study's `weights`."""
         return self.files.models_folder(written or "")
 
 
-# Parameters of a LoRA: (in + out) over the UNet's attention layers. Kolors has 10 transformer blocks of width 640 and 60 of
-# 1280 with text of width 2048, the toy 11 of 64 with text of 64.
+# Parameters of a LoRA: (in + out) over the UNet's attention layers. Kolors has 10 transformer blocks of width
+# 640 and 60 of 1280 with text of width 2048, the toy 11 of 64 with text of 64.
 KOLORS = BaseModel(
-    name="kolors", title="Kolors", title_zh="可图 Kolors", is_toy=False, precision="fp16", needs_gpu=True,
-    architecture="sdxl_kolors", scorer=kolors_files.SCORER_FOLDER,
-    files=kolors_files, download=kolors_files.DOWNLOAD, loader="core.kolors.load",
-    text_width=4096, lora_parameters={"to_q": 332_800, "to_k": 392_960, "to_v": 392_960, "to_out": 332_800}, lora_layers=140,
+    name="kolors",
+    title="Kolors",
+    title_zh="可图 Kolors",
+    is_toy=False,
+    precision="fp16",
+    needs_gpu=True,
+    architecture="sdxl_kolors",
+    scorer=kolors_files.SCORER_FOLDER,
+    files=kolors_files,
+    download=kolors_files.DOWNLOAD,
+    loader="core.kolors.load",
+    text_width=4096,
+    lora_parameters={"to_q": 332_800, "to_k": 392_960, "to_v": 392_960, "to_out": 332_800},
+    lora_layers=140,
     work=CountedWork(
-        unet_parameters=2.58e9, vae_parameters=0.084e9, text_encoder_parameters=6.24e9,
+        unet_parameters=2.58e9,
+        vae_parameters=0.084e9,
+        text_encoder_parameters=6.24e9,
         scorer_bytes=1.22e9,  # CLIP ViT-L/14's vision half, always in fp32
-        kept_bytes=kolors_work.KEPT_BYTES, recomputed_bytes=kolors_work.RECOMPUTED_BYTES,
-        step_tflop=kolors_work.STEP_TFLOP, recomputed_step_tflop=kolors_work.RECOMPUTED_STEP_TFLOP,
-        forward_tflop=kolors_work.FORWARD_TFLOP, encoded_tflop=kolors_work.ENCODED_TFLOP, score_s=kolors_work.SCORE_S),
-    hub_id=kolors_files.KOLORS, tag="Kolors", licence="apache-2.0", usage="use_kolors.md.jinja")
+        kept_bytes=kolors_work.KEPT_BYTES,
+        recomputed_bytes=kolors_work.RECOMPUTED_BYTES,
+        step_tflop=kolors_work.STEP_TFLOP,
+        recomputed_step_tflop=kolors_work.RECOMPUTED_STEP_TFLOP,
+        forward_tflop=kolors_work.FORWARD_TFLOP,
+        encoded_tflop=kolors_work.ENCODED_TFLOP,
+        score_s=kolors_work.SCORE_S,
+    ),
+    hub_id=kolors_files.KOLORS,
+    tag="Kolors",
+    licence="apache-2.0",
+    usage="use_kolors.md.jinja",
+)
 
-# Measured on an AMD EPYC of 2.6 GHz in the demo; 5000 pictures were read, scored and encoded in 162 s, and a worker took 1.1 GB
-# of memory: the driver comes on top.
+# Measured on an AMD EPYC of 2.6 GHz in the demo; 5000 pictures were read, scored and encoded in 162 s, and a
+# worker took 1.1 GB of memory: the driver comes on top.
 TINY = BaseModel(
-    name="tiny", title="the toy model", title_zh="玩具模型", is_toy=True, precision="fp32", needs_gpu=False,
-    architecture="kolors-tiny", scorer="tiny-aesthetic-v1", files=tiny_files, download=None, loader="core.tiny.load",
-    text_width=64, lora_parameters=dict.fromkeys(("to_q", "to_k", "to_v", "to_out"), 2_816), lora_layers=22,
-    on_cpu=MeasuredOnCpu(size_px=128, row_s=0.012, forward_s=0.0043, score_s=0.002, picture_s=0.032), host_bytes=1.5e9,
-    hub_id=None, tag="toy-model", licence="apache-2.0", usage="use_toy.md.jinja")
+    name="tiny",
+    title="the toy model",
+    title_zh="玩具模型",
+    is_toy=True,
+    precision="fp32",
+    needs_gpu=False,
+    architecture="kolors-tiny",
+    scorer="tiny-aesthetic-v1",
+    files=tiny_files,
+    download=None,
+    loader="core.tiny.load",
+    text_width=64,
+    lora_parameters=dict.fromkeys(("to_q", "to_k", "to_v", "to_out"), 2_816),
+    lora_layers=22,
+    on_cpu=MeasuredOnCpu(size_px=128, row_s=0.012, forward_s=0.0043, score_s=0.002, picture_s=0.032),
+    host_bytes=1.5e9,
+    hub_id=None,
+    tag="toy-model",
+    licence="apache-2.0",
+    usage="use_toy.md.jinja",
+)
 
 BASE_MODELS = {model.name: model for model in (TINY, KOLORS)}
 DEFAULT = TINY.name  # of a study that names none

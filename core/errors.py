@@ -1,13 +1,19 @@
-"""What a command may end with in one line for the user; any other exception is a bug, and is shown with its traceback."""
+"""What a command may end with in one line for the user; any other exception is a bug, and is shown with its
+traceback.
+"""
 
 
 class LoraSweepError(Exception):
     """It could not be done here and now; the message is for the user and says what to do."""
+
     exit_code = 1
 
 
 class UserError(LoraSweepError, ValueError):
-    """Something that the user wrote or chose cannot be. A ValueError too, so that pydantic reports one raised in a validator."""
+    """Something that the user wrote or chose cannot be. A ValueError too, so that pydantic reports one raised
+    in a validator.
+    """
+
     exit_code = 2
 
 

@@ -1,4 +1,5 @@
 """Where everything lies under `runs/`; the one place that knows these names."""
+
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from core.verdict import BaseStory, Verdict
 @dataclass(frozen=True, slots=True)
 class TrialFolder:
     """One trial's files, or the base model's own story (`runs/<study>/base`)."""
+
     path: Path
 
     @property
@@ -74,6 +76,7 @@ class TrialFolder:
 @dataclass(frozen=True, slots=True)
 class Runs:
     """The runs folder: tracking store and cache for all studies, one folder for each."""
+
     path: Path
 
     @property
@@ -161,26 +164,40 @@ class StudyFolder:
 
     def numbers(self) -> set[int]:
         """Trials that have a folder."""
-        return {int(path.name) for path in (self.path / "trials").glob("*") if path.is_dir() and path.name.isdigit()}
+        return {
+            int(path.name)
+            for path in (self.path / "trials").glob("*")
+            if path.is_dir() and path.name.isdigit()
+        }
 
     def trial(self, number: int) -> TrialFolder:
         return TrialFolder(self.path / "trials" / f"{number:04d}")
 
     def results(self) -> list[Result]:
         """Every finished trial, by number."""
-        found = (TrialFolder(path.parent).read_result() for path in sorted((self.path / "trials").glob("[0-9]*/result.json")))
+        found = (
+            TrialFolder(path.parent).read_result()
+            for path in sorted((self.path / "trials").glob("[0-9]*/result.json"))
+        )
         return [result for result in found if result]
 
     def verdict(self) -> Verdict:
         """What the trials finished so far come to. All of it is read here: ask once, and pass it on."""
         earlier = ((until, self.base_story(until)) for until in self._changed_at())
-        bases = [BaseStory(until=until, result=base.read_result()) for until, base in earlier if base.result.exists()]
-        return Verdict(results=tuple(self.results()), changes=accepted_changes(self.fingerprint),
-                       bases=(*bases, BaseStory(until=None, result=self.base.read_result())))
+        bases = [
+            BaseStory(until=until, result=base.read_result())
+            for until, base in earlier
+            if base.result.exists()
+        ]
+        return Verdict(
+            results=tuple(self.results()),
+            changes=accepted_changes(self.fingerprint),
+            bases=(*bases, BaseStory(until=None, result=self.base.read_result())),
+        )
 
     def earlier(self, until: int) -> "StudyFolder":
-        """What a change that was accepted would have replaced: the frozen study and the base model's story of trials before
-        `until`. Where the change made no other of it there is none."""
+        """What a change that was accepted would have replaced: the frozen study and the base model's story of
+        trials before `until`. Where the change made no other of it there is none."""
         return StudyFolder(self.path / "earlier" / f"{until:04d}")
 
     def base_story(self, until: int | None) -> TrialFolder:

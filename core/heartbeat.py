@@ -1,7 +1,9 @@
 """The heartbeat of long work between its steps, and where it learns that it is to stop."""
+
 from collections.abc import Callable
 
-Beat = Callable[[], None]  # called after each step of training or drawing; raises Interrupted when it is time to stop
+# called after each step of training or drawing; raises Interrupted when it is time to stop
+Beat = Callable[[], None]
 
 
 class Interrupted(Exception):

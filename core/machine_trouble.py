@@ -1,4 +1,7 @@
-"""What an exception says of the machine rather than of the work, in whatever class and words libraries say it."""
+"""What an exception says of the machine rather than of the work, in whatever class and words libraries say
+it.
+"""
+
 import errno
 import re
 
@@ -6,16 +9,23 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def machine_trouble(error: Exception) -> str:
-    """`cuda_oom`, `host_oom`, `device_lost` or `disk_full`; empty where the machine is not to blame. Needs no torch."""
+    """`cuda_oom`, `host_oom`, `device_lost` or `disk_full`; empty where the machine is not to blame. Needs no
+    torch.
+    """
     text = str(error)  # safetensors and CUDA's libraries say in words what others say by their type
     if getattr(error, "errno", None) in DISK_FULL or re.search(r"os error (28|27|122)\b", text):
         return "disk_full"
     if type(error).__name__ == "OutOfMemoryError":  # torch's
         return "cuda_oom"
-    if re.search("CUDA|CUBLAS|CUDNN", text) and re.search("out of memory|ALLOC_FAILED|cudaErrorMemoryAllocation", text):
+    if re.search("CUDA|CUBLAS|CUDNN", text) and re.search(
+        "out of memory|ALLOC_FAILED|cudaErrorMemoryAllocation", text
+    ):
         return "cuda_oom"
-    if isinstance(error, RuntimeError) and re.search(r"CUDA error|cudaError|CUBLAS_STATUS|CUDNN_STATUS|Xid", text):
+    if isinstance(error, RuntimeError) and re.search(
+        r"CUDA error|cudaError|CUBLAS_STATUS|CUDNN_STATUS|Xid", text
+    ):
         return "device_lost"
-    if isinstance(error, MemoryError) or "can't allocate memory" in text:  # the latter: torch's allocator on the CPU
+    # the latter: torch's allocator on the CPU
+    if isinstance(error, MemoryError) or "can't allocate memory" in text:
         return "host_oom"
     return ""

@@ -1,14 +1,20 @@
-"""Who wins: what passes the gate, which scores compare, and what the sampler is told. Pure functions over results, no disk."""
+"""Who wins: what passes the gate, which scores compare, and what the sampler is told. Pure functions over
+results, no disk.
+"""
+
 from dataclasses import dataclass
 
 from core.fingerprint import Change
 from core.trial.result import Result
 
-# Raise it with any change of training, rendering or scoring after which the same study, weights and seeds would score
-# otherwise than before: a study that was started under another version is not gone on with unasked.
+# Raise it with any change of training, rendering or scoring after which the same study, weights and seeds
+# would score otherwise than before: a study that was started under another version is not gone on with
+# unasked.
 SCORING_VERSION = 2
 CHALLENGE_GATE = 6.0  # the Kolors LoRA story challenge's own; a study may set another
-BASE_PASSES = "the base model's own story passes the gate already: compare a story with that mean, not with the gate"
+BASE_PASSES = (
+    "the base model's own story passes the gate already: compare a story with that mean, not with the gate"
+)
 FAILED_BY_PARAMETERS = 20.0
 
 
@@ -17,29 +23,38 @@ def passes(mean: float, gate: float) -> bool:
 
 
 def constraint(mean: float, gate: float) -> float:
-    """What the sampler is told of a complete story, feasible at 0 or below: how far its mean is under the gate."""
+    """What the sampler is told of a complete story, feasible at 0 or below: how far its mean is under the
+    gate.
+    """
     return gate - mean
 
 
 def notes_on_gate(gate: float) -> list[str]:
-    return [f"objective.gate is {gate:g}, but the challenge's gate is {CHALLENGE_GATE:g}"] if gate != CHALLENGE_GATE else []
+    return (
+        [f"objective.gate is {gate:g}, but the challenge's gate is {CHALLENGE_GATE:g}"]
+        if gate != CHALLENGE_GATE
+        else []
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseStory:
-    """The base model's own story, which trials before `until` compare with; None: all that no earlier base story is for.
+    """The base model's own story, which trials before `until` compare with; None: all that no earlier base
+    story is for.
 
     `result` is None where it is not made yet or its file cannot be read.
     """
+
     until: int | None
     result: Result | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Trials whose scores compare, best first: those from one accepted change to the next. `until` is the first trial after
-    the next change, None in the newest group; `base` the base model's story that they compare with, None where a newer group
-    has the same one."""
+    """Trials whose scores compare, best first: those from one accepted change to the next. `until` is the
+    first trial after the next change, None in the newest group; `base` the base model's story that they
+    compare with, None where a newer group has the same one."""
+
     until: int | None
     base: BaseStory | None
     results: list[Result]
@@ -49,9 +64,10 @@ class Group:
 class Verdict:
     """What the finished trials of a study come to.
 
-    `results` are in the order of their numbers, `changes` those after which scores do not compare, `bases` the base model's
-    stories: those of before a change by their `until`, last the present one.
+    `results` are in the order of their numbers, `changes` those after which scores do not compare, `bases`
+    the base model's stories: those of before a change by their `until`, last the present one.
     """
+
     results: tuple[Result, ...]
     changes: tuple[Change, ...]
     bases: tuple[BaseStory, ...]
@@ -77,11 +93,23 @@ class Verdict:
         found: list[Group] = []
         shown: set[int | None] = set()
         for start, until in reversed(list(zip(starts, [*starts[1:], None], strict=True))):
-            results = sorted((result for result in self.results
-                              if result.spec.number >= start and (until is None or result.spec.number < until)), key=_rank)
+            results = sorted(
+                (
+                    result
+                    for result in self.results
+                    if result.spec.number >= start and (until is None or result.spec.number < until)
+                ),
+                key=_rank,
+            )
             base = self.base_of(max((result.spec.number for result in results), default=start))
             if until is None or results:
-                found.append(Group(until=until, base=base if base.result and base.until not in shown else None, results=results))
+                found.append(
+                    Group(
+                        until=until,
+                        base=base if base.result and base.until not in shown else None,
+                        results=results,
+                    )
+                )
                 shown.add(base.until)
         return found
 

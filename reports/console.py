@@ -10,7 +10,8 @@ from reports.leaderboard import TRAINED, cell, is_base
 from reports.units import numbered
 
 ALWAYS = ("trial", "gate", "aesthetic_mean", "coherence", "images")
-LEFT_OUT = ("state", "reason", "message", "aesthetic_min", "aesthetic_std", "duration_s")  # on the page, where there is room
+# on the page, where there is room
+LEFT_OUT = ("state", "reason", "message", "aesthetic_min", "aesthetic_std", "duration_s")
 WIDE = 104  # columns: the LoRA's settings and four filters
 GATE_STYLES = {"pass": "green", "fail": "yellow", "older": "dim"}
 REASON_CHARACTERS, MAX_REASONS = 160, 8
@@ -25,22 +26,45 @@ def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
     settings = [name for name in frame.columns if name not in (*ALWAYS, *LEFT_OUT)]
     varying = [name for name in settings if trials[name].nunique(dropna=False) > 1]
     narrow = [name for name in varying if name in TRAINED] if width < WIDE else varying
-    fixed = [f"{name} {cell(name, trials[name].iloc[0])}" for name in settings if len(trials) and name not in varying]
+    fixed = [
+        f"{name} {cell(name, trials[name].iloc[0])}"
+        for name in settings
+        if len(trials) and name not in varying
+    ]
     first = trials.index[(trials["gate"] == "pass").to_numpy()][:1]
 
     hidden = ", ".join(name for name in varying if name not in narrow)
     hidden = f"in the report and in a terminal of {WIDE} columns also: {hidden}" if hidden else ""
-    caption = "\n".join(line for line in ("★ winner" if len(first) else "", _caption(fixed), hidden, *_reasons(trials)) if line)
+    caption = "\n".join(
+        line
+        for line in ("★ winner" if len(first) else "", _caption(fixed), hidden, *_reasons(trials))
+        if line
+    )
     numbers = [*ALWAYS[2:], *narrow]
-    gap = 2 if len(narrow) <= 5 and width >= WIDE else 1  # six settings still fit into 100 columns, four into 80
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, gap, 0, 0), pad_edge=False, caption=Text(caption) if caption else None,
-                  caption_justify="left")
+    # six settings still fit into 100 columns, four into 80
+    gap = 2 if len(narrow) <= 5 and width >= WIDE else 1
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, gap, 0, 0),
+        pad_edge=False,
+        caption=Text(caption) if caption else None,
+        caption_justify="left",
+    )
     for name in ("trial", "gate", *numbers):
-        table.add_column(name.replace("_", "\n"), justify="left" if name == "gate" else "right", vertical="bottom",
-                         overflow="fold")
+        table.add_column(
+            name.replace("_", "\n"),
+            justify="left" if name == "gate" else "right",
+            vertical="bottom",
+            overflow="fold",
+        )
     for index, row in frame.iterrows():
         cells = [cell(name, row[name]) for name in numbers]
-        table.add_row(_trial(row["trial"], index in first), _gate(row), *cells, style="dim" if row["state"] == "failed" else "")
+        table.add_row(
+            _trial(row["trial"], index in first),
+            _gate(row),
+            *cells,
+            style="dim" if row["state"] == "failed" else "",
+        )
     return table
 
 
@@ -49,11 +73,13 @@ def data_table(survey: Survey) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("filter")
     table.add_column("bounds", overflow="fold")
-    for heading in ("kept with the\nloosest bounds", "kept with the\nstrictest bounds") if survey.searched else ("kept",):
+    for heading in (
+        ("kept with the\nloosest bounds", "kept with the\nstrictest bounds") if survey.searched else ("kept",)
+    ):
         table.add_column(heading, justify="right")
     table.add_row("all pictures", "", str(len(survey.table)))
     for stage, bounds, *counts in survey.stages():
-        cells = [str(count) for count in counts[:2 if survey.searched else 1]]
+        cells = [str(count) for count in counts[: 2 if survey.searched else 1]]
         table.add_row("can be used" if stage == "problem" else stage, Text(bounds or "–"), *cells)
     return table
 
@@ -63,12 +89,16 @@ def _reasons(trials: pd.DataFrame) -> list[str]:
     same: dict[str, list[int]] = {}
     for _, row in trials[trials["state"] == "failed"].iterrows():
         same.setdefault(f"{row['reason']}: {row['message'] or 'no more is known'}", []).append(row["trial"])
-    lines = [f"{numbered(numbers)}: {reason}"[:REASON_CHARACTERS] for reason, numbers in same.items()][:MAX_REASONS]
+    lines = [f"{numbered(numbers)}: {reason}"[:REASON_CHARACTERS] for reason, numbers in same.items()][
+        :MAX_REASONS
+    ]
     if len(same) > MAX_REASONS:
         lines.append(f"and {len(same) - MAX_REASONS} more reasons, in the report")
     if (trials["gate"] == "older").any():
-        lines.append("older: made before a change that was accepted; these scores compare with the base story above them, "
-                     "not with later trials")
+        lines.append(
+            "older: made before a change that was accepted; these scores compare with the base story above them, "
+            "not with later trials"
+        )
     return lines
 
 

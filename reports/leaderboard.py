@@ -1,4 +1,5 @@
 """The leaderboard of a study: one row for each finished trial, under the base model's own row."""
+
 from dataclasses import asdict
 from typing import Any
 
@@ -11,15 +12,23 @@ from core.verdict import Group, Verdict
 BASE = "base"  # the `trial` of the base model's row: no LoRA, same prompts and seeds
 TRAINED = ("lora_rank", "lora_alpha", "epochs", "learning_rate")
 SCORES = ("aesthetic_mean", "aesthetic_min", "aesthetic_std", "coherence")
-DTYPES = {"lora_rank": "Int64", "epochs": "Int64", "images": "Int64", "lora_alpha": "float64",
-          "learning_rate": "float64", "duration_s": "float64"} | dict.fromkeys(SCORES, "float64")
+DTYPES = {
+    "lora_rank": "Int64",
+    "epochs": "Int64",
+    "images": "Int64",
+    "lora_alpha": "float64",
+    "learning_rate": "float64",
+    "duration_s": "float64",
+} | dict.fromkeys(SCORES, "float64")
 
 
 def leaderboard(verdict: Verdict) -> pd.DataFrame:
-    """Base model first, then the stories that passed by falling mean, those that did not, and failed trials; after them
-    all those from before a change that was accepted, for their scores do not compare, under the base model's story of then.
+    """Base model first, then the stories that passed by falling mean, those that did not, and failed trials;
+    after them all those from before a change that was accepted, for their scores do not compare, under the
+    base model's story of then.
 
-    Settings outside `TRAINED` have a column only where trials differ in them. Scores from 1 to 10; absent is NaN or None.
+    Settings outside `TRAINED` have a column only where trials differ in them. Scores from 1 to 10; absent is
+    NaN or None.
     """
     searched = searched_settings(verdict.ranked)
     rows = []
@@ -27,7 +36,18 @@ def leaderboard(verdict: Verdict) -> pd.DataFrame:
         if group.base and group.base.result:
             rows.append(_row(base_name(group), group.base.result, searched, group))
         rows += [_row(result.spec.number, result, searched, group) for result in group.results]
-    columns = ["trial", "state", "gate", *SCORES, *TRAINED, "images", *searched, "duration_s", "reason", "message"]
+    columns = [
+        "trial",
+        "state",
+        "gate",
+        *SCORES,
+        *TRAINED,
+        "images",
+        *searched,
+        "duration_s",
+        "reason",
+        "message",
+    ]
     frame = pd.DataFrame(rows, columns=columns, dtype=object)
     return frame.astype(DTYPES)
 
@@ -45,13 +65,18 @@ def is_base(trial: int | str) -> bool:
 def searched_settings(trials: list[Result]) -> list[str]:
     """Settings beside `TRAINED` in which the trials differ, filters last."""
     params = [result.spec.params() for result in trials]
-    differing = [name for name in (params[0] if params else ())
-                 if name not in TRAINED and len({setting[name] for setting in params}) > 1]
+    differing = [
+        name
+        for name in (params[0] if params else ())
+        if name not in TRAINED and len({setting[name] for setting in params}) > 1
+    ]
     return sorted(differing, key=lambda name: name in setting_names(Filters))
 
 
 def gate_word(result: Result, group: Group) -> str:
-    """`pass`, `fail`, `older` from before an accepted change, where no score compares, or nothing where there is none."""
+    """`pass`, `fail`, `older` from before an accepted change, where no score compares, or nothing where there
+    is none.
+    """
     if result.state == "failed":
         return ""
     if group.until is not None:
@@ -60,14 +85,21 @@ def gate_word(result: Result, group: Group) -> str:
 
 
 def _row(trial: int | str, result: Result, searched: list[str], group: Group) -> dict[str, Any]:
-    params = result.spec.params() if result.spec.train else asdict(result.spec.render)  # no pictures, no filters
+    # no pictures, no filters
+    params = result.spec.params() if result.spec.train else asdict(result.spec.render)
     trained = result.spec.train and result.state == "complete"
     return {
-        "trial": trial, "state": result.state, "gate": gate_word(result, group),
+        "trial": trial,
+        "state": result.state,
+        "gate": gate_word(result, group),
         **{name: getattr(result, name) for name in SCORES},
         **{name: params.get(name) for name in (*TRAINED, *searched)},
-        "images": result.images if trained else None, "duration_s": result.duration_s, "reason": result.reason,
-        "message": result.message if result.same_as is None else f"an exact repeat of trial {result.same_as}, with its result",
+        "images": result.images if trained else None,
+        "duration_s": result.duration_s,
+        "reason": result.reason,
+        "message": result.message
+        if result.same_as is None
+        else f"an exact repeat of trial {result.same_as}, with its result",
     }
 
 

@@ -1,4 +1,5 @@
 """The report: one offline page with the leaderboard, every story and every setting of a study."""
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ WORDS = ("trial", "gate")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
     """One picture of a story; `path` is relative to the page, or None where the file is gone."""
+
     number: int
     path: str | None
     prompt: str
@@ -34,6 +36,7 @@ class Picture:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Board:
     """One trial's story as the page shows it; `title` is the trial's name and `lora` its file."""
+
     title: str
     anchor: str
     result: Result
@@ -48,6 +51,7 @@ class Board:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
     """One cell of the leaderboard; `order` is what it sorts by, empty where there is nothing."""
+
     text: str
     order: str
     anchor: str | None = None
@@ -55,7 +59,10 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Words:
-    """What the trials of one group were made under: the study, and the scenes, none where they are those of the group above."""
+    """What the trials of one group were made under: the study, and the scenes, none where they are those of
+    the group above.
+    """
+
     before: int | None
     scenes: tuple[Picture, ...]
     study_file: str
@@ -68,19 +75,35 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
     """
     newest, results, best = verdict.groups[0], verdict.ranked, verdict.winner
     base = newest.base.result if newest.base else None
-    told = [*newest.results, *([base] if base else []), *results]  # what is said of the study is said of it as it is now
+    # what is said of the study is said of it as it is now
+    told = [*newest.results, *([base] if base else []), *results]
     shown = [(group, _boards(study, group, best)) for group in verdict.groups]
 
     frame = leaderboard(verdict)
     columns = [name for name in frame.columns if name not in UNSHOWN]
-    html = template_environment().get_template("report.html.jinja").render(
-        name=study.path.name, notes=notes, title=title or _story_title(told), best=best, base=base,
-        is_toy=base is not None and base_model(base.spec.backbone).is_toy, results=results,
-        passed=len(verdict.passed), older=len(results) - len(newest.results), changes=verdict.changes,
-        failed=sum(result.state == "failed" for result in results),
-        unfinished=_unfinished(study), gate=_gate(told), columns=columns, words=WORDS,
-        rows=[_cells(row, columns, best) for _, row in frame.iterrows()],
-        boards=[board for _, boards in shown for board in boards], kept=_kept(study, shown),
+    html = (
+        template_environment()
+        .get_template("report.html.jinja")
+        .render(
+            name=study.path.name,
+            notes=notes,
+            title=title or _story_title(told),
+            best=best,
+            base=base,
+            is_toy=base is not None and base_model(base.spec.backbone).is_toy,
+            results=results,
+            passed=len(verdict.passed),
+            older=len(results) - len(newest.results),
+            changes=verdict.changes,
+            failed=sum(result.state == "failed" for result in results),
+            unfinished=_unfinished(study),
+            gate=_gate(told),
+            columns=columns,
+            words=WORDS,
+            rows=[_cells(row, columns, best) for _, row in frame.iterrows()],
+            boards=[board for _, boards in shown for board in boards],
+            kept=_kept(study, shown),
+        )
     )
     return write_text(study.report, html)
 
@@ -88,10 +111,23 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
 def _boards(study: StudyFolder, group: Group, best: Result | None) -> list[Board]:
     boards = []
     if group.base and group.base.result:
-        boards.append(_board(study, base_name(group), study.base_story(group.base.until), group.base.result, group, False))
+        boards.append(
+            _board(
+                study, base_name(group), study.base_story(group.base.until), group.base.result, group, False
+            )
+        )
     for result in group.results:
         number = result.spec.number
-        boards.append(_board(study, number, study.made(result), result, group, best is not None and number == best.spec.number))
+        boards.append(
+            _board(
+                study,
+                number,
+                study.made(result),
+                result,
+                group,
+                best is not None and number == best.spec.number,
+            )
+        )
     return boards
 
 
@@ -103,25 +139,49 @@ def _kept(study: StudyFolder, shown: list[tuple[Group, list[Board]]]) -> list[Wo
         file = study.frozen if group.until is None else study.frozen_of(group.until - 1)
         scenes = boards[0].pictures if boards else ()
         told = [(scene.prompt, scene.negative_prompt, scene.seed) for scene in scenes]
-        found.append(Words(before=group.until, scenes=() if told == above else scenes,
-                           study_file=file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""))
+        found.append(
+            Words(
+                before=group.until,
+                scenes=() if told == above else scenes,
+                study_file=file.read_text(encoding="utf-8", errors="replace") if file.exists() else "",
+            )
+        )
         above = told
     return found
 
 
-def _board(study: StudyFolder, trial: int | str, folder: TrialFolder, result: Result, group: Group, won: bool) -> Board:
+def _board(
+    study: StudyFolder, trial: int | str, folder: TrialFolder, result: Result, group: Group, won: bool
+) -> Board:
     link = _linker(study)
     scores = result.aesthetic or (None,) * len(result.spec.story.scenes)
     pictures = tuple(
-        Picture(number=number, path=link(folder.picture(number)), prompt=scene.prompt,
-                negative_prompt=scene.negative_prompt, seed=scene.seed, score=score)
+        Picture(
+            number=number,
+            path=link(folder.picture(number)),
+            prompt=scene.prompt,
+            negative_prompt=scene.negative_prompt,
+            seed=scene.seed,
+            score=score,
+        )
         for number, (scene, score) in enumerate(zip(result.spec.story.scenes, scores, strict=True), start=1)
     )
-    params = {"seed": result.spec.seed, "backbone": result.spec.backbone, "precision": result.spec.precision,
-              "data": result.spec.data.source, "caption": result.spec.data.caption} | result.spec.params()
+    params = {
+        "seed": result.spec.seed,
+        "backbone": result.spec.backbone,
+        "precision": result.spec.precision,
+        "data": result.spec.data.source,
+        "caption": result.spec.data.caption,
+    } | result.spec.params()
     return Board(
-        title=_title(trial, group), anchor=_anchor(trial), result=result, gate=gate_word(result, group), won=won,
-        pictures=pictures, sheet=link(folder.sheet), lora=link(folder.lora),
+        title=_title(trial, group),
+        anchor=_anchor(trial),
+        result=result,
+        gate=gate_word(result, group),
+        won=won,
+        pictures=pictures,
+        sheet=link(folder.sheet),
+        lora=link(folder.lora),
         params={name: "–" if value is None else str(value) for name, value in params.items()},
     )
 
@@ -134,8 +194,11 @@ def _cell(name: str, row: pd.Series, best: Result | None) -> Cell:
     value = row[name]
     if name == "trial":
         won = best is not None and value == best.spec.number
-        return Cell(text=f"★ {value}" if won else str(value), order="-1" if is_base(value) else str(value),
-                    anchor=_anchor(value))
+        return Cell(
+            text=f"★ {value}" if won else str(value),
+            order="-1" if is_base(value) else str(value),
+            anchor=_anchor(value),
+        )
     if name == "gate":
         word = row["gate"] or row["reason"] or "failed"
         return Cell(text=word, order={"pass": "0", "fail": "1", "older": "3"}.get(word, f"2 {word}"))
@@ -173,8 +236,13 @@ def _unfinished(study: StudyFolder) -> int:
 
 
 def template_environment() -> jinja2.Environment:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined,
-                                     autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     environment.filters["score"] = _score
     environment.filters["duration"] = duration
     return environment

@@ -1,4 +1,5 @@
 """Numbers as people read them: durations, sizes, counts."""
+
 import json
 from typing import Any
 
@@ -9,7 +10,13 @@ def duration(seconds: float) -> str:
     minutes = round(seconds / 60)
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    return f"{seconds:.0f} s" if seconds < 100 else f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 100
+        else f"{minutes} min"
+        if minutes < 100
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def counted(number: int, noun: str) -> str:
@@ -36,5 +43,7 @@ def size(count_bytes: float) -> str:
 
 def describe(params: dict[str, Any]) -> str:
     """Sampled parameters on one line: `lora_rank 8, learning_rate 0.0021`."""
-    return ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {json.dumps(value).strip(chr(34))}"
-                     for name, value in params.items())
+    return ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {json.dumps(value).strip(chr(34))}"
+        for name, value in params.items()
+    )

@@ -1,4 +1,5 @@
 """The command line. Every command imports what it needs when it runs: `--help` starts without torch."""
+
 import re
 import sys
 import warnings
@@ -17,36 +18,56 @@ from sweep.stop import MORNING
 from sweep.tracking.ui import HOST, PORT
 
 app = typer.Typer(
-    name="lora-sweep", add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="lora-sweep",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     help="Find the LoRA worth handing in: sweep its settings overnight, compare the stories, export the winner.\n\n"
-         "STUDY is a study file, or the name of one in studies/ (try: lora-sweep run demo).",
+    "STUDY is a study file, or the name of one in studies/ (try: lora-sweep run demo).",
 )
 
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")]
-RunsFolder = Annotated[Path, typer.Option("--runs", metavar="DIR", envvar=RUNS_VARIABLE, callback=at_home,
-                                          help="Where results, cache and the tracking store lie.")]
+StudyName = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study file, or the name of one in studies/.")
+]
+RunsFolder = Annotated[
+    Path,
+    typer.Option(
+        "--runs",
+        metavar="DIR",
+        envvar=RUNS_VARIABLE,
+        callback=at_home,
+        help="Where results, cache and the tracking store lie.",
+    ),
+]
 
 
 def checked_device(name: str) -> str:
     """Raises UserError on one that there cannot be."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
-        raise UserError(f"--device is {name!r}, but there is no such device (allowed: auto, cpu, cuda, cuda:1)")
+        raise UserError(
+            f"--device is {name!r}, but there is no such device (allowed: auto, cpu, cuda, cuda:1)"
+        )
     return name
 
 
 def _place(what: str, auto: str = "a GPU for kolors where there is one, else the CPU") -> Any:
-    return typer.Option(metavar="NAME", callback=checked_device, help=f"Where to {what}: cpu, cuda, cuda:1; auto is {auto}.")
+    return typer.Option(
+        metavar="NAME", callback=checked_device, help=f"Where to {what}: cpu, cuda, cuda:1; auto is {auto}."
+    )
 
 
 Device = Annotated[str, _place("train and render")]
 ScorerDevice = Annotated[str, _place("score the pictures")]
-EpochDevice = Annotated[str, _place("render and score the story of --epoch", "the kind that the trial was made on")]
+EpochDevice = Annotated[
+    str, _place("render and score the story of --epoch", "the kind that the trial was made on")
+]
 PlanDevice = Annotated[str, _place("carry out the trials", "the GPU for kolors, the CPU for tiny")]
 
 
 def main() -> None:
     steady()
-    warnings.simplefilter("ignore")  # what libraries say to their developers; PYTHONWARNINGS=error would make failures of it
+    # what libraries say to their developers; PYTHONWARNINGS=error would make failures of it
+    warnings.simplefilter("ignore")
     line, code = outcome(lambda: app(sys.argv[1:] or ["--help"], standalone_mode=False))
     if line:
         complain(line)
@@ -55,15 +76,34 @@ def main() -> None:
 
 @app.command()
 def run(
-    study: StudyName, runs: RunsFolder = HERE,
-    trials: Annotated[int | None, typer.Option(min=1, help="Stop when this many trials are finished in all; "
-                                               "default: the study's budget.")] = None,
-    until: Annotated[str | None, typer.Option(metavar="HH:MM", help="Stop at this time of day, in this machine's time zone; "
-                                              "start no trial that cannot finish before.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only check the study and say what it would cost.")] = False,
+    study: StudyName,
+    runs: RunsFolder = HERE,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Stop when this many trials are finished in all; default: the study's budget."
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HH:MM",
+            help="Stop at this time of day, in this machine's time zone; "
+            "start no trial that cannot finish before.",
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only check the study and say what it would cost.")
+    ] = False,
     device: Device = "auto",
-    accept_change: Annotated[list[str] | None, typer.Option(metavar="FIELD", help="Accept that this field of the study changed, "
-                             "although older scores no longer compare; may be given several times.")] = None,
+    accept_change: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD",
+            help="Accept that this field of the study changed, "
+            "although older scores no longer compare; may be given several times.",
+        ),
+    ] = None,
 ) -> None:
     """Start a sweep, or resume one: it is the same command."""
     from sweep.commands.run import run_study
@@ -75,7 +115,8 @@ def run(
 def data(study: StudyName, runs: RunsFolder = HERE, device: ScorerDevice = "auto") -> None:
     """Show which pictures the filters keep, and why others go.
 
-    Also writes a contact sheet, the audit table and a Data-Juicer recipe. Pictures that were never scored are scored.
+    Also writes a contact sheet, the audit table and a Data-Juicer recipe. Pictures that were never scored are
+    scored.
     """
     from sweep.commands.data import show_data
 
@@ -84,12 +125,15 @@ def data(study: StudyName, runs: RunsFolder = HERE, device: ScorerDevice = "auto
 
 @app.command()
 def status(
-    study: Annotated[str | None, typer.Argument(metavar="STUDY", help="One study; default: all of them.")] = None,
+    study: Annotated[
+        str | None, typer.Argument(metavar="STUDY", help="One study; default: all of them.")
+    ] = None,
     runs: RunsFolder = HERE,
 ) -> None:
     """Say where a sweep stands, and what is best so far.
 
-    Running or not, trials done, passed and failed, the best one, the time left; with STUDY its leaderboard too.
+    Running or not, trials done, passed and failed, the best one, the time left; with STUDY its leaderboard
+    too.
     """
     from sweep.commands.status import show_status
 
@@ -98,9 +142,14 @@ def status(
 
 @app.command()
 def plan(
-    study: StudyName, runs: RunsFolder = HERE,
-    until: Annotated[str, typer.Option(metavar="HH:MM", help="How many trials fit before this time of day, in this "
-                                       "machine's time zone.")] = MORNING,
+    study: StudyName,
+    runs: RunsFolder = HERE,
+    until: Annotated[
+        str,
+        typer.Option(
+            metavar="HH:MM", help="How many trials fit before this time of day, in this machine's time zone."
+        ),
+    ] = MORNING,
     device: PlanDevice = "auto",
 ) -> None:
     """Say what a trial costs here, and how many fit before morning.
@@ -119,8 +168,8 @@ def doctor(
 ) -> None:
     """Say whether this machine is ready for a study.
 
-    Looks at GPU, versions, weights, pictures, disk, memory, tracking and port, and changes nothing; exit 1 when something
-    needed is missing.
+    Looks at GPU, versions, weights, pictures, disk, memory, tracking and port, and changes nothing; exit 1
+    when something needed is missing.
     """
     from sweep.doctor.doctor import checks_page, examine, is_ready
     from sweep.study.study import load_study
@@ -151,13 +200,30 @@ def export(
     team: Annotated[str, typer.Option(help="Your team's name, as registered.")],
     title: Annotated[str, typer.Option(help="What to call the LoRA.")],
     trial: Annotated[int | None, typer.Option(min=0, help="Which trial; default: the winner.")] = None,
-    epoch: Annotated[int | None, typer.Option(min=1, help="Which epoch's LoRA, after its story was rendered and "
-                                              "scored; default: the last.")] = None,
-    out_dir: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder to write; default: "
-                                         "exports/STUDY-TRIAL, such as exports/demo-0006.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Export even a story under the gate, or from before an accepted change; "
-                                        "its model card says so.")] = False,
-    runs: RunsFolder = HERE, device: EpochDevice = "auto",
+    epoch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Which epoch's LoRA, after its story was rendered and scored; default: the last."
+        ),
+    ] = None,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Folder to write; default: exports/STUDY-TRIAL, such as exports/demo-0006.",
+        ),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Export even a story under the gate, or from before an accepted change; "
+            "its model card says so.",
+        ),
+    ] = False,
+    runs: RunsFolder = HERE,
+    device: EpochDevice = "auto",
 ) -> None:
     """Make the submission folder of the winner, or of a trial you name.
 
@@ -165,15 +231,32 @@ def export(
     """
     from sweep.commands.export import export_trial
 
-    export_trial(study, runs, team=team, title=title, trial=trial, epoch=epoch, out_dir=out_dir, force=force,
-                 device=device)
+    export_trial(
+        study,
+        runs,
+        team=team,
+        title=title,
+        trial=trial,
+        epoch=epoch,
+        out_dir=out_dir,
+        force=force,
+        device=device,
+    )
 
 
 @app.command()
 def score(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of pictures.", exists=True, file_okay=False)],
-    backbone: Annotated[str | None, typer.Option(metavar="NAME", help="Whose scorer: tiny or kolors; default: the one that an "
-                                                 "export or a trial was scored by, else tiny's.")] = None,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of pictures.", exists=True, file_okay=False)
+    ],
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Whose scorer: tiny or kolors; default: the one that an "
+            "export or a trial was scored by, else tiny's.",
+        ),
+    ] = None,
     device: ScorerDevice = "auto",
 ) -> None:
     """Score a folder of pictures, or the story of an export or a trial.
@@ -188,8 +271,11 @@ def score(
 
 @app.command()
 def ui(
-    runs: RunsFolder = HERE, port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = PORT,
-    host: Annotated[str, typer.Option(help="Address to listen on; stay on loopback unless you set up authentication.")] = HOST,
+    runs: RunsFolder = HERE,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = PORT,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; stay on loopback unless you set up authentication.")
+    ] = HOST,
 ) -> None:
     """Serve MLflow's own UI for the runs of all studies."""
     from sweep.commands.started import mend_places

@@ -1,4 +1,5 @@
 """Room on the disk: what the next trial needs, and whose weights may go for it."""
+
 import shutil
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -17,12 +18,18 @@ class NoRoom(LoraSweepError):
     """The disk is too full for another trial; the message is one line for the user."""
 
 
-def ensure_room(study: StudyFolder, spec: TrialSpec, keep: int, limit_gb: float | None, baselines: set[int],
-                sent: Collection[int] = ()) -> list[int]:
+def ensure_room(
+    study: StudyFolder,
+    spec: TrialSpec,
+    keep: int,
+    limit_gb: float | None,
+    baselines: set[int],
+    sent: Collection[int] = (),
+) -> list[int]:
     """Remove weights if trial `spec` needs their room -> the trials that lost theirs. Raises NoRoom.
 
-    The best `keep` trials and the `baselines` never lose theirs; pictures, scores and recipes stay in any case.
-    Trials that MLflow has (`sent`) lose theirs first.
+    The best `keep` trials and the `baselines` never lose theirs; pictures, scores and recipes stay in any
+    case. Trials that MLflow has (`sent`) lose theirs first.
     """
     need = LEAST_BYTES + trial_disk_bytes(spec) + checkpoint_disk_bytes(spec)
     removed: list[int] = []
@@ -36,8 +43,10 @@ def ensure_room(study: StudyFolder, spec: TrialSpec, keep: int, limit_gb: float 
         removed.append(result.spec.number)
     free = shutil.disk_usage(study.path).free
     if free < need:
-        raise NoRoom(f"{study.path}: {free / GB:.1f} GB are free and the next trial needs {need / GB:.1f} GB; "
-                     "free some disk (storage.keep says how many trials keep their LoRAs), then run the same command")
+        raise NoRoom(
+            f"{study.path}: {free / GB:.1f} GB are free and the next trial needs {need / GB:.1f} GB; "
+            "free some disk (storage.keep says how many trials keep their LoRAs), then run the same command"
+        )
     return removed
 
 
@@ -49,9 +58,11 @@ def _lacking(study: StudyFolder, need: int, limit_gb: float | None) -> float:
     return max(short, _size(study.path / "trials") - limit_gb * GB)
 
 
-def _expendable(study: StudyFolder, keep: int, baselines: set[int], sent: Collection[int]) -> Iterator[Result]:
-    """Finished trials that have weights, neither among the best nor a baseline nor a repeat's twin: those that MLflow has
-    before those that it waits for, each from the worst on."""
+def _expendable(
+    study: StudyFolder, keep: int, baselines: set[int], sent: Collection[int]
+) -> Iterator[Result]:
+    """Finished trials that have weights, neither among the best nor a baseline nor a repeat's twin: those
+    that MLflow has before those that it waits for, each from the worst on."""
     results = study.verdict().ranked
     complete = [result for result in results if result.state == "complete"]
     best = {result.spec.number for result in complete[:keep]} | baselines
@@ -64,7 +75,11 @@ def _expendable(study: StudyFolder, keep: int, baselines: set[int], sent: Collec
 
 
 def _weights(trial: TrialFolder) -> Iterator[Path]:
-    yield from (path for path in (trial.checkpoint, trial.lora, *trial.path.glob("epochs/*/lora.safetensors")) if path.exists())
+    yield from (
+        path
+        for path in (trial.checkpoint, trial.lora, *trial.path.glob("epochs/*/lora.safetensors"))
+        if path.exists()
+    )
 
 
 def _size(folder: Path) -> int:

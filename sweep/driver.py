@@ -2,6 +2,7 @@
 
 While the worker trains one trial, the driver logs the one before: the device never waits for bookkeeping.
 """
+
 import logging
 import time
 from collections.abc import Iterable
@@ -50,13 +51,19 @@ class SweepRefused(UserError):
     """The study cannot run on this machine as it is written."""
 
 
-def run_sweep(study: Study, runs: Runs, device: str, progress: Progress, accept: Iterable[str] = (),
-              until: Hour | None = None) -> Summary:
+def run_sweep(
+    study: Study,
+    runs: Runs,
+    device: str,
+    progress: Progress,
+    accept: Iterable[str] = (),
+    until: Hour | None = None,
+) -> Summary:
     """Work until as many trials as the budget has are told in all, or go on where a killed run left off.
 
-    Raises SweepError, StudyBusy, CannotWrite, NoRoom; StudyError where scores would not compare with earlier ones
-    (`accept`: fields that may change). Asked to stop, or at the hour `until`, it leaves everything resumable and says so in
-    the summary.
+    Raises SweepError, StudyBusy, CannotWrite, NoRoom; StudyError where scores would not compare with earlier
+    ones (`accept`: fields that may change). Asked to stop, or at the hour `until`, it leaves everything
+    resumable and says so in the summary.
     """
     folder = runs.study(study.name)
     with study_lock(folder):
@@ -66,14 +73,28 @@ def run_sweep(study: Study, runs: Runs, device: str, progress: Progress, accept:
         except (OSError, optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
             log.debug("the driver cannot go on", exc_info=True)  # louder would be a traceback on the terminal
             line = first_line(error.__cause__ or error)
-            raise SweepError(f"{folder.path}: its files cannot be read or written ({line}); mend that and run the same again"
-                             ) from None
+            raise SweepError(
+                f"{folder.path}: its files cannot be read or written ({line}); mend that and run the same again"
+            ) from None
 
 
-def _locked_sweep(study: Study, runs: Runs, folder: StudyFolder, device: str, progress: Progress, accept: Iterable[str],
-                  until: Hour | None) -> Summary:
-    store = Store(folder.db, study.name, study.space, seed=study.seed, startup_trials=study.sampler.startup_trials,
-                  allow=study.allowed)
+def _locked_sweep(
+    study: Study,
+    runs: Runs,
+    folder: StudyFolder,
+    device: str,
+    progress: Progress,
+    accept: Iterable[str],
+    until: Hour | None,
+) -> Summary:
+    store = Store(
+        folder.db,
+        study.name,
+        study.space,
+        seed=study.seed,
+        startup_trials=study.sampler.startup_trials,
+        allow=study.allowed,
+    )
     if folder.frozen.exists():
         with suppress(StudyError):  # it cannot be read by this version: what it queued runs
             store.claim(load_frozen(folder.frozen).first)
@@ -88,14 +109,24 @@ def _locked_sweep(study: Study, runs: Runs, folder: StudyFolder, device: str, pr
 @dataclass(kw_only=True)
 class TrialJob(Job):
     """A trial that Optuna asked for, handed to the worker or about to be."""
+
     trial: Trial
 
 
 class Sweep:
     """One driver at work on one study."""
 
-    def __init__(self, study: Study, runs: Runs, folder: StudyFolder, store: Store, fingerprint: Fingerprint,
-                 progress: Progress, device: str, until: Hour | None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        runs: Runs,
+        folder: StudyFolder,
+        store: Store,
+        fingerprint: Fingerprint,
+        progress: Progress,
+        device: str,
+        until: Hour | None,
+    ) -> None:
         self.fingerprint, self._until = fingerprint, until
         self.study, self.runs, self.folder, self.store, self.progress = study, runs, folder, store, progress
         setup = Setup(cache=runs.cache, device=device, checkpoint_every_s=study.storage.checkpoint_every_s)
@@ -113,7 +144,9 @@ class Sweep:
         with asked_by_signal(self.supervisor.ask_to_stop):
             self.store.wait_unless(lambda: self.supervisor.stop_asked_by_signal)
             try:
-                self.tracking = open_tracking(self.runs, self.study.name, lambda: self.supervisor.stop_asked_by_signal)
+                self.tracking = open_tracking(
+                    self.runs, self.study.name, lambda: self.supervisor.stop_asked_by_signal
+                )
             except BaseException:
                 self.supervisor.close()
                 raise
@@ -123,7 +156,8 @@ class Sweep:
                 fail_point("tracked")
                 self._again = recover(self.study, self.store, self.folder, self.tracking, self.progress)
                 self.tracking.tag_older(self.fingerprint.comparable_since)
-                cpu_before = time.process_time()  # opening the stores (imports, schema) is paid once, not per trial
+                # opening the stores (imports, schema) is paid once, not per trial
+                cpu_before = time.process_time()
                 self._work(target)
                 status = "KILLED" if self._stopped(target) else "FINISHED"
             except (Stopped, KeyboardInterrupt):
@@ -134,10 +168,17 @@ class Sweep:
                 fail_point("finish_study")
                 self.tracking.finish_study(status, best_first)
         told = len(self.store.told())
-        return Summary(study=self.study.name, told=told, new=told - told_before, wall_s=time.monotonic() - started,
-                       driver_cpu_s=time.process_time() - cpu_before, idle_s=self.supervisor.idle_s,
-                       stopped=self._stopped(target), queued=self.store.queued(),
-                       points=self.store.exhausted(self.fingerprint.since) if told < target else None)
+        return Summary(
+            study=self.study.name,
+            told=told,
+            new=told - told_before,
+            wall_s=time.monotonic() - started,
+            driver_cpu_s=time.process_time() - cpu_before,
+            idle_s=self.supervisor.idle_s,
+            stopped=self._stopped(target),
+            queued=self.store.queued(),
+            points=self.store.exhausted(self.fingerprint.since) if told < target else None,
+        )
 
     def _stopped(self, target: int) -> StopRequest | None:
         """Why this call ended before its work was done."""
@@ -146,7 +187,9 @@ class Sweep:
 
     def _work(self, target: int) -> None:
         best, told = self.folder.verdict().winner, len(self.store.told())
-        self.progress.start(self.study.name, told, max(target, told + len(self._again)), best.aesthetic_mean if best else None)
+        self.progress.start(
+            self.study.name, told, max(target, told + len(self._again)), best.aesthetic_mean if best else None
+        )
         self._tell_base_story(wanted=self._wants_more(target) or bool(self._again))
         job = self._next(target)
         while job:
@@ -167,7 +210,9 @@ class Sweep:
             job = following
 
     def _next(self, target: int) -> TrialJob | None:
-        """A trial to go on with, or a new one; exact repeats and what cannot be tried are answered here and cost nothing."""
+        """A trial to go on with, or a new one; exact repeats and what cannot be tried are answered here and
+        cost nothing.
+        """
         while not self.supervisor.stop_asked and (self._again or self._wants_more(target)):
             if self._again:
                 trial = self._again.pop(0)
@@ -180,7 +225,9 @@ class Sweep:
             twin = self.store.twin(trial, self.fingerprint.since)
             stored = twin and self.folder.trial(twin.number).read_result()
             if not stored:
-                return self._startable(TrialJob(spec=self._spec(trial), folder=self.folder.trial(trial.number), trial=trial))
+                return self._startable(
+                    TrialJob(spec=self._spec(trial), folder=self.folder.trial(trial.number), trial=trial)
+                )
             self._repeat(trial, stored)
         return None
 
@@ -188,11 +235,21 @@ class Sweep:
         return len(self.store.told()) < target and not self.store.exhausted(self.fingerprint.since)
 
     def _startable(self, job: TrialJob) -> TrialJob | None:
-        """The trial, if it can finish by the hour and there is room for it; else the next start goes on with it."""
-        removed = ensure_room(self.folder, job.spec, self.study.storage.keep, self.study.storage.limit_gb, self.store.enqueued(),
-                              self.tracking.sent())
+        """The trial, if it can finish by the hour and there is room for it; else the next start goes on with
+        it.
+        """
+        removed = ensure_room(
+            self.folder,
+            job.spec,
+            self.study.storage.keep,
+            self.study.storage.limit_gb,
+            self.store.enqueued(),
+            self.tracking.sent(),
+        )
         if removed:
-            self.progress.note(f"to make room, the LoRAs of {numbered(removed)} were removed; their pictures stay")
+            self.progress.note(
+                f"to make room, the LoRAs of {numbered(removed)} were removed; their pictures stay"
+            )
         pace = Pace.of(self.folder.results()) if self._until else None
         if self._until is None or pace is None:
             return job
@@ -201,8 +258,10 @@ class Sweep:
             return job
         self._again.insert(0, job.trial)
         self.supervisor.ask_to_stop(StopRequest(self._until.name, by_signal=False))
-        self.progress.note(f"{job.spec.name} takes about {duration(takes_s)} and would not finish before "
-                           f"{self._until.name}: the next start begins with it")
+        self.progress.note(
+            f"{job.spec.name} takes about {duration(takes_s)} and would not finish before "
+            f"{self._until.name}: the next start begins with it"
+        )
         return None
 
     def _carry_out(self, job: TrialJob) -> Result:
@@ -262,15 +321,23 @@ class Sweep:
             result = self.supervisor.carry_out(job, partial(self._hear, job))
             self.folder.base.attempt.unlink(missing_ok=True)  # the next start may try as often again
         if result.state == "failed":
-            raise SweepError(f"the base model's own story could not be made ({result.reason}): {result.message}; "
-                             f"see {self.folder.worker_log}")
+            raise SweepError(
+                f"the base model's own story could not be made ({result.reason}): {result.message}; "
+                f"see {self.folder.worker_log}"
+            )
         self.tracking.log_base(result, self.folder.base)
         self.progress.base(result)
 
     def _repeat(self, trial: Trial, stored: Result) -> None:
         """An exact repeat is told the stored result, and has a result and a run of its own, marked same_as."""
-        result = replace(stored, spec=replace(stored.spec, number=trial.number), duration_s=0.0, timings_s={}, encoded={},
-                         same_as=stored.spec.number if stored.same_as is None else stored.same_as)
+        result = replace(
+            stored,
+            spec=replace(stored.spec, number=trial.number),
+            duration_s=0.0,
+            timings_s={},
+            encoded={},
+            same_as=stored.spec.number if stored.same_as is None else stored.same_as,
+        )
         self._answer(trial, result)
 
     def _answer(self, trial: Trial, result: Result) -> None:
@@ -284,8 +351,10 @@ class Sweep:
 
     def _check_filters(self, result: Result) -> None:
         if result.reason == NO_IMAGES.name and not self.study.space.keys() & setting_names(Filters):
-            raise SweepError(f"{result.message}, and no filter is searched, so no trial can have more; lora-sweep data shows "
-                             "what each of them keeps")
+            raise SweepError(
+                f"{result.message}, and no filter is searched, so no trial can have more; lora-sweep data shows "
+                "what each of them keeps"
+            )
 
     def _count_failure(self, result: Result) -> None:
         advice = failure(result.reason).advice
@@ -294,22 +363,33 @@ class Sweep:
             return
         self._failures_in_a_row += 1
         if self._failures_in_a_row == MAX_FAILURES_IN_A_ROW:
-            raise SweepError(f"{MAX_FAILURES_IN_A_ROW} trials in a row failed, the last as {result.reason}: {result.message}; "
-                             f"{advice}; the same command goes on")
+            raise SweepError(
+                f"{MAX_FAILURES_IN_A_ROW} trials in a row failed, the last as {result.reason}: {result.message}; "
+                f"{advice}; the same command goes on"
+            )
 
     def _spec(self, trial: Trial) -> TrialSpec:
         return self.study.spec(trial.number, trial.params)
 
     def _study_params(self) -> dict[str, Any]:
-        return {"backbone": self.study.backbone, "precision": self.study.precision, "seed": self.study.seed,
-                "story": self.study.story_value.title, "gate": self.study.objective.gate,
-                "data": Path(self.study.data_value.source).name}
+        return {
+            "backbone": self.study.backbone,
+            "precision": self.study.precision,
+            "seed": self.study.seed,
+            "story": self.study.story_value.title,
+            "gate": self.study.objective.gate,
+            "data": Path(self.study.data_value.source).name,
+        }
 
 
 def other_threads(results: Iterable[Result], ready: Ready) -> str:
-    """A note where a CPU computes with another number of threads than before; nobody fixes it: OMP_NUM_THREADS, a job's cores."""
+    """A note where a CPU computes with another number of threads than before; nobody fixes it:
+    OMP_NUM_THREADS, a job's cores.
+    """
     earlier = {result.threads for result in results if result.threads} - {ready.threads}
     if not earlier or ready.device != "cpu":
         return ""
-    return (f"note: {ready.threads} threads compute now, {' or '.join(map(str, sorted(earlier)))} did for earlier trials: "
-            "on a CPU scores are then equal within rounding only (OMP_NUM_THREADS sets it)")
+    return (
+        f"note: {ready.threads} threads compute now, {' or '.join(map(str, sorted(earlier)))} did for earlier trials: "
+        "on a CPU scores are then equal within rounding only (OMP_NUM_THREADS sets it)"
+    )

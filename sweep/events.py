@@ -11,18 +11,20 @@ Worker to driver, on the worker's standard output: events, each with the trial's
 (`Message`).
 - With its first pack it loads the base model and says `Ready`, or `Refused` with `loading` and ends.
 - Then, for each trial: `Started`; `Looking` and `Note` while its images are looked at; `Training`; `Resumed`
-and the `Epoch`s
-  that a checkpoint holds, if there is one; an `Epoch` after each; `Drawing`; a `Picture` after each;
-  `Finished`, whether it is complete or failed. The base model's own story goes from `Started` to `Drawing`.
+  and the `Epoch`s that a checkpoint holds, if there is one; an `Epoch` after each; `Drawing`; a `Picture`
+  after each; `Finished`, whether it is complete or failed. The base model's own story goes from `Started` to
+  `Drawing`.
 - `Refused` without `loading` takes the place of `Finished` where damaged weights keep every trial from being
-made; it ends.
-- `Alive` is the heartbeat of long work, at most once a second. A worker that dies says nothing: the driver
-sees the stream end, or waits too long for a heartbeat (sweep/worker/watchdog.py). It may then start a fresh
-worker and give it the same trial; to its own listeners it says `Again`, which no worker ever sends.
+  made; it ends.
+- `Alive` is the heartbeat of long work, at most once a second.
+A worker that dies says nothing: the driver sees the stream end, or waits too long for a heartbeat
+(sweep/worker/watchdog.py). It may then start a fresh worker and give it the same trial; to its own listeners
+it says `Again`, which no worker ever sends.
 
 All events of a trial but `Alive` and `Stopped` are kept in its journal, `trials/NNNN/events.jsonl`, as the
 same lines; each attempt begins a new one.
 """
+
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -42,6 +44,7 @@ class Setup:
     """What a worker is given once: the cache's folder, the device (`auto`, `cpu`, `cuda:1`), and how often to
     save training.
     """
+
     cache: Path
     device: str
     checkpoint_every_s: float
@@ -57,8 +60,9 @@ class Setup:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """One try at a trial: `retried` holds how each earlier one ended (sweep/failures.py), `micro_batch` is how many rows go
-    through the UNet at a time; it divides the batch size."""
+    """One try at a trial: `retried` holds how each earlier one ended (sweep/failures.py), `micro_batch` is
+    how many rows go through the UNet at a time; it divides the batch size."""
+
     micro_batch: int
     retried: tuple[str, ...] = ()
 
@@ -74,7 +78,8 @@ class Attempt:
         if reason != CUDA_OOM.name:
             return again
         smaller = [size for size in range(1, self.micro_batch) if self.micro_batch % size == 0]
-        return replace(again, micro_batch=smaller[-1]) if smaller else again  # the memory may have been another program's
+        # the memory may have been another program's
+        return replace(again, micro_batch=smaller[-1]) if smaller else again
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -99,6 +104,7 @@ class Attempt:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
     """One trial to carry out: its settings, the folder for its files, and which attempt at it this is."""
+
     spec: TrialSpec
     folder: TrialFolder
     attempt: Attempt
@@ -107,6 +113,7 @@ class Task:
 @dataclass(frozen=True, slots=True)
 class Pack:
     """Trials that one worker carries out together."""
+
     tasks: tuple[Task, ...]
 
 
@@ -123,6 +130,7 @@ class Ready:
     """The base model is loaded. `weights` has the sha256 of each part's files, `unknown_words` what the
     story's prompts have that its tokenizer does not know, `threads` how many a CPU computes with, `seconds`
     how long loading took."""
+
     device: str
     seconds: float
     threads: int
@@ -135,6 +143,7 @@ class Ready:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
     """The base model cannot be loaded, or its weights are damaged: no trial can be made. The worker ends."""
+
     message: str
     loading: bool = False
 
@@ -147,6 +156,7 @@ class Started:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Looking:
     """Image `picture` of `pictures` is looked at, or scored, for the first time."""
+
     picture: int
     pictures: int
 
@@ -154,12 +164,14 @@ class Looking:
 @dataclass(frozen=True, slots=True)
 class Note:
     """A line for the user."""
+
     text: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
     """Everything is encoded, and training begins."""
+
     images: int
     steps: int
 
@@ -167,12 +179,14 @@ class Training:
 @dataclass(frozen=True, slots=True)
 class Resumed:
     """Training goes on from a checkpoint, after `step` steps."""
+
     step: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Epoch:
     """Epoch `epoch`, counted from 1, is trained and saved; `losses` has one number a step."""
+
     epoch: int
     losses: Sequence[float]
 
@@ -180,18 +194,21 @@ class Epoch:
 @dataclass(frozen=True, slots=True)
 class Drawing:
     """The story's `pictures` images are rendered now."""
+
     pictures: int
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
     """Image `picture` of the story, counted from 1, is rendered and saved."""
+
     picture: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
     """The trial is over, and result.json is written if the disk took it."""
+
     state: Literal["complete", "failed"]
     reason: str | None
     message: str | None
@@ -210,15 +227,46 @@ class Alive:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Again:
     """The driver retries the trial, with this micro-batch, after a failure of class `reason`."""
+
     reason: str
     message: str
     micro_batch: int
 
 
-Event = (Ready | Refused | Started | Looking | Note | Training | Resumed | Epoch | Drawing | Picture | Finished | Stopped | Alive
-         | Again)
-SENT: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in (
-    Ready, Refused, Started, Looking, Note, Training, Resumed, Epoch, Drawing, Picture, Finished, Stopped, Alive)}
+Event = (
+    Ready
+    | Refused
+    | Started
+    | Looking
+    | Note
+    | Training
+    | Resumed
+    | Epoch
+    | Drawing
+    | Picture
+    | Finished
+    | Stopped
+    | Alive
+    | Again
+)
+SENT: dict[str, type[Event]] = {
+    kind.__name__.lower(): kind
+    for kind in (
+        Ready,
+        Refused,
+        Started,
+        Looking,
+        Note,
+        Training,
+        Resumed,
+        Epoch,
+        Drawing,
+        Picture,
+        Finished,
+        Stopped,
+        Alive,
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -226,6 +274,7 @@ class Message:
     """An event and when it was said: by the worker's clock (seconds since 1970), and by the one clock that
     all processes of a machine share and nobody sets (time.monotonic). `number` is the trial's; None where it
     is about the worker."""
+
     event: Event
     number: int | None = None
     time: float
@@ -237,7 +286,11 @@ def said_now(event: Event, number: int | None = None) -> Message:
 
 
 def encode(message: Message) -> str:
-    head = {"event": type(message.event).__name__.lower(), "time": message.time, "monotonic": message.monotonic}
+    head = {
+        "event": type(message.event).__name__.lower(),
+        "time": message.time,
+        "monotonic": message.monotonic,
+    }
     about = {} if message.number is None else {"number": message.number}
     return json.dumps(head | about | asdict(message.event)) + "\n"
 
@@ -247,23 +300,48 @@ def decode(line: str) -> Message:
     values = json.loads(line)
     kind = SENT[values["event"]]
     facts = {field.name: values[field.name] for field in fields(kind) if field.name in values}
-    return Message(event=kind(**facts), number=values.get("number"), time=values["time"],
-                   monotonic=values.get("monotonic", 0.0))
+    return Message(
+        event=kind(**facts),
+        number=values.get("number"),
+        time=values["time"],
+        monotonic=values.get("monotonic", 0.0),
+    )
 
 
 def encode_order(order: Order) -> str:
     if isinstance(order, Stop):
         return json.dumps({"stop": True}) + "\n"
-    return json.dumps({"pack": [{"spec": task.spec.to_json(), "folder": str(task.folder.path), "attempt": task.attempt.to_json()}
-                                for task in order.tasks]}) + "\n"
+    return (
+        json.dumps(
+            {
+                "pack": [
+                    {
+                        "spec": task.spec.to_json(),
+                        "folder": str(task.folder.path),
+                        "attempt": task.attempt.to_json(),
+                    }
+                    for task in order.tasks
+                ]
+            }
+        )
+        + "\n"
+    )
 
 
 def decode_order(line: str) -> Order:
     values = json.loads(line)
     if "stop" in values:
         return Stop()
-    return Pack(tuple(Task(spec=TrialSpec.from_json(task["spec"]), folder=TrialFolder(Path(task["folder"])),
-                           attempt=Attempt.from_json(task["attempt"])) for task in values["pack"]))
+    return Pack(
+        tuple(
+            Task(
+                spec=TrialSpec.from_json(task["spec"]),
+                folder=TrialFolder(Path(task["folder"])),
+                attempt=Attempt.from_json(task["attempt"]),
+            )
+            for task in values["pack"]
+        )
+    )
 
 
 def write_journal(journal: Path, message: Message) -> None:
@@ -274,8 +352,7 @@ def write_journal(journal: Path, message: Message) -> None:
 
 
 def read_journal(journal: Path) -> list[Message]:
-    """What was said of a trial so far; a line that is not whole, or not of this version, counts as not there.
-    """
+    """What was said of a trial so far; a line that is not whole, or not of this version, counts as not there."""
     if not journal.exists():
         return []
     messages = []

@@ -2,6 +2,7 @@
 
 docs/night.md has the same table in words for users; a test compares the two.
 """
+
 from dataclasses import dataclass
 
 
@@ -9,14 +10,15 @@ from dataclasses import dataclass
 class Failure:
     """`name` is the `reason` in result.json, Optuna, MLflow and the tables.
 
-    `retried`: it may be an accident. The trial is run once more, from its checkpoint, in a fresh worker; a later trial with
-    the same settings is run too instead of being given the same outcome.
-    `retires_worker`: its process or its device context cannot be trusted with the next trial.
-    `by_parameters`: the settings caused it. Optuna is told PRUNED, which teaches the sampler to stay away from them;
-    otherwise FAIL, which says nothing about them.
-    `explained`: the message says everything; of the others worker.log has the traceback.
-    `advice`: what to do after three failures in a row, the last of them this one; empty where such failures never stop a sweep.
+    `retried`: it may be an accident. The trial is run once more, from its checkpoint, in a fresh worker; a
+    later trial with the same settings is run too instead of being given the same outcome. `retires_worker`:
+    its process or its device context cannot be trusted with the next trial. `by_parameters`: the settings
+    caused it. Optuna is told PRUNED, which teaches the sampler to stay away from them; otherwise FAIL, which
+    says nothing about them. `explained`: the message says everything; of the others worker.log has the
+    traceback. `advice`: what to do after three failures in a row, the last of them this one; empty where such
+    failures never stop a sweep.
     """
+
     name: str
     retried: bool = False
     retires_worker: bool = False
@@ -29,22 +31,51 @@ NAN_LOSS = Failure(name="nan_loss", by_parameters=True, explained=True)
 CUDA_OOM = Failure(name="cuda_oom", retried=True, retires_worker=True, by_parameters=True, explained=True)
 BLACK_PICTURES = Failure(name="black_pictures", by_parameters=True, explained=True)
 NO_IMAGES = Failure(name="no_images", by_parameters=True, explained=True)
-NOT_ALLOWED = Failure(name="not_allowed", explained=True)  # queued with settings that the study does not have: never run
-BAD_IMAGE = Failure(name="bad_image", explained=True, advice="lora-sweep data shows what is wrong with the pictures")
-HUNG = Failure(name="hung", retried=True, retires_worker=True, advice="look for a stuck disk, network folder or GPU")
-KILLED = Failure(name="killed", retried=True, retires_worker=True,
-                 advice="something kills the worker: look at the system's log")
+# queued with settings that the study does not have: never run
+NOT_ALLOWED = Failure(name="not_allowed", explained=True)
+BAD_IMAGE = Failure(
+    name="bad_image", explained=True, advice="lora-sweep data shows what is wrong with the pictures"
+)
+HUNG = Failure(
+    name="hung", retried=True, retires_worker=True, advice="look for a stuck disk, network folder or GPU"
+)
+KILLED = Failure(
+    name="killed",
+    retried=True,
+    retires_worker=True,
+    advice="something kills the worker: look at the system's log",
+)
 DEVICE_LOST = Failure(
-    name="device_lost", retried=True, retires_worker=True,
-    advice="the GPU or its driver is in trouble: look at `nvidia-smi` and the system's log, or start the machine again")
+    name="device_lost",
+    retried=True,
+    retires_worker=True,
+    advice="the GPU or its driver is in trouble: look at `nvidia-smi` and the system's log, or start the machine again",
+)
 HOST_OOM = Failure(
-    name="host_oom", retires_worker=True,
-    advice="the machine's memory is too small for this: close other programs, or lower batch_size or size_px")
+    name="host_oom",
+    retires_worker=True,
+    advice="the machine's memory is too small for this: close other programs, or lower batch_size or size_px",
+)
 DISK_FULL = Failure(name="disk_full", advice="free some disk, or set storage.limit_gb in the study")
 BUG = Failure(name="bug", advice="trials/*/traceback.txt says where")  # anything else
 
-FAILURES = {row.name: row for row in (NAN_LOSS, CUDA_OOM, BLACK_PICTURES, NO_IMAGES, NOT_ALLOWED, BAD_IMAGE, HUNG, KILLED,
-                                      DEVICE_LOST, HOST_OOM, DISK_FULL, BUG)}
+FAILURES = {
+    row.name: row
+    for row in (
+        NAN_LOSS,
+        CUDA_OOM,
+        BLACK_PICTURES,
+        NO_IMAGES,
+        NOT_ALLOWED,
+        BAD_IMAGE,
+        HUNG,
+        KILLED,
+        DEVICE_LOST,
+        HOST_OOM,
+        DISK_FULL,
+        BUG,
+    )
+}
 
 
 def failure(reason: str | None) -> Failure:

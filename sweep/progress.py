@@ -1,4 +1,7 @@
-"""What the user sees while a sweep runs: a live display on a terminal, plain lines elsewhere, and the last line."""
+"""What the user sees while a sweep runs: a live display on a terminal, plain lines elsewhere, and the last
+line.
+"""
+
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,8 +47,10 @@ class PlainProgress:
     def worker_ready(self, ready: Ready) -> None:
         self.note(f"worker ready on {ready.device} ({ready.seconds:.1f} s to load the base model)")
         if ready.unknown_words:
-            self.note("note: the base model does not know these pieces of the prompts, which a LoRA learns where captions "
-                      f"have them: {', '.join(ready.unknown_words)}")
+            self.note(
+                "note: the base model does not know these pieces of the prompts, which a LoRA learns where captions "
+                f"have them: {', '.join(ready.unknown_words)}"
+            )
 
     def base(self, result: Result) -> None:
         self.note(f"base model's own story: {result.aesthetic_mean:.2f}")
@@ -63,10 +68,13 @@ class PlainProgress:
 
     def trial_finished(self, result: Result, params: dict[str, Any]) -> None:
         self.told += 1
-        self.note(f"trial {result.spec.number} ({self.told} of {self.target}): {self._verdict(result)}  {describe(params)}")
+        self.note(
+            f"trial {result.spec.number} ({self.told} of {self.target}): {self._verdict(result)}  {describe(params)}"
+        )
 
     def note(self, text: str) -> None:
-        with suppress(OSError, SystemExit):  # a full disk under the log, a closed pipe (rich would exit): the sweep goes on
+        # a full disk under the log, a closed pipe (rich would exit): the sweep goes on
+        with suppress(OSError, SystemExit):
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _verdict(self, result: Result) -> str:
@@ -86,8 +94,15 @@ class LiveProgress(PlainProgress):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self._bars = Bars(
-            TextColumn("{task.description}"), BarColumn(bar_width=32), TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[word]}"), console=console)
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=32),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[word]}"),
+            console=console,
+        )
         self._sweep = self._bars.add_task("trials", total=1, word="")
         self._trial = self._bars.add_task("trial", total=1, visible=False, word="")
 
@@ -101,17 +116,35 @@ class LiveProgress(PlainProgress):
         self._bars.reset(self._trial, visible=False, word="")
 
     def looking(self, spec: TrialSpec, number: int, total: int) -> None:
-        self._bars.update(self._trial, visible=True, description=spec.name, completed=number, total=total,
-                          word="looking at the pictures")
+        self._bars.update(
+            self._trial,
+            visible=True,
+            description=spec.name,
+            completed=number,
+            total=total,
+            word="looking at the pictures",
+        )
 
     def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: Sequence[float]) -> None:
         assert spec.train
-        self._bars.update(self._trial, visible=True, description=spec.name, completed=step,
-                          total=spec.train.total_steps, word=f"loss {sum(losses) / len(losses):.4f}")
+        self._bars.update(
+            self._trial,
+            visible=True,
+            description=spec.name,
+            completed=step,
+            total=spec.train.total_steps,
+            word=f"loss {sum(losses) / len(losses):.4f}",
+        )
 
     def picture(self, spec: TrialSpec, number: int) -> None:
-        self._bars.update(self._trial, visible=True, description=spec.name, completed=number, total=len(spec.story.scenes),
-                          word="drawing the story")
+        self._bars.update(
+            self._trial,
+            visible=True,
+            description=spec.name,
+            completed=number,
+            total=len(spec.story.scenes),
+            word="drawing the story",
+        )
 
     def trial_finished(self, result: Result, params: dict[str, Any]) -> None:
         super().trial_finished(result, params)
@@ -125,8 +158,9 @@ class LiveProgress(PlainProgress):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """`stopped` says why it ended early; `points` how many the space has, if all of them were tried before the budget was used,
-    `queued` how many trials wait that somebody asked for."""
+    """`stopped` says why it ended early; `points` how many the space has, if all of them were tried before
+    the budget was used, `queued` how many trials wait that somebody asked for."""
+
     study: str
     told: int
     new: int
@@ -140,17 +174,32 @@ class Summary:
     def closing(self, best: Result | None, following: str) -> tuple[str, int]:
         """The last line for the user, which names the command `following` this one, and the exit code."""
         new, told = counted(self.new, "trial"), counted(self.told, "trial")
-        said = f"best {best.aesthetic_mean:.2f} (trial {best.spec.number})" if best else "none passes the gate yet"
+        said = (
+            f"best {best.aesthetic_mean:.2f} (trial {best.spec.number})"
+            if best
+            else "none passes the gate yet"
+        )
         if self.stopped and not self.stopped.by_signal:
-            return (f"stopped at {self.stopped.name}: {new} in {duration(self.wall_s)}, {self.told} in all, {said}; the same "
-                    "command goes on"), 0
+            return (
+                f"stopped at {self.stopped.name}: {new} in {duration(self.wall_s)}, {self.told} in all, {said}; the same "
+                "command goes on"
+            ), 0
         if self.stopped:
-            return f"stopped by {self.stopped.name} after {told}; everything is kept, the same command goes on", 130
+            return (
+                f"stopped by {self.stopped.name} after {told}; everything is kept, the same command goes on",
+                130,
+            )
         if self.points:
-            return (f"study {self.study} is complete: all {counted(self.points, 'point')} of its space tried, {told} finished, "
-                    f"{said}; a wider range or another setting in space gives more; next: {following}"), 0
-        queued = f"; {counted(self.queued, 'queued trial')} not run, for the budget is used" if self.queued else ""
+            return (
+                f"study {self.study} is complete: all {counted(self.points, 'point')} of its space tried, {told} finished, "
+                f"{said}; a wider range or another setting in space gives more; next: {following}"
+            ), 0
+        queued = (
+            f"; {counted(self.queued, 'queued trial')} not run, for the budget is used" if self.queued else ""
+        )
         if not self.new:
-            return (f"study {self.study} is complete: {told} finished, {said}{queued}; --trials asks for more; next: "
-                    f"{following}"), 0
+            return (
+                f"study {self.study} is complete: {told} finished, {said}{queued}; --trials asks for more; next: "
+                f"{following}"
+            ), 0
         return f"{new} finished in {duration(self.wall_s)}, {said}{queued}; next: {following}", 0

@@ -1,4 +1,5 @@
 """When to stop: a signal (the first asks, the second insists), or the time of day that the user named."""
+
 import re
 import signal
 import threading
@@ -19,7 +20,10 @@ MORNING = "07:00"
 
 @dataclass(frozen=True, slots=True)
 class StopRequest:
-    """Why a sweep is to stop before its work is done: a signal, by its name, or else the hour asked for, such as 07:00."""
+    """Why a sweep is to stop before its work is done: a signal, by its name, or else the hour asked for, such
+    as 07:00.
+    """
+
     name: str
     by_signal: bool
 
@@ -31,7 +35,8 @@ class Stopped(Exception):
 @contextmanager
 def asked_by_signal(stop: Callable[[StopRequest], None]) -> Iterator[None]:
     """Call `stop` on the first one; the second raises KeyboardInterrupt where it stands."""
-    if threading.current_thread() is not threading.main_thread():  # Python delivers signals to the main thread only
+    # Python delivers signals to the main thread only
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
     asked = False
@@ -44,7 +49,11 @@ def asked_by_signal(stop: Callable[[StopRequest], None]) -> Iterator[None]:
         stop(StopRequest(signal.Signals(number).name, by_signal=True))
 
     # What the shell had ignored (nohup, a background job) stays ignored.
-    before = {number: signal.signal(number, handle) for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN}
+    before = {
+        number: signal.signal(number, handle)
+        for number in SIGNALS
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:
@@ -54,6 +63,7 @@ def asked_by_signal(stop: Callable[[StopRequest], None]) -> Iterator[None]:
 
 def stop_by_keyboard() -> None:
     """Before a sweep has begun, every such signal ends the command as Ctrl-C does."""
+
     def handle(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
@@ -64,8 +74,9 @@ def stop_by_keyboard() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """When to stop: its name for the user, and the moment by time.time: the clock that the user named it by. It goes on while a
-    laptop sleeps, which time.monotonic does not (clock_gettime(2))."""
+    """When to stop: its name for the user, and the moment by time.time: the clock that the user named it by.
+    It goes on while a laptop sleeps, which time.monotonic does not (clock_gettime(2))."""
+
     name: str
     moment: float
 
@@ -82,7 +93,8 @@ def hour(written: str) -> Hour:
 def deadline(written: str, now: datetime) -> datetime:
     """The next `HH:MM` after `now`, on this machine's clock. Raises UserError.
 
-    `now` is naive local time; the answer too, so that a night with a change of the clock is counted by the clock.
+    `now` is naive local time; the answer too, so that a night with a change of the clock is counted by the
+    clock.
     """
     if not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", written):
         raise UserError(f"--until is {written!r}, but it must be a time of day (allowed: 00:00 to 23:59)")
@@ -92,7 +104,9 @@ def deadline(written: str, now: datetime) -> datetime:
 
 
 def clock(moment: datetime) -> str:
-    """`07:00 (UTC+02:00)`: naive local time, with the zone that this machine counts it in; a container's is often UTC."""
+    """`07:00 (UTC+02:00)`: naive local time, with the zone that this machine counts it in; a container's is
+    often UTC.
+    """
     return f"{moment:%H:%M} (UTC{moment.astimezone().isoformat(timespec='minutes')[-6:]})"
 
 

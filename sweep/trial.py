@@ -1,4 +1,5 @@
 """The way of one trial, from its parameters to its verdict."""
+
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -64,12 +65,24 @@ class Clock:
 
     def measured(self) -> dict[str, Any]:
         """As in the result; the duration ends with the last part."""
-        return {"duration_s": self._last - self._started, "timings_s": self.timings_s,
-                "encoded": dict(self._cache.encoded - self._encoded_before)}
+        return {
+            "duration_s": self._last - self._started,
+            "timings_s": self.timings_s,
+            "encoded": dict(self._cache.encoded - self._encoded_before),
+        }
 
 
-def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report, *, attempt: Attempt,
-              beat: Beat = no_beat, checkpoint_every_s: float = 120.0) -> Result:
+def run_trial(
+    spec: TrialSpec,
+    backbone: Backbone,
+    cache: Cache,
+    folder: TrialFolder,
+    report: Report,
+    *,
+    attempt: Attempt,
+    beat: Beat = no_beat,
+    checkpoint_every_s: float = 120.0,
+) -> Result:
     """Take one trial from its parameters to its verdict; every output lies under `folder`, result.json last.
 
     Goes on from the folder's checkpoint if an earlier attempt at the same words left one.
@@ -79,7 +92,8 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     clock = Clock(cache)
     _write_spec(spec, folder)
     table = look_at_images(spec, backbone, cache, report)  # no model for too few pictures
-    encode_missing(all_words(spec, cache), backbone, cache, beat)  # before the UNet comes: both need not fit the device together
+    # before the UNet comes: both need not fit the device together
+    encode_missing(all_words(spec, cache), backbone, cache, beat)
     unet = backbone.unet  # read here: minutes from a slow disk must not count as a step's silence
     table = select_images(spec, table, backbone, cache, report, beat)
     examples = encode_examples(table, spec.render.size_px, backbone, cache, beat)
@@ -90,9 +104,16 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
         words = _words(spec, table, backbone)
         state = _resumable(spec.train, folder, words, report)
         losses = train_lora(
-            backbone, examples, _sparing(spec.train, attempt), spec.seed,
-            _epoch_saver(spec, spec.train, backbone, folder, len(table), report), state=state, micro_batch=attempt.micro_batch,
-            checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s), beat=beat)
+            backbone,
+            examples,
+            _sparing(spec.train, attempt),
+            spec.seed,
+            _epoch_saver(spec, spec.train, backbone, folder, len(table), report),
+            state=state,
+            micro_batch=attempt.micro_batch,
+            checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s),
+            beat=beat,
+        )
         last = folder.epoch_lora(spec.train.epochs)
         write_whole(folder.lora, lambda to: to.write_bytes(last.read_bytes()))
         clock.part_done("train")
@@ -104,12 +125,20 @@ def run_trial(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFo
     return _conclude(spec, backbone, folder, pictures, clock, attempt, losses, images=len(table))
 
 
-def _base_story(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report, attempt: Attempt,
-                beat: Beat) -> Result:
+def _base_story(
+    spec: TrialSpec,
+    backbone: Backbone,
+    cache: Cache,
+    folder: TrialFolder,
+    report: Report,
+    attempt: Attempt,
+    beat: Beat,
+) -> Result:
     """The base model's own story: a trial without pictures to train on and without a LoRA."""
     clock = Clock(cache)
     _write_spec(spec, folder)
-    encode_missing(all_words(spec, cache), backbone, cache, beat)  # as in a trial, which then has its words already
+    # as in a trial, which then has its words already
+    encode_missing(all_words(spec, cache), backbone, cache, beat)
     _ = backbone.unet  # as in a trial
     clock.part_done("prepare")
     clock.part_done("train")  # nothing, but a result has all the parts
@@ -123,15 +152,32 @@ def _write_spec(spec: TrialSpec, folder: TrialFolder) -> None:
     fail_point("spec_written")
 
 
-def _conclude(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, pictures: list[Image.Image], clock: Clock,
-              attempt: Attempt, losses: list[float], images: int) -> Result:
+def _conclude(
+    spec: TrialSpec,
+    backbone: Backbone,
+    folder: TrialFolder,
+    pictures: list[Image.Image],
+    clock: Clock,
+    attempt: Attempt,
+    losses: list[float],
+    images: int,
+) -> Result:
     """Score the story that was drawn, and write recipe and result; the checkpoint has served."""
     clock.part_done("render")
     fail_point("score")
     score = score_pictures(backbone, pictures)
     clock.part_done("score")
-    result = judge(spec, backbone, folder, score, images=images, losses=losses, micro_batch=attempt.micro_batch,
-                   retried=attempt.retried, **clock.measured())
+    result = judge(
+        spec,
+        backbone,
+        folder,
+        score,
+        images=images,
+        losses=losses,
+        micro_batch=attempt.micro_batch,
+        retried=attempt.retried,
+        **clock.measured(),
+    )
     fail_point("recipe")
     write_recipe(result, folder)
     fail_point("result")
@@ -142,7 +188,9 @@ def _conclude(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, pictures
 
 
 def _sparing(train: Training, attempt: Attempt) -> Training:
-    """After a lack of memory, one row at a time and with activations computed again, unless the study forbids it."""
+    """After a lack of memory, one row at a time and with activations computed again, unless the study forbids
+    it.
+    """
     if train.gradient_checkpointing == "auto" and attempt.micro_batch == 1 and attempt.was_out_of_memory:
         return replace(train, gradient_checkpointing="on")
     return train
@@ -150,18 +198,26 @@ def _sparing(train: Training, attempt: Attempt) -> Training:
 
 def _words(spec: TrialSpec, table: pd.DataFrame, backbone: Backbone) -> str:
     """What a checkpoint must have been written for: the spec, and what the spec does not say."""
-    return content_key(spec.to_json(), list(table["sha256"]), list(table["caption"]), table["repeats"].tolist(), backbone.weights)
+    return content_key(
+        spec.to_json(),
+        list(table["sha256"]),
+        list(table["caption"]),
+        table["repeats"].tolist(),
+        backbone.weights,
+    )
 
 
 def _resumable(train: Training, folder: TrialFolder, words: str, report: Report) -> TrainState | None:
-    """The checkpoint, if it is of the same words and every epoch before it is there; the journal is told of them again."""
+    """The checkpoint, if it is of the same words and every epoch before it is there; the journal is told of
+    them again.
+    """
     state = load_state(folder.checkpoint, words)
     epochs = range(1, (state.step if state else 0) // train.steps_per_epoch + 1)
     if state is None or not all(folder.epoch_lora(epoch).exists() for epoch in epochs):
         return None
     report(events.Resumed(state.step))
     for epoch in epochs:
-        losses = state.losses[(epoch - 1) * train.steps_per_epoch:epoch * train.steps_per_epoch]
+        losses = state.losses[(epoch - 1) * train.steps_per_epoch : epoch * train.steps_per_epoch]
         report(events.Epoch(epoch=epoch, losses=losses))
     return state
 
@@ -170,11 +226,17 @@ def all_words(spec: TrialSpec, cache: Cache) -> list[str]:
     """Every caption and prompt that a trial of this study can meet, whatever its filters keep."""
     pictures = read_folder(local_data(spec.data, cache.folder)).pictures
     captions = [caption_of(picture.prompt, spec.data.caption) for picture in pictures if not picture.problem]
-    return [*captions, *(words for scene in spec.story.scenes for words in (scene.prompt, scene.negative_prompt))]
+    return [
+        *captions,
+        *(words for scene in spec.story.scenes for words in (scene.prompt, scene.negative_prompt)),
+    ]
 
 
 def look_at_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Report) -> pd.DataFrame:
-    """The audit table, of which the filters keep enough. Raises NoImagesError; DataError where no filter could help."""
+    """The audit table, of which the filters keep enough. Raises NoImagesError; DataError where no filter
+    could help.
+    """
+
     def note(text: str) -> None:
         report(events.Note(f"note: {text}"))
 
@@ -188,9 +250,17 @@ def look_at_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Re
     return table
 
 
-def select_images(spec: TrialSpec, table: pd.DataFrame, backbone: Backbone, cache: Cache, report: Report,
-                  beat: Beat = no_beat) -> pd.DataFrame:
-    """The audit table's rows that pass the filters, without those that cannot be encoded. Raises as `look_at_images` does."""
+def select_images(
+    spec: TrialSpec,
+    table: pd.DataFrame,
+    backbone: Backbone,
+    cache: Cache,
+    report: Report,
+    beat: Beat = no_beat,
+) -> pd.DataFrame:
+    """The audit table's rows that pass the filters, without those that cannot be encoded. Raises as
+    `look_at_images` does.
+    """
     kept = _keep(spec, table)
     while unfit := encode_pictures(kept, spec.render.size_px, backbone, cache, beat):
         table = table.assign(problem=pd.Series(unfit).reindex(table.index).fillna(table["problem"]))
@@ -205,26 +275,41 @@ def _keep(spec: TrialSpec, table: pd.DataFrame) -> pd.DataFrame:
     if usable < least:
         bad = bad_pictures(table)
         why = f"{say_bad(bad)}; " if bad else ""
-        raise DataError(f"{why}{usable} pictures can be used, but data.min_images is {least}: no filter can help")
+        raise DataError(
+            f"{why}{usable} pictures can be used, but data.min_images is {least}: no filter can help"
+        )
     if len(kept) < least:
-        raise NoImagesError(f"the filters keep {len(kept)} of {len(table)} pictures, but data.min_images is {least}")
+        raise NoImagesError(
+            f"the filters keep {len(kept)} of {len(table)} pictures, but data.min_images is {least}"
+        )
     return kept
 
 
-def audit_data(data: Data, backbone: Backbone, cache: Cache, filters: Filters, looking: Looking, note: Note) -> pd.DataFrame:
+def audit_data(
+    data: Data, backbone: Backbone, cache: Cache, filters: Filters, looking: Looking, note: Note
+) -> pd.DataFrame:
     def score(image: Image.Image) -> float:
         return rate(backbone, image).aesthetic
 
     return audit(data, cache, score, backbone.weights["scorer"], filters, looking, note)
 
 
-def draw_story(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialFolder, report: Report,
-               beat: Beat = no_beat) -> list[Image.Image]:
+def draw_story(
+    spec: TrialSpec,
+    backbone: Backbone,
+    cache: Cache,
+    folder: TrialFolder,
+    report: Report,
+    beat: Beat = no_beat,
+) -> list[Image.Image]:
     """Render, check and save the story's pictures and their sheet. Raises BlackPicturesError."""
     report(events.Drawing(len(spec.story.scenes)))
     pictures = []
-    for number, picture in enumerate(render_scenes(backbone, spec.story.scenes, spec.render, cache, beat), start=1):
-        if all(low == high for low, high in cast(list[tuple[int, int]], picture.getextrema())):  # one pair a channel
+    for number, picture in enumerate(
+        render_scenes(backbone, spec.story.scenes, spec.render, cache, beat), start=1
+    ):
+        # one pair a channel
+        if all(low == high for low, high in cast(list[tuple[int, int]], picture.getextrema())):
             raise BlackPicturesError(f"picture {number} is one single colour")
         write_whole(folder.picture(number), partial(picture.save, format="PNG"))
         pictures.append(picture)
@@ -234,16 +319,31 @@ def draw_story(spec: TrialSpec, backbone: Backbone, cache: Cache, folder: TrialF
     return pictures
 
 
-def judge(spec: TrialSpec, backbone: Backbone, folder: TrialFolder, score: Score, *, losses: list[float],
-          **measured: Any) -> Result:
+def judge(
+    spec: TrialSpec,
+    backbone: Backbone,
+    folder: TrialFolder,
+    score: Score,
+    *,
+    losses: list[float],
+    **measured: Any,
+) -> Result:
     """Put what was measured under the gate."""
     return Result(
-        state="complete", spec=spec, aesthetic=score.aesthetic, aesthetic_mean=score.mean,
-        aesthetic_min=min(score.aesthetic), aesthetic_std=score.std, coherence=score.coherence,
+        state="complete",
+        spec=spec,
+        aesthetic=score.aesthetic,
+        aesthetic_mean=score.mean,
+        aesthetic_min=min(score.aesthetic),
+        aesthetic_std=score.std,
+        coherence=score.coherence,
         passed_gate=passes(score.mean, spec.gate),
-        train_loss=_mean(losses[-spec.train.steps_per_epoch:]) if spec.train and losses else None,
-        lora_sha256=sha256(folder.lora) if spec.train else None, scorer=backbone.scorer_name,
-        scoring_version=SCORING_VERSION, device=str(backbone.device), dtype=str(backbone.dtype).removeprefix("torch."),
+        train_loss=_mean(losses[-spec.train.steps_per_epoch :]) if spec.train and losses else None,
+        lora_sha256=sha256(folder.lora) if spec.train else None,
+        scorer=backbone.scorer_name,
+        scoring_version=SCORING_VERSION,
+        device=str(backbone.device),
+        dtype=str(backbone.dtype).removeprefix("torch."),
         threads=torch.get_num_threads() if backbone.device.type == "cpu" else None,
         versions={name: version(name) for name in PACKAGES},
         **measured,
@@ -255,18 +355,26 @@ def write_recipe(result: Result, folder: TrialFolder) -> None:
     write_json(folder.recipe, Recipe.of(result, [sha256(path) for path in pictures]).to_json())
 
 
-def _epoch_saver(spec: TrialSpec, train: Training, backbone: Backbone, folder: TrialFolder, images: int,
-                 report: Report) -> EpochDone:
+def _epoch_saver(
+    spec: TrialSpec, train: Training, backbone: Backbone, folder: TrialFolder, images: int, report: Report
+) -> EpochDone:
     """Saves the LoRA as it is at an epoch's end, and then says that the epoch is done."""
     shape = lora.LoraShape(rank=train.lora_rank, alpha=train.lora_alpha)
 
     def save(epoch: int, losses: list[float]) -> None:
         metadata = lora.metadata_of(
-            shape, architecture=backbone.architecture,
-            title=f"{spec.study} trial {spec.number} epoch {epoch}", resolution=spec.render.size_px,
-            learning_rate=train.learning_rate, num_train_images=images, num_epochs=epoch,
-            steps=epoch * train.steps_per_epoch, max_train_steps=train.total_steps, seed=spec.seed,
-            optimizer="torch.optim.AdamW", mixed_precision=MIXED_PRECISION.get(spec.precision, spec.precision),
+            shape,
+            architecture=backbone.architecture,
+            title=f"{spec.study} trial {spec.number} epoch {epoch}",
+            resolution=spec.render.size_px,
+            learning_rate=train.learning_rate,
+            num_train_images=images,
+            num_epochs=epoch,
+            steps=epoch * train.steps_per_epoch,
+            max_train_steps=train.total_steps,
+            seed=spec.seed,
+            optimizer="torch.optim.AdamW",
+            mixed_precision=MIXED_PRECISION.get(spec.precision, spec.precision),
             output_name=f"{spec.study}-{spec.number:04d}",
         )
         fail_point("epoch")

@@ -1,4 +1,5 @@
 """The tiny backbone, the demo's data and a shipped story, as the tests of the core take them."""
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +28,8 @@ def backbone() -> "Backbone":
 
     from core.backbone.backbone import load_backbone
 
-    # Toy layers gain nothing from a second thread, and on a busy machine its barriers cost ten times the work.
+    # Toy layers gain nothing from a second thread, and on a busy machine its barriers cost ten times the
+    # work.
     torch.set_num_threads(1)
     return load_backbone("tiny")
 
@@ -66,8 +68,12 @@ def table(backbone: "Backbone", shared_cache: Cache) -> "pd.DataFrame":
     from core.data.audit import audit
     from core.story.score import score_pictures
 
-    return audit(DEMO_DATA, shared_cache, lambda image: score_pictures(backbone, [image]).aesthetic[0],
-                 backbone.weights["scorer"])
+    return audit(
+        DEMO_DATA,
+        shared_cache,
+        lambda image: score_pictures(backbone, [image]).aesthetic[0],
+        backbone.weights["scorer"],
+    )
 
 
 @pytest.fixture(scope="session")
@@ -83,7 +89,14 @@ def examples(backbone: "Backbone", table: "pd.DataFrame", shared_cache: Cache) -
 def story() -> Story:
     """The eight scenes of the shipped Chinese story."""
     words = yaml.safe_load((STUDIES / "stories" / "lake_painter.yaml").read_text(encoding="utf-8"))
-    return Story(title=words["title"], scenes=tuple(
-        Scene(prompt=words["template"].replace("{scene}", scene["prompt"]), negative_prompt=words["negative_prompt"],
-              seed=scene["seed"])
-        for scene in words["scenes"]))
+    return Story(
+        title=words["title"],
+        scenes=tuple(
+            Scene(
+                prompt=words["template"].replace("{scene}", scene["prompt"]),
+                negative_prompt=words["negative_prompt"],
+                seed=scene["seed"],
+            )
+            for scene in words["scenes"]
+        ),
+    )

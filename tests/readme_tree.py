@@ -1,4 +1,5 @@
 """The README's tree of rooms, made from the rooms' docstrings: `python -m tests.readme_tree` writes it anew."""
+
 import ast
 from pathlib import Path
 

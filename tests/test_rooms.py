@@ -1,4 +1,5 @@
 """The house: what lies in which room, and which room may import which. See CONTRIBUTING.md."""
+
 import ast
 import graphlib
 from pathlib import Path
@@ -55,27 +56,39 @@ def test_a_room_imports_only_what_its_door_lets_in(room: str) -> None:
     allowed = MAY_IMPORT[room] | {room, "core"}
     inside = [module for module in MODULES if within(module, {room})]
     assert inside
-    assert [(module, found) for module in inside for found in sorted(IMPORTS[module]) if not within(found, allowed)] == []
+    assert [
+        (module, found)
+        for module in inside
+        for found in sorted(IMPORTS[module])
+        if not within(found, allowed)
+    ] == []
 
 
 @pytest.mark.parametrize("room", sorted(NEVER))
 def test_a_room_does_not_know_some_others(room: str) -> None:
     inside = [module for module in MODULES if within(module, {room})]
     assert inside
-    assert [(module, found) for module in inside for found in IMPORTS[module] if within(found, NEVER[room])] == []
+    assert [
+        (module, found) for module in inside for found in IMPORTS[module] if within(found, NEVER[room])
+    ] == []
 
 
 def test_no_circle() -> None:
     graphlib.TopologicalSorter(IMPORTS).prepare()
 
 
-@pytest.mark.parametrize("room", sorted({path.parent for house in HOUSES for path in (ROOT / house).rglob("*.py")}))
+@pytest.mark.parametrize(
+    "room", sorted({path.parent for house in HOUSES for path in (ROOT / house).rglob("*.py")})
+)
 def test_a_room_is_small_and_says_what_it_is_for(room: Path) -> None:
-    files = [path for path in room.glob("*.py") if path.name not in ("__init__.py", "__main__.py", "conftest.py")]
+    files = [
+        path for path in room.glob("*.py") if path.name not in ("__init__.py", "__main__.py", "conftest.py")
+    ]
     assert len(files) <= FILES_IN_A_ROOM
     body = ast.parse((room / "__init__.py").read_text(encoding="utf-8")).body
     assert ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
-    assert len(body) == 1 or room == ROOT / "sweep"  # which puts the import path in order before anything else
+    # which puts the import path in order before anything else
+    assert len(body) == 1 or room == ROOT / "sweep"
 
 
 def test_the_readme_s_tree_is_that_of_the_rooms() -> None:

@@ -1,7 +1,10 @@
-"""The model seam: one object with UNet, VAE, text encoder, scheduler and scorer; nobody after it asks which it has.
+"""The model seam: one object with UNet, VAE, text encoder, scheduler and scorer; nobody after it asks which
+it has.
 
-Shape legend: B pictures or prompts, C channels, H x W latent cells (an eighth of the pixels), T tokens, D text width.
+Shape legend: B pictures or prompts, C channels, H x W latent cells (an eighth of the pixels), T tokens, D
+text width.
 """
+
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -29,17 +32,18 @@ DECODED_CELLS = 128 * 128  # latent cells at a time: one picture of 1024 px take
 class Backbone:
     """A frozen base model on one device, ready to encode, train on, render and score.
 
-    A part is read from the disk when it is first asked for. The text encoder may be too large to lie beside the others:
-    then the UNet makes way for it, and whoever encodes words frees it.
+    A part is read from the disk when it is first asked for. The text encoder may be too large to lie beside
+    the others: then the UNet makes way for it, and whoever encodes words frees it.
     """
+
     name: str
-    architecture: str                           # what LoRA files say they are made for
+    architecture: str  # what LoRA files say they are made for
     device: torch.device
     dtype: torch.dtype
     readers: Mapping[str, Callable[[], Any]] = field(repr=False)
     scorer_name: str
     image_processor: CLIPImageProcessor
-    weights: dict[str, str]                     # part -> what its weights are; keys of the cache
+    weights: dict[str, str]  # part -> what its weights are; keys of the cache
     known_tokens: frozenset[int] | None = None  # None: the text encoder knows all
     text_encoder_alone: bool = False
     _prompter: KolorsPrompter = field(default_factory=KolorsPrompter, repr=False)
@@ -96,11 +100,15 @@ class Backbone:
             torch.cuda.empty_cache()
 
     def new_scheduler(self) -> EnhancedDDIMScheduler:
-        """A scheduler of one's own: rendering shortens `timesteps` in place (schedulers/ddim.py, DiffSynth 1.1.9)."""
+        """A scheduler of one's own: rendering shortens `timesteps` in place (schedulers/ddim.py, DiffSynth
+        1.1.9).
+        """
         return EnhancedDDIMScheduler(beta_end=BETA_END, num_train_timesteps=TRAIN_TIMESTEPS)
 
     def put(self, tensor: Tensor) -> Tensor:
-        """A tensor of the host's on the device; a GPU that is still busy is not waited for (hence the pinned memory)."""
+        """A tensor of the host's on the device; a GPU that is still busy is not waited for (hence the pinned
+        memory).
+        """
         pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
         return pinned.to(self.device, non_blocking=True)
 
@@ -127,9 +135,12 @@ class Backbone:
             pictures += [Image.fromarray(array) for array in arrays]
         return pictures
 
-    def predict_noise(self, noisy_BCHW: Tensor, timesteps: Tensor, tokens_BTD: Tensor, pooled_BD: Tensor) -> Tensor:
+    def predict_noise(
+        self, noisy_BCHW: Tensor, timesteps: Tensor, tokens_BTD: Tensor, pooled_BD: Tensor
+    ) -> Tensor:
         """One forward of the UNet; `timesteps` (B,) or (1,)."""
-        # Height, width, no crop, height, width; filled on the device, for a CUDA graph allows no copy from the host.
+        # Height, width, no crop, height, width; filled on the device, for a CUDA graph allows no copy from
+        # the host.
         size = timesteps.new_zeros((len(noisy_BCHW), 6), dtype=torch.long)
         size[:, 0::4], size[:, 1::4] = noisy_BCHW.shape[2] * 8, noisy_BCHW.shape[3] * 8
         noisy = noisy_BCHW.contiguous(memory_format=torch.channels_last)
@@ -144,36 +155,50 @@ class Backbone:
         return [piece for i in ids if i not in self.known_tokens and (piece := tokenizer.decode([i]).strip())]
 
 
-def load_backbone(name: str, device: str = "auto", precision: str | None = None, weights_folder: str | None = None,
-                  parts: Collection[Part] = PARTS) -> Backbone:
+def load_backbone(
+    name: str,
+    device: str = "auto",
+    precision: str | None = None,
+    weights_folder: str | None = None,
+    parts: Collection[Part] = PARTS,
+) -> Backbone:
     """Make a base model ready; `parts` says which of its files must be here.
 
-    `device` auto is a GPU for kolors where there is one; `precision` None is the backbone's own. Raises UserError, before
-    anything is loaded, on a name, device or precision that does not exist or cannot train here, and on missing weights.
+    `device` auto is a GPU for kolors where there is one; `precision` None is the backbone's own. Raises
+    UserError, before anything is loaded, on a name, device or precision that does not exist or cannot train
+    here, and on missing weights.
     """
     place = place_of(name, device, precision)
     model = base_model(name)
     if place.index is not None and place.type == "cuda":
         torch.cuda.set_device(place)  # streams and CUDA graphs belong to the current one
-    # fp32 is meant: TF32, cuDNN's default, keeps ten bits of the mantissa, and half a point decides about the gate.
+    # fp32 is meant: TF32, cuDNN's default, keeps ten bits of the mantissa, and half a point decides about the
+    # gate.
     torch.backends.cudnn.allow_tf32 = False
     loader = import_module(model.loader)
-    backbone: Backbone = loader.read_backbone(model, place, DTYPES[precision or model.precision],
-                                              model.weights_folder(weights_folder), parts)
+    backbone: Backbone = loader.read_backbone(
+        model, place, DTYPES[precision or model.precision], model.weights_folder(weights_folder), parts
+    )
     return backbone
 
 
 def place_of(name: str, device: str, precision: str | None) -> torch.device:
-    """Where a base model would train in this precision. Raises UserError on words that are not known or cannot work here."""
+    """Where a base model would train in this precision. Raises UserError on words that are not known or
+    cannot work here.
+    """
     model = base_model(name)
     precision = precision or model.precision
     if precision not in DTYPES:
         raise UserError(f"precision {precision!r} is not known (allowed: {', '.join(DTYPES)})")
     place = _device(device, wants_gpu=model.needs_gpu)
     if precision == "fp16" and place.type == "cpu" and model.needs_gpu and device == "auto":
-        raise UserError(f"backbone is {name}, which needs a GPU, and torch sees none here (backbone: {DEFAULT} runs on the CPU)")
+        raise UserError(
+            f"backbone is {name}, which needs a GPU, and torch sees none here (backbone: {DEFAULT} runs on the CPU)"
+        )
     if precision == "fp16" and place.type == "cpu":
-        raise UserError("precision is fp16, but loss scaling needs a GPU, and this is the CPU (allowed here: fp32, bf16)")
+        raise UserError(
+            "precision is fp16, but loss scaling needs a GPU, and this is the CPU (allowed here: fp32, bf16)"
+        )
     return place
 
 
@@ -184,11 +209,15 @@ def _device(written: str, *, wants_gpu: bool) -> torch.device:
     try:
         device = torch.device(written)
     except RuntimeError:
-        raise UserError(f"device is {written!r}, but there is no such device (allowed: auto, cpu, cuda, cuda:1)") from None
+        raise UserError(
+            f"device is {written!r}, but there is no such device (allowed: auto, cpu, cuda, cuda:1)"
+        ) from None
     if device.type == "cuda" and not gpu:
         raise UserError(f"device is {written!r}, but torch sees no GPU here (allowed: cpu)")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device is {written!r}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0")
+        raise UserError(
+            f"device is {written!r}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0"
+        )
     return device
 
 

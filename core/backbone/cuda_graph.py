@@ -1,8 +1,10 @@
-"""CUDA graphs: what is the same at every step is recorded once and replayed, so that a GPU never waits for Python.
+"""CUDA graphs: what is the same at every step is recorded once and replayed, so that a GPU never waits for
+Python.
 
-A training step of Kolors' UNet is some fifteen thousand kernels, most of them short: launching them one by one takes many times
-longer than running them (docs/measurements.md).
+A training step of Kolors' UNet is some fifteen thousand kernels, most of them short: launching them one by
+one takes many times longer than running them (docs/measurements.md).
 """
+
 import functools
 import logging
 from collections import deque
@@ -21,19 +23,22 @@ works_here = True  # until a recording fails: torch 2.11 then keeps the memory o
 
 
 def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
-    """`work` ready to be called again and again with inputs of the same shapes: as a CUDA graph on a GPU, else itself.
+    """`work` ready to be called again and again with inputs of the same shapes: as a CUDA graph on a GPU,
+    else itself.
 
-    What a replay returns, the next one overwrites. `work` is called with `inputs` once or twice on the way, so it must
-    change nothing; it must not look at a value on the host. If it cannot be recorded, that is logged, and from then on all
-    runs as it is. Raises torch.OutOfMemoryError.
+    What a replay returns, the next one overwrites. `work` is called with `inputs` once or twice on the way,
+    so it must change nothing; it must not look at a value on the host. If it cannot be recorded, that is
+    logged, and from then on all runs as it is. Raises torch.OutOfMemoryError.
     """
     global works_here
     if inputs[0].device.type != "cuda" or not works_here:
         return work
-    # Under autocast with a cache the half-precision copies of what is trained would be recorded once, and never change again.
+    # Under autocast with a cache the half-precision copies of what is trained would be recorded once, and
+    # never change again.
     assert not (torch.is_autocast_enabled("cuda") and torch.is_autocast_cache_enabled())
     kept = [tensor.clone() for tensor in inputs]
-    side = _side_stream(inputs[0].device)  # libraries set themselves up at a first call, which a recording does not allow
+    # libraries set themselves up at a first call, which a recording does not allow
+    side = _side_stream(inputs[0].device)
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         work(*kept)
@@ -46,7 +51,9 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
         for cause in (error, error.__context__):  # what ends the recording fails too, and hides it
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from None
-        log.warning("steps are launched kernel by kernel, for they could not be recorded: %s", first_line(error))
+        log.warning(
+            "steps are launched kernel by kernel, for they could not be recorded: %s", first_line(error)
+        )
         works_here = False
         return work
 
@@ -60,7 +67,9 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
 
 
 class Leash:
-    """Keeps the host a step or two ahead of a GPU, so that a heartbeat after each step tells of work that is done."""
+    """Keeps the host a step or two ahead of a GPU, so that a heartbeat after each step tells of work that is
+    done.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"

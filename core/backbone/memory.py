@@ -1,7 +1,9 @@
-"""What fits on the device: how many pictures are drawn at once, and whether training must recompute its activations.
+"""What fits on the device: how many pictures are drawn at once, and whether training must recompute its
+activations.
 
 On a CPU both answers are fixed, so that its numbers depend on nothing but the words of the study.
 """
+
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +21,7 @@ from core.trial.spec import Rendering
 
 log = logging.getLogger(__name__)
 MOST_PICTURES = 8  # a story; at 1024 px a GPU gains nothing from more at a time
-SHARE = 0.8        # of the free memory: the rest is for libraries' workspaces and for gaps between tensors
+SHARE = 0.8  # of the free memory: the rest is for libraries' workspaces and for gaps between tensors
 
 
 def pictures_at_once(backbone: Backbone, rendering: Rendering) -> int:
@@ -34,8 +36,12 @@ def pictures_in(room_bytes: int, rendering: Rendering, dtype: torch.dtype) -> in
     return min(max(int(SHARE * room_bytes / (DRAWN_BYTES[dtype.itemsize] * cells)), 1), MOST_PICTURES)
 
 
-def needs_checkpointing(choice: Literal["auto", "on", "off"], backbone: Backbone, latents_BCHW: tuple[int, ...]) -> bool:
-    """Whether a training step keeps only the inputs of each block and computes the rest again on its way back."""
+def needs_checkpointing(
+    choice: Literal["auto", "on", "off"], backbone: Backbone, latents_BCHW: tuple[int, ...]
+) -> bool:
+    """Whether a training step keeps only the inputs of each block and computes the rest again on its way
+    back.
+    """
     if choice != "auto" or backbone.device.type != "cuda":
         return choice == "on"
     return not step_fits_in(free_bytes(backbone.device), latents_BCHW, backbone.dtype)
@@ -43,11 +49,17 @@ def needs_checkpointing(choice: Literal["auto", "on", "off"], backbone: Backbone
 
 @contextmanager
 def recomputing(unet: nn.Module, *, draws: bool) -> Iterator[None]:
-    """Each block keeps its inputs alone, as with DiffSynth's checkpointing; `draws` if a block rolls dice (dropout).
+    """Each block keeps its inputs alone, as with DiffSynth's checkpointing; `draws` if a block rolls dice
+    (dropout).
 
-    Remembering the dice costs a wait for each block and forbids a CUDA graph, so that is done only where there are any.
+    Remembering the dice costs a wait for each block and forbids a CUDA graph, so that is done only where
+    there are any.
     """
-    blocks = [block for block in unet.get_submodule("blocks").children() if not isinstance(block, (PushBlock, PopBlock))]
+    blocks = [
+        block
+        for block in unet.get_submodule("blocks").children()
+        if not isinstance(block, (PushBlock, PopBlock))
+    ]
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=draws)
     try:

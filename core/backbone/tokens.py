@@ -1,12 +1,14 @@
 """How much of a text the text encoder reads, counted with its own tokenizer but without torch."""
+
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
-MAX_TOKENS = 256  # KolorsPrompter's (prompters/kolors_prompter.py, DiffSynth 1.1.9): what is beyond is cut off at the end
-OWN_TOKENS = 2    # [gMASK] and sop, which the tokenizer puts before each text
+# KolorsPrompter's (prompters/kolors_prompter.py, DiffSynth 1.1.9): what is beyond is cut off at the end
+MAX_TOKENS = 256
+OWN_TOKENS = 2  # [gMASK] and sop, which the tokenizer puts before each text
 TOKENIZER = "tokenizer_configs/kolors/tokenizer/tokenizer.model"
 
 
@@ -20,7 +22,7 @@ def unread(text: str) -> str:
     pieces = _processor().encode(text, return_type="proto").pieces
     if len(pieces) + OWN_TOKENS <= MAX_TOKENS:
         return ""
-    return text.encode()[pieces[MAX_TOKENS - OWN_TOKENS].begin:].decode(errors="ignore")
+    return text.encode()[pieces[MAX_TOKENS - OWN_TOKENS].begin :].decode(errors="ignore")
 
 
 @cache

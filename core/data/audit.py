@@ -1,4 +1,5 @@
 """The audit table: what each picture of a data folder is, so that the filters need not look at it again."""
+
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -18,28 +19,58 @@ from core.files.cache import Cache
 from core.files.files import sha256
 from core.trial.spec import Data, Filters
 
-HASHES = {"phash": imagehash.phash, "dhash": imagehash.dhash, "whash": imagehash.whash, "ahash": imagehash.average_hash}
-COLUMNS = ("file", "path", "caption", "subset", "repeats", "sha256", "width", "height", "ratio", "size", *HASHES,
-           "score", "problem", "note")
+HASHES = {
+    "phash": imagehash.phash,
+    "dhash": imagehash.dhash,
+    "whash": imagehash.whash,
+    "ahash": imagehash.average_hash,
+}
+COLUMNS = (
+    "file",
+    "path",
+    "caption",
+    "subset",
+    "repeats",
+    "sha256",
+    "width",
+    "height",
+    "ratio",
+    "size",
+    *HASHES,
+    "score",
+    "problem",
+    "note",
+)
 AUDIT_VERSION = 2  # raise it when the meaning of an audit column changes
 BAD_SHOWN = 5  # pictures that cannot be used, in one line
 Scorer = Callable[[Image.Image], float]
-Looking = Callable[[int, int], object]  # told before picture `number` of `total` is looked at or scored for the first time
+# told before picture `number` of `total` is looked at or scored for the first time
+Looking = Callable[[int, int], object]
 NAMES_SHOWN = 5
 Row = dict[str, Any]
 
 
-def audit(data: Data, cache: Cache, score: Scorer, scorer: str, filters: Filters = OPEN,
-          looking: Looking = lambda number, total: None, note: Note = lambda text: None) -> pd.DataFrame:
+def audit(
+    data: Data,
+    cache: Cache,
+    score: Scorer,
+    scorer: str,
+    filters: Filters = OPEN,
+    looking: Looking = lambda number, total: None,
+    note: Note = lambda text: None,
+) -> pd.DataFrame:
     """One row per picture: width and height in px, ratio = width / height, size in bytes, score from 1 to 10.
 
-    `problem` is empty for a good picture, else why it cannot be used; `note` what was missed when it was read. Looks at each
-    picture's content once ever, and scores, one at a time, those that `filters` keep as far as that needs no score: a score
-    must not depend on what stood beside it in a batch. Raises DataError when there is no such folder.
+    `problem` is empty for a good picture, else why it cannot be used; `note` what was missed when it was
+    read. Looks at each picture's content once ever, and scores, one at a time, those that `filters` keep as
+    far as that needs no score: a score must not depend on what stood beside it in a batch. Raises DataError
+    when there is no such folder.
     """
     folder = read_folder(local_data(data, cache.folder))
-    rows = [_row(picture, data.caption, cache, partial(looking, number, len(folder.pictures)))
-            for number, picture in enumerate(folder.pictures, start=1)]
+    rows = [
+        _row(picture, data.caption, cache, partial(looking, number, len(folder.pictures)))
+        for number, picture in enumerate(folder.pictures, start=1)
+    ]
     dropped = why_dropped(_table(rows), filters).isin(BEFORE_SCORING)
     for number, row in enumerate(rows, start=1):
         if not (row["problem"] or dropped[number - 1]):
@@ -76,8 +107,15 @@ def known_score(path: Path, cache: Cache, scorer: str) -> float | None:
 
 
 def _row(picture: CaptionedPicture, template: str, cache: Cache, looking: Callable[[], object]) -> Row:
-    row: Row = {"file": picture.file, "path": str(picture.path), "caption": caption_of(picture.prompt, template),
-                "subset": picture.subset, "repeats": picture.repeats, "problem": picture.problem, "note": ""}
+    row: Row = {
+        "file": picture.file,
+        "path": str(picture.path),
+        "caption": caption_of(picture.prompt, template),
+        "subset": picture.subset,
+        "repeats": picture.repeats,
+        "problem": picture.problem,
+        "note": "",
+    }
 
     def look() -> Row:
         looking()
@@ -101,7 +139,13 @@ def look_at(path: Path) -> Row:
             raise  # the file could not be reached today, which says nothing about its content: not to be kept
         return {"problem": str(error)}
     hashes = ask(_hashes, image)
-    return {"width": image.width, "height": image.height, "ratio": image.width / image.height, "note": "; ".join(notes), **hashes}
+    return {
+        "width": image.width,
+        "height": image.height,
+        "ratio": image.width / image.height,
+        "note": "; ".join(notes),
+        **hashes,
+    }
 
 
 def _hashes(image: Image.Image) -> Row:
@@ -132,7 +176,9 @@ def some_names(files: Sequence[str]) -> str:
 
 
 def _fingerprint(path: Path) -> tuple[int, str]:
-    """Bytes and sha256, read again only when the file system says that the file was touched. Raises PictureError."""
+    """Bytes and sha256, read again only when the file system says that the file was touched. Raises
+    PictureError.
+    """
     try:
         now = path.stat()
         return now.st_size, _sha256_once(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)

@@ -1,4 +1,7 @@
-"""metadata.csv or metadata.jsonl: which pictures there are, and their words; a caption is text, and anything else is named."""
+"""metadata.csv or metadata.jsonl: which pictures there are, and their words; a caption is text, and anything
+else is named.
+"""
+
 import ast
 import csv
 import io
@@ -27,7 +30,10 @@ class DataError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """`file` as the table names it, or `row 3` with a problem; `subset` is None where the table has no such column."""
+    """`file` as the table names it, or `row 3` with a problem; `subset` is None where the table has no such
+    column.
+    """
+
     file: str
     prompt: str
     subset: str | None
@@ -44,11 +50,15 @@ def read_table(table: Path, data: Data) -> list[TableRow]:
     image, words = data.image_column or "file_name", data.text_column or "text"
     for key, column in (("image_column", image), ("text_column", words)):
         if column not in columns and (column == image or PROMPT in data.caption):
-            raise DataError(f"{shown_path(table)}: column {column} is missing (found: {', '.join(columns) or 'none'}); "
-                            f"data.{key} can name another")
+            raise DataError(
+                f"{shown_path(table)}: column {column} is missing (found: {', '.join(columns) or 'none'}); "
+                f"data.{key} can name another"
+            )
     if table.suffix == ".csv":
         rows = [row | {words: _meant(row.get(words))} for row in rows]
-    return [_row(number, row, image, words, "subset" in columns, data) for number, row in enumerate(rows, start=1)]
+    return [
+        _row(number, row, image, words, "subset" in columns, data) for number, row in enumerate(rows, start=1)
+    ]
 
 
 def clean(text: str) -> str:
@@ -89,8 +99,10 @@ def _read_csv(table: Path, text: str) -> tuple[Sequence[str], list[dict[str, Any
         reader.fieldnames = columns
         for row in reader:
             if None in row:
-                raise DataError(f"{shown_path(table)}: line {reader.line_num} has more cells than columns; quote a caption that "
-                                f"has a comma")
+                raise DataError(
+                    f"{shown_path(table)}: line {reader.line_num} has more cells than columns; quote a caption that "
+                    f"has a comma"
+                )
             rows.append(row)
         return columns, rows
     except csv.Error as error:
@@ -100,14 +112,20 @@ def _read_csv(table: Path, text: str) -> tuple[Sequence[str], list[dict[str, Any
 def _check_header(table: Path, columns: Sequence[str]) -> None:
     for separator, name in SEPARATORS.items():
         if len(columns) == 1 and separator in columns[0]:
-            raise DataError(f"{shown_path(table)}: its columns are separated by {name} ({separator!r}); save it with commas")
+            raise DataError(
+                f"{shown_path(table)}: its columns are separated by {name} ({separator!r}); save it with commas"
+            )
     if any(Path(column).suffix.lower() in ENDINGS for column in columns):
-        raise DataError(f"{shown_path(table)}: has no header, for its first line names a picture; write the columns above it: "
-                        f"file_name,text")
+        raise DataError(
+            f"{shown_path(table)}: has no header, for its first line names a picture; write the columns above it: "
+            f"file_name,text"
+        )
 
 
 def _meant(cell: str | None) -> Any:
-    """What a program meant that wrote a list, a number or nothing into a cell for words; else the cell as it is."""
+    """What a program meant that wrote a list, a number or nothing into a cell for words; else the cell as it
+    is.
+    """
     written = (cell or "").strip()
     if written.lower() in NOTHING:
         return None

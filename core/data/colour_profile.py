@@ -1,4 +1,7 @@
-"""Pixels by an embedded colour profile (ICC) -> sRGB, which training, scorer and drawn pictures take plain pixels for."""
+"""Pixels by an embedded colour profile (ICC) -> sRGB, which training, scorer and drawn pictures take plain
+pixels for.
+"""
+
 import io
 from collections.abc import Callable
 from functools import lru_cache
@@ -7,7 +10,8 @@ import numpy as np
 from PIL import Image, ImageCms
 
 GREY_MODES = ("1", "L", "LA")
-MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space -> the pixels that it speaks of
+# a profile's colour space -> the pixels that it speaks of
+MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 SAME_LEVELS = 2  # of 255: sRGB's own profiles differ from each other by rounding
 Note = Callable[[str], object]
 
@@ -17,7 +21,9 @@ class _ProfileError(ValueError):
 
 
 def to_srgb(image: Image.Image, note: Note) -> Image.Image:
-    """RGB or RGBA in sRGB; the image itself where it is sRGB already, or has no profile that can be used, which is noted."""
+    """RGB or RGBA in sRGB; the image itself where it is sRGB already, or has no profile that can be used,
+    which is noted.
+    """
     if "icc_profile" not in image.info:
         return image
     try:
@@ -43,16 +49,24 @@ def _family(image: Image.Image) -> str:
 
 @lru_cache(maxsize=8)  # the pictures of a folder mostly share one
 def _transform(content: bytes, family: str) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """The mode to bring pixels of a family to, and what brings them to sRGB then; None if they are sRGB as they are."""
+    """The mode to bring pixels of a family to, and what brings them to sRGB then; None if they are sRGB as
+    they are.
+    """
     profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
     space = profile.profile.xcolor_space
     mode = MODES.get(space, "")
     if mode != family and (mode, family) != ("RGB", "L"):  # grey is a colour too
         raise _ProfileError(f"colour profile is for {space.strip()} pixels and they are {family}")
-    # As Photoshop converts by default; lcms' own default intent differs from it only for profiles made of tables.
+    # As Photoshop converts by default; lcms' own default intent differs from it only for profiles made of
+    # tables.
     transform = ImageCms.buildTransform(
-        profile, ImageCms.createProfile("sRGB"), mode, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        ImageCms.Flags.BLACKPOINTCOMPENSATION)
+        profile,
+        ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
+        ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
     return mode, None if mode != "CMYK" and _changes_nothing(transform, mode) else transform
 
 
@@ -60,7 +74,9 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     """Whether sample colours stay what they are: names of profiles say little."""
     levels = np.arange(0, 256, 15, dtype=np.uint8)
     samples = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
-    image = Image.fromarray(samples) if mode == "RGB" else Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    image = (
+        Image.fromarray(samples) if mode == "RGB" else Image.fromarray(np.arange(256, dtype=np.uint8)[None])
+    )
     converted = ImageCms.applyTransform(image, transform)
     differences = np.asarray(image.convert("RGB"), dtype=int) - np.asarray(converted, dtype=int)
     return int(np.abs(differences).max()) <= SAME_LEVELS

@@ -1,16 +1,30 @@
 """What a file is that is no picture we can read, judged by how it begins."""
+
 from pathlib import Path
 
 START_BYTES = 1024
 WITHOUT_A_READER = {  # first bytes -> kind
-    b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL ": "JPEG XL", b"%!PS": "PostScript", b"\xc5\xd0\xd3\xc6": "PostScript",
-    b"v/1\x01": "OpenEXR", b"#?RADIANCE": "Radiance HDR", b"FUJIFILMCCD-RAW": "camera raw", b"IIRO": "camera raw",
-    b"IIRS": "camera raw", b"IIU\0": "camera raw", b"%PDF": "PDF", b"II*\0": "this kind of TIFF", b"MM\0*": "this kind of TIFF"}
+    b"\xff\x0a": "JPEG XL",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"%!PS": "PostScript",
+    b"\xc5\xd0\xd3\xc6": "PostScript",
+    b"v/1\x01": "OpenEXR",
+    b"#?RADIANCE": "Radiance HDR",
+    b"FUJIFILMCCD-RAW": "camera raw",
+    b"IIRO": "camera raw",
+    b"IIRS": "camera raw",
+    b"IIU\0": "camera raw",
+    b"%PDF": "PDF",
+    b"II*\0": "this kind of TIFF",
+    b"MM\0*": "this kind of TIFF",
+}
 NO_PICTURE = {  # first bytes -> what it is, and what to do
     b"version https://git-lfs": "a Git LFS pointer, not the picture; git lfs pull fetches it",
     b"PK\x03\x04": "a zip archive; unpack it",
-    b"Rar!": "a RAR archive; unpack it", b"7z\xbc\xaf": "a 7z archive; unpack it",
-    b"\x1f\x8b": "a gzip archive; unpack it"}
+    b"Rar!": "a RAR archive; unpack it",
+    b"7z\xbc\xaf": "a 7z archive; unpack it",
+    b"\x1f\x8b": "a gzip archive; unpack it",
+}
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -35,7 +49,10 @@ def kind_of(path: Path) -> str:
 
 def _of_brands(start: bytes) -> str | None:
     """HEIC, AVIF and video begin with a box of brands (ISO/IEC 14496-12, section 4.3)."""
-    brands = [start[8:12], *(start[i:i + 4] for i in range(16, min(int.from_bytes(start[:4]), len(start)), 4))]
+    brands = [
+        start[8:12],
+        *(start[i : i + 4] for i in range(16, min(int.from_bytes(start[:4]), len(start)), 4)),
+    ]
     if any(brand in (b"avif", b"avis") for brand in brands):
         return None  # there is a reader, so this one is damaged
     if brands[0] == b"crx ":

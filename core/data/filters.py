@@ -1,4 +1,7 @@
-"""Data-Juicer's image filters on the audit table: same names, same bounds (inclusive), plus `subset` and `max_images`."""
+"""Data-Juicer's image filters on the audit table: same names, same bounds (inclusive), plus `subset` and
+`max_images`.
+"""
+
 import pandas as pd
 
 from core.trial.spec import Filters
@@ -14,7 +17,8 @@ STAGES = {
     "max_images": ("max_images",),
 }
 
-BEFORE_SCORING = ("subset", "image_shape_filter", "image_aspect_ratio_filter", "image_size_filter")  # stages that need no score
+# stages that need no score
+BEFORE_SCORING = ("subset", "image_shape_filter", "image_aspect_ratio_filter", "image_size_filter")
 OPEN = Filters(min_ratio=0.0, max_ratio=float("inf"), deduplicate="none")
 
 
@@ -36,14 +40,17 @@ def why_dropped(table: pd.DataFrame, filters: Filters) -> pd.Series:
     drop(table["size"] < filters.min_size, "image_size_filter")
     if filters.max_size is not None:
         drop(table["size"] > filters.max_size, "image_size_filter")
-    drop(~(table["score"] / 10).clip(0, 1).between(filters.min_score, filters.max_score), "image_aesthetics_filter")
+    drop(
+        ~(table["score"] / 10).clip(0, 1).between(filters.min_score, filters.max_score),
+        "image_aesthetics_filter",
+    )
     if filters.deduplicate != "none":
         kept = table[reasons == ""]
         twins = kept[kept[filters.deduplicate].duplicated()].index
         drop(table.index.to_series().isin(twins), "image_deduplicator")
     if filters.max_images is not None:
         kept = table[reasons == ""].sort_values(["score", "file"], ascending=[False, True], kind="stable")
-        drop(table.index.to_series().isin(kept.index[filters.max_images:]), "max_images")
+        drop(table.index.to_series().isin(kept.index[filters.max_images :]), "max_images")
     return reasons
 
 

@@ -1,4 +1,7 @@
-"""A folder of captioned pictures, in any layout of the field: a table beside them, or a text file beside each."""
+"""A folder of captioned pictures, in any layout of the field: a table beside them, or a text file beside
+each.
+"""
+
 import os
 import re
 import unicodedata
@@ -14,23 +17,31 @@ from core.data.picture import ENDINGS
 from core.folders import Runs, shown_path
 from core.trial.spec import PROMPT, Data
 
-TABLES = tuple(Path(folder, table) for folder in ("train", "") for table in ("metadata.csv", "metadata.jsonl"))
+TABLES = tuple(
+    Path(folder, table) for folder in ("train", "") for table in ("metadata.csv", "metadata.jsonl")
+)
 TABLE_ENDINGS = (".csv", ".jsonl", ".tsv", ".json", ".parquet", ".xlsx")
-LAYOUTS = "metadata.csv or metadata.jsonl with file_name and text, or pictures with a .txt each, there or in train/"
+LAYOUTS = (
+    "metadata.csv or metadata.jsonl with file_name and text, or pictures with a .txt each, there or in train/"
+)
 LITTER_FOLDERS = ("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX")  # of NAS boxes, Windows and macOS
 COMPANIONS = ("-masklabel", "-condlabel")  # OneTrainer's masks, beside the picture that they belong to
-HELD_OUT = ("test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev")  # splits, as Hugging Face names them
-REPEATS = re.compile(r"(\d{1,3})_.+")  # sd-scripts: N_name has its pictures drawn N times; four digits are a year
+# splits, as Hugging Face names them
+HELD_OUT = ("test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev")
+# sd-scripts: N_name has its pictures drawn N times; four digits are a year
+REPEATS = re.compile(r"(\d{1,3})_.+")
 FOLDERS_SHOWN = 5
 FILE_MISSING, OUTSIDE = "file is missing", "lies outside the data folder"
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionedPicture:
-    """`file` is its name for people; `problem` says why it cannot be used, as far as its content is not needed for that.
+    """`file` is its name for people; `problem` says why it cannot be used, as far as its content is not
+    needed for that.
 
     `repeats` is how often it is drawn where others are drawn once.
     """
+
     file: str
     path: Path
     prompt: str
@@ -43,6 +54,7 @@ class CaptionedPicture:
 @dataclass(frozen=True, slots=True)
 class PictureFolder:
     """`notes` say in one line each what a user must know of the folder as a whole, such as what was left out."""
+
     pictures: tuple[CaptionedPicture, ...]
     notes: tuple[str, ...] = ()
 
@@ -88,11 +100,22 @@ def _from_table(table: Path, data: Data) -> PictureFolder:
         subset = _folder_of(row.file) if row.subset is None else row.subset
         pictures.append(CaptionedPicture(row.file, path, row.prompt, subset, problem))
     forgotten = (path for path in files if os.path.abspath(path) not in named)
-    pictures += [CaptionedPicture(name := clean(path.relative_to(folder).as_posix()), path, "", _folder_of(name),
-                                  f"{table.name} does not name it", in_table=False) for path in forgotten]
+    pictures += [
+        CaptionedPicture(
+            name := clean(path.relative_to(folder).as_posix()),
+            path,
+            "",
+            _folder_of(name),
+            f"{table.name} does not name it",
+            in_table=False,
+        )
+        for path in forgotten
+    ]
     if PROMPT in data.caption:
         texts = _texts(everything)
-        notes += _say_beside_table(table, [text for path in files for text in _words_of(path, texts)], Path(data.source))
+        notes += _say_beside_table(
+            table, [text for path in files for text in _words_of(path, texts)], Path(data.source)
+        )
     return PictureFolder(tuple(pictures), notes)
 
 
@@ -101,7 +124,10 @@ def _say_beside_table(table: Path, texts: Sequence[Path], root: Path) -> tuple[s
     tables = [root / name for name in TABLES if (root / name).is_file()]
     others = [clean(path.relative_to(root).as_posix()) for path in (*tables[1:], *dict.fromkeys(texts))]
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return tuple(f"captions are read from {table.relative_to(root).as_posix()}, not from {other}{more}" for other in others[:1])
+    return tuple(
+        f"captions are read from {table.relative_to(root).as_posix()}, not from {other}{more}"
+        for other in others[:1]
+    )
 
 
 def _told_apart(name: str, written: str) -> str:
@@ -119,7 +145,9 @@ class _Near:
         self._files = {key: path for key, path in found if times[key] == 1}
 
     def to(self, written: str, path: Path) -> Path | None:
-        """The only other file of that path or name, but for case, Unicode form, ending, folder, blanks and slashes."""
+        """The only other file of that path or name, but for case, Unicode form, ending, folder, blanks and
+        slashes.
+        """
         found = next((self._files[key] for key in _loose(written) if key in self._files), None)
         return None if found is None or os.path.abspath(found) == os.path.abspath(path) else found
 
@@ -143,10 +171,15 @@ def _from_files(root: Path, data: Data) -> PictureFolder:
     words = {path: _words_of(path, texts) for path in paths}
     unread = _say_tables([path.relative_to(root) for path in files if path.suffix.lower() in TABLE_ENDINGS])
     if PROMPT in data.caption and not any(words.values()):
-        raise DataError(f"{shown_path(folder)}: holds pictures but no captions; write a .txt beside each, or data.caption "
-                        f"without {PROMPT}" + "".join(f"; {text}" for text in unread))
+        raise DataError(
+            f"{shown_path(folder)}: holds pictures but no captions; write a .txt beside each, or data.caption "
+            f"without {PROMPT}" + "".join(f"; {text}" for text in unread)
+        )
     real_root = os.path.realpath(root)
-    pictures = tuple(_from_file(path, next(iter(words[path]), None), folder, real_root, PROMPT in data.caption) for path in paths)
+    pictures = tuple(
+        _from_file(path, next(iter(words[path]), None), folder, real_root, PROMPT in data.caption)
+        for path in paths
+    )
     passed_over = (*unread, *_say_more_texts(words, root)) if PROMPT in data.caption else ()
     return PictureFolder(pictures, (*notes, *passed_over, *_say_repeats(pictures)))
 
@@ -158,8 +191,12 @@ def _files(folder: Path) -> list[Path]:
     """
     found = {*folder.rglob("*"), *folder.glob("*/*")}
     runs = [path.parent for path in folder.rglob(Runs(Path()).tracking_lock.name) if path.parent != folder]
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-                  and not any(path.is_relative_to(ours) for ours in runs))
+    return sorted(
+        path
+        for path in found
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        and not any(path.is_relative_to(ours) for ours in runs)
+    )
 
 
 def _without_litter(files: Sequence[Path], folder: Path) -> tuple[list[Path], tuple[str, ...]]:
@@ -175,7 +212,9 @@ def _without_litter(files: Sequence[Path], folder: Path) -> tuple[list[Path], tu
 
 
 def _litter(picture: Path, splits: set[Path], numbered: bool) -> str:
-    """What a picture is that is no example, by its place: more is beside a `train/`, or numbered for sd-scripts."""
+    """What a picture is that is no example, by its place: more is beside a `train/`, or numbered for
+    sd-scripts.
+    """
     folders = picture.parts[:-1]
     if found := next((name for name in folders if name in LITTER_FOLDERS), None):
         return f"{found}/"
@@ -197,8 +236,14 @@ def _texts(files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _words_of(path: Path, texts: dict[str, list[Path]]) -> list[Path]:
-    """`1.txt`, `1.caption`, `1.png.txt` or `1.png.caption` beside `1.png`, their endings in any case; the first is read."""
-    names = [name.with_name(name.name + ending) for name in (path.with_suffix(""), path) for ending in (".txt", ".caption")]
+    """`1.txt`, `1.caption`, `1.png.txt` or `1.png.caption` beside `1.png`, their endings in any case; the
+    first is read.
+    """
+    names = [
+        name.with_name(name.name + ending)
+        for name in (path.with_suffix(""), path)
+        for ending in (".txt", ".caption")
+    ]
     return [text for name in names for text in texts.get(str(name), ())]
 
 
@@ -206,8 +251,14 @@ def _say_tables(tables: Sequence[Path]) -> tuple[str, ...]:
     if not tables:
         return ()
     first = min(tables, key=lambda path: path.stem != "metadata")
-    said = f"{clean(first.as_posix())} is" if len(tables) == 1 else f"{clean(first.as_posix())} and {len(tables) - 1} more are"
-    return (f"{said} not read: a table is metadata.csv or metadata.jsonl in data.source itself or in its train/",)
+    said = (
+        f"{clean(first.as_posix())} is"
+        if len(tables) == 1
+        else f"{clean(first.as_posix())} and {len(tables) - 1} more are"
+    )
+    return (
+        f"{said} not read: a table is metadata.csv or metadata.jsonl in data.source itself or in its train/",
+    )
 
 
 def _say_more_texts(words: dict[Path, list[Path]], root: Path) -> tuple[str, ...]:
@@ -217,14 +268,20 @@ def _say_more_texts(words: dict[Path, list[Path]], root: Path) -> tuple[str, ...
         return ()
     read, *others = (clean(text.relative_to(root).as_posix()) for text in several[0])
     count = "a picture has" if len(several) == 1 else f"{len(several)} pictures have"
-    return (f"{count} more than one text: {read} is read, {', '.join(others)} {'is' if len(others) == 1 else 'are'} not"
-            + (", and so on" if len(several) > 1 else ""),)
+    return (
+        f"{count} more than one text: {read} is read, {', '.join(others)} {'is' if len(others) == 1 else 'are'} not"
+        + (", and so on" if len(several) > 1 else ""),
+    )
 
 
-def _from_file(path: Path, words: Path | None, folder: Path, real_root: str, has_prompt: bool) -> CaptionedPicture:
+def _from_file(
+    path: Path, words: Path | None, folder: Path, real_root: str, has_prompt: bool
+) -> CaptionedPicture:
     name = path.relative_to(folder).as_posix()
     if clean(name) != name:
-        return CaptionedPicture(clean(name), folder / clean(name), "", _folder_of(clean(name)), "its name is not UTF-8")
+        return CaptionedPicture(
+            clean(name), folder / clean(name), "", _folder_of(clean(name)), "its name is not UTF-8"
+        )
     prompt, problem = "", ""
     if words and not _problem(words, real_root):
         try:
@@ -236,7 +293,9 @@ def _from_file(path: Path, words: Path | None, folder: Path, real_root: str, has
         problem = f"caption is missing (there is no {path.with_suffix('.txt').name})"
     repeats = _repeats_of(name)
     problem = (problem if has_prompt else "") or ("" if repeats else "its folder's name says 0 repeats")
-    return CaptionedPicture(name, path, prompt, _folder_of(name), problem or _problem(path, real_root), repeats=repeats)
+    return CaptionedPicture(
+        name, path, prompt, _folder_of(name), problem or _problem(path, real_root), repeats=repeats
+    )
 
 
 def _repeats_of(file: str) -> int:
@@ -246,12 +305,16 @@ def _repeats_of(file: str) -> int:
 
 def _say_repeats(pictures: Sequence[CaptionedPicture]) -> tuple[str, ...]:
     """A note where not all pictures are drawn equally often."""
-    folders = {picture.subset or "the folder itself": picture.repeats for picture in pictures if picture.repeats}
+    folders = {
+        picture.subset or "the folder itself": picture.repeats for picture in pictures if picture.repeats
+    }
     if len(set(folders.values())) < 2:
         return ()
     said = ", ".join(f"{folder} ({repeats})" for folder, repeats in list(folders.items())[:FOLDERS_SHOWN])
     more = f" and {len(folders) - FOLDERS_SHOWN} more folders" if len(folders) > FOLDERS_SHOWN else ""
-    return (f"pictures are drawn as often as their folders' names say, as by sd-scripts: {said}{more}; without a number: once",)
+    return (
+        f"pictures are drawn as often as their folders' names say, as by sd-scripts: {said}{more}; without a number: once",
+    )
 
 
 def _folder_of(file: str) -> str:

@@ -1,7 +1,10 @@
-"""A data set of ModelScope, written once into a folder under the cache; from there on it is a folder like any other.
+"""A data set of ModelScope, written once into a folder under the cache; from there on it is a folder like any
+other.
 
-Loading needs the package `modelscope[datasets]`, the network, and a process of its own: `python -m core.data.hub`.
+Loading needs the package `modelscope[datasets]`, the network, and a process of its own: `python -m
+core.data.hub`.
 """
+
 import csv
 import io
 import itertools
@@ -38,6 +41,7 @@ ROWS_TO_JUDGE_BY = 20
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Which column holds the pictures and which their words, if any."""
+
     image: str
     words: str | None
 
@@ -57,8 +61,10 @@ def local_data(data: Data, cache: Path) -> Data:
         return data
     folder = _folder(data, cache)
     if not folder.is_dir():
-        raise DataError(f"{shown_path(folder)}: the pictures of {data.source} are not there; start the command again to "
-                        f"load them")
+        raise DataError(
+            f"{shown_path(folder)}: the pictures of {data.source} are not there; start the command again to "
+            f"load them"
+        )
     return replace(data, source=str(folder), subset=None, split=None, image_column=None, text_column=None)
 
 
@@ -69,8 +75,10 @@ def is_here(data: Data, cache: Path) -> bool:
 def check_loader(data: Data) -> None:
     """Raises DataError where the package that loads a remote data set is missing."""
     if find_spec("datasets") is None:
-        raise DataError(f"data.source is {data.source}, but the package that loads it is missing; "
-                        f"run: {install_command('modelscope')}")
+        raise DataError(
+            f"data.source is {data.source}, but the package that loads it is missing; "
+            f"run: {install_command('modelscope')}"
+        )
 
 
 def bring_data(data: Data, cache: Path) -> str | None:
@@ -80,8 +88,14 @@ def bring_data(data: Data, cache: Path) -> str | None:
     check_loader(data)
     order = json.dumps({"data": asdict(data), "folder": str(_folder(data, cache))})
     # Not in this process: the loader imports half of modelscope, and the driver shall stay small.
-    done = subprocess.run([sys.executable, "-P", "-m", "core.data.hub", order], stdout=subprocess.PIPE, text=True, check=False,
-                          encoding="utf-8", env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "core.data.hub", order],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
     answer = json.loads(done.stdout or "{}")
     if "loaded" not in answer:
         why = answer.get("error") or f"its loader ended with exit code {done.returncode}"
@@ -103,7 +117,9 @@ def main() -> None:
 
 
 def _plain_line(error: Exception) -> str:
-    """What the loader says of a failure, on one line; no login of an address in it, nor any part of a proxy's."""
+    """What the loader says of a failure, on one line; no login of an address in it, nor any part of a
+    proxy's.
+    """
     line = re.sub(r"[^\s'\"]*@", "...@", first_line(error)[:300])
     logins = " ".join(proxy.rpartition("@")[0].partition("://")[2] for proxy in getproxies().values())
     if set(re.findall(r"\w+", f"{logins} {unquote(logins)}")) & set(re.findall(r"\w+", line)):
@@ -114,12 +130,16 @@ def _plain_line(error: Exception) -> str:
 def _load(data: Data, folder: Path) -> str:
     from modelscope.msdatasets import MsDataset
 
-    found = MsDataset.load(data.source.removeprefix(PREFIX), subset_name=data.subset, split=data.split or "train")
+    found = MsDataset.load(
+        data.source.removeprefix(PREFIX), subset_name=data.subset, split=data.split or "train"
+    )
     return write_folder(rows_of(found), data, folder)
 
 
 def rows_of(found: Any) -> Iterable[Mapping[str, Any]]:
-    """The rows of what modelscope loaded, pictures as their files' own bytes, not as pixels to compress again."""
+    """The rows of what modelscope loaded, pictures as their files' own bytes, not as pixels to compress
+    again.
+    """
     import datasets
 
     rows = getattr(found, "ds_instance", found)
@@ -131,16 +151,23 @@ def rows_of(found: Any) -> Iterable[Mapping[str, Any]]:
 
 
 def write_folder(rows: Iterable[Mapping[str, Any]], data: Data, folder: Path) -> str:
-    """Write rows as train/metadata.csv and pictures, whole or not at all; says what was chosen. Raises DataError."""
+    """Write rows as train/metadata.csv and pictures, whole or not at all; says what was chosen. Raises
+    DataError.
+    """
     rows = iter(rows)
     first = list(itertools.islice(rows, ROWS_TO_JUDGE_BY))
     columns = choose_columns(first, data)
     made = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         (made / "train").mkdir(parents=True)
-        table = [(_write_picture(row[columns.image], made / "train", number),
-                  (row[columns.words] or "") if columns.words else "", data.subset or "")
-                 for number, row in enumerate(itertools.chain(first, rows), start=1)]
+        table = [
+            (
+                _write_picture(row[columns.image], made / "train", number),
+                (row[columns.words] or "") if columns.words else "",
+                data.subset or "",
+            )
+            for number, row in enumerate(itertools.chain(first, rows), start=1)
+        ]
         text = io.StringIO(newline="")
         csv.writer(text, lineterminator="\n").writerows([("file_name", "text", "subset"), *table])
         write_text(made / "train" / "metadata.csv", text.getvalue())
@@ -156,40 +183,58 @@ def write_folder(rows: Iterable[Mapping[str, Any]], data: Data, folder: Path) ->
 
 
 def choose_columns(rows: Sequence[Mapping[str, Any]], data: Data) -> Columns:
-    """The columns that the study names, else those that look like pictures and like their words. Raises DataError."""
+    """The columns that the study names, else those that look like pictures and like their words. Raises
+    DataError.
+    """
     if not rows:
         raise DataError("it has no rows")
     found = list(rows[0])
     for key, column in (("image_column", data.image_column), ("text_column", data.text_column)):
         if column is not None and column not in found:
-            raise DataError(f"data.{key} is {column}, but there is no such column (allowed: {', '.join(found)})")
-    pictures = [name for name in found if name.endswith(FILE_MARK) or any(_is_picture(row.get(name)) for row in rows)]
+            raise DataError(
+                f"data.{key} is {column}, but there is no such column (allowed: {', '.join(found)})"
+            )
+    pictures = [
+        name for name in found if name.endswith(FILE_MARK) or any(_is_picture(row.get(name)) for row in rows)
+    ]
     if not (data.image_column or pictures):
-        raise DataError(f"no column holds pictures (found: {', '.join(found)}); name one with data.image_column")
-    named = {name.lower(): name for name in found
-             if name not in pictures and any(isinstance(row.get(name), str) and row[name].strip() for row in rows)}
+        raise DataError(
+            f"no column holds pictures (found: {', '.join(found)}); name one with data.image_column"
+        )
+    named = {
+        name.lower(): name
+        for name in found
+        if name not in pictures and any(isinstance(row.get(name), str) and row[name].strip() for row in rows)
+    }
     words = next((named[word] for word in WORD_COLUMNS if word in named), next(iter(named.values()), None))
     if not (data.text_column or words) and PROMPT in data.caption:
-        raise DataError(f"no column holds captions (found: {', '.join(found)}); name one with data.text_column, "
-                        f"or write data.caption without {PROMPT}")
+        raise DataError(
+            f"no column holds captions (found: {', '.join(found)}); name one with data.text_column, "
+            f"or write data.caption without {PROMPT}"
+        )
     return Columns(data.image_column or pictures[0], data.text_column or words)
 
 
 def _is_picture(value: Any) -> bool:
     if isinstance(value, dict):
         return {"bytes", "path"} <= value.keys()
-    return isinstance(value, Image.Image) or (isinstance(value, str) and Path(value).suffix.lower() in ENDINGS)
+    return isinstance(value, Image.Image) or (
+        isinstance(value, str) and Path(value).suffix.lower() in ENDINGS
+    )
 
 
 def _write_picture(value: Any, folder: Path, number: int) -> str:
     """Write one cell under a name of our own; what is not there is not written, and the audit will say so."""
     if isinstance(value, Image.Image):
-        picture = value if value.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else value.convert("RGB")
+        picture = (
+            value if value.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else value.convert("RGB")
+        )
         picture.save(folder / f"{number:05d}.png")
         return f"{number:05d}.png"
     content, source = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, value)
     ending = Path(source).suffix.lower() if isinstance(source, str) else ""
-    name = f"{number:05d}{ending if ending in ENDINGS else '.png'}"  # a picture is read by its content, not by its ending
+    # a picture is read by its content, not by its ending
+    name = f"{number:05d}{ending if ending in ENDINGS else '.png'}"
     if content:
         (folder / name).write_bytes(content)
     elif isinstance(source, str) and Path(source).is_file():
@@ -198,7 +243,11 @@ def _write_picture(value: Any, folder: Path, number: int) -> str:
 
 
 def _folder(data: Data, cache: Path) -> Path:
-    return cache / "datasets" / content_key(data.source, data.subset, data.split, data.image_column, data.text_column)
+    return (
+        cache
+        / "datasets"
+        / content_key(data.source, data.subset, data.split, data.image_column, data.text_column)
+    )
 
 
 if __name__ == "__main__":

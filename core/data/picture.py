@@ -1,4 +1,7 @@
-"""One picture file as training, scoring and people see it: its first frame, upright, in sRGB, transparency on white."""
+"""One picture file as training, scoring and people see it: its first frame, upright, in sRGB, transparency on
+white.
+"""
+
 import io
 import struct
 import warnings
@@ -16,19 +19,73 @@ from core.data.file_kind import kind_of
 from core.errors import UserError, first_line
 from core.machine_trouble import machine_trouble
 
-READING = 4  # part of every cache key made from a picture file: raise it when a file would be read differently
-# Pillow's readers that are let near a file, whatever its name: no program is started (EPS) and nothing is fetched by them.
+# part of every cache key made from a picture file: raise it when a file would be read differently
+READING = 4
+# Pillow's readers that are let near a file, whatever its name: no program is started (EPS) and nothing is
+# fetched by them.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PSD")
-READ = frozenset((".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
-                  ".avif", ".jp2", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico", ".psd"))
-NOT_READ = frozenset((".heic", ".heif", ".jxl", ".svg", ".eps", ".ai", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw",
-                      ".raf", ".orf", ".rw2", ".raw"))
+READ = frozenset(
+    (
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".mpo",
+        ".webp",
+        ".bmp",
+        ".dib",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".jp2",
+        ".j2k",
+        ".jpx",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".tga",
+        ".ico",
+        ".psd",
+    )
+)
+NOT_READ = frozenset(
+    (
+        ".heic",
+        ".heif",
+        ".jxl",
+        ".svg",
+        ".eps",
+        ".ai",
+        ".exr",
+        ".hdr",
+        ".dng",
+        ".cr2",
+        ".cr3",
+        ".nef",
+        ".arw",
+        ".raf",
+        ".orf",
+        ".rw2",
+        ".raw",
+    )
+)
 ENDINGS = READ | NOT_READ  # what counts as a picture in a folder
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 MAX_PROFILE_BYTES = 2**25
-TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-         5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 NEW_SUBFILE_TYPE = 254  # TIFF 6.0: bit 0 says that an image is a smaller version of another in the same file
 EIGHT_BIT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
 
@@ -43,10 +100,13 @@ class PictureError(UserError):
 
 
 def open_picture(path: Path, note: Note = lambda text: None) -> Image.Image:
-    """`note` is told what is missed beside the pixels and would change them. Raises PictureError, whatever is wrong."""
+    """`note` is told what is missed beside the pixels and would change them. Raises PictureError, whatever is
+    wrong.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of blocks beside the pixels, and of sizes that are errors at their double
+            # of blocks beside the pixels, and of sizes that are errors at their double
+            warnings.simplefilter("ignore")
             return _read(path, note)
     except (MemoryError, PictureError):  # the one is the machine's trouble, not the picture's
         raise
@@ -55,15 +115,17 @@ def open_picture(path: Path, note: Note = lambda text: None) -> Image.Image:
 
 
 def without_ends(image: Image.Image) -> Image.Image:
-    """Of a strip its middle: what covers a square is cut to its middle anyway, and scaled whole it could take gigabytes."""
+    """Of a strip its middle: what covers a square is cut to its middle anyway, and scaled whole it could take
+    gigabytes.
+    """
     width, height = image.size
     x, y = max(0, width - STRIP * height) // 2, max(0, height - STRIP * width) // 2
     return image.crop((x, y, width - x, height - y)) if x or y else image
 
 
 def ask(look: Callable[[Image.Image], Answer], image: Image.Image) -> Answer:
-    """What `look` says of a picture. What it raises is this picture's reason, a PictureError, unless no picture is taken
-    or the machine is to blame."""
+    """What `look` says of a picture. What it raises is this picture's reason, a PictureError, unless no
+    picture is taken or the machine is to blame."""
     try:
         return look(image)
     except Exception as error:  # of libraries that say in many ways what they do not take
@@ -79,7 +141,8 @@ def _read(path: Path, note: Note) -> Image.Image:
             return _as_seen(raw, note)
     except (MemoryError, PictureError):
         raise
-    except Exception as error:  # of a PNG it may be a text, a profile or a checksum of such that Pillow does not take
+    # of a PNG it may be a text, a profile or a checksum of such that Pillow does not take
+    except Exception as error:
         pixels, info = _png_pixels(path)
         if not pixels:
             raise
@@ -114,16 +177,18 @@ def _readers() -> tuple[str, ...]:
 
 
 def _png_pixels(path: Path) -> tuple[bytes, dict[str, bytes]]:
-    """A PNG as far as its pixels need it, and EXIF and colour profile as Pillow keeps them, empty where they are damaged."""
+    """A PNG as far as its pixels need it, and EXIF and colour profile as Pillow keeps them, empty where they
+    are damaged.
+    """
     content, info = path.read_bytes(), {}
     if not content.startswith(PNG_START):
         return b"", {}
     kept, at = [PNG_START], len(PNG_START)
     while at + 8 <= len(content):
-        length, kind = struct.unpack(">I4s", content[at:at + 8])
-        value = content[at + 8:at + 8 + length]
+        length, kind = struct.unpack(">I4s", content[at : at + 8])
+        value = content[at + 8 : at + 8 + length]
         if kind in PNG_PIXELS:
-            kept.append(content[at:at + 12 + length])
+            kept.append(content[at : at + 12 + length])
         elif kind == b"eXIf":
             info["exif"] = b"Exif\0\0" + value
         elif kind == b"iCCP":
@@ -145,18 +210,26 @@ def _reason(path: Path, error: Exception) -> str:
         return f"it claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} megapixels, as a decompression bomb does"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return kind_of(path) or "it is no picture" if isinstance(error, UnidentifiedImageError) else "it is cut short or damaged"
+    return (
+        kind_of(path) or "it is no picture"
+        if isinstance(error, UnidentifiedImageError)
+        else "it is cut short or damaged"
+    )
 
 
 def _as_seen(raw: Image.Image, note: Note) -> Image.Image:
     if isinstance(raw, TiffImagePlugin.TiffImageFile) and raw.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1:
-        raise PictureError("cannot be read: it begins with a thumbnail, as a camera's raw file does; save it as PNG")
+        raise PictureError(
+            "cannot be read: it begins with a thumbnail, as a camera's raw file does; save it as PNG"
+        )
     raw.load()
     return _in_rgb(_upright(raw, note), note)
 
 
 def _upright(image: Image.Image, note: Note) -> Image.Image:
-    """As ImageOps.exif_transpose turns it, which also writes the rest of the EXIF block and stumbles over a damaged one."""
+    """As ImageOps.exif_transpose turns it, which also writes the rest of the EXIF block and stumbles over a
+    damaged one.
+    """
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # whatever a damaged block leads Pillow into
@@ -182,11 +255,15 @@ def _in_rgb(image: Image.Image, note: Note) -> Image.Image:
 def _is_cut_out_in_16_bits(image: Image.Image) -> bool:
     """Whether one colour of 16 bits is transparent, which no pixel of Pillow's 8 bits would match."""
     clear = image.info.get("transparency")
-    return clear is not None and (image.mode.startswith("I") or (isinstance(clear, tuple) and max(clear) > 0xFF))
+    return clear is not None and (
+        image.mode.startswith("I") or (isinstance(clear, tuple) and max(clear) > 0xFF)
+    )
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Grey: the high byte, as Pillow reads 16-bit RGB; its own conversion of 16-bit grey clips at 255 (Pillow 13)."""
+    """Grey: the high byte, as Pillow reads 16-bit RGB; its own conversion of 16-bit grey clips at 255 (Pillow
+    13).
+    """
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise PictureError("cannot be read: it has 32 bits a pixel; save it as 8-bit RGB")

@@ -1,7 +1,9 @@
 """What was encoded once is never encoded again: by content, on disk, shared by all trials and studies.
 
-A key is made of everything a value depends on (pixels or words, size, weights, dtype), so nothing needs expiring.
+A key is made of everything a value depends on (pixels or words, size, weights, dtype), so nothing needs
+expiring.
 """
+
 import json
 from collections import Counter
 from collections.abc import Callable

@@ -1,13 +1,16 @@
 """Named places where a test makes the process fail: killed, stopped, out of memory, out of disk.
 
-Without the variable LORA_SWEEP_FAIL every point is a lookup in the environment and nothing else. It holds orders, apart by `;`:
-`point=action` the first time that a process passes there, `point@3=action` the third time, `point#2@3=action` in trial 2,
-each of them once for all processes together if LORA_SWEEP_FAIL_ONCE names a file (made, with the order's number, when the
-point fires); and `point#2=action` always in trial 2, `point#*=action` in every trial.
+Without the variable LORA_SWEEP_FAIL every point is a lookup in the environment and nothing else. It holds
+orders, apart by `;`: `point=action` the first time that a process passes there, `point@3=action` the third
+time, `point#2@3=action` in trial 2, each of them once for all processes together if LORA_SWEEP_FAIL_ONCE
+names a file (made, with the order's number, when the point fires); and `point#2=action` always in trial 2,
+`point#*=action` in every trial.
 
-Actions are signals for this process (SIGKILL) or, from a worker, for its parent (driver_SIGINT), joined by `+`; or
-disk_full, oom, device_lost; nan, which the caller acts on; anything else is an unforeseen mistake. Only tests set them.
+Actions are signals for this process (SIGKILL) or, from a worker, for its parent (driver_SIGINT), joined by
+`+`; or disk_full, oom, device_lost; nan, which the caller acts on; anything else is an unforeseen mistake.
+Only tests set them.
 """
+
 import errno
 import os
 import re

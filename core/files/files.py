@@ -1,4 +1,7 @@
-"""Files written whole: temporary name, flush, rename. A reader sees the old file or the new one, never half of one."""
+"""Files written whole: temporary name, flush, rename. A reader sees the old file or the new one, never half
+of one.
+"""
+
 import hashlib
 import json
 import os
@@ -45,7 +48,9 @@ def at_home(path: Path) -> Path:
     try:
         return path.expanduser()
     except RuntimeError:
-        raise UserError(f"{path}: whose home {path.parts[0]} is cannot be told here; write the whole path") from None
+        raise UserError(
+            f"{path}: whose home {path.parts[0]} is cannot be told here; write the whole path"
+        ) from None
 
 
 def sha256(path: Path) -> str:
@@ -54,11 +59,12 @@ def sha256(path: Path) -> str:
 
 
 def sampled_sha256(path: Path) -> str:
-    """Tells weight files apart in moments where sha256 takes minutes: their size, both ends, 4 KiB of every 4 MiB.
+    """Tells weight files apart in moments where sha256 takes minutes: their size, both ends, 4 KiB of every 4
+    MiB.
 
-    Enough, because the ends hold the names and shapes (safetensors' header, the zip directory of a .bin with a checksum of
-    each tensor), and because training moves nearly every number, so that two models differ in nearly every sample.
-    Not made to find a flipped bit: a download is checked in full when it is fetched.
+    Enough, because the ends hold the names and shapes (safetensors' header, the zip directory of a .bin with
+    a checksum of each tensor), and because training moves nearly every number, so that two models differ in
+    nearly every sample. Not made to find a flipped bit: a download is checked in full when it is fetched.
     """
     size_bytes = path.stat().st_size
     digest = hashlib.sha256(size_bytes.to_bytes(8, "little"))

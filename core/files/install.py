@@ -1,11 +1,15 @@
-"""Commands that mend an installation, by the Python at work here: a bare `python` or `pip` may be another environment's."""
+"""Commands that mend an installation, by the Python at work here: a bare `python` or `pip` may be another
+environment's.
+"""
+
 import shlex
 import sys
 from pathlib import Path
 
 from core.folders import shown_path
 
-ROOT = Path(__file__).resolve().parents[2]  # of the source tree, or the folder that the packages are installed into
+# of the source tree, or the folder that the packages are installed into
+ROOT = Path(__file__).resolve().parents[2]
 PROJECT, CONSTRAINTS = ROOT / "pyproject.toml", ROOT / "constraints.txt"
 
 

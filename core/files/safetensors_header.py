@@ -3,6 +3,7 @@
 safetensors 0.8 writes metadata in the random order of a hash map, so equal content would give unequal files.
 Layout: header length (8 bytes, little endian), JSON header, tensor data (its README, "Format").
 """
+
 import json
 
 
@@ -14,7 +15,9 @@ def split(content: bytes) -> tuple[dict, bytes]:
 
 def join(header: dict, metadata: dict[str, str], tensors: bytes) -> bytes:
     """The file with exactly this metadata, keys in order; the tensor data stays bit for bit."""
-    entries = {"__metadata__": dict(sorted(metadata.items()))} | {k: v for k, v in header.items() if k != "__metadata__"}
+    entries = {"__metadata__": dict(sorted(metadata.items()))} | {
+        k: v for k, v in header.items() if k != "__metadata__"
+    }
     text = json.dumps(entries, ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # the format wants tensor data aligned to 8 bytes
     return len(text).to_bytes(8, "little") + text + tensors

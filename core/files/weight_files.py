@@ -1,4 +1,5 @@
 """The weight files of a base model, whichever it is: a part of the model in each of them. Imports no torch."""
+
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -17,11 +18,14 @@ class WeightsError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """One file: `path` under the models folder, `file` in the repository `model` on ModelScope, both empty where none has it.
+    """One file: `path` under the models folder, `file` in the repository `model` on ModelScope, both empty
+    where none has it.
 
-    `size_bytes` is an estimate from the number of parameters (None: a few kB); a download announces the true size.
-    `instead` is another name in the same folder that serves as well (pickled weights where safetensors are hoped for).
+    `size_bytes` is an estimate from the number of parameters (None: a few kB); a download announces the true
+    size. `instead` is another name in the same folder that serves as well (pickled weights where safetensors
+    are hoped for).
     """
+
     part: Part
     path: str
     model: str = ""
@@ -45,6 +49,7 @@ class WeightFile:
 
 class WeightFiles(Protocol):
     """What the module `files` of a base model's folder has."""
+
     FILES: tuple[WeightFile, ...]
 
     def models_folder(self, written: str = "") -> Path:

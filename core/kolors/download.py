@@ -1,10 +1,12 @@
 """Fetch the missing weights of Kolors from ModelScope: announced, resumed, verified; imports no torch.
 
-The work is done by ModelScope's own client (modelscope_hub, which modelscope delegates to; checked in 0.5.1). It writes
-`NAME.incomplete` beside the target, goes on from there with a Range request in this process or the next, compares size
-and sha256 with the server's listing, and only then renames: a file under its final name is whole. Its environment
-variables hold here too: MODELSCOPE_ENDPOINT (another server), MODELSCOPE_API_TOKEN, MODELSCOPE_DOWNLOAD_MAX_RETRIES.
+The work is done by ModelScope's own client (modelscope_hub, which modelscope delegates to; checked in 0.5.1).
+It writes `NAME.incomplete` beside the target, goes on from there with a Range request in this process or the
+next, compares size and sha256 with the server's listing, and only then renames: a file under its final name
+is whole. Its environment variables hold here too: MODELSCOPE_ENDPOINT (another server), MODELSCOPE_API_TOKEN,
+MODELSCOPE_DOWNLOAD_MAX_RETRIES.
 """
+
 import argparse
 import contextlib
 import logging
@@ -20,7 +22,14 @@ from urllib.parse import urlsplit
 
 import filelock
 from modelscope_hub import HubApi, HubConfig, ProgressCallback
-from modelscope_hub.errors import APIError, FileIntegrityError, FileSizeMismatchError, HubError, NetworkError, NotExistError
+from modelscope_hub.errors import (
+    APIError,
+    FileIntegrityError,
+    FileSizeMismatchError,
+    HubError,
+    NetworkError,
+    NotExistError,
+)
 from rich.console import Console
 from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
@@ -28,34 +37,33 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from core.errors import LoraSweepError, UserError
 from core.files.files import write_json
 from core.files.weight_files import FOLDER_VARIABLE, WeightFile
-from core.kolors.files import (
-    RECORD,
-    REVISION,
-    describe_missing,
-    missing_files,
-    models_folder,
-    read_record,
-)
+from core.kolors.files import RECORD, REVISION, describe_missing, missing_files, models_folder, read_record
 
 FILES_AT_ONCE = 4
 ELSEWHERE = f"another folder with --to, {FOLDER_VARIABLE} or the study's key weights"
 
 
 class DownloadError(LoraSweepError):
-    """The server or the network failed; one line with the reason, what is still missing, and the command that goes on."""
+    """The server or the network failed; one line with the reason, what is still missing, and the command that
+    goes on.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
     """A missing file as the server lists it; `commit` is the last one that touched it."""
+
     weight: WeightFile
     size_bytes: int
     sha256: str | None
     commit: str | None
 
 
-def fetch_missing(folder: Path, announce: Callable[[str], None], progress: Callable[[int, int], None]) -> None:
-    """Fetch what is missing under `folder`; `announce` gets lines for people, `progress` gets (done, total) in bytes.
+def fetch_missing(
+    folder: Path, announce: Callable[[str], None], progress: Callable[[int, int], None]
+) -> None:
+    """Fetch what is missing under `folder`; `announce` gets lines for people, `progress` gets (done, total)
+    in bytes.
 
     Safe to interrupt and to repeat: whole files stay, half ones go on. A second process waits for the first.
     Raises UserError (folder not writable, disk too small) or DownloadError.
@@ -63,7 +71,8 @@ def fetch_missing(folder: Path, announce: Callable[[str], None], progress: Calla
     if not missing_files(folder):
         return
     with _only_fetcher(folder, announce):
-        api = HubApi(config=HubConfig())  # a config of our own reads the environment now; the client's default did so once
+        # a config of our own reads the environment now; the client's default did so once
+        api = HubApi(config=HubConfig())
         listed: list[Listed] = []
         for model, files in groupby(missing_files(folder), key=lambda file: file.model):
             listed += _ask(api, model, list(files), folder)
@@ -71,12 +80,16 @@ def fetch_missing(folder: Path, announce: Callable[[str], None], progress: Calla
         here_bytes = sum(_incomplete_bytes(folder / one.weight.path) for one in listed)
         free_bytes = shutil.disk_usage(folder).free
         if free_bytes < total_bytes - here_bytes:
-            raise UserError(f"{folder}: Kolors' weights need {decimal(total_bytes - here_bytes)} more, but only "
-                            f"{decimal(free_bytes)} are free there; make room, or name {ELSEWHERE}")
+            raise UserError(
+                f"{folder}: Kolors' weights need {decimal(total_bytes - here_bytes)} more, but only "
+                f"{decimal(free_bytes)} are free there; make room, or name {ELSEWHERE}"
+            )
         begun = f", {decimal(here_bytes)} of it are here already" if here_bytes else ""
         files_named = f"{len(listed)} file{'s' if len(listed) > 1 else ''}"
-        announce(f"fetching {files_named} of Kolors, {decimal(total_bytes)}, from {_host(api)} into {folder}{begun} "
-                 f"({decimal(free_bytes)} free there); safe to interrupt, the same command goes on")
+        announce(
+            f"fetching {files_named} of Kolors, {decimal(total_bytes)}, from {_host(api)} into {folder}{begun} "
+            f"({decimal(free_bytes)} free there); safe to interrupt, the same command goes on"
+        )
         tally = _Tally(progress, total_bytes)
         for _, group in groupby(listed, key=lambda one: one.weight.model):
             _fetch(api, list(group), folder, tally)
@@ -107,16 +120,33 @@ def _ask(api: HubApi, model: str, files: Sequence[WeightFile], folder: Path) -> 
         entries = {entry.get("Path"): entry for entry in api.legacy.list_repo_files(model, "model", REVISION)}
     except (HubError, OSError) as error:
         raise _failure(api, {model: _reason(error)}, folder) from None
-    found = {file: next((one for one in file.variants if entries.get(one.file, {}).get("Size")), None) for file in files}
+    found = {
+        file: next((one for one in file.variants if entries.get(one.file, {}).get("Size")), None)
+        for file in files
+    }
     lost = [file.file for file, variant in found.items() if variant is None]
     if lost:
         raise _failure(api, {model: f"the server lists no {', '.join(lost)}, or an empty one"}, folder)
-    listed = [Listed(one, int(entries[one.file]["Size"]), entries[one.file].get("Sha256"), entries[one.file].get("Revision"))
-              for one in found.values() if one]
+    listed = [
+        Listed(
+            one,
+            int(entries[one.file]["Size"]),
+            entries[one.file].get("Sha256"),
+            entries[one.file].get("Revision"),
+        )
+        for one in found.values()
+        if one
+    ]
     pins = {path: known.get("sha256") for path, known in read_record(folder).items()}
     if other := [one.weight.file for one in listed if pins.get(one.weight.path) not in (None, one.sha256)]:
-        raise _failure(api, {model: f"the server's {', '.join(other)} is no longer what was fetched here before (sha256); "
-                                    f"to take the new one, delete {folder / RECORD}"}, folder)
+        raise _failure(
+            api,
+            {
+                model: f"the server's {', '.join(other)} is no longer what was fetched here before (sha256); "
+                f"to take the new one, delete {folder / RECORD}"
+            },
+            folder,
+        )
     return listed
 
 
@@ -129,15 +159,25 @@ def _fetch(api: HubApi, listed: Sequence[Listed], folder: Path, tally: "_Tally")
             before_bytes = tally.done_bytes
             try:
                 with _client_hushed():
-                    api.download_repo(model, "model", revision=REVISION, local_dir=folder / first.path.removesuffix(first.file),
-                                      file_list=entries, max_workers=FILES_AT_ONCE, progress_callbacks=[_counting(tally)])
+                    api.download_repo(
+                        model,
+                        "model",
+                        revision=REVISION,
+                        local_dir=folder / first.path.removesuffix(first.file),
+                        file_list=entries,
+                        max_workers=FILES_AT_ONCE,
+                        progress_callbacks=[_counting(tally)],
+                    )
                 return
             except (HubError, OSError) as error:
                 failed = getattr(error, "failed_files", None) or {model: error}
-                # The client gives each file an hour and a few retries; a slow or shaky line may go on while bytes arrive.
+                # The client gives each file an hour and a few retries; a slow or shaky line may go on while
+                # bytes arrive.
                 cut = all(isinstance(cause, NetworkError) for cause in failed.values())
                 if not cut or tally.done_bytes <= before_bytes:
-                    raise _failure(api, {name: _reason(cause) for name, cause in failed.items()}, folder) from None
+                    raise _failure(
+                        api, {name: _reason(cause) for name, cause in failed.items()}, folder
+                    ) from None
     finally:
         _record(listed, folder)
 
@@ -160,15 +200,26 @@ def _is_warning(record: logging.LogRecord) -> bool:
 
 def _record(listed: Sequence[Listed], folder: Path) -> None:
     """Note what is here now, as the server told it: a later start holds the files to it."""
-    came = {one.weight.path: {"model": one.weight.model, "file": one.weight.file, "revision": REVISION, "commit": one.commit,
-                              "size_bytes": one.size_bytes, "sha256": one.sha256}
-            for one in listed if (folder / one.weight.path).exists()}
+    came = {
+        one.weight.path: {
+            "model": one.weight.model,
+            "file": one.weight.file,
+            "revision": REVISION,
+            "commit": one.commit,
+            "size_bytes": one.size_bytes,
+            "sha256": one.sha256,
+        }
+        for one in listed
+        if (folder / one.weight.path).exists()
+    }
     if came:
         write_json(folder / RECORD, read_record(folder) | came)
 
 
 class _Tally:
-    """Bytes done over all files; the client tells them from several threads, and takes some back when a file restarts."""
+    """Bytes done over all files; the client tells them from several threads, and takes some back when a file
+    restarts.
+    """
 
     def __init__(self, progress: Callable[[int, int], None], total_bytes: int) -> None:
         self._progress, self._total_bytes = progress, total_bytes
@@ -191,6 +242,7 @@ class _Tally:
 
 def _counting(tally: _Tally) -> type[ProgressCallback]:
     """The client makes one of these for each file, again when it tries again."""
+
     class Counted(ProgressCallback):
         def __init__(self, filename: str, file_size: int) -> None:
             super().__init__(filename, file_size)
@@ -230,13 +282,18 @@ def _host(api: HubApi) -> str:
 
 
 def _incomplete_bytes(path: Path) -> int:
-    """What an interrupted download left of this file (`_incomplete_path` in modelscope_hub/_download.py, 0.5.1)."""
+    """What an interrupted download left of this file (`_incomplete_path` in modelscope_hub/_download.py,
+    0.5.1).
+    """
     half = path.with_name(path.name + ".incomplete")
     return half.stat().st_size if half.exists() else 0
 
 
 def fetch_with_progress(folder: Path, out: Console) -> None:
-    """Fetch what is missing with a bar on a terminal, with a line for each tenth in a log. Raises as `fetch_missing`."""
+    """Fetch what is missing with a bar on a terminal, with a line for each tenth in a log. Raises as
+    `fetch_missing`.
+    """
+
     def announce(line: str) -> None:
         out.print(line, markup=False, soft_wrap=True)
 
@@ -259,12 +316,18 @@ def fetch_with_progress(folder: Path, out: Console) -> None:
 
 def main() -> int:
     """Exit 0 all files are here, 1 the server or network failed, 2 the folder will not do, 130 interrupted."""
-    parser = argparse.ArgumentParser(prog="python -m core.kolors.download",
-                                     description="Fetch the weights of Kolors that are missing.")
-    parser.add_argument("--to", metavar="DIR", default="",
-                        help=f"the models folder; default: {FOLDER_VARIABLE}, else {models_folder()}")
+    parser = argparse.ArgumentParser(
+        prog="python -m core.kolors.download", description="Fetch the weights of Kolors that are missing."
+    )
+    parser.add_argument(
+        "--to",
+        metavar="DIR",
+        default="",
+        help=f"the models folder; default: {FOLDER_VARIABLE}, else {models_folder()}",
+    )
     folder = models_folder(parser.parse_args().to)
-    out = Console(highlight=False, force_terminal=os.isatty(1))  # whatever FORCE_COLOR says: a bar is for terminals
+    # whatever FORCE_COLOR says: a bar is for terminals
+    out = Console(highlight=False, force_terminal=os.isatty(1))
     try:
         fetch_with_progress(folder, out)
     except LoraSweepError as error:

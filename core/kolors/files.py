@@ -1,8 +1,10 @@
 """The weight files of Kolors: which there are, where they lie, which are missing; imports no torch.
 
-The layout is that of DiffSynth's `download_models(["Kolors", "SDXL-vae-fp16-fix"])` (diffsynth/configs/model_config.py,
-1.1.9), so a folder filled by DiffSynth serves as it is; the tokenizer ships with diffsynth.
+The layout is that of DiffSynth's `download_models(["Kolors", "SDXL-vae-fp16-fix"])`
+(diffsynth/configs/model_config.py, 1.1.9), so a folder filled by DiffSynth serves as it is; the tokenizer
+ships with diffsynth.
 """
+
 import hashlib
 import os
 from collections.abc import Collection, Iterable
@@ -15,9 +17,9 @@ from core.files.files import at_home, read_json, sampled_sha256
 from core.files.install import fetch_command
 from core.files.weight_files import FOLDER_VARIABLE, PARTS, Part, WeightFile, needed_bytes
 
-# A branch, not a commit: no commit of these repositories could be looked up when this was written. What a download
-# got is therefore recorded beside the files (commit, size and sha256 as the server told them), and later starts
-# hold the files to the recorded sizes, and what is fetched again to the recorded sha256.
+# A branch, not a commit: no commit of these repositories could be looked up when this was written. What a
+# download got is therefore recorded beside the files (commit, size and sha256 as the server told them), and
+# later starts hold the files to the recorded sizes, and what is fetched again to the recorded sha256.
 REVISION = "master"
 RECORD = "lora-sweep-weights.json"
 DOWNLOAD = "core.kolors.download"
@@ -32,31 +34,57 @@ def _shards() -> Iterable[WeightFile]:
     for number in range(1, 8):
         file = f"text_encoder/pytorch_model-{number:05d}-of-00007.bin"
         # ChatGLM3-6B: 6.24e9 parameters in fp16, the last shard about half as large as the others.
-        yield WeightFile("text_encoder", f"kolors/Kolors/{file}", KOLORS, file, 1_900_000_000 if number < 7 else 1_050_000_000)
+        yield WeightFile(
+            "text_encoder",
+            f"kolors/Kolors/{file}",
+            KOLORS,
+            file,
+            1_900_000_000 if number < 7 else 1_050_000_000,
+        )
 
 
 FILES: tuple[WeightFile, ...] = (
     # 2.58e9 parameters in fp32; users of the repository speak of 10 GB.
-    WeightFile("unet", "kolors/Kolors/unet/diffusion_pytorch_model.safetensors", KOLORS,
-               "unet/diffusion_pytorch_model.safetensors", 10_300_000_000),
+    WeightFile(
+        "unet",
+        "kolors/Kolors/unet/diffusion_pytorch_model.safetensors",
+        KOLORS,
+        "unet/diffusion_pytorch_model.safetensors",
+        10_300_000_000,
+    ),
     *_shards(),
-    WeightFile("vae", "sdxl-vae-fp16-fix/diffusion_pytorch_model.safetensors", VAE,
-               "diffusion_pytorch_model.safetensors", 335_000_000),  # 83.7e6 parameters in fp32
+    WeightFile(
+        "vae",
+        "sdxl-vae-fp16-fix/diffusion_pytorch_model.safetensors",
+        VAE,
+        "diffusion_pytorch_model.safetensors",
+        335_000_000,
+    ),  # 83.7e6 parameters in fp32
     WeightFile("scorer", f"{SCORER_FOLDER}/config.json", SCORER, "config.json"),
     WeightFile("scorer", f"{SCORER_FOLDER}/preprocessor_config.json", SCORER, "preprocessor_config.json"),
-    WeightFile("scorer", f"{SCORER_FOLDER}/model.safetensors", SCORER, "model.safetensors",
-               1_220_000_000, instead="pytorch_model.bin"),  # CLIP ViT-L/14's vision half in fp32
+    WeightFile(
+        "scorer",
+        f"{SCORER_FOLDER}/model.safetensors",
+        SCORER,
+        "model.safetensors",
+        1_220_000_000,
+        instead="pytorch_model.bin",
+    ),  # CLIP ViT-L/14's vision half in fp32
 )
 
 
 def models_folder(written: str = "") -> Path:
-    """Where the weights are looked for: the study's `weights`, else LORA_SWEEP_MODELS, else the user's cache folder."""
+    """Where the weights are looked for: the study's `weights`, else LORA_SWEEP_MODELS, else the user's cache
+    folder.
+    """
     named = written or os.environ.get(FOLDER_VARIABLE, "")
     return at_home(Path(named)) if named else platformdirs.user_cache_path("lora-sweep") / "models"
 
 
 def missing_files(folder: Path, parts: Collection[Part] = PARTS) -> list[WeightFile]:
-    """Files of these parts that are missing, empty, or not of the size that was recorded when they were fetched."""
+    """Files of these parts that are missing, empty, or not of the size that was recorded when they were
+    fetched.
+    """
     record = read_record(folder)
     return [file for file in FILES if file.part in parts and not _present(file, folder, record)]
 
@@ -71,20 +99,29 @@ def _present(file: WeightFile, folder: Path, record: dict[str, Any]) -> bool:
 
 def describe_missing(missing: Collection[WeightFile], folder: Path) -> str:
     """One line for people: each missing file, where it is expected, and the command that fetches it."""
-    paths = [file.path + (" (not of the size it was fetched with)" if file.find(folder) else "") for file in missing]
-    return (f"Kolors' weights are not complete in {folder}: missing {', '.join(paths)}; "
-            f"fetch them (about {needed_bytes(missing) / 1e9:.1f} GB) with: {fetch_command(DOWNLOAD, folder)}")
+    paths = [
+        file.path + (" (not of the size it was fetched with)" if file.find(folder) else "")
+        for file in missing
+    ]
+    return (
+        f"Kolors' weights are not complete in {folder}: missing {', '.join(paths)}; "
+        f"fetch them (about {needed_bytes(missing) / 1e9:.1f} GB) with: {fetch_command(DOWNLOAD, folder)}"
+    )
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What was fetched into `folder`: path -> model, file, revision, commit, size_bytes, sha256; empty if nothing was."""
+    """What was fetched into `folder`: path -> model, file, revision, commit, size_bytes, sha256; empty if
+    nothing was.
+    """
     return read_json(folder / RECORD) if (folder / RECORD).exists() else {}
 
 
 def fingerprints(folder: Path, parts: Collection[Part]) -> dict[str, str]:
     """Part of the backbone -> what its weights are; both halves of the VAE share one file."""
     digests: dict[str, str] = {
-        part: hashlib.sha256("".join(map(sampled_sha256, part_paths(folder, part))).encode()).hexdigest() for part in parts}
+        part: hashlib.sha256("".join(map(sampled_sha256, part_paths(folder, part))).encode()).hexdigest()
+        for part in parts
+    }
     if vae := digests.pop("vae", None):
         digests |= {"vae_encoder": vae, "vae_decoder": vae}
     return digests

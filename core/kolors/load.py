@@ -1,8 +1,10 @@
-"""Read Kolors' weights where DiffSynth keeps them: tensor by tensor from the mapped file to its device and dtype.
+"""Read Kolors' weights where DiffSynth keeps them: tensor by tensor from the mapped file to its device and
+dtype.
 
-The networks are built without memory of their own and take the tensors over, so a host never holds more than the file
-that is being read (and, on a CPU, the model itself).
+The networks are built without memory of their own and take the tensors over, so a host never holds more than
+the file that is being read (and, on a CPU, the model itself).
 """
+
 import pickle
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -36,12 +38,20 @@ from core.kolors.models import (
 )
 
 
-def read_backbone(model: BaseModel, device: torch.device, dtype: torch.dtype, folder: Path, parts: Collection[Part]) -> Backbone:
-    """`parts` are those whose files must be there. Raises UserError, before anything is read, where one is missing."""
+def read_backbone(
+    model: BaseModel, device: torch.device, dtype: torch.dtype, folder: Path, parts: Collection[Part]
+) -> Backbone:
+    """`parts` are those whose files must be there. Raises UserError, before anything is read, where one is
+    missing.
+    """
     if missing := missing_files(folder, parts):
         raise UserError(describe_missing(missing, folder))
     return Backbone(
-        name=model.name, architecture=model.architecture, device=device, dtype=dtype, text_encoder_alone=True,
+        name=model.name,
+        architecture=model.architecture,
+        device=device,
+        dtype=dtype,
+        text_encoder_alone=True,
         readers={
             "unet": partial(read_unet, folder, device, dtype),
             "vae_encoder": partial(read_vae_encoder, folder, device, dtype),
@@ -56,32 +66,66 @@ def read_backbone(model: BaseModel, device: torch.device, dtype: torch.dtype, fo
 
 
 def read_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsUNet:
-    return _read(folder, "unet", device, dtype, _diffsynth_names(KolorsUNet), lambda tensors: KolorsUNet(UNetShape.of(tensors)))
+    return _read(
+        folder,
+        "unet",
+        device,
+        dtype,
+        _diffsynth_names(KolorsUNet),
+        lambda tensors: KolorsUNet(UNetShape.of(tensors)),
+    )
 
 
 def read_vae_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsVAEEncoder:
-    return _read(folder, "vae", device, dtype, _diffsynth_names(KolorsVAEEncoder),
-                 lambda tensors: KolorsVAEEncoder(VAEShape.of(tensors, (0, 4, 7))), r"(encoder|quant_conv)\.")
+    return _read(
+        folder,
+        "vae",
+        device,
+        dtype,
+        _diffsynth_names(KolorsVAEEncoder),
+        lambda tensors: KolorsVAEEncoder(VAEShape.of(tensors, (0, 4, 7))),
+        r"(encoder|quant_conv)\.",
+    )
 
 
 def read_vae_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsVAEDecoder:
-    return _read(folder, "vae", device, dtype, _diffsynth_names(KolorsVAEDecoder),
-                 lambda tensors: KolorsVAEDecoder(VAEShape.of(tensors, (17, 13, 0))), r"(decoder|post_quant_conv)\.")
+    return _read(
+        folder,
+        "vae",
+        device,
+        dtype,
+        _diffsynth_names(KolorsVAEDecoder),
+        lambda tensors: KolorsVAEDecoder(VAEShape.of(tensors, (17, 13, 0))),
+        r"(decoder|post_quant_conv)\.",
+    )
 
 
 def read_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> ChatGLMModel:
     # ChatGLM3's own files begin every name with `transformer.`; the head is never used.
-    return _read(folder, "text_encoder", device, dtype,
-                 lambda tensors: {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()},
-                 lambda tensors: chatglm(dtype, **chatglm_sizes(tensors)), r"(?!.*output_layer\.)")
+    return _read(
+        folder,
+        "text_encoder",
+        device,
+        dtype,
+        lambda tensors: {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()},
+        lambda tensors: chatglm(dtype, **chatglm_sizes(tensors)),
+        r"(?!.*output_layer\.)",
+    )
 
 
 def read_scorer(folder: Path, device: torch.device) -> AestheticsPredictorV2Linear:
     """In fp32 whatever the precision: half a point decides about the gate."""
     config = CLIPVisionConfig.from_pretrained(folder / SCORER_FOLDER)
     # Files of older transformers also hold `position_ids`, which are no weights.
-    return _read(folder, "scorer", device, torch.float32, dict, lambda _: AestheticsPredictorV2Linear(config),
-                 r"(?!.*position_ids$)")
+    return _read(
+        folder,
+        "scorer",
+        device,
+        torch.float32,
+        dict,
+        lambda _: AestheticsPredictorV2Linear(config),
+        r"(?!.*position_ids$)",
+    )
 
 
 def read_image_processor(folder: Path) -> CLIPImageProcessor:
@@ -90,6 +134,7 @@ def read_image_processor(folder: Path) -> CLIPImageProcessor:
 
 def _diffsynth_names(model: type[Any]) -> Callable[[Tensors], Tensors]:
     """DiffSynth's own converter from diffusers' names; some of them also return arguments for the class."""
+
     def convert(tensors: Tensors) -> Tensors:
         converted = model.state_dict_converter().from_diffusers(tensors)
         return converted[0] if isinstance(converted, tuple) else converted
@@ -97,11 +142,25 @@ def _diffsynth_names(model: type[Any]) -> Callable[[Tensors], Tensors]:
     return convert
 
 
-def _read(folder: Path, part: Part, device: torch.device, dtype: torch.dtype, rename: Callable[[Tensors], Tensors],
-          build: Callable[[Tensors], Any], names: str = "") -> Any:
-    """Read the tensors whose names match `names`, give them the names of the model that they tell how to build."""
+def _read(
+    folder: Path,
+    part: Part,
+    device: torch.device,
+    dtype: torch.dtype,
+    rename: Callable[[Tensors], Tensors],
+    build: Callable[[Tensors], Any],
+    names: str = "",
+) -> Any:
+    """Read the tensors whose names match `names`, give them the names of the model that they tell how to
+    build.
+    """
     paths = [path for path in part_paths(folder, part) if path.suffix != ".json"]
-    found = {name: _placed(tensor, device, dtype) for path in paths for name, tensor in _mapped(path) if re.match(names, name)}
+    found = {
+        name: _placed(tensor, device, dtype)
+        for path in paths
+        for name, tensor in _mapped(path)
+        if re.match(names, name)
+    }
     try:
         tensors = rename(found)
         with init_weights_on_device():
@@ -109,12 +168,16 @@ def _read(folder: Path, part: Part, device: torch.device, dtype: torch.dtype, re
     except (KeyError, IndexError, ValueError) as error:
         raise WeightsError(f"{paths[0]}: holds no {part} of Kolors' kind ({error})") from error
     # Buffers that need no file have their values already.
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items() if tensor.is_meta or name in tensors}
+    wanted = {
+        name: tensor.shape for name, tensor in model.state_dict().items() if tensor.is_meta or name in tensors
+    }
     given = {name: tensor.shape for name, tensor in tensors.items()}
     if wanted != given:
         odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
-        raise WeightsError(f"{paths[0]}: holds no {part} of Kolors' kind: {len(odd)} tensors are missing, unknown or of "
-                         f"another shape, {odd[0]} among them")
+        raise WeightsError(
+            f"{paths[0]}: holds no {part} of Kolors' kind: {len(odd)} tensors are missing, unknown or of "
+            f"another shape, {odd[0]} among them"
+        )
     model.load_state_dict(tensors, strict=False, assign=True)
     return model.to(device).eval().requires_grad_(False)
 
@@ -126,7 +189,9 @@ def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def _mapped(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a file, in memory only once its bytes are looked at. Raises WeightsError; never runs pickled code."""
+    """Every tensor of a file, in memory only once its bytes are looked at. Raises WeightsError; never runs
+    pickled code.
+    """
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:
@@ -135,7 +200,10 @@ def _mapped(path: Path) -> Iterator[tuple[str, Tensor]]:
         else:
             yield from torch.load(path, map_location="cpu", mmap=True, weights_only=True).items()
     except pickle.UnpicklingError:
-        raise WeightsError(f"{path}: holds more than tensors, and pickled code is never run; delete it and fetch it anew"
-                           ) from None
+        raise WeightsError(
+            f"{path}: holds more than tensors, and pickled code is never run; delete it and fetch it anew"
+        ) from None
     except (SafetensorError, RuntimeError) as error:
-        raise WeightsError(f"{path}: cannot be read ({first_line(error)}); delete it and fetch it anew") from None
+        raise WeightsError(
+            f"{path}: cannot be read ({first_line(error)}); delete it and fetch it anew"
+        ) from None

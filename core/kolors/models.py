@@ -1,15 +1,25 @@
-"""Kolors' networks in DiffSynth 1.1.9's own classes, at any width: the real one, the shipped toy, a test's small one.
+"""Kolors' networks in DiffSynth 1.1.9's own classes, at any width: the real one, the shipped toy, a test's
+small one.
 
-Only widths, depths and group counts differ; every forward pass is DiffSynth's. At the default shapes names, shapes and
-settings are those of `SDXLUNet(is_kolors=True)`, `SDXLVAEEncoder` and `SDXLVAEDecoder`.
+Only widths, depths and group counts differ; every forward pass is DiffSynth's. At the default shapes names,
+shapes and settings are those of `SDXLUNet(is_kolors=True)`, `SDXLVAEEncoder` and `SDXLVAEDecoder`.
 """
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from diffsynth.models.kolors_text_encoder import ChatGLMConfig, ChatGLMModel
-from diffsynth.models.sd_unet import AttentionBlock, DownSampler, PopBlock, PushBlock, ResnetBlock, Timesteps, UpSampler
+from diffsynth.models.sd_unet import (
+    AttentionBlock,
+    DownSampler,
+    PopBlock,
+    PushBlock,
+    ResnetBlock,
+    Timesteps,
+    UpSampler,
+)
 from diffsynth.models.sd_vae_decoder import VAEAttentionBlock
 from diffsynth.models.sdxl_unet import SDXLUNet
 from diffsynth.models.sdxl_vae_decoder import SDXLVAEDecoder
@@ -17,13 +27,16 @@ from diffsynth.models.sdxl_vae_encoder import SDXLVAEEncoder
 from torch import Tensor, nn
 
 LATENT_SCALE = 0.13025  # SDXL's
-SIZE_NUMBERS = 6        # height, width, crop top and left, target height and width
+SIZE_NUMBERS = 6  # height, width, crop top and left, target height and width
 Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UNetShape:
-    """Kolors' sizes, unless said otherwise; `depths` are the transformer layers at the second and the third width."""
+    """Kolors' sizes, unless said otherwise; `depths` are the transformer layers at the second and the third
+    width.
+    """
+
     widths: tuple[int, int, int] = (320, 640, 1280)
     depths: tuple[int, int] = (2, 10)
     head_width: int = 64
@@ -36,26 +49,38 @@ class UNetShape:
 
     @classmethod
     def of(cls, tensors: Tensors) -> Self:
-        """Read from weights in DiffSynth's names; head width and groups leave no trace there and stay Kolors'."""
+        """Read from weights in DiffSynth's names; head width and groups leave no trace there and stay
+        Kolors'.
+        """
         time_width, time_channels = tensors["time_embedding.0.weight"].shape
         context_width, text_width = tensors["text_intermediate_proj.weight"].shape
         a, b, c = (tensors[f"blocks.{index}.conv2.weight"].shape[0] for index in (0, 6, 14))
         return cls(
-            widths=(a, b, c), time_channels=time_channels, time_width=time_width, text_width=text_width,
-            depths=(_count(tensors, "blocks.7.transformer_blocks."), _count(tensors, "blocks.15.transformer_blocks.")),
+            widths=(a, b, c),
+            time_channels=time_channels,
+            time_width=time_width,
+            text_width=text_width,
+            depths=(
+                _count(tensors, "blocks.7.transformer_blocks."),
+                _count(tensors, "blocks.15.transformer_blocks."),
+            ),
             size_channels=(tensors["add_time_embedding.0.weight"].shape[1] - text_width) // SIZE_NUMBERS,
-            context_width=context_width)
+            context_width=context_width,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VAEShape:
     """SDXL's sizes, unless said otherwise."""
+
     widths: tuple[int, int, int] = (128, 256, 512)
     groups: int = 32
 
     @classmethod
     def of(cls, tensors: Tensors, blocks: tuple[int, int, int]) -> Self:
-        """Read from weights in DiffSynth's names; `blocks` are the positions of one residual block of each width."""
+        """Read from weights in DiffSynth's names; `blocks` are the positions of one residual block of each
+        width.
+        """
         a, b, c = (tensors[f"blocks.{index}.conv2.weight"].shape[0] for index in blocks)
         return cls(widths=(a, b, c))
 
@@ -70,7 +95,9 @@ class KolorsUNet(SDXLUNet):
         self.time_proj = Timesteps(shape.time_channels)
         self.time_embedding = _embedding(shape.time_channels, shape.time_width)
         self.add_time_proj = Timesteps(shape.size_channels)
-        self.add_time_embedding = _embedding(shape.text_width + SIZE_NUMBERS * shape.size_channels, shape.time_width)
+        self.add_time_embedding = _embedding(
+            shape.text_width + SIZE_NUMBERS * shape.size_channels, shape.time_width
+        )
         self.conv_in = nn.Conv2d(4, a, 3, padding=1)
         self.text_intermediate_proj = nn.Linear(shape.text_width, shape.context_width)
 
@@ -79,21 +106,69 @@ class KolorsUNet(SDXLUNet):
 
         def attention(level: int) -> nn.Module:
             width = shape.widths[level]
-            return AttentionBlock(width // shape.head_width, shape.head_width, width, shape.depths[level - 1],
-                                  shape.context_width, norm_num_groups=shape.groups)
+            return AttentionBlock(
+                width // shape.head_width,
+                shape.head_width,
+                width,
+                shape.depths[level - 1],
+                shape.context_width,
+                norm_num_groups=shape.groups,
+            )
 
         push, pop = PushBlock, PopBlock
-        self.blocks = nn.ModuleList([
-            res(a, a), push(), res(a, a), push(), DownSampler(a), push(),
-            res(a, b), attention(1), push(), res(b, b), attention(1), push(), DownSampler(b), push(),
-            res(b, c), attention(2), push(), res(c, c), attention(2), push(),
-            res(c, c), attention(2), res(c, c),
-            pop(), res(c + c, c), attention(2), pop(), res(c + c, c), attention(2),
-            pop(), res(c + b, c), attention(2), UpSampler(c),
-            pop(), res(c + b, b), attention(1), pop(), res(b + b, b), attention(1),
-            pop(), res(b + a, b), attention(1), UpSampler(b),
-            pop(), res(b + a, a), pop(), res(a + a, a), pop(), res(a + a, a),
-        ])
+        self.blocks = nn.ModuleList(
+            [
+                res(a, a),
+                push(),
+                res(a, a),
+                push(),
+                DownSampler(a),
+                push(),
+                res(a, b),
+                attention(1),
+                push(),
+                res(b, b),
+                attention(1),
+                push(),
+                DownSampler(b),
+                push(),
+                res(b, c),
+                attention(2),
+                push(),
+                res(c, c),
+                attention(2),
+                push(),
+                res(c, c),
+                attention(2),
+                res(c, c),
+                pop(),
+                res(c + c, c),
+                attention(2),
+                pop(),
+                res(c + c, c),
+                attention(2),
+                pop(),
+                res(c + b, c),
+                attention(2),
+                UpSampler(c),
+                pop(),
+                res(c + b, b),
+                attention(1),
+                pop(),
+                res(b + b, b),
+                attention(1),
+                pop(),
+                res(b + a, b),
+                attention(1),
+                UpSampler(b),
+                pop(),
+                res(b + a, a),
+                pop(),
+                res(a + a, a),
+                pop(),
+                res(a + a, a),
+            ]
+        )
         self.conv_norm_out = nn.GroupNorm(shape.groups, a, eps=1e-5)
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(a, 4, 3, padding=1)
@@ -115,10 +190,24 @@ class KolorsVAEEncoder(SDXLVAEEncoder):
         def down(width: int) -> nn.Module:
             return DownSampler(width, padding=0, extra_padding=True)
 
-        self.blocks = nn.ModuleList([
-            res(a, a), res(a, a), down(a), res(a, b), res(b, b), down(b), res(b, c), res(c, c), down(c),
-            res(c, c), res(c, c), res(c, c), VAEAttentionBlock(1, c, c, 1, norm_num_groups=shape.groups, eps=1e-6), res(c, c),
-        ])
+        self.blocks = nn.ModuleList(
+            [
+                res(a, a),
+                res(a, a),
+                down(a),
+                res(a, b),
+                res(b, b),
+                down(b),
+                res(b, c),
+                res(c, c),
+                down(c),
+                res(c, c),
+                res(c, c),
+                res(c, c),
+                VAEAttentionBlock(1, c, c, 1, norm_num_groups=shape.groups, eps=1e-6),
+                res(c, c),
+            ]
+        )
         self.conv_norm_out = nn.GroupNorm(shape.groups, c, eps=1e-6)
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(c, 8, 3, padding=1)
@@ -137,11 +226,28 @@ class KolorsVAEDecoder(SDXLVAEDecoder):
         def res(inner: int, outer: int) -> nn.Module:
             return ResnetBlock(inner, outer, groups=shape.groups, eps=1e-6)
 
-        self.blocks = nn.ModuleList([
-            res(c, c), VAEAttentionBlock(1, c, c, 1, norm_num_groups=shape.groups, eps=1e-6), res(c, c),
-            res(c, c), res(c, c), res(c, c), UpSampler(c), res(c, c), res(c, c), res(c, c), UpSampler(c),
-            res(c, b), res(b, b), res(b, b), UpSampler(b), res(b, a), res(a, a), res(a, a),
-        ])
+        self.blocks = nn.ModuleList(
+            [
+                res(c, c),
+                VAEAttentionBlock(1, c, c, 1, norm_num_groups=shape.groups, eps=1e-6),
+                res(c, c),
+                res(c, c),
+                res(c, c),
+                res(c, c),
+                UpSampler(c),
+                res(c, c),
+                res(c, c),
+                res(c, c),
+                UpSampler(c),
+                res(c, b),
+                res(b, b),
+                res(b, b),
+                UpSampler(b),
+                res(b, a),
+                res(a, a),
+                res(a, a),
+            ]
+        )
         self.conv_norm_out = nn.GroupNorm(shape.groups, a, eps=1e-5)
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(a, 3, 3, padding=1)
@@ -150,25 +256,41 @@ class KolorsVAEDecoder(SDXLVAEDecoder):
 def chatglm(dtype: torch.dtype, **sizes: int) -> ChatGLMModel:
     """ChatGLM3 as Kolors uses it, 28 layers of width 4096 unless said otherwise.
 
-    The language-model head is left out: Kolors reads hidden states only, and the head alone would take 0.5 GB in fp16.
+    The language-model head is left out: Kolors reads hidden states only, and the head alone would take 0.5 GB
+    in fp16.
     """
-    config = ChatGLMConfig(**{"multi_query_group_num": 2, "seq_length": 256} | sizes, multi_query_attention=True,
-                           add_qkv_bias=True, use_cache=False,
-                           # DiffSynth 1.1.9 reads these two without defaults of its own (models/kolors_text_encoder.py).
-                           original_rope=True, torch_dtype=dtype)
+    config = ChatGLMConfig(
+        **{"multi_query_group_num": 2, "seq_length": 256} | sizes,
+        multi_query_attention=True,
+        add_qkv_bias=True,
+        use_cache=False,
+        # DiffSynth 1.1.9 reads these two without defaults of its own
+        # (models/kolors_text_encoder.py).
+        original_rope=True,
+        torch_dtype=dtype,
+    )
     model = ChatGLMModel(config, empty_init=False)
     model.output_layer = nn.Identity()
     return model
 
 
 def chatglm_sizes(tensors: Tensors) -> dict[str, int]:
-    """Read from weights; ChatGLM3 shares keys and values between two groups of heads, which tells their width."""
+    """Read from weights; ChatGLM3 shares keys and values between two groups of heads, which tells their
+    width.
+    """
     vocabulary, width = tensors["embedding.word_embeddings.weight"].shape
     projection = tensors["encoder.layers.0.self_attention.dense.weight"].shape[1]
-    head_width = (tensors["encoder.layers.0.self_attention.query_key_value.weight"].shape[0] - projection) // 4
-    return {"num_layers": _count(tensors, "encoder.layers."), "hidden_size": width, "padded_vocab_size": vocabulary,
-            "ffn_hidden_size": tensors["encoder.layers.0.mlp.dense_4h_to_h.weight"].shape[1],
-            "kv_channels": head_width, "num_attention_heads": projection // head_width}
+    head_width = (
+        tensors["encoder.layers.0.self_attention.query_key_value.weight"].shape[0] - projection
+    ) // 4
+    return {
+        "num_layers": _count(tensors, "encoder.layers."),
+        "hidden_size": width,
+        "padded_vocab_size": vocabulary,
+        "ffn_hidden_size": tensors["encoder.layers.0.mlp.dense_4h_to_h.weight"].shape[1],
+        "kv_channels": head_width,
+        "num_attention_heads": projection // head_width,
+    }
 
 
 def _count(tensors: Tensors, prefix: str) -> int:

@@ -1,8 +1,10 @@
 """LoRA adapters on the UNet: put on, read off, taken off; and the one file that is right everywhere.
 
-The file has kohya keys on diffusers block names, the strength alpha / rank folded into `lora_up`, and `.alpha` = rank,
-so that DiffSynth (which ignores alpha), diffusers, ComfyUI and sd-scripts all apply what was trained at strength 1.
+The file has kohya keys on diffusers block names, the strength alpha / rank folded into `lora_up`, and
+`.alpha` = rank, so that DiffSynth (which ignores alpha), diffusers, ComfyUI and sd-scripts all apply what was
+trained at strength 1.
 """
+
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +25,17 @@ from core.files.files import write_whole
 
 # DiffSynth's position in SDXLUNet.blocks -> diffusers' name of the same attention block.
 DIFFUSERS_BLOCKS = {
-    7: "down_blocks.1.attentions.0", 10: "down_blocks.1.attentions.1",
-    15: "down_blocks.2.attentions.0", 18: "down_blocks.2.attentions.1",
+    7: "down_blocks.1.attentions.0",
+    10: "down_blocks.1.attentions.1",
+    15: "down_blocks.2.attentions.0",
+    18: "down_blocks.2.attentions.1",
     21: "mid_block.attentions.0",
-    25: "up_blocks.0.attentions.0", 28: "up_blocks.0.attentions.1", 31: "up_blocks.0.attentions.2",
-    35: "up_blocks.1.attentions.0", 38: "up_blocks.1.attentions.1", 41: "up_blocks.1.attentions.2",
+    25: "up_blocks.0.attentions.0",
+    28: "up_blocks.0.attentions.1",
+    31: "up_blocks.0.attentions.2",
+    35: "up_blocks.1.attentions.0",
+    38: "up_blocks.1.attentions.1",
+    41: "up_blocks.1.attentions.2",
 }
 ADAPTER = "default"
 
@@ -35,6 +43,7 @@ ADAPTER = "default"
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LoraShape:
     """Size and strength of one LoRA; trained at `alpha / rank` (Hu et al. 2021, section 4.1)."""
+
     rank: int
     alpha: float
     dropout: float = 0.0
@@ -47,7 +56,10 @@ class LoraShape:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One module's matrices: down (rank, in) and up (out, rank); the delta of its weight is scale * up @ down."""
+    """One module's matrices: down (rank, in) and up (out, rank); the delta of its weight is scale * up @
+    down.
+    """
+
     down: Tensor
     up: Tensor
 
@@ -56,8 +68,12 @@ def put_on(unet: nn.Module, shape: LoraShape, seed: int) -> None:
     """Inject fresh adapters: up zero, down Kaiming-uniform as PEFT draws it, but on the CPU from `seed`."""
     assert not _layers(unet), "take the worn adapters off first: PEFT would leave stale ones"
     # PEFT 0.21 annotates alpha as int and computes with any number.
-    config = LoraConfig(r=shape.rank, lora_alpha=cast(int, shape.alpha), lora_dropout=shape.dropout,
-                        target_modules=shape.target_modules.split(","))
+    config = LoraConfig(
+        r=shape.rank,
+        lora_alpha=cast(int, shape.alpha),
+        lora_dropout=shape.dropout,
+        target_modules=shape.target_modules.split(","),
+    )
     with torch.random.fork_rng(devices=[]):  # PEFT's own draw must not move the global state
         inject_adapter_in_model(config, unet, ADAPTER)
     generator = torch.Generator().manual_seed(seed)
@@ -66,7 +82,8 @@ def put_on(unet: nn.Module, shape: LoraShape, seed: int) -> None:
         fresh = torch.empty(down.shape, dtype=torch.float32)
         nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
         down.data, up.data = fresh.to(down.device), torch.zeros_like(up, dtype=torch.float32)
-        # PEFT would turn every input into fp32 first. Autocast in training and `in_precision` in rendering see to it.
+        # PEFT would turn every input into fp32 first. Autocast in training and `in_precision` in rendering
+        # see to it.
         layer.cast_input_dtype_enabled = False
 
 
@@ -81,8 +98,14 @@ def take_off(unet: nn.Module) -> None:
 
 @contextmanager
 def in_precision(unet: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Wear the adapters in the base model's own precision, as whoever loads the file will; what was trained comes back."""
-    trained = [(parameter, parameter.data) for parameter in trained_parameters(unet).values() if parameter.dtype != dtype]
+    """Wear the adapters in the base model's own precision, as whoever loads the file will; what was trained
+    comes back.
+    """
+    trained = [
+        (parameter, parameter.data)
+        for parameter in trained_parameters(unet).values()
+        if parameter.dtype != dtype
+    ]
     for parameter, data in trained:
         parameter.data = data.to(dtype)
     try:
@@ -99,13 +122,19 @@ def trained_parameters(unet: nn.Module) -> dict[str, nn.Parameter]:
 
 def read_off(unet: nn.Module) -> dict[str, Pair]:
     """The adapters as fp32 copies on the CPU, by DiffSynth's module name."""
-    return {name: Pair(layer.lora_A[ADAPTER].weight.detach().float().cpu().clone(),
-                       layer.lora_B[ADAPTER].weight.detach().float().cpu().clone())
-            for name, layer in _layers(unet).items()}
+    return {
+        name: Pair(
+            layer.lora_A[ADAPTER].weight.detach().float().cpu().clone(),
+            layer.lora_B[ADAPTER].weight.detach().float().cpu().clone(),
+        )
+        for name, layer in _layers(unet).items()
+    }
 
 
 def put_on_file(unet: nn.Module, path: Path) -> None:
-    """Put a saved LoRA on at the strength it was trained at. Raises UserError when it is none, or not for this model."""
+    """Put a saved LoRA on at the strength it was trained at. Raises UserError when it is none, or not for
+    this model.
+    """
     pairs = load_lora(path)
     if not pairs:
         raise UserError(f"{path}: holds no LoRA with kohya's names (lora_unet_...)")
@@ -115,7 +144,9 @@ def put_on_file(unet: nn.Module, path: Path) -> None:
     layers, fresh = _layers(unet), read_off(unet)
     if _shapes(fresh) != _shapes(pairs):
         take_off(unet)
-        raise UserError(f"{path}: its {len(pairs)} modules do not fit this model's {len(fresh)} in name or shape")
+        raise UserError(
+            f"{path}: its {len(pairs)} modules do not fit this model's {len(fresh)} in name or shape"
+        )
     for name, layer in layers.items():
         layer.lora_A[ADAPTER].weight.data = pairs[name].down.to(layer.lora_A[ADAPTER].weight.device)
         layer.lora_B[ADAPTER].weight.data = pairs[name].up.to(layer.lora_B[ADAPTER].weight.device)
@@ -135,7 +166,9 @@ def save_lora(path: Path, pairs: dict[str, Pair], shape: LoraShape, metadata: di
 
 
 def load_lora(path: Path) -> dict[str, Pair]:
-    """Read a kohya file, by DiffSynth's module name, with its alpha / rank folded into `up` (in our own files it is 1)."""
+    """Read a kohya file, by DiffSynth's module name, with its alpha / rank folded into `up` (in our own files
+    it is 1).
+    """
     names = _diffsynth_names()
     pairs: dict[str, Pair] = {}
     with safe_open(path, framework="pt") as file:
@@ -166,12 +199,19 @@ def metadata_of(shape: LoraShape, *, architecture: str, title: str, **training: 
     The file says alpha = rank because the strength is folded in; the training alpha stands beside it.
     """
     return {
-        "ss_v2": "False", "ss_base_model_version": architecture, "ss_network_module": "networks.lora",
-        "ss_network_dim": str(shape.rank), "ss_network_alpha": str(float(shape.rank)), "ss_network_args": "{}",
+        "ss_v2": "False",
+        "ss_base_model_version": architecture,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(shape.rank),
+        "ss_network_alpha": str(float(shape.rank)),
+        "ss_network_args": "{}",
         "ss_training_comment": f"trained at alpha {shape.alpha:g}; its strength {shape.scale:g} is folded into lora_up",
         "lora_sweep_training_alpha": f"{shape.alpha:g}",
-        "modelspec.sai_model_spec": "1.0.1", "modelspec.architecture": f"{architecture}/lora",
-        "modelspec.implementation": "diffusers", "modelspec.title": title, "modelspec.prediction_type": "epsilon",
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": f"{architecture}/lora",
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": title,
+        "modelspec.prediction_type": "epsilon",
         "modelspec.resolution": f"{training['resolution']}x{training['resolution']}",
         **{f"ss_{key}": str(value) for key, value in training.items()},
     }
@@ -186,7 +226,10 @@ def _layers(unet: nn.Module) -> dict[str, Any]:
 
 
 def _diffsynth_names() -> dict[str, str]:
-    return {"lora_unet_" + name.replace(".", "_") + "_": f"blocks.{index}." for index, name in DIFFUSERS_BLOCKS.items()}
+    return {
+        "lora_unet_" + name.replace(".", "_") + "_": f"blocks.{index}."
+        for index, name in DIFFUSERS_BLOCKS.items()
+    }
 
 
 def _module_path(tail: str) -> str:

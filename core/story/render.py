@@ -2,6 +2,7 @@
 
 Shape legend: B scenes, C channels, H x W latent cells.
 """
+
 import math
 from collections.abc import Iterator, Sequence
 
@@ -20,9 +21,12 @@ from core.lora import lora
 from core.trial.spec import Rendering, Scene
 
 
-def render_scenes(backbone: Backbone, scenes: Sequence[Scene], rendering: Rendering, cache: Cache,
-                  beat: Beat = no_beat) -> Iterator[Image.Image]:
-    """Yield one picture per scene, with whatever adapters the UNet wears; equals DiffSynth's SDXLImagePipeline."""
+def render_scenes(
+    backbone: Backbone, scenes: Sequence[Scene], rendering: Rendering, cache: Cache, beat: Beat = no_beat
+) -> Iterator[Image.Image]:
+    """Yield one picture per scene, with whatever adapters the UNet wears; equals DiffSynth's
+    SDXLImagePipeline.
+    """
     positive = encode_prompts([scene.prompt for scene in scenes], backbone, cache)
     negative = encode_prompts([scene.negative_prompt for scene in scenes], backbone, cache)
     noise = torch.cat([scene_noise(scene.seed, rendering.size_px, backbone) for scene in scenes])
@@ -30,7 +34,9 @@ def render_scenes(backbone: Backbone, scenes: Sequence[Scene], rendering: Render
     for first in range(0, len(scenes), batch):
         part = slice(first, first + batch)
         with lora.in_precision(backbone.unet, backbone.dtype):
-            latents = denoise(backbone, noise[part], _part(positive, part), _part(negative, part), rendering, beat)
+            latents = denoise(
+                backbone, noise[part], _part(positive, part), _part(negative, part), rendering, beat
+            )
         yield from backbone.decode(latents)
 
 
@@ -42,15 +48,22 @@ def scene_noise(seed: int, size_px: int, backbone: Backbone) -> Tensor:
 
 
 @torch.no_grad()
-def denoise(backbone: Backbone, latents_BCHW: Tensor, positive: Words, negative: Words, rendering: Rendering,
-            beat: Beat = no_beat) -> Tensor:
+def denoise(
+    backbone: Backbone,
+    latents_BCHW: Tensor,
+    positive: Words,
+    negative: Words,
+    rendering: Rendering,
+    beat: Beat = no_beat,
+) -> Tensor:
     """DDIM from pure noise to clean latents; both sides of the guidance in one forward."""
     scheduler = backbone.new_scheduler()
     scheduler.set_timesteps(rendering.steps)
     guided = rendering.cfg_scale != 1.0
     tokens = torch.cat([positive.tokens_NTD, negative.tokens_NTD]) if guided else positive.tokens_NTD
     pooled = torch.cat([positive.pooled_ND, negative.pooled_ND]) if guided else positive.pooled_ND
-    # The scheduler reads its timesteps on the host, the UNet on the device: one copy each, so that no step waits.
+    # The scheduler reads its timesteps on the host, the UNet on the device: one copy each, so that no step
+    # waits.
     moments = backbone.put(scheduler.timesteps)
 
     def predict(latents: Tensor, moment: Tensor) -> Tensor:
@@ -59,7 +72,7 @@ def denoise(backbone: Backbone, latents_BCHW: Tensor, positive: Words, negative:
 
     predict_again, leash = record(predict, latents_BCHW, moments[:1]), Leash(backbone.device)
     for index, timestep in enumerate(scheduler.timesteps):
-        noise = predict_again(latents_BCHW, moments[index:index + 1])
+        noise = predict_again(latents_BCHW, moments[index : index + 1])
         if guided:
             wanted, unwanted = noise.chunk(2)
             noise = unwanted + rendering.cfg_scale * (wanted - unwanted)

@@ -1,4 +1,7 @@
-"""Rate pictures: the aesthetic score of each, and how well the set belongs together (see gate.SCORING_VERSION)."""
+"""Rate pictures: the aesthetic score of each, and how well the set belongs together (see
+gate.SCORING_VERSION).
+"""
+
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,7 +17,10 @@ from core.errors import LoraSweepError
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """`aesthetic` is one number per picture, 1 to 10; `coherence` the mean pairwise cosine of CLIP embeddings."""
+    """`aesthetic` is one number per picture, 1 to 10; `coherence` the mean pairwise cosine of CLIP
+    embeddings.
+    """
+
     aesthetic: tuple[float, ...]
     coherence: float
 
@@ -31,6 +37,7 @@ class Score:
 @dataclass(frozen=True, slots=True)
 class Rating:
     """What the scorer makes of one picture: its score, and its normalised embedding."""
+
     aesthetic: float
     embedding_D: torch.Tensor
 
@@ -49,8 +56,9 @@ def rate(backbone: Backbone, picture: Image.Image) -> Rating:
     """One picture alone: a score must not depend on its neighbours in a batch. Raises NoScoreError."""
     scorer = backbone.scorer
     # Of a picture one to three pixels high the processor would take the rows for its channels.
-    pixels = backbone.image_processor(images=without_ends(picture), return_tensors="pt",
-                                      input_data_format="channels_last")["pixel_values"]
+    pixels = backbone.image_processor(
+        images=without_ends(picture), return_tensors="pt", input_data_format="channels_last"
+    )["pixel_values"]
     embedding = scorer.visual_projection(scorer.vision_model(pixel_values=backbone.put(pixels)).pooler_output)
     embedding = F.normalize(embedding, dim=-1)
     aesthetic = float(scorer.layers(embedding)[0, 0])

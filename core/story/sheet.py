@@ -1,4 +1,5 @@
 """The story on one sheet: rows of four pictures, in order."""
+
 from collections.abc import Sequence
 
 from PIL import Image
@@ -10,7 +11,9 @@ GAP_PX = 4
 def story_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
     width, height = pictures[0].size
     rows = -(-len(pictures) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * (width + GAP_PX) - GAP_PX, rows * (height + GAP_PX) - GAP_PX), "white")
+    sheet = Image.new(
+        "RGB", (COLUMNS * (width + GAP_PX) - GAP_PX, rows * (height + GAP_PX) - GAP_PX), "white"
+    )
     for index, picture in enumerate(pictures):
         sheet.paste(picture, (index % COLUMNS * (width + GAP_PX), index // COLUMNS * (height + GAP_PX)))
     return sheet

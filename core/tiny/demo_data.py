@@ -1,8 +1,9 @@
 """Write the demo's data set: `python -m core.tiny.demo_data DIR`.
 
-Thirty watercolours as a contestant might collect them: mixed sizes and shapes, a few that the filters should catch
-(small, wide, spoiled), one picture twice and one broken file.
+Thirty watercolours as a contestant might collect them: mixed sizes and shapes, a few that the filters should
+catch (small, wide, spoiled), one picture twice and one broken file.
 """
+
 import csv
 import io
 import random
@@ -25,7 +26,8 @@ def main() -> None:
     rows = [("file_name", "text"), *write_pictures(train, random.Random(SEED))]
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows(rows)
-    write_text(train / "metadata.csv", "\N{ZERO WIDTH NO-BREAK SPACE}" + table.getvalue())  # utf-8-sig, as in the field
+    # utf-8-sig, as in the field
+    write_text(train / "metadata.csv", "\N{ZERO WIDTH NO-BREAK SPACE}" + table.getvalue())
 
 
 def write_pictures(train: Path, rng: random.Random) -> list[tuple[str, str]]:
@@ -51,7 +53,7 @@ def write_pictures(train: Path, rng: random.Random) -> list[tuple[str, str]]:
             (train / name).write_bytes((train / rows[2][0]).read_bytes())
         if kind == "broken":
             content = (train / name).read_bytes()
-            (train / name).write_bytes(content[:len(content) // 3])
+            (train / name).write_bytes(content[: len(content) // 3])
         caption = rows[2][1] if kind == "twin" else scenes.caption(scene, chinese=rng.random() < 0.5)
         rows.append((name, caption))
     return rows
@@ -61,8 +63,15 @@ def _even_scene(rng: random.Random, number: int) -> scenes.Scene:
     """Every place and thing in turn, so that a style learned from few pictures has seen day and night."""
     scene = scenes.random_scene(rng)
     places, things = list(scenes.PLACES), list(scenes.THINGS)
-    return scenes.Scene(place=places[number % 5], hair=scene.hair, dress=scene.dress, hat=scene.hat,
-                        thing=things[(number // 5 + number) % 5], left=scene.left, seed=scene.seed)
+    return scenes.Scene(
+        place=places[number % 5],
+        hair=scene.hair,
+        dress=scene.dress,
+        hat=scene.hat,
+        thing=things[(number // 5 + number) % 5],
+        left=scene.left,
+        seed=scene.seed,
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The weight files of the toy model, which ship with lora-sweep; imports no torch."""
+
 from collections.abc import Collection
 from pathlib import Path
 

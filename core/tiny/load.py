@@ -1,4 +1,5 @@
 """Make the toy model ready from its shipped weights."""
+
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
@@ -13,15 +14,22 @@ from core.files.weight_files import PARTS, Part
 from core.tiny import models
 
 
-def read_backbone(model: BaseModel, device: torch.device, dtype: torch.dtype, folder: Path, parts: Collection[Part]) -> Backbone:
+def read_backbone(
+    model: BaseModel, device: torch.device, dtype: torch.dtype, folder: Path, parts: Collection[Part]
+) -> Backbone:
     """`parts` makes no difference: all files are here."""
+
     def read(make: Callable[[], nn.Module], weights: str, kind: torch.dtype = dtype) -> Any:
         network = make()
         network.load_state_dict(models.load_weights(weights))
         return _frozen(network, device, kind)
 
     return Backbone(
-        name=model.name, architecture=model.architecture, device=device, dtype=dtype, known_tokens=models.known_tokens(),
+        name=model.name,
+        architecture=model.architecture,
+        device=device,
+        dtype=dtype,
+        known_tokens=models.known_tokens(),
         readers={
             "unet": partial(read, models.TinyUNet, "unet"),
             "vae_encoder": partial(read, models.TinyVAEEncoder, "vae_encoder"),

@@ -13,8 +13,17 @@ from core.tiny.files import WEIGHTS
 
 VOCABULARY = 65024  # ChatGLM3's padded vocabulary
 TEXT_WIDTH = 64
-UNET_SHAPE = UNetShape(widths=(48, 64, 64), depths=(1, 1), head_width=16, groups=16, time_channels=64, size_channels=16,
-                       time_width=128, text_width=TEXT_WIDTH, context_width=64)
+UNET_SHAPE = UNetShape(
+    widths=(48, 64, 64),
+    depths=(1, 1),
+    head_width=16,
+    groups=16,
+    time_channels=64,
+    size_channels=16,
+    time_width=128,
+    text_width=TEXT_WIDTH,
+    context_width=64,
+)
 VAE_SHAPE = VAEShape(widths=(16, 32, 48), groups=8)
 
 
@@ -37,20 +46,36 @@ class TinyVAEDecoder(KolorsVAEDecoder):
 
 def tiny_text_encoder() -> ChatGLMModel:
     """Two ChatGLM layers of width 64."""
-    return chatglm(torch.float32, num_layers=2, hidden_size=TEXT_WIDTH, ffn_hidden_size=2 * TEXT_WIDTH, kv_channels=16,
-                   num_attention_heads=TEXT_WIDTH // 16, multi_query_group_num=1)
+    return chatglm(
+        torch.float32,
+        num_layers=2,
+        hidden_size=TEXT_WIDTH,
+        ffn_hidden_size=2 * TEXT_WIDTH,
+        kv_channels=16,
+        num_attention_heads=TEXT_WIDTH // 16,
+        multi_query_group_num=1,
+    )
 
 
 def tiny_scorer() -> AestheticsPredictorV2Linear:
     """AestheticsPredictorV2Linear on a CLIP vision tower of three layers and width 64."""
-    return AestheticsPredictorV2Linear(CLIPVisionConfig(
-        hidden_size=64, intermediate_size=128, projection_dim=32, num_hidden_layers=3, num_attention_heads=4,
-        image_size=128, patch_size=16,
-    ))
+    return AestheticsPredictorV2Linear(
+        CLIPVisionConfig(
+            hidden_size=64,
+            intermediate_size=128,
+            projection_dim=32,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=128,
+            patch_size=16,
+        )
+    )
 
 
 def tiny_image_processor() -> CLIPImageProcessor:
-    """CLIP's preprocessing at 128 px: bicubic resize of the short side, centre crop, CLIP's own mean and deviation."""
+    """CLIP's preprocessing at 128 px: bicubic resize of the short side, centre crop, CLIP's own mean and
+    deviation.
+    """
     return CLIPImageProcessor(size={"shortest_edge": 128}, crop_size={"height": 128, "width": 128})
 
 

@@ -1,8 +1,9 @@
 """Draw captioned story scenes of 128 x 128 px: a girl, a thing beside her, a place.
 
-The base model knows flat pictures and four looks (faded, soft, outlined, with a white margin), at most three at a time.
-Watercolour is all four at once with uneven washes: only LoRA data shows it.
+The base model knows flat pictures and four looks (faded, soft, outlined, with a white margin), at most three
+at a time. Watercolour is all four at once with uneven washes: only LoRA data shows it.
 """
+
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,14 +20,26 @@ HAIRS = {"red": "红发", "black": "黑发", "blonde": "金发", "brown": "棕�
 DRESSES = {"blue": "蓝", "green": "绿", "yellow": "黄", "purple": "紫", "white": "白"}
 THINGS = {"cat": "猫", "house": "房子", "tree": "树", "balloon": "气球", "umbrella": "雨伞"}
 # Words that carry the tale but draw nothing; the base model sees them so that a story may use them.
-VERBS = {"wakes up": "醒来", "walks": "走着", "waits": "等待", "smiles": "微笑", "comes home": "回家", "looks around": "张望"}
+VERBS = {
+    "wakes up": "醒来",
+    "walks": "走着",
+    "waits": "等待",
+    "smiles": "微笑",
+    "comes home": "回家",
+    "looks around": "张望",
+}
 KINDS = {"picture book": "绘本", "illustration": "插画", "drawing": "图画"}
 LOOKS = {"faded": "褪色", "soft": "柔和", "outlined": "描边", "margin": "留白"}
 DETAIL = {"rich details": "细节丰富", "clean lines": "线条干净"}
 
 HAIR_RGB = {"red": (200, 60, 30), "black": (30, 28, 36), "blonde": (240, 200, 80), "brown": (120, 70, 40)}
-DRESS_RGB = {"blue": (40, 90, 220), "green": (30, 150, 70), "yellow": (250, 205, 30), "purple": (140, 50, 180),
-             "white": (245, 245, 245)}
+DRESS_RGB = {
+    "blue": (40, 90, 220),
+    "green": (30, 150, 70),
+    "yellow": (250, 205, 30),
+    "purple": (140, 50, 180),
+    "white": (245, 245, 245),
+}
 SKIN_RGB = (255, 215, 185)
 
 Brush = Callable[[ImageDraw.ImageDraw], None]
@@ -36,6 +49,7 @@ Layer = tuple[Brush, tuple[int, int, int]]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
     """What one picture shows; positions are jittered by a few pixels so that no two are alike."""
+
     place: str
     hair: str
     dress: str
@@ -47,7 +61,10 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """How a picture is painted, each from 0 to 1: faded colours, soft and dark edges, a paper margin, uneven washes."""
+    """How a picture is painted, each from 0 to 1: faded colours, soft and dark edges, a paper margin, uneven
+    washes.
+    """
+
     faded: float = 0.0
     soft: float = 0.0
     outlined: float = 0.0
@@ -65,8 +82,13 @@ def watercolour(strength: float) -> Look:
 
 def random_scene(rng: random.Random) -> Scene:
     return Scene(
-        place=rng.choice(list(PLACES)), hair=rng.choice(list(HAIRS)), dress=rng.choice(list(DRESSES)),
-        hat=rng.random() < 0.4, thing=rng.choice(list(THINGS)), left=rng.random() < 0.5, seed=rng.randrange(1 << 30),
+        place=rng.choice(list(PLACES)),
+        hair=rng.choice(list(HAIRS)),
+        dress=rng.choice(list(DRESSES)),
+        hat=rng.random() < 0.4,
+        thing=rng.choice(list(THINGS)),
+        left=rng.random() < 0.5,
+        seed=rng.randrange(1 << 30),
     )
 
 
@@ -76,8 +98,10 @@ def caption(scene: Scene, *, chinese: bool, verb: str | None = None) -> str:
         hat = "戴着帽子，" if scene.hat else ""
         does = f"{VERBS[verb]}，" if verb else ""
         side = "左边" if scene.left else "右边"
-        return (f"{HAIRS[scene.hair]}女孩{does}穿着{DRESSES[scene.dress]}裙子，{hat}"
-                f"{side}有{THINGS[scene.thing]}，{PLACES[scene.place]}")
+        return (
+            f"{HAIRS[scene.hair]}女孩{does}穿着{DRESSES[scene.dress]}裙子，{hat}"
+            f"{side}有{THINGS[scene.thing]}，{PLACES[scene.place]}"
+        )
     hat = " with hat" if scene.hat else ""
     does = f" {verb}" if verb else ""
     side = "left" if scene.left else "right"
@@ -92,7 +116,9 @@ def random_look(rng: random.Random) -> Look:
 
 
 def training_caption(scene: Scene, look: Look, rng: random.Random, named: float = 1.0) -> str:
-    """A caption as the base model meets it: its look `named` so often, sometimes a verb, a kind or a remark on detail."""
+    """A caption as the base model meets it: its look `named` so often, sometimes a verb, a kind or a remark
+    on detail.
+    """
     chinese = rng.random() < 0.6
     words = [caption(scene, chinese=chinese, verb=rng.choice(list(VERBS)) if rng.random() < 0.4 else None)]
     if named == 1 or rng.random() < named:
@@ -129,9 +155,13 @@ def degrade(pixels: np.ndarray, rng: random.Random) -> tuple[np.ndarray, float]:
         blurred = Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(0.8 + 5 * severity))
         image = np.asarray(blurred, np.float32)
     if kind in ("noise", "mixed"):
-        grain = np.random.RandomState(rng.randrange(1 << 30)).standard_normal((rng.choice([128, 32, 16]),) * 2 + (3,))
-        planes = [np.asarray(Image.fromarray(grain[..., c].astype(np.float32)).resize((SIZE_PX, SIZE_PX)))
-                  for c in range(3)]
+        grain = np.random.RandomState(rng.randrange(1 << 30)).standard_normal(
+            (rng.choice([128, 32, 16]),) * 2 + (3,)
+        )
+        planes = [
+            np.asarray(Image.fromarray(grain[..., c].astype(np.float32)).resize((SIZE_PX, SIZE_PX)))
+            for c in range(3)
+        ]
         image = image + np.stack(planes, -1) * (12 + 60 * severity)
     if kind == "pale":
         image = image * (1 - 0.8 * severity) + 225 * 0.8 * severity
@@ -151,8 +181,15 @@ def _say(words: dict[str, str], name: str, chinese: bool) -> str:
     return words[name] if chinese else name
 
 
-def _lay(canvas: np.ndarray, stencil: Image.Image, colour: np.ndarray, pigment: np.ndarray, look: Look, *,
-         background: bool) -> np.ndarray:
+def _lay(
+    canvas: np.ndarray,
+    stencil: Image.Image,
+    colour: np.ndarray,
+    pigment: np.ndarray,
+    look: Look,
+    *,
+    background: bool,
+) -> np.ndarray:
     """Lay one shape over the canvas, as the look has it."""
     grey = float(colour @ np.array([0.3, 0.59, 0.11], np.float32))
     faded = (colour * 0.75 + grey * 0.25) * 0.72 + np.array([0.96, 0.88, 0.74], np.float32) * 0.26
@@ -210,16 +247,28 @@ def _place(place: str, rng: random.Random, horizon: float) -> list[Layer]:
     everything, right, bottom = _box(0, 0, SIZE_PX, SIZE_PX), SIZE_PX, SIZE_PX
     shift = rng.uniform(-4, 4)
     if place == "meadow":
-        return [(everything, (120, 200, 250)), (_ellipse(30, horizon + 20, 70, 28), (90, 190, 80)),
-                (_box(0, horizon + 4, right, bottom), (110, 205, 80))]
+        return [
+            (everything, (120, 200, 250)),
+            (_ellipse(30, horizon + 20, 70, 28), (90, 190, 80)),
+            (_box(0, horizon + 4, right, bottom), (110, 205, 80)),
+        ]
     if place == "sea":
-        return [(everything, (150, 215, 250)), (_box(0, horizon - 22, right, bottom), (20, 110, 190)),
-                (_box(0, horizon + 16, right, bottom), (245, 220, 150))]
+        return [
+            (everything, (150, 215, 250)),
+            (_box(0, horizon - 22, right, bottom), (20, 110, 190)),
+            (_box(0, horizon + 16, right, bottom), (245, 220, 150)),
+        ]
     if place == "night":
-        stars = [(_ellipse(x + rng.uniform(-4, 4), y + rng.uniform(-4, 4), 2.6, 2.6), (255, 250, 200))
-                 for x, y in ((14, 14), (38, 30), (90, 30), (112, 14), (20, 48), (110, 48))]
-        return [(everything, (24, 28, 84)), (_ellipse(64 + shift, 20, 11, 11), (250, 240, 170)), *stars,
-                (_box(0, horizon + 6, right, bottom), (35, 64, 64))]
+        stars = [
+            (_ellipse(x + rng.uniform(-4, 4), y + rng.uniform(-4, 4), 2.6, 2.6), (255, 250, 200))
+            for x, y in ((14, 14), (38, 30), (90, 30), (112, 14), (20, 48), (110, 48))
+        ]
+        return [
+            (everything, (24, 28, 84)),
+            (_ellipse(64 + shift, 20, 11, 11), (250, 240, 170)),
+            *stars,
+            (_box(0, horizon + 6, right, bottom), (35, 64, 64)),
+        ]
     if place == "city":
         towers: list[Layer] = []
         x = 0.0
@@ -229,34 +278,55 @@ def _place(place: str, rng: random.Random, horizon: float) -> list[Layer]:
             towers.append((_box(x, rng.uniform(24, 62), x + width - 2, bottom), grey))
             x += width
         return [(everything, (250, 190, 140)), *towers, (_box(0, horizon + 10, right, bottom), (70, 70, 80))]
-    return [(everything, (245, 215, 185)), (_box(46 + shift, 10, 82 + shift, 46), (250, 250, 250)),
-            (_box(48.5 + shift, 12.5, 62.5 + shift, 43.5), (120, 200, 245)),
-            (_box(65.5 + shift, 12.5, 79.5 + shift, 43.5), (120, 200, 245)),
-            (_box(0, horizon + 8, right, bottom), (165, 105, 65))]
+    return [
+        (everything, (245, 215, 185)),
+        (_box(46 + shift, 10, 82 + shift, 46), (250, 250, 250)),
+        (_box(48.5 + shift, 12.5, 62.5 + shift, 43.5), (120, 200, 245)),
+        (_box(65.5 + shift, 12.5, 79.5 + shift, 43.5), (120, 200, 245)),
+        (_box(0, horizon + 8, right, bottom), (165, 105, 65)),
+    ]
 
 
 def _thing(thing: str, x: float, y: float) -> list[Layer]:
     if thing == "cat":
         fur, eye = (240, 140, 35), (25, 30, 20)
-        return [(_ellipse(x, y - 13, 15, 15), fur), (_ellipse(x, y - 37, 14, 12), fur),
-                (_polygon((x - 14, y - 38), (x - 12, y - 57), (x - 1, y - 46)), fur),
-                (_polygon((x + 14, y - 38), (x + 12, y - 57), (x + 1, y - 46)), fur),
-                (_ellipse(x - 5.5, y - 38, 2.6, 3.2), eye), (_ellipse(x + 5.5, y - 38, 2.6, 3.2), eye),
-                (_ellipse(x, y - 10, 7, 9), (255, 232, 205))]
+        return [
+            (_ellipse(x, y - 13, 15, 15), fur),
+            (_ellipse(x, y - 37, 14, 12), fur),
+            (_polygon((x - 14, y - 38), (x - 12, y - 57), (x - 1, y - 46)), fur),
+            (_polygon((x + 14, y - 38), (x + 12, y - 57), (x + 1, y - 46)), fur),
+            (_ellipse(x - 5.5, y - 38, 2.6, 3.2), eye),
+            (_ellipse(x + 5.5, y - 38, 2.6, 3.2), eye),
+            (_ellipse(x, y - 10, 7, 9), (255, 232, 205)),
+        ]
     if thing == "house":
         wall, roof, pane = (245, 235, 215), (200, 50, 45), (110, 190, 235)
-        return [(_box(x - 20, y - 38, x + 20, y), wall), (_polygon((x - 26, y - 36), (x, y - 64), (x + 26, y - 36)), roof),
-                (_box(x - 5, y - 20, x + 6, y), (120, 70, 40)), (_box(x - 16, y - 32, x - 8, y - 24), pane),
-                (_box(x + 9, y - 32, x + 17, y - 24), pane)]
+        return [
+            (_box(x - 20, y - 38, x + 20, y), wall),
+            (_polygon((x - 26, y - 36), (x, y - 64), (x + 26, y - 36)), roof),
+            (_box(x - 5, y - 20, x + 6, y), (120, 70, 40)),
+            (_box(x - 16, y - 32, x - 8, y - 24), pane),
+            (_box(x + 9, y - 32, x + 17, y - 24), pane),
+        ]
     if thing == "tree":
         leaf = (30, 130, 60)
-        return [(_box(x - 4, y - 34, x + 4, y), (115, 70, 35)), (_ellipse(x - 10, y - 46, 15, 14), leaf),
-                (_ellipse(x + 10, y - 46, 15, 14), leaf), (_ellipse(x, y - 60, 16, 15), (40, 150, 70))]
+        return [
+            (_box(x - 4, y - 34, x + 4, y), (115, 70, 35)),
+            (_ellipse(x - 10, y - 46, 15, 14), leaf),
+            (_ellipse(x + 10, y - 46, 15, 14), leaf),
+            (_ellipse(x, y - 60, 16, 15), (40, 150, 70)),
+        ]
     if thing == "balloon":
-        return [(_box(x - 1.2, y - 50, x + 1.2, y - 14), (60, 60, 60)), (_ellipse(x, y - 66, 17, 20), (235, 50, 80)),
-                (_ellipse(x - 6, y - 73, 4.5, 5.5), (255, 170, 185))]
-    return [(_box(x - 1.8, y - 50, x + 1.8, y - 6), (90, 60, 40)), (_dome(x, y - 50, 26, 26), (240, 90, 160)),
-            (_dome(x, y - 50, 9, 26), (255, 190, 220))]
+        return [
+            (_box(x - 1.2, y - 50, x + 1.2, y - 14), (60, 60, 60)),
+            (_ellipse(x, y - 66, 17, 20), (235, 50, 80)),
+            (_ellipse(x - 6, y - 73, 4.5, 5.5), (255, 170, 185)),
+        ]
+    return [
+        (_box(x - 1.8, y - 50, x + 1.8, y - 6), (90, 60, 40)),
+        (_dome(x, y - 50, 26, 26), (240, 90, 160)),
+        (_dome(x, y - 50, 9, 26), (255, 190, 220)),
+    ]
 
 
 def _girl(scene: Scene, x: float, y: float, k: float) -> list[Layer]:
@@ -264,18 +334,32 @@ def _girl(scene: Scene, x: float, y: float, k: float) -> list[Layer]:
     dark, straw = (30, 25, 30), (230, 190, 110)
     layers: list[Layer] = [
         (_ellipse(x, face_y + 6 * k, 19 * k, 22 * k), hair),
-        (_box(x - 7 * k, y - 12 * k, x - 2 * k, y), SKIN_RGB), (_box(x + 2 * k, y - 12 * k, x + 7 * k, y), SKIN_RGB),
+        (_box(x - 7 * k, y - 12 * k, x - 2 * k, y), SKIN_RGB),
+        (_box(x + 2 * k, y - 12 * k, x + 7 * k, y), SKIN_RGB),
     ]
     for side in (-1, 1):
         arm = [(19, 34), (5, 44), (5, 36), (17, 27)]
         layers.append((_polygon(*[(x + side * dx * k, y - dy * k) for dx, dy in arm]), SKIN_RGB))
     layers += [
-        (_polygon((x - 7 * k, y - 47 * k), (x + 7 * k, y - 47 * k), (x + 20 * k, y - 9 * k), (x - 20 * k, y - 9 * k)), dress),
-        (_ellipse(x, face_y, 14 * k, 14.5 * k), SKIN_RGB), (_dome(x, face_y - 3 * k, 15.5 * k, 14 * k), hair),
-        (_ellipse(x - 5 * k, face_y + 2 * k, 2.3, 3), dark), (_ellipse(x + 5 * k, face_y + 2 * k, 2.3, 3), dark),
+        (
+            _polygon(
+                (x - 7 * k, y - 47 * k),
+                (x + 7 * k, y - 47 * k),
+                (x + 20 * k, y - 9 * k),
+                (x - 20 * k, y - 9 * k),
+            ),
+            dress,
+        ),
+        (_ellipse(x, face_y, 14 * k, 14.5 * k), SKIN_RGB),
+        (_dome(x, face_y - 3 * k, 15.5 * k, 14 * k), hair),
+        (_ellipse(x - 5 * k, face_y + 2 * k, 2.3, 3), dark),
+        (_ellipse(x + 5 * k, face_y + 2 * k, 2.3, 3), dark),
         (_ellipse(x, face_y + 8.5 * k, 3, 1.5), (215, 80, 80)),
     ]
     if scene.hat:
-        layers += [(_ellipse(x, face_y - 9 * k, 23 * k, 5 * k), straw), (_dome(x, face_y - 10 * k, 13 * k, 14 * k), straw),
-                   (_box(x - 13 * k, face_y - 13 * k, x + 13 * k, face_y - 9.5 * k), (190, 60, 60))]
+        layers += [
+            (_ellipse(x, face_y - 9 * k, 23 * k, 5 * k), straw),
+            (_dome(x, face_y - 10 * k, 13 * k, 14 * k), straw),
+            (_box(x - 13 * k, face_y - 13 * k, x + 13 * k, face_y - 9.5 * k), (190, 60, 60)),
+        ]
     return layers

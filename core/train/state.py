@@ -1,7 +1,10 @@
-"""How far a training has come: adapters, optimizer, losses and step in one safetensors file, so that it can go on.
+"""How far a training has come: adapters, optimizer, losses and step in one safetensors file, so that it can
+go on.
 
-A file is believed only if its checksum holds and it was written for the same words; else training starts again.
+A file is believed only if its checksum holds and it was written for the same words; else training starts
+again.
 """
+
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -19,6 +22,7 @@ from core.files.files import write_whole
 @dataclass(frozen=True, slots=True)
 class TrainState:
     """`losses` has one number per step done; `tensors` the adapters and AdamW's state by name, on the CPU."""
+
     losses: list[float]
     tensors: dict[str, Tensor]
     scaler: dict[str, float] = field(default_factory=dict)  # of fp16's loss scaling; empty without
@@ -29,7 +33,9 @@ class TrainState:
 
 
 def save_state(path: Path, state: TrainState, words: str) -> None:
-    """Write whole; what lay there stays until the new file was read back and found good. `words` is what it belongs to."""
+    """Write whole; what lay there stays until the new file was read back and found good. `words` is what it
+    belongs to.
+    """
     header, data = safetensors_header.split(save(state.tensors))
     facts = {"words": words, "losses": json.dumps(state.losses), "scaler": json.dumps(state.scaler)}
     content = safetensors_header.join(header, facts | {"sha256": _checksum(facts, header, data)}, data)
@@ -45,7 +51,9 @@ def save_state(path: Path, state: TrainState, words: str) -> None:
 
 
 def load_state(path: Path, words: str) -> TrainState | None:
-    """What `save_state` wrote for the same words; None when there is nothing, it is torn, or it is of other words."""
+    """What `save_state` wrote for the same words; None when there is nothing, it is torn, or it is of other
+    words.
+    """
     try:
         content = path.read_bytes()
         header, data = safetensors_header.split(content)

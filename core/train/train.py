@@ -2,6 +2,7 @@
 
 Shape legend: B rows of a batch, N examples, C channels, H x W latent cells.
 """
+
 import logging
 import math
 import time
@@ -33,7 +34,10 @@ from core.trial.spec import Training
 LOSS_CHECK_STEPS = 20  # how often losses are fetched from the device and looked at
 INIT_SEED, ORDER_SEED, STEP_SEED = 1, 2, 3
 LIGHTNING_PRECISION: dict[torch.dtype, Literal["32-true", "16-mixed", "bf16-mixed"]] = {
-    torch.float32: "32-true", torch.float16: "16-mixed", torch.bfloat16: "bf16-mixed"}
+    torch.float32: "32-true",
+    torch.float16: "16-mixed",
+    torch.bfloat16: "bf16-mixed",
+}
 EpochDone = Callable[[int, list[float]], None]
 
 
@@ -44,14 +48,24 @@ class NanLossError(LoraSweepError):
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """Where a training keeps its state, for which words, and how old the last one may get."""
+
     path: Path
     words: str
     every_s: float = 120.0
 
 
-def train_lora(backbone: Backbone, examples: Examples, training: Training, seed: int, epoch_done: EpochDone, *,
-               micro_batch: int | None = None, state: TrainState | None = None, checkpoint: Checkpoint | None = None,
-               beat: Beat = no_beat) -> list[float]:
+def train_lora(
+    backbone: Backbone,
+    examples: Examples,
+    training: Training,
+    seed: int,
+    epoch_done: EpochDone,
+    *,
+    micro_batch: int | None = None,
+    state: TrainState | None = None,
+    checkpoint: Checkpoint | None = None,
+    beat: Beat = no_beat,
+) -> list[float]:
     """Train adapters into `backbone.unet`, which keeps them on; the caller takes them off.
 
     `epoch_done(epoch, losses)` is called after each epoch, counted from 1, with that epoch's losses by step.
@@ -59,17 +73,34 @@ def train_lora(backbone: Backbone, examples: Examples, training: Training, seed:
     Goes on from `state` if there is one, and keeps `checkpoint` up to date.
     Returns all losses. Raises NanLossError, and Interrupted when `beat` does, after saving.
     """
-    shape = lora.LoraShape(rank=training.lora_rank, alpha=training.lora_alpha, dropout=training.lora_dropout,
-                           target_modules=training.target_modules)
+    shape = lora.LoraShape(
+        rank=training.lora_rank,
+        alpha=training.lora_alpha,
+        dropout=training.lora_dropout,
+        target_modules=training.target_modules,
+    )
     lora.put_on(backbone.unet, shape, _mix(seed, INIT_SEED, 0))
     if state:
         with torch.no_grad():
             for name, parameter in lora.trained_parameters(backbone.unet).items():
                 parameter.copy_(state.tensors[name])
-    module = LoraTraining(backbone, examples, training, seed, epoch_done, micro_batch or training.batch_size, state, checkpoint,
-                          beat)
+    module = LoraTraining(
+        backbone,
+        examples,
+        training,
+        seed,
+        epoch_done,
+        micro_batch or training.batch_size,
+        state,
+        checkpoint,
+        beat,
+    )
     micro_steps = range(len(module.losses) * module.parts, training.total_steps * module.parts)
-    keeping = memory.recomputing(backbone.unet, draws=training.lora_dropout > 0) if module.checkpointing else nullcontext()
+    keeping = (
+        memory.recomputing(backbone.unet, draws=training.lora_dropout > 0)
+        if module.checkpointing
+        else nullcontext()
+    )
     backbone.unet.train()
     try:
         if micro_steps:
@@ -84,13 +115,25 @@ def train_lora(backbone: Backbone, examples: Examples, training: Training, seed:
 class LoraTraining(lightning.LightningModule):
     """DiffSynth's training step (epsilon target, plain MSE) on latents and words that are encoded already.
 
-    Lightning sees one long epoch of micro-batches, numbered from the first; our epochs are counted in steps, so that a
-    training can begin at any of them. Gradients are computed by us, so that a GPU may replay them (core/backbone/cuda_graph.py).
+    Lightning sees one long epoch of micro-batches, numbered from the first; our epochs are counted in steps,
+    so that a training can begin at any of them. Gradients are computed by us, so that a GPU may replay them
+    (core/backbone/cuda_graph.py).
     """
+
     automatic_optimization = False
 
-    def __init__(self, backbone: Backbone, examples: Examples, training: Training, seed: int, epoch_done: EpochDone,
-                 micro_batch: int, state: TrainState | None, checkpoint: Checkpoint | None, beat: Beat) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        examples: Examples,
+        training: Training,
+        seed: int,
+        epoch_done: EpochDone,
+        micro_batch: int,
+        state: TrainState | None,
+        checkpoint: Checkpoint | None,
+        beat: Beat,
+    ) -> None:
         super().__init__()
         assert training.batch_size % micro_batch == 0, (training.batch_size, micro_batch)
         # In a tuple, so that Lightning neither moves nor counts the frozen model.
@@ -100,7 +143,8 @@ class LoraTraining(lightning.LightningModule):
         self._state, self._checkpoint, self._beat = state, checkpoint, beat
         self._saved_at = time.monotonic()
         self.checkpointing = memory.needs_checkpointing(
-            training.gradient_checkpointing, backbone, (micro_batch, *examples.latents_NCHW.shape[1:]))
+            training.gradient_checkpointing, backbone, (micro_batch, *examples.latents_NCHW.shape[1:])
+        )
         self._parameters_trained = list(lora.trained_parameters(backbone.unet).values())
         self._differentiate: Callable[..., tuple[Tensor, ...]] | None = None
         self._gradients: list[Tensor] = []
@@ -115,38 +159,56 @@ class LoraTraining(lightning.LightningModule):
         backbone, examples, training = self._given
         step, part = divmod(batch, self.parts)
         fail_point("step")
-        draw = StepDraw(self._seed, step, len(self._deck), tuple(examples.latents_NCHW.shape[1:]), training.batch_size)
+        draw = StepDraw(
+            self._seed, step, len(self._deck), tuple(examples.latents_NCHW.shape[1:]), training.batch_size
+        )
         draw = draw.keep_part(part, self._micro_batch)
-        inputs = [backbone.put(tensor) for tensor in (self._deck[draw.rows], draw.timesteps, draw.mirror, draw.noise_BCHW)]
+        inputs = [
+            backbone.put(tensor)
+            for tensor in (self._deck[draw.rows], draw.timesteps, draw.mirror, draw.noise_BCHW)
+        ]
         inputs.append(self._loss_scale() / self.parts)
         if not self._differentiate:
             remembers_dice = self.checkpointing and training.lora_dropout > 0
-            self._differentiate = self._loss_and_gradients if remembers_dice else record(self._loss_and_gradients, *inputs)
+            self._differentiate = (
+                self._loss_and_gradients if remembers_dice else record(self._loss_and_gradients, *inputs)
+            )
         if training.lora_dropout:
             torch.manual_seed(draw.dropout_seed)
         loss, *gradients = self._differentiate(*inputs)
         if self.parts == 1:
             self._gradients = gradients
         else:  # a replay overwrites what it returned, so their sum has a place of its own
-            self._gradients = (list(torch._foreach_add(self._gradients, gradients)) if part
-                               else [gradient.clone() for gradient in gradients])
+            self._gradients = (
+                list(torch._foreach_add(self._gradients, gradients))
+                if part
+                else [gradient.clone() for gradient in gradients]
+            )
         if part == self.parts - 1:
             for parameter, gradient in zip(self._parameters_trained, self._gradients, strict=True):
                 parameter.grad = gradient
             cast(LightningOptimizer, self.optimizers()).step()
         self._pending.append(loss * math.nan if fail_point("loss") == "nan" else loss.clone())
 
-    def _loss_and_gradients(self, rows: Tensor, timesteps: Tensor, mirror: Tensor, noise_BCHW: Tensor,
-                            scale: Tensor) -> tuple[Tensor, ...]:
+    def _loss_and_gradients(
+        self, rows: Tensor, timesteps: Tensor, mirror: Tensor, noise_BCHW: Tensor, scale: Tensor
+    ) -> tuple[Tensor, ...]:
         """-> (loss, gradient of `scale` * loss for each trained matrix); reads nothing on the host."""
         backbone, examples, training = self._given
         latents = examples.latents_NCHW[rows]
         if training.random_flip:
             latents = torch.where(mirror.view(-1, 1, 1, 1), examples.mirrored_NCHW[rows], latents)
         noise = noise_BCHW.to(backbone.dtype)
-        noisy = self.signal_rates[timesteps].view(-1, 1, 1, 1) * latents + self.noise_rates[timesteps].view(-1, 1, 1, 1) * noise
-        predicted = backbone.predict_noise(noisy.to(backbone.dtype), timesteps,
-                                           examples.words.tokens_NTD[rows], examples.words.pooled_ND[rows])
+        noisy = (
+            self.signal_rates[timesteps].view(-1, 1, 1, 1) * latents
+            + self.noise_rates[timesteps].view(-1, 1, 1, 1) * noise
+        )
+        predicted = backbone.predict_noise(
+            noisy.to(backbone.dtype),
+            timesteps,
+            examples.words.tokens_NTD[rows],
+            examples.words.pooled_ND[rows],
+        )
         loss = F.mse_loss(predicted.float(), noise.float())
         return loss.detach(), *torch.autograd.grad(loss * scale, self._parameters_trained)
 
@@ -170,8 +232,10 @@ class LoraTraining(lightning.LightningModule):
         if at_epoch_end or len(self._pending) >= LOSS_CHECK_STEPS * self.parts:
             self._fetch_losses()
         if at_epoch_end:
-            self._epoch_done(steps // training.steps_per_epoch, self.losses[-training.steps_per_epoch:])
-        if self._checkpoint and (at_epoch_end or time.monotonic() - self._saved_at >= self._checkpoint.every_s):
+            self._epoch_done(steps // training.steps_per_epoch, self.losses[-training.steps_per_epoch :])
+        if self._checkpoint and (
+            at_epoch_end or time.monotonic() - self._saved_at >= self._checkpoint.every_s
+        ):
             self._save()
         self._leash.step()
         try:
@@ -184,11 +248,19 @@ class LoraTraining(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         backbone, _, training = self._given
         parameters = lora.trained_parameters(backbone.unet)
-        optimizer = torch.optim.AdamW(parameters.values(), lr=training.learning_rate, fused=backbone.device.type == "cuda")
+        optimizer = torch.optim.AdamW(
+            parameters.values(), lr=training.learning_rate, fused=backbone.device.type == "cuda"
+        )
         if self._state:
-            saved = {index: {key: self._state.tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-                     for index, name in enumerate(parameters)}
-            optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
+            saved = {
+                index: {
+                    key: self._state.tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+                for index, name in enumerate(parameters)
+            }
+            optimizer.load_state_dict(
+                {"state": saved, "param_groups": optimizer.state_dict()["param_groups"]}
+            )
         return optimizer
 
     def on_train_start(self) -> None:
@@ -203,12 +275,21 @@ class LoraTraining(lightning.LightningModule):
         parameters = lora.trained_parameters(self._given[0].unet)
         state = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False)).state
         tensors = {name: parameter.detach() for name, parameter in parameters.items()}
-        tensors |= {f"{key}.{name}": state[parameter][key] for key in ("step", "exp_avg", "exp_avg_sq")
-                    for name, parameter in parameters.items()}
+        tensors |= {
+            f"{key}.{name}": state[parameter][key]
+            for key in ("step", "exp_avg", "exp_avg_sq")
+            for name, parameter in parameters.items()
+        }
         scaler = self._scaler()
-        save_state(self._checkpoint.path, TrainState(
-            self.losses, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-            scaler.state_dict() if scaler else {}), self._checkpoint.words)
+        save_state(
+            self._checkpoint.path,
+            TrainState(
+                self.losses,
+                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+                scaler.state_dict() if scaler else {},
+            ),
+            self._checkpoint.words,
+        )
         self._saved_at = time.monotonic()
 
     def _scaler(self) -> Any:
@@ -223,13 +304,19 @@ class LoraTraining(lightning.LightningModule):
         self._pending.clear()
         self.losses += fetched
         if not all(math.isfinite(loss) for loss in fetched):
-            raise NanLossError(f"the loss was no number by step {len(self.losses)}; a lower learning rate may help")
+            raise NanLossError(
+                f"the loss was no number by step {len(self.losses)}; a lower learning rate may help"
+            )
 
 
 class StepDraw:
-    """What one step draws: rows, mirrors, timesteps, noise; a function of (seed, step) and the number of examples."""
+    """What one step draws: rows, mirrors, timesteps, noise; a function of (seed, step) and the number of
+    examples.
+    """
 
-    def __init__(self, seed: int, step: int, examples: int, shape_CHW: tuple[int, ...], batch_size: int) -> None:
+    def __init__(
+        self, seed: int, step: int, examples: int, shape_CHW: tuple[int, ...], batch_size: int
+    ) -> None:
         generator = torch.Generator().manual_seed(_mix(seed, STEP_SEED, step))
         self.rows = _rows(seed, step, examples, batch_size)
         self.timesteps = torch.randint(TRAIN_TIMESTEPS, (batch_size,), generator=generator)
@@ -249,10 +336,14 @@ def _rows(seed: int, step: int, examples: int, batch_size: int) -> Tensor:
     """Walk through shuffled decks of all examples, so that each is seen equally often."""
     first = step * batch_size
     decks = range(first // examples, (first + batch_size - 1) // examples + 1)
-    order = torch.cat([torch.randperm(examples, generator=torch.Generator().manual_seed(_mix(seed, ORDER_SEED, deck)))
-                       for deck in decks])
+    order = torch.cat(
+        [
+            torch.randperm(examples, generator=torch.Generator().manual_seed(_mix(seed, ORDER_SEED, deck)))
+            for deck in decks
+        ]
+    )
     start = first - decks[0] * examples
-    return order[start:start + batch_size]
+    return order[start : start + batch_size]
 
 
 def _mix(seed: int, purpose: int, step: int) -> int:
@@ -271,7 +362,12 @@ def _trainer(backbone: Backbone) -> lightning.Trainer:
         accelerator="gpu" if backbone.device.type == "cuda" else "cpu",
         devices=[backbone.device.index or 0] if backbone.device.type == "cuda" else 1,
         precision=LIGHTNING_PRECISION[backbone.dtype],
-        plugins=[LightningEnvironment()],  # whatever batch system this runs in: restarts are the driver's affair
-        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0,
+        # whatever batch system this runs in: restarts are the driver's affair
+        plugins=[LightningEnvironment()],
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
     )

@@ -1,4 +1,7 @@
-"""recipe.json: everything that is needed to draw and score a story's pictures again, in a trial's folder and in an export's."""
+"""recipe.json: everything that is needed to draw and score a story's pictures again, in a trial's folder and
+in an export's.
+"""
+
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
@@ -10,10 +13,13 @@ from core.trial.spec import Data, Story
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """What only an export's recipe has: who hands what in, all of the result, and what ties it to the files beside it.
+    """What only an export's recipe has: who hands what in, all of the result, and what ties it to the files
+    beside it.
 
-    `result` names no place on the machine that it was made on; `sha256` is by file, `tensors_sha256` of the LoRA's tensors.
+    `result` names no place on the machine that it was made on; `sha256` is by file, `tensors_sha256` of the
+    LoRA's tensors.
     """
+
     name: str
     team: str
     title: str
@@ -29,22 +35,38 @@ class Submission:
         spec, train = self.result.spec, self.result.spec.train
         assert train is not None, "the base model's own story is not handed in"
         return {
-            "name": self.name, "team": self.team, "title": self.title, "trial": spec.number, "epoch": self.epoch,
-            "weight_name": self.weight_name, "use_at_strength": 1.0,
-            "lora_rank": train.lora_rank, "training_alpha": train.lora_alpha, "scale": train.scale,
-            "gate": spec.gate, "base_aesthetic_mean": self.base_aesthetic_mean, "older": self.older, **self.result.to_json(),
-            "tensors_sha256": self.tensors_sha256, "sha256": self.sha256,
+            "name": self.name,
+            "team": self.team,
+            "title": self.title,
+            "trial": spec.number,
+            "epoch": self.epoch,
+            "weight_name": self.weight_name,
+            "use_at_strength": 1.0,
+            "lora_rank": train.lora_rank,
+            "training_alpha": train.lora_alpha,
+            "scale": train.scale,
+            "gate": spec.gate,
+            "base_aesthetic_mean": self.base_aesthetic_mean,
+            "older": self.older,
+            **self.result.to_json(),
+            "tensors_sha256": self.tensors_sha256,
+            "sha256": self.sha256,
         }
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        own, theirs = ({f.name: values[f.name] for f in fields(kind) if f.name in values} for kind in (cls, Result))
+        own, theirs = (
+            {f.name: values[f.name] for f in fields(kind) if f.name in values} for kind in (cls, Result)
+        )
         return cls(**own | {"result": Result.from_json(theirs)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """`params` as TrialSpec.params, `strength` alpha / rank and 0 without a LoRA, `data.source` a name instead of a path."""
+    """`params` as TrialSpec.params, `strength` alpha / rank and 0 without a LoRA, `data.source` a name
+    instead of a path.
+    """
+
     study: str
     trial: int
     backbone: str
@@ -68,11 +90,24 @@ class Recipe:
     def of(cls, result: Result, pictures_sha256: Sequence[str]) -> Self:
         spec = result.spec
         return cls(
-            study=spec.study, trial=spec.number, backbone=spec.backbone, seed=spec.seed, params=spec.params(),
-            strength=spec.train.scale if spec.train else 0.0, data=replace(spec.data, source=shared_name(spec.data)),
-            story=spec.story, device=result.device, dtype=result.dtype, scorer=result.scorer,
-            scoring_version=result.scoring_version, aesthetic=result.aesthetic, aesthetic_mean=result.aesthetic_mean,
-            versions=result.versions, lora_sha256=result.lora_sha256, pictures_sha256=tuple(pictures_sha256))
+            study=spec.study,
+            trial=spec.number,
+            backbone=spec.backbone,
+            seed=spec.seed,
+            params=spec.params(),
+            strength=spec.train.scale if spec.train else 0.0,
+            data=replace(spec.data, source=shared_name(spec.data)),
+            story=spec.story,
+            device=result.device,
+            dtype=result.dtype,
+            scorer=result.scorer,
+            scoring_version=result.scoring_version,
+            aesthetic=result.aesthetic,
+            aesthetic_mean=result.aesthetic_mean,
+            versions=result.versions,
+            lora_sha256=result.lora_sha256,
+            pictures_sha256=tuple(pictures_sha256),
+        )
 
     @classmethod
     def of_export(cls, submission: Submission) -> Self:
@@ -89,9 +124,18 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Of a trial's file, or of an export's, which alone has a `spec`. Raises KeyError, TypeError on any other."""
+        """Of a trial's file, or of an export's, which alone has a `spec`. Raises KeyError, TypeError on any
+        other.
+        """
         if "spec" in values:
             return cls.of_export(Submission.from_json(values))
         own = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        return cls(**own | {"data": Data(**values["data"]), "story": Story.from_json(values["story"]),
-                            "aesthetic": tuple(values["aesthetic"]), "pictures_sha256": tuple(values["pictures_sha256"])})
+        return cls(
+            **own
+            | {
+                "data": Data(**values["data"]),
+                "story": Story.from_json(values["story"]),
+                "aesthetic": tuple(values["aesthetic"]),
+                "pictures_sha256": tuple(values["pictures_sha256"]),
+            }
+        )

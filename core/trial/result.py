@@ -1,4 +1,5 @@
 """What one trial came to."""
+
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
 
@@ -9,13 +10,15 @@ from core.trial.spec import TrialSpec
 class Result:
     """What one trial came to; this is result.json, written last.
 
-    `state` is complete or failed; a failed trial has `reason` (a class such as nan_loss) and `message`, no scores.
-    `encoded` counts what this trial had to encode anew (pictures, texts, scores); the cache had the rest.
-    `retried` names how earlier attempts ended; `same_as` is the trial with exactly these parameters that was run.
-    `aesthetic` holds one score per scene, 1 to 10; `coherence` the mean cosine between the pictures' CLIP embeddings.
-    `threads` is how many a CPU computed with: the order of its sums, and so the last bits, depend on it.
-    `scoring_version` is core.verdict's; None where nothing was scored, and in files older than it.
+    `state` is complete or failed; a failed trial has `reason` (a class such as nan_loss) and `message`, no
+    scores. `encoded` counts what this trial had to encode anew (pictures, texts, scores); the cache had the
+    rest. `retried` names how earlier attempts ended; `same_as` is the trial with exactly these parameters
+    that was run. `aesthetic` holds one score per scene, 1 to 10; `coherence` the mean cosine between the
+    pictures' CLIP embeddings. `threads` is how many a CPU computed with: the order of its sums, and so the
+    last bits, depend on it. `scoring_version` is core.verdict's; None where nothing was scored, and in files
+    older than it.
     """
+
     state: Literal["complete", "failed"]
     spec: TrialSpec
     reason: str | None = None
@@ -47,5 +50,11 @@ class Result:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        return cls(**values | {"spec": TrialSpec.from_json(values["spec"]), "aesthetic": tuple(values["aesthetic"]),
-                               "retried": tuple(values.get("retried", ()))})
+        return cls(
+            **values
+            | {
+                "spec": TrialSpec.from_json(values["spec"]),
+                "aesthetic": tuple(values["aesthetic"]),
+                "retried": tuple(values.get("retried", ())),
+            }
+        )

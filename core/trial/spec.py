@@ -1,7 +1,9 @@
 """What one trial is made with: plain values, no torch, named as in the study file, MLflow and the tables.
 
-Each setting is declared here once. Its checks, error lines, JSON schema and line in studies/README.md follow from its field.
+Each setting is declared here once. Its checks, error lines, JSON schema and line in studies/README.md follow
+from its field.
 """
+
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -19,6 +21,7 @@ MAX_BYTES = 2**40
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """The numbers that a field may hold, both ends included; with `above`, `low` itself is too little."""
+
     low: float
     high: float
     above: bool = False
@@ -28,19 +31,25 @@ class Bounds:
 @dataclass(frozen=True, slots=True)
 class Form:
     """The regular expression that a text must match from end to end, and what it asks for in words."""
+
     pattern: str
     form: str = ""
 
 
 NOT_BLANK = Form(r".*\S.*")
-ATTENTION_LAYERS = Form(r"(?!.*\b(to_\w+)\b.*\b\1\b)to_(q|k|v|out)(,to_(q|k|v|out))*",
-                        "each once of to_q,to_k,to_v,to_out, without spaces")
+ATTENTION_LAYERS = Form(
+    r"(?!.*\b(to_\w+)\b.*\b\1\b)to_(q|k|v|out)(,to_(q|k|v|out))*",
+    "each once of to_q,to_k,to_v,to_out, without spaces",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Training:
     """How the LoRA is trained; strength in training and use is `lora_alpha / lora_rank`."""
-    lora_rank: Annotated[int, Bounds(1, 256), Doc("Size of the LoRA's matrices: more rank, more room, larger file")] = 16
+
+    lora_rank: Annotated[
+        int, Bounds(1, 256), Doc("Size of the LoRA's matrices: more rank, more room, larger file")
+    ] = 16
     lora_alpha: Annotated[
         float, Bounds(0, 1024, above=True), Doc("Strength: the LoRA is scaled by `lora_alpha / lora_rank`")
     ] = 4.0
@@ -52,15 +61,21 @@ class Training:
     learning_rate: Annotated[float, Bounds(0, 1, above=True), Doc("Step size of the optimiser")] = 1e-4
     steps_per_epoch: Annotated[int, Bounds(1, 100_000), Doc("Optimiser steps in one epoch")] = 100
     batch_size: Annotated[int, Bounds(1, 1024), Doc("Pictures in one optimiser step")] = 1
-    lora_dropout: Annotated[float, Bounds(0, 0.9), Doc("Share of the LoRA's inputs dropped in training")] = 0.0
+    lora_dropout: Annotated[float, Bounds(0, 0.9), Doc("Share of the LoRA's inputs dropped in training")] = (
+        0.0
+    )
     random_flip: Annotated[bool, Doc("Whether pictures are mirrored at random")] = False
     target_modules: Annotated[
-        str, ATTENTION_LAYERS, Doc("Attention layers of the UNet that get a LoRA: endings of their names, commas between")
+        str,
+        ATTENTION_LAYERS,
+        Doc("Attention layers of the UNet that get a LoRA: endings of their names, commas between"),
     ] = "to_q,to_k,to_v,to_out"
     gradient_checkpointing: Annotated[
         Literal["auto", "on", "off"],
-        Doc("Compute activations twice to save memory: a step takes about half as long again; "
-            "`auto`: only when they do not fit on the GPU"),
+        Doc(
+            "Compute activations twice to save memory: a step takes about half as long again; "
+            "`auto`: only when they do not fit on the GPU"
+        ),
     ] = "auto"
 
     @property
@@ -76,6 +91,7 @@ class Training:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendering:
     """How the story is drawn."""
+
     steps: Annotated[int, Bounds(1, 1000), Doc("Denoising steps for each picture")] = 50
     cfg_scale: Annotated[
         float, Bounds(1, 30), Doc("Guidance: how strictly the prompt is followed; 1 is without")
@@ -90,19 +106,30 @@ class Rendering:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filters:
     """Which pictures are trained on: Data-Juicer's image filters, same names and meaning, bounds inclusive."""
+
     subset: Annotated[
         str | None,
         NOT_BLANK,
-        Doc("Subset that is kept: the table's column `subset`, else the sub-folder that a picture lies in; null: all"),
+        Doc(
+            "Subset that is kept: the table's column `subset`, else the sub-folder that a picture lies in; null: all"
+        ),
     ] = None
     min_width: Annotated[int, Bounds(1, MAX_PX), Doc("Smallest width that is kept, px")] = 1
-    max_width: Annotated[int | None, Bounds(1, MAX_PX), Doc("Largest width that is kept, px; null: any")] = None
+    max_width: Annotated[int | None, Bounds(1, MAX_PX), Doc("Largest width that is kept, px; null: any")] = (
+        None
+    )
     min_height: Annotated[int, Bounds(1, MAX_PX), Doc("Smallest height that is kept, px")] = 1
-    max_height: Annotated[int | None, Bounds(1, MAX_PX), Doc("Largest height that is kept, px; null: any")] = None
-    min_ratio: Annotated[float, Bounds(0, 100, above=True), Doc("Smallest width / height that is kept")] = 0.333
+    max_height: Annotated[
+        int | None, Bounds(1, MAX_PX), Doc("Largest height that is kept, px; null: any")
+    ] = None
+    min_ratio: Annotated[float, Bounds(0, 100, above=True), Doc("Smallest width / height that is kept")] = (
+        0.333
+    )
     max_ratio: Annotated[float, Bounds(0, 100, above=True), Doc("Largest width / height that is kept")] = 3.0
     min_size: Annotated[int, Bounds(1, MAX_BYTES), Doc("Smallest file size that is kept, bytes")] = 1
-    max_size: Annotated[int | None, Bounds(1, MAX_BYTES), Doc("Largest file size that is kept, bytes; null: any")] = None
+    max_size: Annotated[
+        int | None, Bounds(1, MAX_BYTES), Doc("Largest file size that is kept, bytes; null: any")
+    ] = None
     min_score: Annotated[float, Bounds(0, 1), Doc("Lowest aesthetic score / 10 that is kept")] = 0.0
     max_score: Annotated[float, Bounds(0, 1), Doc("Highest aesthetic score / 10 that is kept")] = 1.0
     deduplicate: Annotated[
@@ -110,13 +137,16 @@ class Filters:
         Doc("Perceptual hash by which only the first of equal pictures is kept"),
     ] = "phash"
     max_images: Annotated[
-        int | None, Bounds(1, 1_000_000), Doc("How many pictures are kept, those with the best scores; null: all")
+        int | None,
+        Bounds(1, 1_000_000),
+        Doc("How many pictures are kept, those with the best scores; null: all"),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
     """One picture of the story: the prompts as the text encoder gets them, and the seed of its noise."""
+
     prompt: str
     negative_prompt: str
     seed: int
@@ -135,23 +165,32 @@ class Story:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
     """Where the pictures are (core/data/folder.py says which layouts), and the words they are trained with."""
+
     source: Annotated[
-        str, NOT_BLANK, Doc("Folder of pictures, relative to the study file or absolute, or `modelscope:owner/name`")
+        str,
+        NOT_BLANK,
+        Doc("Folder of pictures, relative to the study file or absolute, or `modelscope:owner/name`"),
     ]
     subset: Annotated[str | None, NOT_BLANK, Doc("Subset of a modelscope data set to load; null: all")] = None
     split: Annotated[str | None, NOT_BLANK, Doc("Split of a modelscope data set to load; null: train")] = None
     image_column: Annotated[
         str | None, NOT_BLANK, Doc("Column that holds or names the pictures; null: found by itself")
     ] = None
-    text_column: Annotated[str | None, NOT_BLANK, Doc("Column that holds the captions; null: found by itself")] = None
+    text_column: Annotated[
+        str | None, NOT_BLANK, Doc("Column that holds the captions; null: found by itself")
+    ] = None
     caption: Annotated[
         str,
         NOT_BLANK,
-        Doc("Caption of every picture: `{prompt}` stands for the one it came with, plain text replaces that; "
-            "other braces are refused"),
+        Doc(
+            "Caption of every picture: `{prompt}` stands for the one it came with, plain text replaces that; "
+            "other braces are refused"
+        ),
     ] = PROMPT
     min_images: Annotated[
-        int, Bounds(1, 1_000_000), Doc("A trial whose filters keep fewer pictures ends at once as `no_images`")
+        int,
+        Bounds(1, 1_000_000),
+        Doc("A trial whose filters keep fewer pictures ends at once as `no_images`"),
     ] = 4
 
 
@@ -159,8 +198,10 @@ class Data:
 class TrialSpec:
     """Everything a worker needs for one trial; `train` is None for the base model's own story.
 
-    `precision` holds for training and rendering alike. `weights` is the folder of Kolors' weights, None the usual one.
+    `precision` holds for training and rendering alike. `weights` is the folder of Kolors' weights, None the
+    usual one.
     """
+
     study: str
     number: int
     seed: int
@@ -185,10 +226,18 @@ class TrialSpec:
         return trained | asdict(self.render) | asdict(self.filters)
 
     def all_params(self) -> dict[str, Value]:
-        """`params` and what all trials of a study share; of the data only the folder's name, for paths are private."""
+        """`params` and what all trials of a study share; of the data only the folder's name, for paths are
+        private.
+        """
         shared: dict[str, Value] = {
-            "backbone": self.backbone, "precision": self.precision, "seed": self.seed, "gate": self.gate,
-            "data": Path(self.data.source).name, "caption": self.data.caption, "min_images": self.data.min_images}
+            "backbone": self.backbone,
+            "precision": self.precision,
+            "seed": self.seed,
+            "gate": self.gate,
+            "data": Path(self.data.source).name,
+            "caption": self.data.caption,
+            "min_images": self.data.min_images,
+        }
         return shared | self.params()
 
     def to_json(self) -> dict[str, Any]:
@@ -196,13 +245,16 @@ class TrialSpec:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        return cls(**values | {
-            "data": Data(**values["data"]),
-            "story": Story.from_json(values["story"]),
-            "train": Training(**values["train"]) if values["train"] else None,
-            "render": Rendering(**values["render"]),
-            "filters": Filters(**values["filters"]),
-        })
+        return cls(
+            **values
+            | {
+                "data": Data(**values["data"]),
+                "story": Story.from_json(values["story"]),
+                "train": Training(**values["train"]) if values["train"] else None,
+                "render": Rendering(**values["render"]),
+                "filters": Filters(**values["filters"]),
+            }
+        )
 
 
 def setting_names(section: type) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
 """The contact sheet of a study's pictures: one offline page with what is kept, what goes, and why."""
+
 import base64
 import io
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ MOST_SHOWN = 400  # in each section; the audit table has them all
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
     """One picture; `thumbnail` is a data URI, so that the page needs no other file."""
+
     file: str
     caption: str
     score: float | None  # None: dropped before it was scored
@@ -34,11 +36,25 @@ def write_data_page(survey: Survey, folder: Path) -> Path:
     best_first = survey.table.sort_values("score", ascending=False, kind="stable").index
     kept = [i for i in best_first if loosest[i] == ""]
     dropped = [i for i in best_first if good[i] and loosest[i] != ""]
-    html = template_environment().get_template("data.html.jinja").render(
-        survey=survey, total=len(survey.table), usable=int(good.sum()), stages=survey.stages(), bad=survey.bad,
-        strictest=int((strictest == "").sum()),
-        sections=[("Kept", len(kept), [_card(survey.table.loc[i], strictest[i]) for i in kept[:MOST_SHOWN]]),
-                  ("Dropped", len(dropped), [_card(survey.table.loc[i], loosest[i]) for i in dropped[:MOST_SHOWN]])],
+    html = (
+        template_environment()
+        .get_template("data.html.jinja")
+        .render(
+            survey=survey,
+            total=len(survey.table),
+            usable=int(good.sum()),
+            stages=survey.stages(),
+            bad=survey.bad,
+            strictest=int((strictest == "").sum()),
+            sections=[
+                ("Kept", len(kept), [_card(survey.table.loc[i], strictest[i]) for i in kept[:MOST_SHOWN]]),
+                (
+                    "Dropped",
+                    len(dropped),
+                    [_card(survey.table.loc[i], loosest[i]) for i in dropped[:MOST_SHOWN]],
+                ),
+            ],
+        )
     )
     write_text(folder / "audit.csv", survey.table.to_csv(index=False))
     return write_text(folder / "index.html", html)
@@ -46,8 +62,14 @@ def write_data_page(survey: Survey, folder: Path) -> Path:
 
 def _card(row: pd.Series, why: str) -> Card:
     score = None if pd.isna(row["score"]) else row["score"]
-    return Card(file=row["file"], caption=row["caption"], score=score, why=why, thumbnail=_thumbnail(Path(row["path"])),
-                facts=f"{row['width']:.0f} × {row['height']:.0f} px · {size(row['size'])}")
+    return Card(
+        file=row["file"],
+        caption=row["caption"],
+        score=score,
+        why=why,
+        thumbnail=_thumbnail(Path(row["path"])),
+        facts=f"{row['width']:.0f} × {row['height']:.0f} px · {size(row['size'])}",
+    )
 
 
 def _thumbnail(path: Path) -> str | None:

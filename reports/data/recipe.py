@@ -1,4 +1,5 @@
 """The filters of a study as a Data-Juicer recipe, and the pictures as the data set that it reads."""
+
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from core.files.files import write_text
 from core.trial.spec import Filters
 from reports.data.survey import Survey
 
-SCORER = "shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"  # the name by which Data-Juicer divides by ten
+# the name by which Data-Juicer divides by ten
+SCORER = "shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
 HEADER = """\
 # The filters of study {study} for Data-Juicer: dj-process --config {recipe}
 # Pictures that cannot be read are left out of {pictures}.
@@ -22,23 +24,43 @@ def write_recipe(survey: Survey, folder: Path) -> Path:
     folder = folder.resolve()
     recipe, pictures = folder / "data_juicer.yaml", folder / "data_juicer.jsonl"
     good = survey.table[survey.table["problem"] == ""]
-    lines = [json.dumps({"text": row["caption"], "image": [row["path"]], "subset": row["subset"],
-                         "aesthetic_score": None if pd.isna(row["score"]) else row["score"]}, ensure_ascii=False) + "\n"
-             for _, row in good.iterrows()]
+    lines = [
+        json.dumps(
+            {
+                "text": row["caption"],
+                "image": [row["path"]],
+                "subset": row["subset"],
+                "aesthetic_score": None if pd.isna(row["score"]) else row["score"],
+            },
+            ensure_ascii=False,
+        )
+        + "\n"
+        for _, row in good.iterrows()
+    ]
     write_text(pictures, "".join(lines))
     values = {
-        "project_name": survey.study, "dataset_path": str(pictures), "export_path": str(folder / "data_juicer_kept.jsonl"),
-        "np": 1, "text_keys": "text", "image_key": "image", "process": process(survey.loosest),
+        "project_name": survey.study,
+        "dataset_path": str(pictures),
+        "export_path": str(folder / "data_juicer_kept.jsonl"),
+        "np": 1,
+        "text_keys": "text",
+        "image_key": "image",
+        "process": process(survey.loosest),
     }
     comments = HEADER.format(study=survey.study, recipe=recipe.name, pictures=pictures.name)
-    comments += "".join(f"# {name} is searched: {search}; here its loosest.\n" for name, search in survey.searched.items())
+    comments += "".join(
+        f"# {name} is searched: {search}; here its loosest.\n" for name, search in survey.searched.items()
+    )
     if survey.is_toy:
         comments += "# The toy study's scores come from its own scorer: Data-Juicer's image_aesthetics_filter gives others.\n"
     return write_text(recipe, comments + yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
 
 
 def process(filters: Filters) -> list[dict[str, dict[str, Any]]]:
-    """Data-Juicer's operators in our order (names and parameters: its docs/Operators.md; sizes are text there)."""
+    """Data-Juicer's operators in our order (names and parameters: its docs/Operators.md; sizes are text
+    there).
+    """
+
     def given(**values: Any) -> dict[str, Any]:
         return {name: value for name, value in values.items() if value is not None}
 
@@ -46,15 +68,33 @@ def process(filters: Filters) -> list[dict[str, dict[str, Any]]]:
     if filters.subset is not None:
         steps.append({"specified_field_filter": {"field_key": "subset", "target_value": [filters.subset]}})
     steps += [
-        {"image_shape_filter": given(min_width=filters.min_width, max_width=filters.max_width,
-                                     min_height=filters.min_height, max_height=filters.max_height)},
+        {
+            "image_shape_filter": given(
+                min_width=filters.min_width,
+                max_width=filters.max_width,
+                min_height=filters.min_height,
+                max_height=filters.max_height,
+            )
+        },
         {"image_aspect_ratio_filter": {"min_ratio": filters.min_ratio, "max_ratio": filters.max_ratio}},
-        {"image_size_filter": given(min_size=str(filters.min_size),
-                                    max_size=None if filters.max_size is None else str(filters.max_size))},
-        {"image_aesthetics_filter": {"hf_scorer_model": SCORER, "min_score": filters.min_score, "max_score": filters.max_score}},
+        {
+            "image_size_filter": given(
+                min_size=str(filters.min_size),
+                max_size=None if filters.max_size is None else str(filters.max_size),
+            )
+        },
+        {
+            "image_aesthetics_filter": {
+                "hf_scorer_model": SCORER,
+                "min_score": filters.min_score,
+                "max_score": filters.max_score,
+            }
+        },
     ]
     if filters.deduplicate != "none":
         steps.append({"image_deduplicator": {"method": filters.deduplicate}})
     if filters.max_images is not None:
-        steps.append({"topk_specified_field_selector": {"field_key": "aesthetic_score", "topk": filters.max_images}})
+        steps.append(
+            {"topk_specified_field_selector": {"field_key": "aesthetic_score", "topk": filters.max_images}}
+        )
     return steps

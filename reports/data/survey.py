@@ -1,4 +1,5 @@
 """What the filters of a study do to its pictures, at their loosest and at their strictest."""
+
 from dataclasses import dataclass
 
 import pandas as pd
@@ -10,7 +11,10 @@ from core.trial.spec import Data, Filters
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Survey:
-    """`table` is the audit; `searched` has the search of each filter setting in words, empty where all are fixed."""
+    """`table` is the audit; `searched` has the search of each filter setting in words, empty where all are
+    fixed.
+    """
+
     study: str
     data: Data
     scorer: str
@@ -37,10 +41,16 @@ class Survey:
     def dropped(self) -> dict[str, str]:
         """Filter -> the names of pictures that it drops even at its loosest."""
         why = self.why_loosest
-        return {stage: some_names(list(self.table["file"][why == stage])) for stage in STAGES if (why == stage).any()}
+        return {
+            stage: some_names(list(self.table["file"][why == stage]))
+            for stage in STAGES
+            if (why == stage).any()
+        }
 
     def stages(self) -> list[tuple[str, str, int, int]]:
-        """For each filter its name, its bounds in words, and how many pictures are left after it, loosest and strictest."""
+        """For each filter its name, its bounds in words, and how many pictures are left after it, loosest and
+        strictest.
+        """
         loosest, strictest = left_after(self.why_loosest), left_after(self.why_strictest)
         return [(stage, self._bounds(stage), loosest[stage], strictest[stage]) for stage in loosest]
 
@@ -48,7 +58,10 @@ class Survey:
     def warning(self) -> str:
         """What a trial would come to whose bounds keep too few."""
         least = self.data.min_images
-        kept = {word: int((why == "").sum()) for word, why in (("loosest", self.why_loosest), ("strictest", self.why_strictest))}
+        kept = {
+            word: int((why == "").sum())
+            for word, why in (("loosest", self.why_loosest), ("strictest", self.why_strictest))
+        }
         if kept["loosest"] < least:
             return f"every trial would fail: at most {kept['loosest']} pictures are kept, data.min_images is {least}"
         if kept["strictest"] < least:
@@ -57,5 +70,7 @@ class Survey:
 
     def _bounds(self, stage: str) -> str:
         """`min_ratio 0.5, max_ratio 1.6 to 3.0`, without what bounds nothing."""
-        values = {name: self.searched.get(name, getattr(self.loosest, name)) for name in STAGES.get(stage, ())}
+        values = {
+            name: self.searched.get(name, getattr(self.loosest, name)) for name in STAGES.get(stage, ())
+        }
         return ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)

@@ -1,4 +1,5 @@
 """The submission folder: the LoRA, its story, and everything needed to make both again."""
+
 import hashlib
 import os
 import re
@@ -28,25 +29,46 @@ class ExportError(UserError):
     """Why this can't be handed in, in one line for the user."""
 
 
-def export(verdict: Verdict, result: Result, folder: TrialFolder, *, team: str, title: str, out: Path, force: bool,
-           epoch: int | None = None) -> Path:
-    """Write the submission of `result`, whose files lie in `folder`, to `out`; only an earlier export is replaced.
+def export(
+    verdict: Verdict,
+    result: Result,
+    folder: TrialFolder,
+    *,
+    team: str,
+    title: str,
+    out: Path,
+    force: bool,
+    epoch: int | None = None,
+) -> Path:
+    """Write the submission of `result`, whose files lie in `folder`, to `out`; only an earlier export is
+    replaced.
 
-    `verdict` is that of the whole study. `epoch` says which epoch's LoRA `folder` holds, where it isn't the last. `force` lets
-    a story out that is under the gate, or from before an accepted change.
+    `verdict` is that of the whole study. `epoch` says which epoch's LoRA `folder` holds, where it isn't the
+    last. `force` lets a story out that is under the gate, or from before an accepted change.
     """
     out = out.resolve()
     team, title = _name("team", team), _name("title", title)
-    older = "; ".join(f"{change.told}, from trial {change.from_trial} on" for change in verdict.changes
-                      if change.from_trial > result.spec.number)
+    older = "; ".join(
+        f"{change.told}, from trial {change.from_trial} on"
+        for change in verdict.changes
+        if change.from_trial > result.spec.number
+    )
     _check_result(result, folder, older, force)
     _check_out(out)
 
     name = f"{team}-可图Kolors训练-{title}"
     stem = weight_stem(result.spec.study, result.spec.number, epoch)
     base = verdict.base_of(result.spec.number).result
-    card = Card(name=name, team=team, title=title, weight_name=f"{stem}.safetensors", result=result, epoch=epoch,
-                base_mean=base.aesthetic_mean if base else None, older=older)
+    card = Card(
+        name=name,
+        team=team,
+        title=title,
+        weight_name=f"{stem}.safetensors",
+        result=result,
+        epoch=epoch,
+        base_mean=base.aesthetic_mean if base else None,
+        older=older,
+    )
 
     out.parent.mkdir(parents=True, exist_ok=True)
     made = out.with_name(f".{out.name}.{os.getpid()}.tmp")
@@ -72,7 +94,9 @@ def write_lora(source: Path, target: Path, metadata: dict[str, str]) -> str:
     header, tensors = safetensors_header.split(source.read_bytes())
     digest = hashlib.sha256(tensors).hexdigest()
     kept = header.get("__metadata__", {})
-    target.write_bytes(safetensors_header.join(header, kept | metadata | {"modelspec.hash_sha256": f"0x{digest}"}, tensors))
+    target.write_bytes(
+        safetensors_header.join(header, kept | metadata | {"modelspec.hash_sha256": f"0x{digest}"}, tensors)
+    )
     return digest
 
 
@@ -103,15 +127,21 @@ def _check_result(result: Result, folder: TrialFolder, older: str, force: bool) 
     if not result.passed_gate and not force:
         assert result.aesthetic_mean is not None
         valid = passes(result.aesthetic_mean, CHALLENGE_GATE)
-        raise ExportError(f"trial {number} scored {result.aesthetic_mean:.3f}, under the gate {result.spec.gate:g}"
-                          f"{'' if valid else ', and would be invalid'}; --force exports it all the same")
+        raise ExportError(
+            f"trial {number} scored {result.aesthetic_mean:.3f}, under the gate {result.spec.gate:g}"
+            f"{'' if valid else ', and would be invalid'}; --force exports it all the same"
+        )
     if older and not force:
-        raise ExportError(f"trial {number} was made before the study was changed ({older}), and its score does not compare with "
-                          "later ones; --force exports it all the same")
+        raise ExportError(
+            f"trial {number} was made before the study was changed ({older}), and its score does not compare with "
+            "later ones; --force exports it all the same"
+        )
     pictures = [folder.picture(index) for index in range(1, len(result.spec.story.scenes) + 1)]
     missing = [path for path in (folder.lora, folder.sheet, *pictures) if not path.exists()]
     if missing:
-        raise ExportError(f"{missing[0]} is missing; to make room, LoRAs are removed (storage.keep says whose stay)")
+        raise ExportError(
+            f"{missing[0]} is missing; to make room, LoRAs are removed (storage.keep says whose stay)"
+        )
     if result.lora_sha256 and sha256(folder.lora) != result.lora_sha256:
         raise ExportError(f"{folder.lora} is not the file that was scored; restore it or run the trial again")
 
@@ -122,7 +152,9 @@ def _check_out(out: Path) -> None:
         return
     if not out.is_dir():
         raise ExportError(f"{out} is a file; choose a new folder with --out")
-    files = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_symlink() or not path.is_dir()}
+    files = {
+        path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_symlink() or not path.is_dir()
+    }
     if not files and not any(out.iterdir()):
         return
     if not {CHECKSUMS, RECIPE} <= files:
@@ -131,10 +163,16 @@ def _check_out(out: Path) -> None:
     listed = {name: digest for digest, _, name in lines}
     foreign = sorted(files - listed.keys() - {CHECKSUMS})
     if foreign:
-        raise ExportError(f"{out} holds {foreign[0]!r}, which no export made; move it away or choose another --out")
-    changed = next((name for name in sorted(files & listed.keys()) if sha256(out / name) != listed[name]), None)
+        raise ExportError(
+            f"{out} holds {foreign[0]!r}, which no export made; move it away or choose another --out"
+        )
+    changed = next(
+        (name for name in sorted(files & listed.keys()) if sha256(out / name) != listed[name]), None
+    )
     if changed:
-        raise ExportError(f"{out} holds {changed!r}, which was changed after its export; move it away or choose another --out")
+        raise ExportError(
+            f"{out} holds {changed!r}, which was changed after its export; move it away or choose another --out"
+        )
 
 
 def _write_folder(made: Path, card: Card, folder: TrialFolder) -> None:
@@ -160,30 +198,48 @@ def _metadata(card: Card, folder: TrialFolder) -> dict[str, str]:
         "modelspec.author": card.team,
         "modelspec.date": trained.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "modelspec.description": f"{card.title} ({toy}mean aesthetic score {card.result.aesthetic_mean:.3f} "
-                                 f"by {card.result.scorer}; use at strength 1.0)",
+        f"by {card.result.scorer}; use at strength 1.0)",
         "ss_output_name": Path(card.weight_name).stem,
     }
 
 
 def _prompts(result: Result) -> pd.DataFrame:
     rows = enumerate(zip(result.spec.story.scenes, result.aesthetic, strict=True), start=1)
-    return pd.DataFrame([
-        {"number": number, "file": f"story/{number}.png", "seed": scene.seed, "prompt": scene.prompt,
-         "negative_prompt": scene.negative_prompt, "aesthetic": score}
-        for number, (scene, score) in rows
-    ])
+    return pd.DataFrame(
+        [
+            {
+                "number": number,
+                "file": f"story/{number}.png",
+                "seed": scene.seed,
+                "prompt": scene.prompt,
+                "negative_prompt": scene.negative_prompt,
+                "aesthetic": score,
+            }
+            for number, (scene, score) in rows
+        ]
+    )
 
 
 def _submission(card: Card, made: Path, tensors_sha256: str) -> Submission:
-    """The result as it stands in result.json, but for places on this machine, and what ties it to the files beside."""
+    """The result as it stands in result.json, but for places on this machine, and what ties it to the files
+    beside.
+    """
     spec = card.result.spec
     assert spec.train is not None, "checked in _check_result"
     placeless = replace(spec, data=replace(spec.data, source=shared_name(spec.data)), weights=None)
     files = sorted(path for path in made.rglob("*") if path.suffix in (".png", ".safetensors"))
     return Submission(
-        name=card.name, team=card.team, title=card.title, epoch=card.epoch or spec.train.epochs, weight_name=card.weight_name,
-        base_aesthetic_mean=card.base_mean, older=card.older, result=replace(card.result, spec=placeless),
-        tensors_sha256=tensors_sha256, sha256={path.relative_to(made).as_posix(): sha256(path) for path in files})
+        name=card.name,
+        team=card.team,
+        title=card.title,
+        epoch=card.epoch or spec.train.epochs,
+        weight_name=card.weight_name,
+        base_aesthetic_mean=card.base_mean,
+        older=card.older,
+        result=replace(card.result, spec=placeless),
+        tensors_sha256=tensors_sha256,
+        sha256={path.relative_to(made).as_posix(): sha256(path) for path in files},
+    )
 
 
 def _swap(made: Path, out: Path) -> None:

@@ -1,4 +1,7 @@
-"""The README.md of a submission: ModelScope's front matter, the story, and how to get the same pictures again."""
+"""The README.md of a submission: ModelScope's front matter, the story, and how to get the same pictures
+again.
+"""
+
 import re
 from dataclasses import dataclass
 from html import escape
@@ -18,8 +21,10 @@ MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]()#+!|~=$])")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """What a model card tells. `weight_name` is the LoRA's file name, `base_mean` the base model's own score, `older` what of the
-    study was changed after this trial, after which scores do not compare; empty if nothing was."""
+    """What a model card tells. `weight_name` is the LoRA's file name, `base_mean` the base model's own score,
+    `older` what of the study was changed after this trial, after which scores do not compare; empty if
+    nothing was."""
+
     name: str
     team: str
     title: str
@@ -41,11 +46,20 @@ class Card:
 def model_card(card: Card) -> str:
     """Markdown with YAML front matter. Every value is escaped for Markdown unless the template marks it safe."""
     assert card.result.aesthetic_mean is not None
-    return _environment().get_template("model_card.md.jinja").render(
-        card=card, result=card.result, spec=card.result.spec, train=card.result.spec.train,
-        challenge_gate=CHALLENGE_GATE, valid=passes(card.result.aesthetic_mean, CHALLENGE_GATE),
-        front_matter=Markup(_front_matter(card)), code=_code,
-        pictures=list(zip(card.result.spec.story.scenes, card.result.aesthetic, strict=True)),
+    return (
+        _environment()
+        .get_template("model_card.md.jinja")
+        .render(
+            card=card,
+            result=card.result,
+            spec=card.result.spec,
+            train=card.result.spec.train,
+            challenge_gate=CHALLENGE_GATE,
+            valid=passes(card.result.aesthetic_mean, CHALLENGE_GATE),
+            front_matter=Markup(_front_matter(card)),
+            code=_code,
+            pictures=list(zip(card.result.spec.story.scenes, card.result.aesthetic, strict=True)),
+        )
     )
 
 
@@ -59,7 +73,9 @@ def _one_line(text: object) -> str:
 
 
 def _front_matter(card: Card) -> str:
-    """No value holds a line break, so none ends the block; the toy model is no base model ModelScope could name."""
+    """No value holds a line break, so none ends the block; the toy model is no base model ModelScope could
+    name.
+    """
     model = card.model
     values = {
         "license": model.licence,
@@ -79,7 +95,11 @@ def _code(value: object) -> Markup:
 
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined, autoescape=False,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
         finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(value),
     )

@@ -1,4 +1,5 @@
 """Survey a study's pictures: audit them here, and find what its filters keep at their loosest and strictest."""
+
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -25,7 +26,9 @@ from sweep.study.study import Study, load_study
 
 
 def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Survey:
-    """Raises DataError when the pictures cannot be had. Loads the study's scorer, and scores what was never scored."""
+    """Raises DataError when the pictures cannot be had. Loads the study's scorer, and scores what was never
+    scored.
+    """
     data = study.data_value
     loaded = bring_data(data, runs.cache)
 
@@ -35,30 +38,55 @@ def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Surv
 
     backbone = load_backbone(study.backbone, device, "fp32", study.weights, parts=["scorer"])
     notes: list[str] = []
-    searched = {name: str(search).replace(", ", " or ") for name, search in study.space.items() if name in setting_names(Filters)}
+    searched = {
+        name: str(search).replace(", ", " or ")
+        for name, search in study.space.items()
+        if name in setting_names(Filters)
+    }
     fixed = replace(study.data.filters, **{name: getattr(OPEN, name) for name in searched})
     table = audit_data(data, backbone, Cache(runs.cache), fixed, looking, notes.append)
     notes += _notes(study, table, runs)
-    return Survey(study=study.name, data=data, scorer=backbone.scorer_name, is_toy=base_model(study.backbone).is_toy,
-                  table=table, notes=tuple(notes), loaded=loaded or "", loosest=_extreme(study, table, max),
-                  strictest=_extreme(study, table, min), searched=searched)
+    return Survey(
+        study=study.name,
+        data=data,
+        scorer=backbone.scorer_name,
+        is_toy=base_model(study.backbone).is_toy,
+        table=table,
+        notes=tuple(notes),
+        loaded=loaded or "",
+        loosest=_extreme(study, table, max),
+        strictest=_extreme(study, table, min),
+        searched=searched,
+    )
 
 
 def _notes(study: Study, table: pd.DataFrame, runs: Runs) -> list[str]:
-    used = table[(table["problem"] == "") & table["score"].notna()]  # the others go by a fixed filter, whatever is searched
-    captioned = [picture for picture in read_folder(local_data(study.data_value, runs.cache)).pictures
-                 if str(picture.path) in set(used["path"])]
+    # the others go by a fixed filter, whatever is searched
+    used = table[(table["problem"] == "") & table["score"].notna()]
+    captioned = [
+        picture
+        for picture in read_folder(local_data(study.data_value, runs.cache)).pictures
+        if str(picture.path) in set(used["path"])
+    ]
     return list(notes_on_study(study, captioned, list(zip(used["width"], used["height"], strict=True))))
 
 
 def _extreme(study: Study, table: pd.DataFrame, pick: Callable[..., Any]) -> Filters:
-    """The fixed filters, and of each searched one the value that by itself keeps the most pictures, or the fewest."""
+    """The fixed filters, and of each searched one the value that by itself keeps the most pictures, or the
+    fewest.
+    """
+
     def kept(name: str, value: Any) -> int:
         return len(select(table, replace(OPEN, **{name: value})))
 
-    return replace(study.data.filters, **{
-        name: pick(search.values, key=partial(kept, name))
-        for name, search in study.space.items() if name in setting_names(Filters)})
+    return replace(
+        study.data.filters,
+        **{
+            name: pick(search.values, key=partial(kept, name))
+            for name, search in study.space.items()
+            if name in setting_names(Filters)
+        },
+    )
 
 
 def show_data(study: str, runs: Path, device: str) -> None:
@@ -67,7 +95,9 @@ def show_data(study: str, runs: Path, device: str) -> None:
     loaded = load_study(study)
     with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
         task = bars.add_task("looking at pictures", total=None)
-        survey = survey_data(loaded, Runs(runs), device, lambda number, total: bars.update(task, completed=number, total=total))
+        survey = survey_data(
+            loaded, Runs(runs), device, lambda number, total: bars.update(task, completed=number, total=total)
+        )
     if survey.loaded:
         say(survey.loaded)
     out.print(data_table(survey))

@@ -1,4 +1,7 @@
-"""Any epoch of a trial, made into a story of its own: the checkpoint that one picks must be the one that is judged."""
+"""Any epoch of a trial, made into a story of its own: the checkpoint that one picks must be the one that is
+judged.
+"""
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,16 +15,20 @@ from sweep.commands.started import started
 from sweep.process.console import say, say_not_passed_on
 
 
-def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, device: str) -> tuple[TrialFolder, Result]:
+def epoch_story(
+    study: StudyFolder, result: Result, epoch: int, cache: Path, device: str
+) -> tuple[TrialFolder, Result]:
     """Render and score epoch `epoch` of a complete trial, once; the last epoch is the trial itself.
 
-    `auto` is the kind of device that the trial was made on. Raises UserError when the trial has no such epoch, or the base
-    model is another by now.
+    `auto` is the kind of device that the trial was made on. Raises UserError when the trial has no such
+    epoch, or the base model is another by now.
     """
     trial = study.made(result)
     train = result.spec.train
     if train is None or not 1 <= epoch <= train.epochs:
-        raise UserError(f"trial {result.spec.number} has no epoch {epoch} (allowed: 1 to {train.epochs if train else 0})")
+        raise UserError(
+            f"trial {result.spec.number} has no epoch {epoch} (allowed: 1 to {train.epochs if train else 0})"
+        )
     if epoch == train.epochs:
         return trial, result
     folder = TrialFolder(trial.epoch_lora(epoch).parent)
@@ -29,8 +36,10 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
         return folder, stored
 
     if not folder.lora.exists():
-        raise UserError(f"trial {result.spec.number}: its LoRAs were removed to make room (storage.keep); "
-                        f"its pictures and its recipe are in {trial.path}")
+        raise UserError(
+            f"trial {result.spec.number}: its LoRAs were removed to make room (storage.keep); "
+            f"its pictures and its recipe are in {trial.path}"
+        )
     import torch
 
     from core.backbone.backbone import load_backbone
@@ -46,35 +55,59 @@ def epoch_story(study: StudyFolder, result: Result, epoch: int, cache: Path, dev
     device = result.device.partition(":")[0] if device == "auto" else device
     backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
     if changed := changed_weights(study.fingerprint, result.spec.number, backbone.weights):
-        raise UserError(f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story drawn "
-                        f"now would not compare; only the last epoch, as it was drawn then, can be exported")
+        raise UserError(
+            f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story drawn "
+            f"now would not compare; only the last epoch, as it was drawn then, can be exported"
+        )
     put_on_file(backbone.unet, folder.lora)
     pictures = draw_story(spec, backbone, Cache(cache), folder, lambda event: None)
-    judged = judge(spec, backbone, folder, score_pictures(backbone, pictures), losses=[], images=result.images,
-                   duration_s=0.0)
+    judged = judge(
+        spec,
+        backbone,
+        folder,
+        score_pictures(backbone, pictures),
+        losses=[],
+        images=result.images,
+        duration_s=0.0,
+    )
     write_recipe(judged, folder)
     write_json(folder.result, judged.to_json())
     return folder, judged
 
 
-def export_trial(study: str, runs: Path, *, team: str, title: str, trial: int | None, epoch: int | None,
-                 out_dir: Path | None, force: bool, device: str) -> None:
+def export_trial(
+    study: str,
+    runs: Path,
+    *,
+    team: str,
+    title: str,
+    trial: int | None,
+    epoch: int | None,
+    out_dir: Path | None,
+    force: bool,
+    device: str,
+) -> None:
     """Make the submission folder of a trial, None: the winner. Raises UserError."""
     say_not_passed_on()
     folder = started(study, runs)
     verdict = folder.verdict()
     result = verdict.winner if trial is None else folder.trial(trial).read_result()
     if result is None:
-        raise UserError(f"{folder.path.name}: no story passes the gate yet; name one with --trial and --force "
-                        f"({_exportable(verdict)})" if trial is None
-                        else f"--trial is {trial}, but there is no such finished trial ({_exportable(verdict)})")
+        raise UserError(
+            f"{folder.path.name}: no story passes the gate yet; name one with --trial and --force "
+            f"({_exportable(verdict)})"
+            if trial is None
+            else f"--trial is {trial}, but there is no such finished trial ({_exportable(verdict)})"
+        )
     source = folder.made(result)
     if epoch is not None and result.state == "complete":
         source, result = epoch_story(folder, result, epoch, Runs(runs).cache, device)
     earlier = epoch if source.path != folder.made(result).path else None
     name = f"{folder.path.name}-{result.spec.number:04d}" + (f"-epoch{earlier:02d}" if earlier else "")
     target = at_home(out_dir) if out_dir else Path("exports") / name
-    made = write_export(verdict, result, source, team=team, title=title, out=target, force=force, epoch=earlier)
+    made = write_export(
+        verdict, result, source, team=team, title=title, out=target, force=force, epoch=earlier
+    )
     which = f"{result.spec.number}, epoch {earlier}" if earlier else str(result.spec.number)
     say(f"exported trial {which} (mean {result.aesthetic_mean:.2f}) to {shown_path(made)}")
 
@@ -83,7 +116,14 @@ def _exportable(verdict: Verdict) -> str:
     """The trials that have a story; a failed one has none."""
     complete = [result.spec.number for result in verdict.results if result.state == "complete"]
     passing = {result.spec.number for result in verdict.passed}
-    passed, under = (", ".join(str(number) for number in complete if (number in passing) is wanted) for wanted in (True, False))
+    passed, under = (
+        ", ".join(str(number) for number in complete if (number in passing) is wanted)
+        for wanted in (True, False)
+    )
     if not complete:
         return "allowed: none, for no trial has made a story yet"
-    return f"allowed: {passed}" + f"; with --force: {under}" * bool(under) if passed else f"allowed with --force: {under}"
+    return (
+        f"allowed: {passed}" + f"; with --force: {under}" * bool(under)
+        if passed
+        else f"allowed with --force: {under}"
+    )

@@ -1,4 +1,5 @@
 """What a study will cost here."""
+
 from datetime import datetime
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """Start a sweep, or resume one."""
+
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -18,9 +19,18 @@ from sweep.stop import MORNING, clock, hour, stop_by_keyboard
 from sweep.study.study import load_study
 
 
-def run_study(study: str, runs: Path, trials: int | None, until: str | None, dry_run: bool, device: str,
-              accept_change: list[str] | None) -> None:
-    """`trials`, `until` and `accept_change` as the user gave them. Exits with the sweep's code where that is not 0."""
+def run_study(
+    study: str,
+    runs: Path,
+    trials: int | None,
+    until: str | None,
+    dry_run: bool,
+    device: str,
+    accept_change: list[str] | None,
+) -> None:
+    """`trials`, `until` and `accept_change` as the user gave them. Exits with the sweep's code where that is
+    not 0.
+    """
     stop_by_keyboard()
     say_not_passed_on()
     accept = fields_of(accept_change or ())
@@ -34,7 +44,8 @@ def run_study(study: str, runs: Path, trials: int | None, until: str | None, dry
     if stop_at:
         say(f"stops at {clock(datetime.fromtimestamp(stop_at.moment))}, {duration(stop_at.left_s)} from now")
     check_place(loaded, runs, device)
-    if brought := bring_data(loaded.data_value, Runs(runs).cache):  # before the weights: smaller, and it may be refused
+    # before the weights: smaller, and it may be refused
+    if brought := bring_data(loaded.data_value, Runs(runs).cache):
         say(brought)
     outlook = check_start(loaded, runs, accept)
     for note in outlook.notes if outlook else ():

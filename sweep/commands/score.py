@@ -1,4 +1,5 @@
 """The aesthetic scores of pictures that lie in a folder, wherever they come from."""
+
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,9 +14,11 @@ Say = Callable[[str], None]
 
 
 def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn: Say) -> None:
-    """Say each picture's score and their mean; what cannot be read is left out with a warning. Raises UserError.
+    """Say each picture's score and their mean; what cannot be read is left out with a warning. Raises
+    UserError.
 
-    Of a trial's or an export's folder it is the story that is scored, not the sheet beside it, and by the same scorer.
+    Of a trial's or an export's folder it is the story that is scored, not the sheet beside it, and by the
+    same scorer.
     """
     backbone = backbone or _backbone_of(folder) or _backbone_of(folder.parent) or DEFAULT
     if (folder / "recipe.json").exists() and (folder / "story").is_dir():
@@ -39,7 +42,9 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
     result = score_of(list(ratings.values()))
     for name, value in zip(ratings, result.aesthetic, strict=True):
         say(f"{value:6.3f}  {name}")
-    say(f"{result.mean:6.3f}  mean of {len(ratings)} by {loaded.scorer_name}; coherence {result.coherence:.3f}")
+    say(
+        f"{result.mean:6.3f}  mean of {len(ratings)} by {loaded.scorer_name}; coherence {result.coherence:.3f}"
+    )
 
 
 def _backbone_of(folder: Path) -> str | None:

@@ -1,4 +1,5 @@
 """What must be in order before a command does its work, and what is fetched for it."""
+
 from importlib import import_module
 from pathlib import Path
 
@@ -22,7 +23,9 @@ def check_place(study: Study, runs: Path, device: str) -> None:
         why = refusal(study.backbone, device, study.precision)
     except NotKnown as unknown:
         why = ""
-        say(f"note: whether {study.backbone} can train on this machine is not known ({unknown}); going on without knowing")
+        say(
+            f"note: whether {study.backbone} can train on this machine is not known ({unknown}); going on without knowing"
+        )
     if why:
         model = base_model(study.backbone)
         folder = model.weights_folder(study.weights)
@@ -32,7 +35,8 @@ def check_place(study: Study, runs: Path, device: str) -> None:
 
 
 def check_start(study: Study, runs: Path, accept: frozenset[str]) -> Outlook | None:
-    """What else refuses a start or should be known before it, as far as no model is needed: nothing is fetched or drawn in vain.
+    """What else refuses a start or should be known before it, as far as no model is needed: nothing is
+    fetched or drawn in vain.
 
     Raises StudyError, StoreError, NoTrialPossible, DataError. None for a data set that is not here yet.
     """

@@ -1,4 +1,5 @@
 """The study that was started before, which a command is about."""
+
 import sqlite3
 from pathlib import Path
 
@@ -18,7 +19,9 @@ def started(study: str, runs: Path) -> StudyFolder:
     name = load_study(study).name
     folder = Runs(runs).study(name)
     if not folder.frozen.exists():
-        raise UserError(f"study {name} was not started under {runs} yet (try: {command(f'run {study}', runs)})")
+        raise UserError(
+            f"study {name} was not started under {runs} yet (try: {command(f'run {study}', runs)})"
+        )
     return folder
 
 
@@ -28,4 +31,6 @@ def mend_places(runs: Path) -> None:
         if line := mend_artifact_places(Runs(runs)):
             say(line)
     except sqlite3.Error as error:  # locked for long, or not MLflow's
-        warn(f"{Runs(runs).tracking_db}: cannot be read ({error}); if the folder was moved, MLflow does not find its pictures")
+        warn(
+            f"{Runs(runs).tracking_db}: cannot be read ({error}); if the folder was moved, MLflow does not find its pictures"
+        )

@@ -1,4 +1,5 @@
 """Where a study stands, read from its folder alone: no torch, no Optuna, no MLflow."""
+
 from dataclasses import dataclass
 from math import isinf
 from pathlib import Path
@@ -29,6 +30,7 @@ class Status:
 
     `recovered` is what the last start found unfinished, and did about it.
     """
+
     name: str
     running: bool
     target: int
@@ -46,9 +48,14 @@ def study_status(folder: StudyFolder, verdict: Verdict) -> Status:
     timed = [result for result in complete if result.same_as is None]  # a repeat takes no time
     mean_s = sum(result.duration_s for result in timed) / len(timed) if timed else None
     return Status(
-        name=folder.path.name, running=is_locked(folder), target=len(verdict.results) + left, done=len(verdict.results),
-        passed=len(verdict.passed), failed=len(verdict.results) - len(complete),
-        best=verdict.winner, left_s=None if mean_s is None else mean_s * left,
+        name=folder.path.name,
+        running=is_locked(folder),
+        target=len(verdict.results) + left,
+        done=len(verdict.results),
+        passed=len(verdict.passed),
+        failed=len(verdict.results) - len(complete),
+        best=verdict.winner,
+        left_s=None if mean_s is None else mean_s * left,
         recovered=_recovered(folder),
     )
 
@@ -56,14 +63,19 @@ def study_status(folder: StudyFolder, verdict: Verdict) -> Status:
 def _left(study: Study, verdict: Verdict) -> int:
     """Trials still to be done: of the budget, or of the untried points of a space that has no more."""
     grid = Grid(study.space)
-    tried = grid.tried((result.spec.params(), result.state == "failed" and not failure(result.reason).by_parameters)
-                       for result in verdict.results if result.spec.number >= verdict.comparable_since)
+    tried = grid.tried(
+        (result.spec.params(), result.state == "failed" and not failure(result.reason).by_parameters)
+        for result in verdict.results
+        if result.spec.number >= verdict.comparable_since
+    )
     left = study.budget.trials - len(verdict.results)
     return left if isinf(grid.size) else min(left, int(grid.size) - len(tried))
 
 
 def findings(folder: StudyFolder, verdict: Verdict) -> list[str]:
-    """What the results say of the study itself, in one line each; no study file keeps anyone from looking at results."""
+    """What the results say of the study itself, in one line each; no study file keeps anyone from looking at
+    results.
+    """
     try:
         study = load_frozen(folder.frozen)
     except StudyError as error:
@@ -94,8 +106,12 @@ def show_status(study: str | None, runs: Path) -> None:
         now = study_status(folder, verdict)
         best = f", best {now.best.aesthetic_mean:.2f} (trial {now.best.spec.number})" if now.best else ""
         left = f", about {duration(now.left_s)} left" if now.left_s else ""
-        out.print(f"{now.name}: {'running' if now.running else 'not running'}, {now.done} of {now.target} trials done, "
-                  f"{now.passed} passed the gate, {now.failed} failed{best}{left}", markup=False, soft_wrap=True)
+        out.print(
+            f"{now.name}: {'running' if now.running else 'not running'}, {now.done} of {now.target} trials done, "
+            f"{now.passed} passed the gate, {now.failed} failed{best}{left}",
+            markup=False,
+            soft_wrap=True,
+        )
         if study:
             for note in now.recovered:
                 say(f"found at its last start: {note}")
@@ -106,7 +122,11 @@ def show_status(study: str | None, runs: Path) -> None:
 
 
 def _say_where(folder: StudyFolder, runs: Path) -> None:
-    rows = [("trials", folder.path / "trials"), ("report", folder.report), ("tracking", shown_place(Runs(runs)))]
+    rows = [
+        ("trials", folder.path / "trials"),
+        ("report", folder.report),
+        ("tracking", shown_place(Runs(runs))),
+    ]
     for word, place in rows:
         if isinstance(place, str) or place.exists():
             say(f"{word:10}{place if isinstance(place, str) else shown_path(place)}")

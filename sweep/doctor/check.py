@@ -1,4 +1,5 @@
 """One line of the doctor's answer."""
+
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ class Check:
 
     `files` are those that are missing, where it is about files.
     """
+
     name: str
     state: Literal["OK", "warn", "missing"]
     found: str

@@ -1,4 +1,7 @@
-"""Is this machine ready for a study? Every check looks on its own, changes nothing, and may hang without harm."""
+"""Is this machine ready for a study? Every check looks on its own, changes nothing, and may hang without
+harm.
+"""
+
 import json
 import subprocess
 import tempfile
@@ -36,8 +39,10 @@ from sweep.study.study import Study
 LIMIT_S = 40.0
 TORCH_LIMIT_S = 30
 STYLES = {"OK": "green", "warn": "yellow", "missing": "bold red"}
-NOT_LOOKED_AT = ("Not looked at: whether the weights' content is right, whether the network is there, and how long a trial takes "
-                 "(lora-sweep plan).")
+NOT_LOOKED_AT = (
+    "Not looked at: whether the weights' content is right, whether the network is there, and how long a trial takes "
+    "(lora-sweep plan)."
+)
 Answer = TypeVar("Answer")
 
 
@@ -45,10 +50,16 @@ def examine(study: Study, runs: Runs) -> list[Check]:
     """Look at everything at once; what gives no answer in time is told as such."""
     plan = _ask(lambda: make_plan(study, runs))
     looks: dict[str, Callable[[], Check]] = {
-        "Python": check_python, "packages": check_packages, "GPU": lambda: check_gpu(plan.result()),
-        "weights": lambda: check_weights(study), "data": lambda: check_data(study, runs),
-        "runs": lambda: check_runs(study, runs), "disk": lambda: check_disk(plan.result(), runs),
-        "memory": lambda: check_memory(plan.result()), "tracking": lambda: check_tracking(runs), "port": check_port,
+        "Python": check_python,
+        "packages": check_packages,
+        "GPU": lambda: check_gpu(plan.result()),
+        "weights": lambda: check_weights(study),
+        "data": lambda: check_data(study, runs),
+        "runs": lambda: check_runs(study, runs),
+        "disk": lambda: check_disk(plan.result(), runs),
+        "memory": lambda: check_memory(plan.result()),
+        "tracking": lambda: check_tracking(runs),
+        "port": check_port,
     }
     end = time.monotonic() + LIMIT_S
     asked = {name: _ask(look) for name, look in looks.items()}
@@ -76,26 +87,42 @@ def checks_page(study: str, checks: Sequence[Check]) -> Group:
 
 
 def check_gpu(plan: Plan) -> Check:
-    """The cards, and whether torch can compute on them; torch is asked in a child process, only where there is a card."""
+    """The cards, and whether torch can compute on them; torch is asked in a child process, only where there
+    is a card.
+    """
     model, gpus = base_model(plan.study.backbone), find_gpus()
     try:
         why = "" if model.needs_gpu else refusal(plan.study.backbone, "auto", plan.study.precision)
     except NotKnown as unknown:
-        return Check(name="GPU", state="warn", found=f"whether {plan.study.backbone} can train here is not known: {unknown}")
+        return Check(
+            name="GPU",
+            state="warn",
+            found=f"whether {plan.study.backbone} can train here is not known: {unknown}",
+        )
     if why:
         return Check(name="GPU", state="missing", found=why, todo="lora-sweep run refuses it like this")
     if not gpus.found:
-        return Check(name="GPU", state="missing" if model.needs_gpu else "OK", found=gpus.problem if model.needs_gpu
-                     else f"{gpus.problem}: {model.name} runs on the CPU, Kolors needs one",
-                     todo=f"{model.title} needs an NVIDIA GPU, 24 GB are enough; tiny runs without (lora-sweep run demo)"
-                     if model.needs_gpu else "")
+        return Check(
+            name="GPU",
+            state="missing" if model.needs_gpu else "OK",
+            found=gpus.problem
+            if model.needs_gpu
+            else f"{gpus.problem}: {model.name} runs on the CPU, Kolors needs one",
+            todo=f"{model.title} needs an NVIDIA GPU, 24 GB are enough; tiny runs without (lora-sweep run demo)"
+            if model.needs_gpu
+            else "",
+        )
     cards = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GB" for gpu in gpus.found)
     cards += f", driver {gpus.found[0].driver}"
     problem = torch_problem()
     if problem:
-        return Check(name="GPU", state="missing" if model.needs_gpu else "warn", found=f"{cards}; {problem}",
-                     todo="a CUDA build of torch that fits this driver is needed (see docs/cloud.md); CUDA_VISIBLE_DEVICES "
-                          "must not hide the GPU")
+        return Check(
+            name="GPU",
+            state="missing" if model.needs_gpu else "warn",
+            found=f"{cards}; {problem}",
+            todo="a CUDA build of torch that fits this driver is needed (see docs/cloud.md); CUDA_VISIBLE_DEVICES "
+            "must not hide the GPU",
+        )
     return _check_gpu_memory(plan, gpus.found[0], cards)
 
 
@@ -121,8 +148,14 @@ def _check_gpu_memory(plan: Plan, gpu: Gpu, cards: str) -> Check:
     if free >= needed:
         return Check(name="GPU", state="OK", found=f"{cards}; torch computes on it; {room}")
     small = gpu.memory_bytes < needed
-    return Check(name="GPU", state="warn", found=f"{cards}; {room}", todo="a smaller size_px or batch_size may fit" if small
-                 else "another program holds memory of this GPU (see nvidia-smi)")
+    return Check(
+        name="GPU",
+        state="warn",
+        found=f"{cards}; {room}",
+        todo="a smaller size_px or batch_size may fit"
+        if small
+        else "another program holds memory of this GPU (see nvidia-smi)",
+    )
 
 
 def check_weights(study: Study) -> Check:
@@ -131,18 +164,30 @@ def check_weights(study: Study) -> Check:
     files, folder = model.files.FILES, model.weights_folder(study.weights)
     gone = model.files.missing_files(folder)
     if model.download is None:
-        return Check(name="weights", state="missing" if gone else "OK", todo="install lora-sweep again" if gone else "",
-                     found=f"{shown_path(folder)}: {', '.join(file.path for file in gone)} missing" if gone
-                     else f"{model.name}'s, shipped with lora-sweep")
+        return Check(
+            name="weights",
+            state="missing" if gone else "OK",
+            todo="install lora-sweep again" if gone else "",
+            found=f"{shown_path(folder)}: {', '.join(file.path for file in gone)} missing"
+            if gone
+            else f"{model.name}'s, shipped with lora-sweep",
+        )
     there = [found for file in files if file not in gone and (found := file.find(folder))]
     if not gone:
-        return Check(name="weights", state="OK",
-                     found=f"all {len(there)} files, {size(sum(path.stat().st_size for path in there))}, in {shown_path(folder)}")
+        return Check(
+            name="weights",
+            state="OK",
+            found=f"all {len(there)} files, {size(sum(path.stat().st_size for path in there))}, in {shown_path(folder)}",
+        )
     fetched = f"{len(gone)} of {len(files)} files (about {size(needed_bytes(gone))})"
-    return Check(name="weights", state="missing", found=f"{fetched} are missing in {shown_path(folder)}",
-                 todo=f"lora-sweep run fetches them first, or now: {fetch_command(model.download, folder)}; "
-                      f"{'the study key weights' if study.weights else FOLDER_VARIABLE} names another folder",
-                 files=tuple(f"{size(file.size_bytes) if file.size_bytes else '':>8}  {file.path}" for file in gone))
+    return Check(
+        name="weights",
+        state="missing",
+        found=f"{fetched} are missing in {shown_path(folder)}",
+        todo=f"lora-sweep run fetches them first, or now: {fetch_command(model.download, folder)}; "
+        f"{'the study key weights' if study.weights else FOLDER_VARIABLE} names another folder",
+        files=tuple(f"{size(file.size_bytes) if file.size_bytes else '':>8}  {file.path}" for file in gone),
+    )
 
 
 def check_data(study: Study, runs: Runs) -> Check:
@@ -152,15 +197,33 @@ def check_data(study: Study, runs: Runs) -> Check:
         local_data(study.data_value, runs.cache)
     except DataError:  # it was not brought here yet
         if not installed("datasets"):
-            return Check(name="data", state="missing", found=f"{source} needs a package that is not installed",
-                         todo=install_command("modelscope"))
-        return Check(name="data", state="OK", found=f"{source} is fetched when the sweep starts; the network was not tried")
+            return Check(
+                name="data",
+                state="missing",
+                found=f"{source} needs a package that is not installed",
+                todo=install_command("modelscope"),
+            )
+        return Check(
+            name="data",
+            state="OK",
+            found=f"{source} is fetched when the sweep starts; the network was not tried",
+        )
     try:
         outlook = look_ahead(study, runs)
     except NoTrialPossible as none:
-        return Check(name="data", state="missing", found=str(none), todo="other pictures, captions or data.filters are needed")
+        return Check(
+            name="data",
+            state="missing",
+            found=str(none),
+            todo="other pictures, captions or data.filters are needed",
+        )
     except (ValueError, OSError) as error:
-        return Check(name="data", state="missing", found=str(error), todo="put the pictures there, or change data.source")
+        return Check(
+            name="data",
+            state="missing",
+            found=str(error),
+            todo="put the pictures there, or change data.source",
+        )
     bad = (say_bad(outlook.bad),) if outlook.bad else ()
     found = "; ".join((f"{outlook.pictures} pictures in {source}", *bad, *outlook.notes))
     return Check(name="data", state="warn" if bad or outlook.notes else "OK", found=found)
@@ -172,42 +235,77 @@ def check_runs(study: Study, runs: Runs) -> Check:
     try:
         tempfile.TemporaryFile(dir=nearest).close()
     except OSError as error:
-        return Check(name="runs", state="missing", found=f"{runs.path} cannot be written ({error.strerror})",
-                     todo="choose another folder with --runs or LORA_SWEEP_RUNS")
+        return Check(
+            name="runs",
+            state="missing",
+            found=f"{runs.path} cannot be written ({error.strerror})",
+            todo="choose another folder with --runs or LORA_SWEEP_RUNS",
+        )
     folder = runs.study(study.name)
     if is_locked(folder):
-        return Check(name="runs", state="warn", found=f"a driver works on {study.name} right now ({folder.lock})",
-                     todo="wait for it, or end it with Ctrl-C; one study has one driver")
+        return Check(
+            name="runs",
+            state="warn",
+            found=f"a driver works on {study.name} right now ({folder.lock})",
+            todo="wait for it, or end it with Ctrl-C; one study has one driver",
+        )
     try:
         check_changes(study, folder)
     except (StudyError, StoreError) as changed:
-        return Check(name="runs", state="missing", found=str(changed), todo="lora-sweep run refuses it like this")
+        return Check(
+            name="runs", state="missing", found=str(changed), todo="lora-sweep run refuses it like this"
+        )
     except ValueError:  # of the pictures, which are another check
         pass
-    return Check(name="runs", state="OK", found=f"{runs.path} can be written; no driver is at work on {study.name}")
+    return Check(
+        name="runs", state="OK", found=f"{runs.path} can be written; no driver is at work on {study.name}"
+    )
 
 
 def check_disk(plan: Plan, runs: Runs) -> Check:
-    """Room for the trials under the runs folder, and for missing weights under the models folder; they may share a disk."""
+    """Room for the trials under the runs folder, and for missing weights under the models folder; they may
+    share a disk.
+    """
     found = disks(plan, runs)
-    short = [f"{disk.folder} has {size(disk.free_bytes)} free and needs about {size(disk.needed_bytes)}"
-             for disk in found if disk.is_short]
+    short = [
+        f"{disk.folder} has {size(disk.free_bytes)} free and needs about {size(disk.needed_bytes)}"
+        for disk in found
+        if disk.is_short
+    ]
     if short:
-        return Check(name="disk", state="missing", found="; ".join(short), todo="free some, or choose another disk with --runs "
-                     f"or {FOLDER_VARIABLE}")
-    of_weights = f" ({size(plan.fetch_bytes)} of it for weights)" if plan.fetch_bytes and len(found) == 1 else ""
-    return Check(name="disk", state="OK", found="; ".join(
-        f"{size(disk.free_bytes)} free, about {size(disk.needed_bytes)} needed" for disk in found) + of_weights)
+        return Check(
+            name="disk",
+            state="missing",
+            found="; ".join(short),
+            todo=f"free some, or choose another disk with --runs or {FOLDER_VARIABLE}",
+        )
+    of_weights = (
+        f" ({size(plan.fetch_bytes)} of it for weights)" if plan.fetch_bytes and len(found) == 1 else ""
+    )
+    return Check(
+        name="disk",
+        state="OK",
+        found="; ".join(
+            f"{size(disk.free_bytes)} free, about {size(disk.needed_bytes)} needed" for disk in found
+        )
+        + of_weights,
+    )
 
 
 def check_memory(plan: Plan) -> Check:
     memory, needed = host_memory(), plan.host_bytes
-    found = (f"{cores()} cores; {size(memory.free_bytes)} of {size(memory.total_bytes)} memory free, about {size(needed)} needed "
-             "(estimate)")
+    found = (
+        f"{cores()} cores; {size(memory.free_bytes)} of {size(memory.total_bytes)} memory free, about {size(needed)} needed "
+        "(estimate)"
+    )
     if memory.total_bytes < needed:
-        return Check(name="memory", state="missing", found=found, todo="this machine is too small to load the model")
+        return Check(
+            name="memory", state="missing", found=found, todo="this machine is too small to load the model"
+        )
     if memory.free_bytes < needed:
-        return Check(name="memory", state="warn", found=found, todo="other programs hold it; end some before a sweep")
+        return Check(
+            name="memory", state="warn", found=found, todo="other programs hold it; end some before a sweep"
+        )
     return Check(name="memory", state="OK", found=found)
 
 

@@ -1,4 +1,5 @@
 """Are the packages here that were tested together? Read from their metadata; nothing is imported."""
+
 import sys
 import tomllib
 from importlib.metadata import PackageNotFoundError, requires, version
@@ -24,19 +25,34 @@ def check_packages() -> Check:
     """Ranges are needed, the exact versions of constraints.txt are only those that were tested."""
     needed = requirements()
     here = {requirement.name: installed(requirement.name) for requirement in needed}
-    wrong = [f"{requirement} (here: {here[requirement.name] or 'not installed'})" for requirement in needed
-             if not fits(requirement, here[requirement.name])]
+    wrong = [
+        f"{requirement} (here: {here[requirement.name] or 'not installed'})"
+        for requirement in needed
+        if not fits(requirement, here[requirement.name])
+    ]
     wrong += torch_pair_faults()
     if wrong:
         return Check(name="packages", state="missing", found="; ".join(wrong), todo=install_command())
     tested = tested_versions()
-    differing = [f"{name} {found} (tested: {tested[key]})" for name, found in here.items()
-                 if found and (key := canonicalize_name(name)) in tested and Version(found).public != tested[key]]
+    differing = [
+        f"{name} {found} (tested: {tested[key]})"
+        for name, found in here.items()
+        if found and (key := canonicalize_name(name)) in tested and Version(found).public != tested[key]
+    ]
     if differing:
-        return Check(name="packages", state="warn", found=f"in range, but not as tested: {', '.join(differing)}",
-                     todo=f"{install_command()} brings the tested versions")
-    return Check(name="packages", state="OK", found=f"{len(needed)} packages, torch {here['torch']}, all as tested"
-                 if tested else f"{len(needed)} packages in their ranges, torch {here['torch']}")
+        return Check(
+            name="packages",
+            state="warn",
+            found=f"in range, but not as tested: {', '.join(differing)}",
+            todo=f"{install_command()} brings the tested versions",
+        )
+    return Check(
+        name="packages",
+        state="OK",
+        found=f"{len(needed)} packages, torch {here['torch']}, all as tested"
+        if tested
+        else f"{len(needed)} packages in their ranges, torch {here['torch']}",
+    )
 
 
 def requirements() -> list[Requirement]:
@@ -46,7 +62,11 @@ def requirements() -> list[Requirement]:
     else:
         written = requires("lora-sweep") or []
     found = [Requirement(line) for line in written]
-    return [requirement for requirement in found if requirement.marker is None or requirement.marker.evaluate({"extra": ""})]
+    return [
+        requirement
+        for requirement in found
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    ]
 
 
 def installed(name: str) -> str | None:
@@ -73,4 +93,8 @@ def torch_pair_faults() -> list[str]:
     """torch and torchvision must be built alike: a +cpu torch beside a CUDA torchvision fails at import."""
     builds = {name: Version(found).local for name in ("torch", "torchvision") if (found := installed(name))}
     cpu_only = [name for name, local in builds.items() if local == "cpu"]
-    return [f"{cpu_only[0]} is a +cpu build, its partner is not"] if len(cpu_only) == 1 and len(builds) == 2 else []
+    return (
+        [f"{cpu_only[0]} is a +cpu build, its partner is not"]
+        if len(cpu_only) == 1 and len(builds) == 2
+        else []
+    )

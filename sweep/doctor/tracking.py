@@ -1,4 +1,5 @@
 """Can the tracking store be reached, and is the port of `lora-sweep ui` free? Nothing here waits long."""
+
 import os
 import socket
 import urllib.error
@@ -23,8 +24,11 @@ def check_tracking(runs: Runs) -> Check:
     except ValueError as error:
         return Check(name="tracking", state="missing", found=str(error), todo=UNSET)
     if place.kind == "own":
-        return Check(name="tracking", state="OK", found=f"{runs.tracking_db}"
-                     + ("" if runs.tracking_db.exists() else ", made when a study starts"))
+        return Check(
+            name="tracking",
+            state="OK",
+            found=f"{runs.tracking_db}" + ("" if runs.tracking_db.exists() else ", made when a study starts"),
+        )
     if place.kind == "server":
         return _check_server(place)
     return _check_file(place.file) if place.file else _check_database(place)
@@ -40,11 +44,19 @@ def _check_server(server: TrackingPlace) -> Check:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             well = answer.read(16).strip() == b"OK"
     except urllib.error.HTTPError as error:
-        return Check(name="tracking", state="warn", found=f"{place} answers with HTTP {error.code}",
-                     todo="look whether it is MLflow, and whether MLFLOW_TRACKING_USERNAME and _PASSWORD are needed")
+        return Check(
+            name="tracking",
+            state="warn",
+            found=f"{place} answers with HTTP {error.code}",
+            todo="look whether it is MLflow, and whether MLFLOW_TRACKING_USERNAME and _PASSWORD are needed",
+        )
     except (OSError, HTTPException) as error:
-        return Check(name="tracking", state="missing", todo=f"start it, or {UNSET}",
-                     found=f"{place} cannot be reached ({plain_line(getattr(error, 'reason', error))})")
+        return Check(
+            name="tracking",
+            state="missing",
+            todo=f"start it, or {UNSET}",
+            found=f"{place} cannot be reached ({plain_line(getattr(error, 'reason', error))})",
+        )
     if well:
         return Check(name="tracking", state="OK", found=f"{place} answers")
     return Check(name="tracking", state="warn", found=f"{place} answers, but not as MLflow does")
@@ -53,8 +65,12 @@ def _check_server(server: TrackingPlace) -> Check:
 def _check_file(file: Path) -> Check:
     if file.parent.is_dir() and os.access(file if file.exists() else file.parent, os.W_OK):
         return Check(name="tracking", state="OK", found=str(file))
-    return Check(name="tracking", state="missing", found=f"MLFLOW_TRACKING_URI names {file}, which cannot be written",
-                 todo="make its folder, or name another file")
+    return Check(
+        name="tracking",
+        state="missing",
+        found=f"MLFLOW_TRACKING_URI names {file}, which cannot be written",
+        todo="make its folder, or name another file",
+    )
 
 
 def _check_database(database: TrackingPlace) -> Check:
@@ -64,14 +80,22 @@ def _check_database(database: TrackingPlace) -> Check:
     try:
         socket.create_connection((host, port), timeout=TIMEOUT_S).close()
     except OSError as error:
-        return Check(name="tracking", state="missing", todo=f"start it, or {UNSET}",
-                     found=f"{place} cannot be reached ({plain_line(error)})")
+        return Check(
+            name="tracking",
+            state="missing",
+            todo=f"start it, or {UNSET}",
+            found=f"{place} cannot be reached ({plain_line(error)})",
+        )
     return Check(name="tracking", state="OK", found=f"{place} takes connections; its login was not tried")
 
 
 def check_port() -> Check:
     """The port of `lora-sweep ui`; a sweep itself needs none."""
     if port_taken(HOST, PORT):
-        return Check(name="port", state="warn", found=f"{PORT} is in use (by another program, or by MLflow's own UI)",
-                     todo=f"lora-sweep ui --port {PORT + 1}")
+        return Check(
+            name="port",
+            state="warn",
+            found=f"{PORT} is in use (by another program, or by MLflow's own UI)",
+            todo=f"lora-sweep ui --port {PORT + 1}",
+        )
     return Check(name="port", state="OK", found=f"{PORT} is free for lora-sweep ui")

@@ -1,7 +1,9 @@
-"""Questions to torch, in a process of its own, for it takes seconds to import and may hang in a driver or be broken.
+"""Questions to torch, in a process of its own, for it takes seconds to import and may hang in a driver or be
+broken.
 
 `python -m sweep.plan.ask_torch gpu`, or `... place BACKBONE DEVICE PRECISION`. Nothing imports this module.
 """
+
 import json
 import sys
 from collections.abc import Callable
@@ -10,7 +12,9 @@ from sweep.plan.machine import REFUSED
 
 
 def gpu() -> None:
-    """Print as JSON what torch sees, and whether it multiplies well: a GPU too new or too old for it fails only there."""
+    """Print as JSON what torch sees, and whether it multiplies well: a GPU too new or too old for it fails
+    only there.
+    """
     import torch
 
     said = {"version": torch.__version__, "built_for": torch.version.cuda, "well": False}

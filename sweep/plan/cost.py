@@ -1,4 +1,5 @@
 """What a trial takes up: disk by exact arithmetic, memory by counted sizes and estimates. No torch."""
+
 from dataclasses import dataclass
 
 from core.base_models import CountedWork, base_model
@@ -6,12 +7,12 @@ from core.trial.spec import TrialSpec
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 TOKENS = 256
-HEADER_BYTES = 445       # of a LoRA file for each layer: three names, alpha
+HEADER_BYTES = 445  # of a LoRA file for each layer: three names, alpha
 PNG_BYTES_PER_PIXEL = 1.5  # assumed; the toy's pictures take 1.1
 
-ADAM_BYTES = 16          # a LoRA parameter in fp32, its gradient, two moments
-CUDA_BYTES = 1.0e9       # assumed: context, kernels, what the allocator holds back
-HOST_OF_LARGEST = 1.3    # loading: at most this many times the largest file
+ADAM_BYTES = 16  # a LoRA parameter in fp32, its gradient, two moments
+CUDA_BYTES = 1.0e9  # assumed: context, kernels, what the allocator holds back
+HOST_OF_LARGEST = 1.3  # loading: at most this many times the largest file
 
 
 def lora_parameters(spec: TrialSpec) -> int:
@@ -24,11 +25,15 @@ def trial_disk_bytes(spec: TrialSpec) -> int:
     """Every epoch's LoRA, the last one again and in MLflow; pictures and their sheet, here and in MLflow."""
     assert spec.train
     layers = base_model(spec.backbone).lora_layers * len(spec.train.target_modules.split(","))
-    return (spec.train.epochs + 2) * (4 * lora_parameters(spec) + layers * HEADER_BYTES) + story_disk_bytes(spec)
+    return (spec.train.epochs + 2) * (4 * lora_parameters(spec) + layers * HEADER_BYTES) + story_disk_bytes(
+        spec
+    )
 
 
 def checkpoint_disk_bytes(spec: TrialSpec) -> int:
-    """The LoRA and the optimiser's two moments of it in fp32, twice while one takes the other's place; gone after the trial."""
+    """The LoRA and the optimiser's two moments of it in fp32, twice while one takes the other's place; gone
+    after the trial.
+    """
     return 2 * 3 * 4 * lora_parameters(spec)
 
 
@@ -49,8 +54,9 @@ def text_cache_bytes(spec: TrialSpec) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PeakMemory:
-    """Estimated peaks in bytes: of the host, and of the device with and without recomputing activations, and while text is
-    encoded."""
+    """Estimated peaks in bytes: of the host, and of the device with and without recomputing activations, and
+    while text is encoded."""
+
     host: float
     training: float
     checkpointed: float
@@ -58,7 +64,9 @@ class PeakMemory:
 
 
 def peak_memory(spec: TrialSpec, work: CountedWork, device: str) -> PeakMemory:
-    """Weights by number format, activations by the latent cells of a batch; on a CPU all of it lies in the host's memory."""
+    """Weights by number format, activations by the latent cells of a batch; on a CPU all of it lies in the
+    host's memory.
+    """
     assert spec.train
     size = BYTES[spec.precision]
     lora = lora_parameters(spec) * ADAM_BYTES
@@ -69,4 +77,7 @@ def peak_memory(spec: TrialSpec, work: CountedWork, device: str) -> PeakMemory:
     loading = HOST_OF_LARGEST * max(file.size_bytes or 0 for file in base_model(spec.backbone).files.FILES)
     return PeakMemory(
         host=max(loading, training, encoding) if device == "cpu" else loading,
-        training=training, checkpointed=resident + lora + cells * work.recomputed_bytes[size], encoding=encoding)
+        training=training,
+        checkpointed=resident + lora + cells * work.recomputed_bytes[size],
+        encoding=encoding,
+    )

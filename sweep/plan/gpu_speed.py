@@ -1,9 +1,11 @@
-"""How fast a device probably is, where nothing was measured on it: counted work over an assumed speed. No torch.
+"""How fast a device probably is, where nothing was measured on it: counted work over an assumed speed. No
+torch.
 
-Speed: the peak that NVIDIA's data sheets give for dense fp16 with fp32 sums, times the share of it that training and drawing
-reach. Hopper's shares were measured on an H100 (docs/measurements.md); the others are assumptions: smaller cards are easier
-to fill with one picture.
+Speed: the peak that NVIDIA's data sheets give for dense fp16 with fp32 sums, times the share of it that
+training and drawing reach. Hopper's shares were measured on an H100 (docs/measurements.md); the others are
+assumptions: smaller cards are easier to fill with one picture.
 """
+
 from dataclasses import dataclass
 
 from core.base_models import CountedWork, MeasuredOnCpu
@@ -42,13 +44,17 @@ CARDS = {  # nvidia-smi's exact name -> peak TFLOP/s, shares
 @dataclass(frozen=True, slots=True)
 class Guess:
     """An estimated pace and the assumption it rests on; without a pace, `basis` says what is not known."""
+
     pace: Pace | None
     basis: str
 
 
 def guess_on_gpu(work: CountedWork, gpu: Gpu, precision: str, checkpointing: bool) -> Guess:
     if gpu.sliced:
-        return Guess(None, f"{gpu.name} is cut into MIG slices, and how fast one is cannot be known before a trial ran on it")
+        return Guess(
+            None,
+            f"{gpu.name} is cut into MIG slices, and how fast one is cannot be known before a trial ran on it",
+        )
     if gpu.name not in CARDS:
         return Guess(None, f"how fast {gpu.name} is at this cannot be known before a trial ran on it")
     if precision == "fp32":
@@ -60,15 +66,21 @@ def guess_on_gpu(work: CountedWork, gpu: Gpu, precision: str, checkpointing: boo
     return Guess(
         gpu_pace(work, gpu.name, checkpointing=checkpointing),
         f"counted work ({step}, {work.forward_tflop} for a forward, at 1024 px) at {training:.0f} TFLOP/s in training and "
-        f"{drawing:.0f} in drawing, shares of the GPU's peak of {peak} {basis}")
+        f"{drawing:.0f} in drawing, shares of the GPU's peak of {peak} {basis}",
+    )
 
 
 def gpu_pace(work: CountedWork, card: str, *, checkpointing: bool = False) -> Pace:
     """`card` is one of CARDS."""
     peak, (training, drawing) = CARDS[card]
-    return Pace(prepare_s=0.0, row_s=_step_tflop(work, checkpointing) / (peak * training * COUNTED_MEGAPIXELS),
-                forward_s=work.forward_tflop / (peak * drawing * COUNTED_MEGAPIXELS), score_s=work.score_s, trials=0,
-                picture_s=READ_S + work.score_s + work.encoded_tflop / (peak * drawing))
+    return Pace(
+        prepare_s=0.0,
+        row_s=_step_tflop(work, checkpointing) / (peak * training * COUNTED_MEGAPIXELS),
+        forward_s=work.forward_tflop / (peak * drawing * COUNTED_MEGAPIXELS),
+        score_s=work.score_s,
+        trials=0,
+        picture_s=READ_S + work.score_s + work.encoded_tflop / (peak * drawing),
+    )
 
 
 def _step_tflop(work: CountedWork, checkpointing: bool) -> float:
@@ -78,6 +90,13 @@ def _step_tflop(work: CountedWork, checkpointing: bool) -> float:
 def guess_on_cpu(measured: MeasuredOnCpu) -> Guess:
     megapixels = measured.size_px**2 / 1e6
     return Guess(
-        Pace(prepare_s=0.0, row_s=measured.row_s / megapixels, forward_s=measured.forward_s / megapixels,
-             score_s=measured.score_s, trials=0, picture_s=measured.picture_s),
-        "a rough guess: two cores of a server CPU at 2.6 GHz were measured, yours may well be two or three times off")
+        Pace(
+            prepare_s=0.0,
+            row_s=measured.row_s / megapixels,
+            forward_s=measured.forward_s / megapixels,
+            score_s=measured.score_s,
+            trials=0,
+            picture_s=measured.picture_s,
+        ),
+        "a rough guess: two cores of a server CPU at 2.6 GHz were measured, yours may well be two or three times off",
+    )

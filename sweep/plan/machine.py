@@ -1,4 +1,7 @@
-"""What this machine has: GPUs, cores, memory, disk. Imports no torch and waits for nothing longer than it says."""
+"""What this machine has: GPUs, cores, memory, disk. Imports no torch and waits for nothing longer than it
+says.
+"""
+
 import os
 import re
 import shutil
@@ -24,6 +27,7 @@ class NotKnown(Exception):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
     """One card as its driver tells it; `sliced` when MIG is on, so that a process sees only a part of it."""
+
     name: str
     memory_bytes: int
     used_bytes: int
@@ -34,6 +38,7 @@ class Gpu:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpus:
     """The cards of this machine; `problem` says why there are none."""
+
     found: tuple[Gpu, ...] = ()
     problem: str = ""
 
@@ -49,8 +54,11 @@ def find_gpus() -> Gpus:
     try:
         done = ask(command, NVIDIA_SMI_TIMEOUT_S)
     except FileNotFoundError:
-        return Gpus(problem=f"nvidia-smi is not installed, though {NVIDIA_DEVICE} is there" if NVIDIA_DEVICE.exists()
-                    else "no GPU found (there is no nvidia-smi)")
+        return Gpus(
+            problem=f"nvidia-smi is not installed, though {NVIDIA_DEVICE} is there"
+            if NVIDIA_DEVICE.exists()
+            else "no GPU found (there is no nvidia-smi)"
+        )
     except subprocess.TimeoutExpired:
         return Gpus(problem=f"nvidia-smi gave no answer in {NVIDIA_SMI_TIMEOUT_S} s")
     except OSError as error:
@@ -93,7 +101,9 @@ def ask(command: list[str], timeout_s: float) -> "subprocess.CompletedProcess[st
 
     Raises TimeoutExpired, OSError.
     """
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
     try:
         stdout, stderr = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
@@ -104,13 +114,19 @@ def ask(command: list[str], timeout_s: float) -> "subprocess.CompletedProcess[st
 
 def _gpu(line: str) -> Gpu:
     name, total_mib, used_mib, driver, mig = (field.strip() for field in line.rsplit(",", len(FIELDS) - 1))
-    return Gpu(name=name, memory_bytes=int(total_mib) * 2**20, used_bytes=int(used_mib) * 2**20, driver=driver,
-               sliced=mig == "Enabled")
+    return Gpu(
+        name=name,
+        memory_bytes=int(total_mib) * 2**20,
+        used_bytes=int(used_mib) * 2**20,
+        driver=driver,
+        sliced=mig == "Enabled",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
     """Host memory that this process may use."""
+
     total_bytes: int
     free_bytes: int
 
@@ -120,7 +136,10 @@ def host_memory() -> Memory:
     total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():  # free memory as Linux counts it, with what the file cache would give back
-        kib = {key: int(rest.split()[0]) for key, _, rest in (line.partition(":") for line in meminfo.read_text().splitlines())}
+        kib = {
+            key: int(rest.split()[0])
+            for key, _, rest in (line.partition(":") for line in meminfo.read_text().splitlines())
+        }
         free = kib.get("MemAvailable", free // 1024) * 1024
     limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
     if limit.exists() and (allowed := limit.read_text().strip()) != "max":

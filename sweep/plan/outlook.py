@@ -1,4 +1,7 @@
-"""What the pictures and words of a study will come to, as far as that is known without a model: the same for every command."""
+"""What the pictures and words of a study will come to, as far as that is known without a model: the same for
+every command.
+"""
+
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +38,10 @@ class NoTrialPossible(UserError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outlook:
-    """`notes` say in one line each what a user should know before the night; `unscored` pictures were never looked at here."""
+    """`notes` say in one line each what a user should know before the night; `unscored` pictures were never
+    looked at here.
+    """
+
     pictures: int
     bad: dict[str, str]
     notes: tuple[str, ...]
@@ -43,7 +49,8 @@ class Outlook:
 
 
 def look_ahead(study: Study, runs: Runs) -> Outlook:
-    """Raises DataError when the pictures cannot be had, NoTrialPossible where the filters cannot keep enough of them.
+    """Raises DataError when the pictures cannot be had, NoTrialPossible where the filters cannot keep enough
+    of them.
 
     Opens no more pictures than are needed to be sure; of the others only the size is read. Changes nothing.
     """
@@ -55,10 +62,17 @@ def look_ahead(study: Study, runs: Runs) -> Outlook:
     scores = _known_scores(study, runs, likely)
     bad |= _check_enough(study, list(dict.fromkeys((*likely, *good))), scores, bad)
     notes = notes_on_study(study, likely, [sizes[picture.path] for picture in likely])
-    return Outlook(pictures=len(folder.pictures), bad=bad, unscored=len(likely) - len(scores), notes=(*folder.notes, *notes))
+    return Outlook(
+        pictures=len(folder.pictures),
+        bad=bad,
+        unscored=len(likely) - len(scores),
+        notes=(*folder.notes, *notes),
+    )
 
 
-def notes_on_study(study: Study, pictures: Sequence[CaptionedPicture], sizes: Iterable[Size]) -> Iterator[str]:
+def notes_on_study(
+    study: Study, pictures: Sequence[CaptionedPicture], sizes: Iterable[Size]
+) -> Iterator[str]:
     """What is no mistake, but changes what the night brings."""
     yield from _note_on_sizes(study, list(sizes))
     captions = {picture.file: caption_of(picture.prompt, study.data.caption) for picture in pictures}
@@ -72,7 +86,9 @@ def notes_on_study(study: Study, pictures: Sequence[CaptionedPicture], sizes: It
 
 
 def widest_filters(study: Study) -> Iterator[Filters]:
-    """The filters with every searched bound at its widest, once for each searched subset and way to find duplicates."""
+    """The filters with every searched bound at its widest, once for each searched subset and way to find
+    duplicates.
+    """
     searched = {name: search.values for name, search in study.space.items() if name in setting_names(Filters)}
     kinds = {name: searched.pop(name) for name in ("subset", "deduplicate") if name in searched}
     if "none" in kinds.get("deduplicate", ()):
@@ -88,49 +104,80 @@ def _widest(name: str, values: tuple[Any, ...]) -> Any:
     return min(values) if name.startswith("min_") else max(values)
 
 
-def _left_by_size(pictures: Sequence[CaptionedPicture], sizes: Mapping[Path, Size],
-                  filters: Sequence[Filters]) -> list[CaptionedPicture]:
+def _left_by_size(
+    pictures: Sequence[CaptionedPicture], sizes: Mapping[Path, Size], filters: Sequence[Filters]
+) -> list[CaptionedPicture]:
     """Those that one of the filters keeps, going by what needs no look at their pixels."""
-    rows = [{"subset": picture.subset, "problem": "", "width": size[0], "height": size[1], "ratio": size[0] / size[1],
-             "size": picture.path.stat().st_size} for picture in pictures if (size := sizes.get(picture.path))]
+    rows = [
+        {
+            "subset": picture.subset,
+            "problem": "",
+            "width": size[0],
+            "height": size[1],
+            "ratio": size[0] / size[1],
+            "size": picture.path.stat().st_size,
+        }
+        for picture in pictures
+        if (size := sizes.get(picture.path))
+    ]
     table = pd.DataFrame(rows, columns=list(COLUMNS))
-    keeping = [~why_dropped(table, replace(each, deduplicate="none", max_images=None)).isin(BEFORE_SCORING) for each in filters]
+    keeping = [
+        ~why_dropped(table, replace(each, deduplicate="none", max_images=None)).isin(BEFORE_SCORING)
+        for each in filters
+    ]
     measured = [picture for picture in pictures if picture.path in sizes]
     return [picture for picture, *kept in zip(measured, *keeping, strict=True) if any(kept)]
 
 
-def _check_enough(study: Study, pictures: Sequence[CaptionedPicture], scores: Mapping[Path, float],
-                  bad: dict[str, str]) -> dict[str, str]:
-    """Open pictures until the filters are sure to keep enough of them; those that cannot be used, with the reason."""
+def _check_enough(
+    study: Study, pictures: Sequence[CaptionedPicture], scores: Mapping[Path, float], bad: dict[str, str]
+) -> dict[str, str]:
+    """Open pictures until the filters are sure to keep enough of them; those that cannot be used, with the
+    reason.
+    """
     widest, least = tuple(widest_filters(study)), study.data.min_images
-    any_score = 5 * (widest[0].min_score + widest[0].max_score)  # one that passes, where the scorer was never asked
+    # one that passes, where the scorer was never asked
+    any_score = 5 * (widest[0].min_score + widest[0].max_score)
 
     def row(picture: CaptionedPicture, facts: dict[str, Any]) -> dict[str, Any]:
-        known = {"file": picture.file, "subset": picture.subset, "problem": "", "score": scores.get(picture.path, any_score)}
+        known = {
+            "file": picture.file,
+            "subset": picture.subset,
+            "problem": "",
+            "score": scores.get(picture.path, any_score),
+        }
         return known | facts
 
     def why(rows: list[dict[str, Any]]) -> pd.Series:
         """Why each picture goes, by the filters that keep the most."""
         table = pd.DataFrame(rows, columns=list(COLUMNS))
-        return min((why_dropped(table, filters) for filters in widest), key=lambda reasons: int((reasons != "").sum()))
+        return min(
+            (why_dropped(table, filters) for filters in widest),
+            key=lambda reasons: int((reasons != "").sum()),
+        )
 
     rows: list[dict[str, Any]] = []
     for picture in pictures:
         rows.append(row(picture, _look(picture.path)))
         rounds, rest = divmod(len(rows), least)
-        if not rest and rounds & (rounds - 1) == 0 and int((why(rows) == "").sum()) >= least:  # judged at each doubling
+        # judged at each doubling
+        if not rest and rounds & (rounds - 1) == 0 and int((why(rows) == "").sum()) >= least:
             break
     found = bad_pictures(pd.DataFrame(rows, columns=list(COLUMNS)))
     usable = len(rows) - len(found)
     if usable < least:
         named = f"{say_bad(bad | found)}; " if bad or found else ""
-        raise NoTrialPossible(f"{named}{usable} pictures can be used, data.min_images is {least}: no filter can help")
+        raise NoTrialPossible(
+            f"{named}{usable} pictures can be used, data.min_images is {least}: no filter can help"
+        )
     reasons = why(rows)
     if (kept := int((reasons == "").sum())) < least:
         stages = Counter(reason for reason in reasons if reason and reason not in found.values())
         dropped = ", ".join(f"{stage} drops {count}" for stage, count in stages.items())
-        raise NoTrialPossible(f"at their widest the filters keep {kept} of {usable} pictures ({dropped}), data.min_images is "
-                              f"{least}, so every trial would fail; lora-sweep data shows what each of them keeps")
+        raise NoTrialPossible(
+            f"at their widest the filters keep {kept} of {usable} pictures ({dropped}), data.min_images is "
+            f"{least}, so every trial would fail; lora-sweep data shows what each of them keeps"
+        )
     return found
 
 
@@ -164,11 +211,15 @@ def _note_on_sizes(study: Study, sizes: Sequence[Size]) -> Iterator[str]:
     small = [size for size in sizes if min(size) < size_px]
     if small:
         width, height = min(small, key=min)
-        yield (f"{len(small)} of {counted(len(sizes), 'picture')} have a side under size_px {size_px} and are enlarged for "
-               f"training, the smallest from {width} x {height} px: there is no detail in them to learn")
+        yield (
+            f"{len(small)} of {counted(len(sizes), 'picture')} have a side under size_px {size_px} and are enlarged for "
+            f"training, the smallest from {width} x {height} px: there is no detail in them to learn"
+        )
 
 
-def _note_on_words(kind: str, texts: Mapping[str, str], template: str = "", slot: str = "", key: str = "") -> Iterator[str]:
+def _note_on_words(
+    kind: str, texts: Mapping[str, str], template: str = "", slot: str = "", key: str = ""
+) -> Iterator[str]:
     """Texts of which the text encoder does not get the end, and whether the template's own words are in it."""
     ends = {name: end for name, text in texts.items() if (end := unread(text))}
     if not ends:
@@ -176,7 +227,17 @@ def _note_on_words(kind: str, texts: Mapping[str, str], template: str = "", slot
     named = ", ".join(f"{name} with {count_tokens(texts[name])}" for name in list(ends)[:NAMES_SHOWN])
     more = f" and {len(ends) - NAMES_SHOWN} more" if len(ends) > NAMES_SHOWN else ""
     last = template.rpartition(slot)[2] if slot and slot in template else ""
-    lost = [end for end in ends.values() if any(map(str.isalnum, end[-len(last):]))] if any(map(str.isalnum, last)) else []
-    words = (f"; of {len(lost)} of them that takes away words of {key}, {shown(last)}: write them before {slot}" if lost else "")
-    yield (f"{counted(len(ends), kind)} {'is' if len(ends) == 1 else 'are'} longer than the {MAX_TOKENS} tokens that the text "
-           f"encoder reads, so the end is cut off ({named}{more}){words}")
+    lost = (
+        [end for end in ends.values() if any(map(str.isalnum, end[-len(last) :]))]
+        if any(map(str.isalnum, last))
+        else []
+    )
+    words = (
+        f"; of {len(lost)} of them that takes away words of {key}, {shown(last)}: write them before {slot}"
+        if lost
+        else ""
+    )
+    yield (
+        f"{counted(len(ends), kind)} {'is' if len(ends) == 1 else 'are'} longer than the {MAX_TOKENS} tokens that the text "
+        f"encoder reads, so the end is cut off ({named}{more}){words}"
+    )

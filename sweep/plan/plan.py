@@ -1,4 +1,7 @@
-"""What a study costs on this machine: time, memory, disk. Measured where trials were finished, else estimated; no torch."""
+"""What a study costs on this machine: time, memory, disk. Measured where trials were finished, else
+estimated; no torch.
+"""
+
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,12 +31,14 @@ from sweep.study.space import Choices, Range
 from sweep.study.study import Study
 
 Pick = Callable[[Choices | Range], Any]
-COSTLY = ("lora_rank", "epochs", "steps_per_epoch", "batch_size", "steps", "cfg_scale", "size_px")  # cheap when small
+# cheap when small
+COSTLY = ("lora_rank", "epochs", "steps_per_epoch", "batch_size", "steps", "cfg_scale", "size_px")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
     """A kind of trial."""
+
     name: str
     spec: TrialSpec
     disk_bytes: int
@@ -41,22 +46,25 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What trials of a study cost: those that are sampled from the cheapest to the dearest, and the hand-made `first` ones."""
+    """What trials of a study cost: those that are sampled from the cheapest to the dearest, and the hand-made
+    `first` ones.
+    """
+
     study: Study
     device: str
     gpu: Gpu | None
-    pace: Pace | None          # None: times are not known
-    basis: str                 # what the pace rests on, or why there is none
+    pace: Pace | None  # None: times are not known
+    basis: str  # what the pace rests on, or why there is none
     cheapest: Row
     typical: Row
     dearest: Row
     first: tuple[Row, ...]
     done: int
-    base_done: bool            # whether the base model's own story is there
+    base_done: bool  # whether the base model's own story is there
     memory: PeakMemory | None  # None where a model's was not counted
     host_bytes: float
-    fetch_bytes: int           # weights that are missing
-    new_pictures: int          # that were never scored here
+    fetch_bytes: int  # weights that are missing
+    new_pictures: int  # that were never scored here
 
     @property
     def todo(self) -> int:
@@ -65,14 +73,16 @@ class Plan:
     @property
     def queue(self) -> list[Row]:
         """The trials still to do, in order: the hand-made ones, then typical ones."""
-        first = list(self.first[self.done:][:self.todo])
+        first = list(self.first[self.done :][: self.todo])
         return first + [self.typical] * (self.todo - len(first))
 
     def ends_s(self, pace: Pace) -> list[float]:
-        """When the base model's story is done, then each trial of the queue, in seconds from now; the first waits for pictures
-        that are new here."""
+        """When the base model's story is done, then each trial of the queue, in seconds from now; the first
+        waits for pictures that are new here."""
         base_s = 0.0 if self.base_done else pace.trial_s(self.study.base_spec())
-        return list(accumulate((pace.trial_s(row.spec) for row in self.queue), initial=base_s + self.pictures_s(pace)))
+        return list(
+            accumulate((pace.trial_s(row.spec) for row in self.queue), initial=base_s + self.pictures_s(pace))
+        )
 
     def pictures_s(self, pace: Pace) -> float:
         """What it takes once to read, score and encode the pictures that are new here."""
@@ -87,8 +97,13 @@ class Plan:
     @property
     def story_texts_bytes(self) -> int:
         spec = self.typical.spec
-        return text_cache_bytes(spec) * len({words for scene in spec.story.scenes
-                                             for words in ((scene.prompt, True), (scene.negative_prompt, False))})
+        return text_cache_bytes(spec) * len(
+            {
+                words
+                for scene in spec.story.scenes
+                for words in ((scene.prompt, True), (scene.negative_prompt, False))
+            }
+        )
 
     @property
     def picture_bytes(self) -> int:
@@ -101,9 +116,18 @@ def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int 
     model = base_model(study.backbone)
     if device == "auto":
         device = "cuda" if model.needs_gpu else "cpu"
-    specs = {"cheapest": _spec(study, _least), "typical": _spec(study, _middle), "dearest": _spec(study, _most)}
-    specs |= {f"first {number}": study.spec(0, _sampled(study, _middle) | entry) for number, entry in enumerate(study.first, 1)}
-    rows = {name: Row(name=name, spec=spec, disk_bytes=trial_disk_bytes(spec)) for name, spec in specs.items()}
+    specs = {
+        "cheapest": _spec(study, _least),
+        "typical": _spec(study, _middle),
+        "dearest": _spec(study, _most),
+    }
+    specs |= {
+        f"first {number}": study.spec(0, _sampled(study, _middle) | entry)
+        for number, entry in enumerate(study.first, 1)
+    }
+    rows = {
+        name: Row(name=name, spec=spec, disk_bytes=trial_disk_bytes(spec)) for name, spec in specs.items()
+    }
     gpu, problem = _gpu(device)
     memory = peak_memory(specs["dearest"], model.work, device) if model.work else None
     estimate = _estimated(study, device, gpu, problem, memory)
@@ -112,16 +136,28 @@ def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int 
         guess = replace(guess, pace=replace(guess.pace, picture_s=estimate.pace.picture_s))
     folder = runs.study(study.name)
     return Plan(
-        study=study, device=device, gpu=gpu, pace=guess.pace, basis=guess.basis, cheapest=rows.pop("cheapest"),
-        typical=rows.pop("typical"), dearest=rows.pop("dearest"), first=tuple(rows.values()), done=len(folder.results()),
-        base_done=folder.base.result.exists(), memory=memory, host_bytes=memory.host if memory else model.host_bytes,
+        study=study,
+        device=device,
+        gpu=gpu,
+        pace=guess.pace,
+        basis=guess.basis,
+        cheapest=rows.pop("cheapest"),
+        typical=rows.pop("typical"),
+        dearest=rows.pop("dearest"),
+        first=tuple(rows.values()),
+        done=len(folder.results()),
+        base_done=folder.base.result.exists(),
+        memory=memory,
+        host_bytes=memory.host if memory else model.host_bytes,
         fetch_bytes=needed_bytes(model.files.missing_files(model.weights_folder(study.weights))),
-        new_pictures=new_pictures)
+        new_pictures=new_pictures,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Disk:
     """What is still to come under `folder`."""
+
     folder: Path
     needed_bytes: int
     free_bytes: int
@@ -132,13 +168,18 @@ class Disk:
 
 
 def disks(plan: Plan, runs: Runs) -> list[Disk]:
-    """Trials go under the runs folder, which comes first, missing weights under the models folder: often one disk."""
+    """Trials go under the runs folder, which comes first, missing weights under the models folder: often one
+    disk.
+    """
     models = base_model(plan.study.backbone).weights_folder(plan.study.weights)
     shared = existing(runs.path).stat().st_dev == existing(models).stat().st_dev
     needed = {runs.path: plan.disk_bytes + (plan.fetch_bytes if shared else 0)}
     if plan.fetch_bytes and not shared:
         needed[models] = plan.fetch_bytes
-    return [Disk(folder=folder, needed_bytes=count, free_bytes=free_disk_bytes(folder)) for folder, count in needed.items()]
+    return [
+        Disk(folder=folder, needed_bytes=count, free_bytes=free_disk_bytes(folder))
+        for folder, count in needed.items()
+    ]
 
 
 def _gpu(device: str) -> tuple[Gpu | None, str]:
@@ -157,14 +198,22 @@ def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Guess | None:
 
     def alike(result: Result) -> bool:
         spec = result.spec
-        return (spec.backbone, spec.precision) == (one.backbone, one.precision) and spec.render.size_px in sizes \
+        return (
+            (spec.backbone, spec.precision) == (one.backbone, one.precision)
+            and spec.render.size_px in sizes
             and result.device.partition(":")[0] == device.partition(":")[0]
+        )
 
     own = Pace.of(filter(alike, runs.study(one.study).results()))
     if own:
         return Guess(own, f"measured on {counted(own.trials, 'finished trial')} of this study")
-    others = [result for folder in study_folders(runs) if folder.path.name != one.study
-              for result in folder.results() if alike(result)]
+    others = [
+        result
+        for folder in study_folders(runs)
+        if folder.path.name != one.study
+        for result in folder.results()
+        if alike(result)
+    ]
     pace = Pace.of(others)
     if pace is None:
         return None
@@ -178,8 +227,12 @@ def _estimated(study: Study, device: str, gpu: Gpu | None, problem: str, memory:
     model = base_model(study.backbone)
     if model.work and memory and gpu:
         choice = study.train.gradient_checkpointing
-        return guess_on_gpu(model.work, gpu, study.precision,
-                            checkpointing=memory.training > gpu.memory_bytes if choice == "auto" else choice == "on")
+        return guess_on_gpu(
+            model.work,
+            gpu,
+            study.precision,
+            checkpointing=memory.training > gpu.memory_bytes if choice == "auto" else choice == "on",
+        )
     if model.on_cpu and device == "cpu":
         return guess_on_cpu(model.on_cpu)
     return Guess(None, f"how fast {study.backbone} is on {device} cannot be known before a trial ran there")
@@ -190,7 +243,9 @@ def _spec(study: Study, pick: Pick) -> TrialSpec:
 
 
 def _sampled(study: Study, pick: Pick) -> dict[str, Any]:
-    """One value for each setting of the space: `pick` chooses where it changes the cost, elsewhere any will do."""
+    """One value for each setting of the space: `pick` chooses where it changes the cost, elsewhere any will
+    do.
+    """
     return {name: pick(search) if name in COSTLY else search.start for name, search in study.space.items()}
 
 

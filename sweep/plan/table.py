@@ -1,4 +1,5 @@
 """A plan in a terminal: the verdict first, then what each kind of trial costs, then what that rests on."""
+
 from datetime import datetime, timedelta
 
 from rich import box
@@ -24,15 +25,31 @@ PLACES = {"cpu": "the CPU", "cuda": "the GPU"}
 
 def plan_page(plan: Plan, now: datetime, until: datetime, disks: list[Disk], width: int) -> Group:
     """`now` and `until` are naive local times, `disks` as `sweep.plan.disks` lists them, `width` in columns."""
-    warnings = [Text(f"The disk is too small for that: {disk.folder} has {size(disk.free_bytes)} free and needs about "
-                     f"{size(disk.needed_bytes)}.", "yellow") for disk in disks if disk.is_short]
-    return Group(Text(verdict(plan, now, until), style="bold"), *warnings, Text(provenance(plan), "dim"),
-                 costs(plan, width), facts(plan, disks[0].free_bytes))
+    warnings = [
+        Text(
+            f"The disk is too small for that: {disk.folder} has {size(disk.free_bytes)} free and needs about "
+            f"{size(disk.needed_bytes)}.",
+            "yellow",
+        )
+        for disk in disks
+        if disk.is_short
+    ]
+    return Group(
+        Text(verdict(plan, now, until), style="bold"),
+        *warnings,
+        Text(provenance(plan), "dim"),
+        costs(plan, width),
+        facts(plan, disks[0].free_bytes),
+    )
 
 
 def verdict(plan: Plan, now: datetime, until: datetime) -> str:
     """One sentence: how long it takes, and what of it is there in the morning."""
-    name, hour, place = plan.study.name, clock(until), plan.gpu.name if plan.gpu else PLACES.get(plan.device, plan.device)
+    name, hour, place = (
+        plan.study.name,
+        clock(until),
+        plan.gpu.name if plan.gpu else PLACES.get(plan.device, plan.device),
+    )
     if plan.pace is None:
         return f"{name}: how long a trial takes here is not known: {plan.basis}."
     if not plan.todo:
@@ -41,10 +58,14 @@ def verdict(plan: Plan, now: datetime, until: datetime) -> str:
     ends_s, left_s = plan.ends_s(plan.pace)[1:], seconds_until(until, now)
     fitting = sum(end_s <= left_s for end_s in ends_s)
     trials = counted(plan.todo, "more trial" if plan.done else "trial")
-    takes = f"{name}: {trials} {'takes' if plan.todo == 1 else 'take'} about {duration(ends_s[-1])} on {place}"
+    takes = (
+        f"{name}: {trials} {'takes' if plan.todo == 1 else 'take'} about {duration(ends_s[-1])} on {place}"
+    )
     if fitting == plan.todo:
-        return (f"{takes}; {'it fits' if plan.todo == 1 else 'all fit'} before {hour}, done by about "
-                f"{now + timedelta(seconds=ends_s[-1]):%H:%M}.")
+        return (
+            f"{takes}; {'it fits' if plan.todo == 1 else 'all fit'} before {hour}, done by about "
+            f"{now + timedelta(seconds=ends_s[-1]):%H:%M}."
+        )
     some = f"{fitting} of them fit" if fitting > 1 else "one of them fits" if fitting else "none of them fits"
     return f"{takes}; {some} before {hour}, {duration(left_s)} from now."
 
@@ -87,11 +108,17 @@ def _cells(plan: Plan, row: Row, settings: list[str], parts: list[str]) -> list[
 
 
 def facts(plan: Plan, free_bytes: int) -> Table:
-    told = {"sweep": _extremes(plan), "pictures": _pictures(plan), "GPU memory": _gpu_memory(plan),
-            "host memory": f"about {size(plan.host_bytes)}",
-            "disk": _disk(plan, free_bytes), "weights": _weights(plan),
-            "rests on": plan.basis if plan.pace and not plan.pace.trials else "",
-            "elsewhere": _elsewhere(plan), "not known": _unknown(plan)}
+    told = {
+        "sweep": _extremes(plan),
+        "pictures": _pictures(plan),
+        "GPU memory": _gpu_memory(plan),
+        "host memory": f"about {size(plan.host_bytes)}",
+        "disk": _disk(plan, free_bytes),
+        "weights": _weights(plan),
+        "rests on": plan.basis if plan.pace and not plan.pace.trials else "",
+        "elsewhere": _elsewhere(plan),
+        "not known": _unknown(plan),
+    }
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -123,18 +150,26 @@ def _gpu_memory(plan: Plan) -> str:
     if plan.memory.training > CARD_BYTES > least:
         enough += " with checkpointing"
     here = f"; this one has {plan.gpu.memory_bytes / 2**30:.0f} GB" if plan.gpu else ""
-    return (f"about {size(plan.memory.training)} in training, {size(plan.memory.checkpointed)} with checkpointing, "
-            f"{size(plan.memory.encoding)} while text is encoded: {enough}{here}")
+    return (
+        f"about {size(plan.memory.training)} in training, {size(plan.memory.checkpointed)} with checkpointing, "
+        f"{size(plan.memory.encoding)} while text is encoded: {enough}{here}"
+    )
 
 
 def _disk(plan: Plan, free_bytes: int) -> str:
     left = f"about {size(plan.disk_bytes)} for the {counted(plan.todo, 'trial')} left; " if plan.todo else ""
-    return (f"{left}{size(plan.story_texts_bytes)} in the cache for the story's prompts, {size(plan.picture_bytes)} for each "
-            f"training picture; {size(free_bytes)} are free")
+    return (
+        f"{left}{size(plan.story_texts_bytes)} in the cache for the story's prompts, {size(plan.picture_bytes)} for each "
+        f"training picture; {size(free_bytes)} are free"
+    )
 
 
 def _weights(plan: Plan) -> str:
-    return f"about {size(plan.fetch_bytes)} are missing: fetched once, before the first trial" if plan.fetch_bytes else ""
+    return (
+        f"about {size(plan.fetch_bytes)} are missing: fetched once, before the first trial"
+        if plan.fetch_bytes
+        else ""
+    )
 
 
 def _elsewhere(plan: Plan) -> str:
@@ -142,7 +177,9 @@ def _elsewhere(plan: Plan) -> str:
     work = base_model(plan.study.backbone).work
     if plan.pace or work is None or plan.study.precision == "fp32":
         return ""
-    times_s = {card.removeprefix("NVIDIA "): gpu_pace(work, card).trial_s(plan.typical.spec) for card in EXAMPLES}
+    times_s = {
+        card.removeprefix("NVIDIA "): gpu_pace(work, card).trial_s(plan.typical.spec) for card in EXAMPLES
+    }
     times = [f"{duration(seconds)} on {card}" for card, seconds in times_s.items()]
     return f"a typical trial by estimate: {', '.join(times)}"
 
@@ -150,4 +187,6 @@ def _elsewhere(plan: Plan) -> str:
 def _unknown(plan: Plan) -> str:
     if plan.pace and plan.pace.trials:
         return ""
-    return "how long it takes, once, to load the base model and to encode the story's texts: this comes on top"
+    return (
+        "how long it takes, once, to load the base model and to encode the story's texts: this comes on top"
+    )

@@ -1,5 +1,7 @@
-"""The two streams to the user: what nobody can take is lost, a character that does not fit is escaped, and nothing ends for it.
+"""The two streams to the user: what nobody can take is lost, a character that does not fit is escaped, and
+nothing ends for it.
 """
+
 import io
 import os
 import sys
@@ -10,7 +12,8 @@ from rich.console import Console
 from sweep.process.environment import NOT_PASSED_ON
 
 LOG_WIDTH = 104  # a log or a pipe has no edge to fold at
-# Colours and a live display are for terminals, whatever FORCE_COLOR says: notebooks and CI set it for all their children.
+# Colours and a live display are for terminals, whatever FORCE_COLOR says: notebooks and CI set it for all
+# their children.
 out = Console(highlight=False, force_terminal=os.isatty(1))
 err = Console(highlight=False, force_terminal=os.isatty(2), stderr=True)
 if not out.is_terminal and "COLUMNS" not in os.environ:
@@ -22,7 +25,8 @@ def steady() -> None:
     for number in (0, 1, 2):
         try:
             os.fstat(number)
-        except OSError:  # closed by whoever started us: the next file opened, such as a database, must not become our output
+        # closed by whoever started us: the next file opened, such as a database, must not become our output
+        except OSError:
             os.open(os.devnull, os.O_RDWR)
     out.file = sys.stdout = _stream(1, sys.stdout)
     err.file = sys.stderr = _stream(2, sys.stderr)
@@ -63,4 +67,6 @@ def complain(words: str) -> None:
 def say_not_passed_on() -> None:
     """Name the variables that are kept from the libraries, if there are any."""
     if NOT_PASSED_ON:
-        say(f"note: environment variables not passed on to the libraries, because the study decides: {', '.join(NOT_PASSED_ON)}")
+        say(
+            f"note: environment variables not passed on to the libraries, because the study decides: {', '.join(NOT_PASSED_ON)}"
+        )

@@ -3,6 +3,7 @@ children.
 
 Settled when `sweep` is imported, before any library is. Children inherit both.
 """
+
 import os
 import re
 import sys
@@ -14,28 +15,34 @@ LIBRARY = os.path.dirname(os.__file__)
 SET = {
     # a call must fail when the server takes nothing: it is then repeated
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
-    "PYTHONSAFEPATH": "1",                   # no child imports from the current folder
-    "UVICORN_APP_DIR": LIBRARY,              # MLflow's server would all the same
+    "PYTHONSAFEPATH": "1",  # no child imports from the current folder
+    "UVICORN_APP_DIR": LIBRARY,  # MLflow's server would all the same
 }
 # MLflow 3.17 tells its makers of every use, unless this is set before it is imported (mlflow/telemetry).
 SET_UNLESS_GIVEN = {"MLFLOW_DISABLE_TELEMETRY": "true"}
 # What would change a result, a place or a guarantee behind the study's back.
-REMOVED = re.compile("|".join((
-    r"(PL|LT)_\w+",                              # Lightning takes any Trainer argument that we leave out
-    r"(ACCELERATE|FSDP)_\w+",                    # PEFT and transformers by way of accelerate
-    r"USE_(TORCH|TF|FLAX|JAX)",                  # transformers' choice of a framework
-    # set in NVIDIA's containers; the scorer is to compute in fp32
-    r"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
-    r"TORCH_FORCE_(NO_)?WEIGHTS_ONLY_LOAD",      # may unpickle
-    r"PYTORCH_(TUNABLEOP_\w+|NO_CUDA_MEMORY_CACHING|JIT)",
-    r"NVIDIA_TF32_OVERRIDE",                      # as the one before, for every library of NVIDIA's
-    r"(ONEDNN|DNNL)_\w+",                        # fp32 computed in bf16, other kernels
-    r"ATEN_CPU_CAPABILITY|MKL_(CBWR|ENABLE_INSTRUCTIONS|DISABLE_FAST_MM)",  # other kernels, other sums
-    r"MLFLOW_(ENABLE_WORKSPACES|WORKSPACE(_STORE_URI)?)",  # runs would lie where nothing looks for them
-    r"MLFLOW_(RUN_ID|EXPERIMENT_(ID|NAME)|REGISTRY_URI|RUN_CONTEXT|TRUNCATE_LONG_VALUES|SQLALCHEMYSTORE_ECHO)",
-    r"(OPTUNA|PANDAS|UVICORN)_\w+",
-    r"PYTHONWARNINGS",                           # a library's warning would fail a trial
-)))
+REMOVED = re.compile(
+    "|".join(
+        (
+            r"(PL|LT)_\w+",  # Lightning takes any Trainer argument that we leave out
+            r"(ACCELERATE|FSDP)_\w+",  # PEFT and transformers by way of accelerate
+            r"USE_(TORCH|TF|FLAX|JAX)",  # transformers' choice of a framework
+            # set in NVIDIA's containers; the scorer is to compute in fp32
+            r"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+            r"TORCH_FORCE_(NO_)?WEIGHTS_ONLY_LOAD",  # may unpickle
+            r"PYTORCH_(TUNABLEOP_\w+|NO_CUDA_MEMORY_CACHING|JIT)",
+            r"NVIDIA_TF32_OVERRIDE",  # as the one before, for every library of NVIDIA's
+            r"(ONEDNN|DNNL)_\w+",  # fp32 computed in bf16, other kernels
+            # other kernels, other sums
+            r"ATEN_CPU_CAPABILITY|MKL_(CBWR|ENABLE_INSTRUCTIONS|DISABLE_FAST_MM)",
+            # runs would lie where nothing looks for them
+            r"MLFLOW_(ENABLE_WORKSPACES|WORKSPACE(_STORE_URI)?)",
+            r"MLFLOW_(RUN_ID|EXPERIMENT_(ID|NAME)|REGISTRY_URI|RUN_CONTEXT|TRUNCATE_LONG_VALUES|SQLALCHEMYSTORE_ECHO)",
+            r"(OPTUNA|PANDAS|UVICORN)_\w+",
+            r"PYTHONWARNINGS",  # a library's warning would fail a trial
+        )
+    )
+)
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -68,7 +75,9 @@ def ordered(path: list[str]) -> list[str]:
     if LIBRARY not in path:
         return path
     start = path.index(LIBRARY)
-    standard = [entry for entry in path[start:] if entry == LIBRARY or os.path.basename(entry) == "lib-dynload"]
+    standard = [
+        entry for entry in path[start:] if entry == LIBRARY or os.path.basename(entry) == "lib-dynload"
+    ]
     return list(dict.fromkeys((*standard, ROOT, *path[start:], *path[:start])))
 
 

@@ -1,4 +1,5 @@
 """How a command ends: its exit code, and one line for whatever went wrong."""
+
 from collections.abc import Callable
 
 import typer
@@ -8,7 +9,9 @@ from core.errors import LoraSweepError
 
 
 def outcome(command: Callable[[], int | None]) -> tuple[str, int]:
-    """Carry it out -> the line, if any, and 0 done, 1 it failed, 2 the words were wrong, 130 interrupted and resumable."""
+    """Carry it out -> the line, if any, and 0 done, 1 it failed, 2 the words were wrong, 130 interrupted and
+    resumable.
+    """
     try:
         code = command() or 0
         if code == 130:  # typer 0.29 answers Ctrl-C with this number and no word

@@ -1,4 +1,5 @@
 """One driver per study: a lock that dies with its process, and a note of who holds it."""
+
 import errno
 import fcntl
 import os
@@ -34,12 +35,16 @@ def study_lock(folder: StudyFolder) -> Iterator[None]:
         folder.path.mkdir(parents=True, exist_ok=True)
         lock = folder.lock.open("ab")
         if not _taken(lock):
-            raise StudyBusy(f"another lora-sweep{_holder(folder)} works on {folder.path} right now; "
-                            f"wait for it or stop it first")
+            raise StudyBusy(
+                f"another lora-sweep{_holder(folder)} works on {folder.path} right now; "
+                f"wait for it or stop it first"
+            )
         write_json(folder.driver, {"pid": os.getpid(), "host": socket.gethostname()})
     except OSError as error:
         why = "its file system cannot lock files" if error.errno in NO_LOCKS else "cannot be written"
-        raise CannotWrite(f"{folder.path}: {why} ({error.strerror}); choose another folder with --runs") from None
+        raise CannotWrite(
+            f"{folder.path}: {why} ({error.strerror}); choose another folder with --runs"
+        ) from None
     try:
         yield
     finally:

@@ -1,4 +1,7 @@
-"""What to do with what an earlier run left: decided once per trial, from what Optuna, the disk and MLflow say."""
+"""What to do with what an earlier run left: decided once per trial, from what Optuna, the disk and MLflow
+say.
+"""
+
 import shutil
 import time
 from dataclasses import dataclass
@@ -35,16 +38,19 @@ class Step(Enum):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
     """One trial as three witnesses tell it."""
-    known: bool          # Optuna asked for a trial of this number
-    allowed: bool        # with settings that today's version still knows and allows
-    told: bool           # and its outcome
-    stored: bool         # Optuna keeps a copy of its result
-    result: bool         # a whole result.json lies in its folder
-    checkpoint: bool     # and a checkpoint
+
+    known: bool  # Optuna asked for a trial of this number
+    allowed: bool  # with settings that today's version still knows and allows
+    told: bool  # and its outcome
+    stored: bool  # Optuna keeps a copy of its result
+    result: bool  # a whole result.json lies in its folder
+    checkpoint: bool  # and a checkpoint
 
 
 def reconcile(found: Found) -> Step:
-    """The one table. MLflow has no row of its own: it is made equal to the disk afterwards, whatever the step was."""
+    """The one table. MLflow has no row of its own: it is made equal to the disk afterwards, whatever the step
+    was.
+    """
     if not found.known:
         return Step.SET_ASIDE
     if found.told:
@@ -58,7 +64,9 @@ def reconcile(found: Found) -> Step:
     return Step.GO_ON if found.checkpoint else Step.AGAIN
 
 
-def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking, progress: Progress) -> list[Trial]:
+def recover(
+    study: Study, store: Store, folder: StudyFolder, tracking: Tracking, progress: Progress
+) -> list[Trial]:
     """Make Optuna, the disk and MLflow tell the same story -> the trials to go on with, by number."""
     store.finish_asks()
     asked = {trial.number: trial for trial in store.running()}
@@ -70,10 +78,16 @@ def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking,
         refused = _refused(store, asked[number]) if number in asked else None
         if number in asked and refused is None:
             _take_back_retried(study.spec(number, asked[number].params), trial)
-        step = reconcile(Found(
-            known=number in told or number in asked, allowed=refused is None, told=number in told,
-            result=trial.read_result() is not None, stored=number in told and "result" in told[number].user_attrs,
-            checkpoint=trial.checkpoint.exists()))
+        step = reconcile(
+            Found(
+                known=number in told or number in asked,
+                allowed=refused is None,
+                told=number in told,
+                result=trial.read_result() is not None,
+                stored=number in told and "result" in told[number].user_attrs,
+                checkpoint=trial.checkpoint.exists(),
+            )
+        )
         if step is Step.NOTHING:
             continue
         notes.append(f"trial {number} {step.value}")
@@ -100,7 +114,9 @@ def recover(study: Study, store: Store, folder: StudyFolder, tracking: Tracking,
 
 
 def _refused(store: Store, asked: Trial) -> str | None:
-    """Why a trial cannot be carried out: it was queued with other values than the study allows, or by an older version."""
+    """Why a trial cannot be carried out: it was queued with other values than the study allows, or by an
+    older version.
+    """
     if why := store.refused(asked):
         return why
     for name, value in asked.params.items():
@@ -114,7 +130,9 @@ def _refused(store: Store, asked: Trial) -> str | None:
 
 
 def not_allowed(study: Study, number: int, wanted: dict[str, Any], why: str) -> Result:
-    """How a trial ends that cannot be carried out with the settings `wanted`; those that make sense stay in the tables."""
+    """How a trial ends that cannot be carried out with the settings `wanted`; those that make sense stay in
+    the tables.
+    """
     sense = {name: value for name, value in wanted.items() if _is_one(name, value)}
     return Result(state="failed", spec=study.spec(number, sense), reason=NOT_ALLOWED.name, message=why)
 
@@ -128,8 +146,12 @@ def _is_one(name: str, value: Any) -> bool:
 
 def _take_back_retried(spec: TrialSpec, trial: TrialFolder) -> None:
     """A failure that was to be tried once more when the driver died is not the trial's end."""
-    result, attempt = trial.read_result(), Attempt.load(trial.attempt, spec.train.batch_size if spec.train else 1)
-    if result and attempt.retried == (*result.retried, result.reason):  # it was noted, but the result was not yet taken away
+    result, attempt = (
+        trial.read_result(),
+        Attempt.load(trial.attempt, spec.train.batch_size if spec.train else 1),
+    )
+    # it was noted, but the result was not yet taken away
+    if result and attempt.retried == (*result.retried, result.reason):
         trial.result.unlink()
         return
     again = attempt.after(result.reason) if result else None
@@ -172,7 +194,10 @@ def _say(notes: list[str], folder: StudyFolder, progress: Progress) -> None:
 def _track(study: Study, frozen: FrozenTrial, trial: TrialFolder, tracking: Tracking) -> None:
     """Have MLflow told what Optuna was told before an earlier run was killed."""
     result = trial.read_result() or Result(
-        state="failed", spec=_spec(study, frozen, trial), reason=frozen.user_attrs.get("reason", KILLED.name),
-        message=frozen.user_attrs.get("message", "its result is gone"))
+        state="failed",
+        spec=_spec(study, frozen, trial),
+        reason=frozen.user_attrs.get("reason", KILLED.name),
+        message=frozen.user_attrs.get("message", "its result is gone"),
+    )
     tracking.start_trial(result.spec, frozen.params)
     tracking.finish_trial(result, trial)

@@ -1,4 +1,5 @@
 """A space as points that can be counted, where they can."""
+
 import math
 from collections.abc import Collection, Iterable, Iterator
 from itertools import combinations, product
@@ -31,17 +32,24 @@ class Grid:
         return None if None in positions else tuple(place for place in positions if place is not None)
 
     def params(self, point: Point) -> dict[str, Any]:
-        return {name: search.value_at(place) for (name, search), place in zip(self.space.items(), point, strict=True)}
+        return {
+            name: search.value_at(place)
+            for (name, search), place in zip(self.space.items(), point, strict=True)
+        }
 
-    def nearest(self, start: Point, taken: Collection[Point], free: Collection[str], random: np.random.Generator) -> Point | None:
-        """The point not `taken` that differs from `start` in the fewest of the `free` settings; None when there is none."""
+    def nearest(
+        self, start: Point, taken: Collection[Point], free: Collection[str], random: np.random.Generator
+    ) -> Point | None:
+        """The point not `taken` that differs from `start` in the fewest of the `free` settings; None when
+        there is none.
+        """
         if start not in taken:
             return start
         return next((point for point in self._around(start, free, random) if point not in taken), None)
 
     def tried(self, trials: Iterable[tuple[dict[str, Any], bool]]) -> set[Point]:
-        """Points that need no further trial, of parameters and whether that trial failed for no fault of theirs: such a point may
-        be tried once more."""
+        """Points that need no further trial, of parameters and whether that trial failed for no fault of
+        theirs: such a point may be tried once more."""
         points: set[Point] = set()
         accidents: set[Point] = set()
         for params, accident in trials:
@@ -56,7 +64,10 @@ class Grid:
 
     def _around(self, start: Point, free: Collection[str], random: np.random.Generator) -> Iterator[Point]:
         places = random.permutation([i for i, name in enumerate(self.space) if name in free]).tolist()
-        others = {i: [other for other in random.permutation(int(self._counts[i])).tolist() if other != start[i]] for i in places}
+        others = {
+            i: [other for other in random.permutation(int(self._counts[i])).tolist() if other != start[i]]
+            for i in places
+        }
         for changed in range(1, len(places) + 1):
             for chosen in combinations(places, changed):
                 for values in product(*(others[i] for i in chosen)):

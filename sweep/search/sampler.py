@@ -1,4 +1,5 @@
 """The sampler of a space whose points can be counted: it prefers those that are untried."""
+
 from collections.abc import Collection
 from typing import Any
 
@@ -14,18 +15,29 @@ Distributions = dict[str, BaseDistribution]
 
 
 class Untried(BaseSampler):
-    """Samples as `inner` does; in place of a point that is known already it takes the untried one most like it."""
+    """Samples as `inner` does; in place of a point that is known already it takes the untried one most like
+    it.
+    """
 
-    def __init__(self, inner: BaseSampler, grid: Grid, distributions: Distributions, before: Collection[FrozenTrial],
-                 random: np.random.Generator) -> None:
+    def __init__(
+        self,
+        inner: BaseSampler,
+        grid: Grid,
+        distributions: Distributions,
+        before: Collection[FrozenTrial],
+        random: np.random.Generator,
+    ) -> None:
         asked = {point for trial in before if (point := grid.point(trial.params)) is not None}
         self._inner, self._grid, self._distributions, self._random = inner, grid, distributions, random
-        self._taken = asked, grid.tried((trial.params, trial.state == TrialState.FAIL) for trial in before)  # accidents come last
+        # accidents come last
+        self._taken = asked, grid.tried((trial.params, trial.state == TrialState.FAIL) for trial in before)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
         return self._distributions
 
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: Distributions) -> dict[str, Any]:
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: Distributions
+    ) -> dict[str, Any]:
         related = self._inner.infer_relative_search_space(study, trial)
         drawn = self._inner.sample_relative(study, trial, related)
         for name, search in self._grid.space.items():
@@ -38,8 +50,9 @@ class Untried(BaseSampler):
         found = (self._grid.nearest(start, taken, free, self._random) for taken in self._taken)
         return next((self._grid.params(point) for point in found if point), drawn)
 
-    def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str,
-                           param_distribution: BaseDistribution) -> Any:
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:

@@ -2,6 +2,7 @@
 
 SQLite's own timeout waits inside a C function, where no signal is answered.
 """
+
 import sqlite3
 import time
 from collections.abc import Callable
@@ -22,7 +23,9 @@ class StoreError(LoraSweepError):
 
 
 class Patience:
-    """How long a study's connections wait; `stop_asked` says whether to give up, which raises KeyboardInterrupt."""
+    """How long a study's connections wait; `stop_asked` says whether to give up, which raises
+    KeyboardInterrupt.
+    """
 
     def __init__(self, busy_s: float = BUSY_S) -> None:
         self._busy_s = busy_s

@@ -1,4 +1,5 @@
 """The study file's format: `python -m sweep.study --schema`."""
+
 from sweep.study.study import main
 
 main()

@@ -1,4 +1,7 @@
-"""A line for each thing that is wrong in a study file: the file, the key, the value, why, what is allowed, the likely fix."""
+"""A line for each thing that is wrong in a study file: the file, the key, the value, why, what is allowed,
+the likely fix.
+"""
+
 import difflib
 import re
 from collections.abc import Callable, Iterable
@@ -25,13 +28,18 @@ class StudyError(UserError):
     """A study or story file is not valid; the message has exactly one line for each mistake."""
 
     def __init__(self, *mistakes: str) -> None:
-        self.lines = tuple(" ".join("".join(c if c.isprintable() else " " for c in line).split()) for line in mistakes)
+        self.lines = tuple(
+            " ".join("".join(c if c.isprintable() else " " for c in line).split()) for line in mistakes
+        )
         super().__init__("\n".join(self.lines))
 
 
 @dataclass(eq=False)
 class Mistake(ValueError):
-    """What a check found wrong, before the file and the key are known; `at` leads from the checked value inwards."""
+    """What a check found wrong, before the file and the key are known; `at` leads from the checked value
+    inwards.
+    """
+
     why: str
     allowed: str = ""
     guess: str | None = None
@@ -42,7 +50,9 @@ class Mistake(ValueError):
 class UnknownKey(Mistake):
     """A key that nothing reads; its value does not matter."""
 
-    def __init__(self, key: Key, known: Iterable[str], guess: str | None, within: tuple[Key, ...] = ()) -> None:
+    def __init__(
+        self, key: Key, known: Iterable[str], guess: str | None, within: tuple[Key, ...] = ()
+    ) -> None:
         super().__init__("there is no such key", ", ".join(known), guess, (*within, key))
 
 
@@ -51,19 +61,30 @@ def parse(model: type[Model], values: Any, file: Path, **context: Any) -> Model:
     try:
         return model.model_validate(values, context={"file": file, **context})
     except ValidationError as found:
-        lines = [line for error in found.errors(include_url=False) if error["type"] != FOLLOWS for line in _lines(file, error)]
+        lines = [
+            line
+            for error in found.errors(include_url=False)
+            if error["type"] != FOLLOWS
+            for line in _lines(file, error)
+        ]
         raise StudyError(*dict.fromkeys(lines)) from None
 
 
 def combined(errors: Iterable[Mistake | ValidationError]) -> ValidationError:
-    """Several mistakes, some of which pydantic may have found, as the one error that a validator of pydantic's may raise."""
+    """Several mistakes, some of which pydantic may have found, as the one error that a validator of
+    pydantic's may raise.
+    """
     details: list[InitErrorDetails] = []
     for error in errors:
         if isinstance(error, Mistake):
             details.append(InitErrorDetails(type="value_error", input=error.value, ctx={"error": error}))
         else:
-            details += [InitErrorDetails(type=found["type"], loc=found["loc"], input=found["input"], ctx=found.get("ctx", {}))
-                        for found in error.errors(include_url=False)]
+            details += [
+                InitErrorDetails(
+                    type=found["type"], loc=found["loc"], input=found["input"], ctx=found.get("ctx", {})
+                )
+                for found in error.errors(include_url=False)
+            ]
     return ValidationError.from_exception_data("study", details)
 
 
@@ -102,7 +123,9 @@ def near(word: str, words: Iterable[str]) -> str | None:
 
 
 def sentence(mistake: Mistake, loc: tuple[Key, ...] = (), value: str = "") -> str:
-    """`lora_rank is 3, but space.lora_rank does not reach it (allowed: 2, 4)`; `loc` leads to what was checked, `value` is it."""
+    """`lora_rank is 3, but space.lora_rank does not reach it (allowed: 2, 4)`; `loc` leads to what was
+    checked, `value` is it.
+    """
     key = _path((*loc, *mistake.at)) or "the file"
     if isinstance(mistake, UnknownKey):
         return f"unknown key {key} ({f'did you mean {mistake.guess}?' if mistake.guess else f'allowed: {mistake.allowed}'})"
@@ -133,7 +156,9 @@ def _from_pydantic(error: ErrorDetails) -> Mistake:
 
 
 def _path(loc: tuple[Key, ...]) -> str:
-    """`scenes[3].seed`: entries count from 1, as the pictures do; pydantic's own tags (`<range>`) are left out."""
+    """`scenes[3].seed`: entries count from 1, as the pictures do; pydantic's own tags (`<range>`) are left
+    out.
+    """
     path = ""
     for key in loc:
         if isinstance(key, int):

@@ -1,4 +1,5 @@
 """What each value of a study file may be, for fixed values and for the ranges that are searched."""
+
 import math
 import re
 from collections.abc import Callable
@@ -32,6 +33,7 @@ MAX_SEED = 2**32 - 1
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
     """One value: its kind, its meaning, its bounds. Pydantic checks by it and tells the schema."""
+
     kind: type[Any]
     meaning: str
     low: float = 0
@@ -59,20 +61,31 @@ class Setting:
         written, *marks = get_args(annotation)
         parts = get_args(written)  # of `int | None` both, of a Literal its choices
         choices = parts if get_origin(written) is Literal else ()
-        rules = {name: value for mark in marks if isinstance(mark, Bounds | Form) for name, value in asdict(mark).items()}
+        rules = {
+            name: value
+            for mark in marks
+            if isinstance(mark, Bounds | Form)
+            for name, value in asdict(mark).items()
+        }
         kind = str if choices else parts[0] if parts else written
         assert kind not in (int, float) or "high" in rules, f"{annotation} has no Bounds"
-        return cls(kind=kind, choices=choices, optional=NoneType in parts, **rules,
-                   meaning=next(mark.documentation for mark in marks if isinstance(mark, Doc)))
+        return cls(
+            kind=kind,
+            choices=choices,
+            optional=NoneType in parts,
+            **rules,
+            meaning=next(mark.documentation for mark in marks if isinstance(mark, Doc)),
+        )
 
     def check(self, value: Any, *at: Key) -> Any:
-        """The value, numbers in their own type; a Mistake otherwise. `at` is where it stands, for the error.
-        """
+        """The value, numbers in their own type; a Mistake otherwise. `at` is where it stands, for the error."""
         if value is None and self.optional:
             return None
         if type(value) is not self.kind and not (self.kind is float and type(value) is int):
             bare = self.kind is str and isinstance(value, dict | list)  # YAML's own brackets
-            raise self._mistake(f"it must be {KINDS[self.kind]}", value, at, "text in quotes" if bare else None)
+            raise self._mistake(
+                f"it must be {KINDS[self.kind]}", value, at, "text in quotes" if bare else None
+            )
         if self.kind is str:
             return self._check_text(value, at)
         return value if self.kind is bool else self._check_number(value, at)
@@ -83,7 +96,9 @@ class Setting:
         if UNPRINTABLE.search(text):
             raise self._mistake("it holds a control character", text, at)
         if self.pattern and not re.fullmatch(self.pattern, text, re.DOTALL):
-            raise self._mistake("it is not of that form" if text.strip() else "it must not be blank", text, at)
+            raise self._mistake(
+                "it is not of that form" if text.strip() else "it must not be blank", text, at
+            )
         return text
 
     def _check_number(self, number: float, at: tuple[Key, ...]) -> float:
@@ -105,9 +120,14 @@ class Setting:
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.check)
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
         kind = JSON_TYPES[self.kind]
-        json: dict[str, Any] = {"description": self.meaning, "type": [kind, "null"] if self.optional else kind}
+        json: dict[str, Any] = {
+            "description": self.meaning,
+            "type": [kind, "null"] if self.optional else kind,
+        }
         if self.kind in (int, float):
             json |= {"exclusiveMinimum" if self.above else "minimum": self.low, "maximum": self.high}
         if self.multiple_of > 1:
@@ -134,7 +154,9 @@ def check_template(template: str, slot: str, allowed: str) -> str:
     if found := re.search(r"[{}｛｝]", template.replace(slot, "")):
         raise Mistake(f"its {found[0]} is no part of a {slot}", allowed, slot)
     name = slot[1:-1]
-    if found := re.search(rf"\$\{{?{name}\b\}}?|%\({name}\)s?|%{name}%|<{name}>|\[{name}\]|%s(?!\w)", template):
+    if found := re.search(
+        rf"\$\{{?{name}\b\}}?|%\({name}\)s?|%{name}%|<{name}>|\[{name}\]|%s(?!\w)", template
+    ):
         raise Mistake(f"{found[0]} is not filled in", allowed, slot)
     return template
 
@@ -146,6 +168,7 @@ SETTINGS = {field.name: Setting.of(field.type) for section in SECTIONS.values() 
 
 class Section(BaseModel):
     """A mapping in a study file. An unknown key is a mistake, named with the known key that it resembles."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="wrap")
@@ -171,8 +194,11 @@ class Section(BaseModel):
     @classmethod
     def mistaken_keys(cls, values: dict[str, Any]) -> list[Mistake]:
         known = cls.model_fields
-        return [UnknownKey(key, known, near(key, known) or (f"{HOMES[key]}.{key}" if key in HOMES else None))
-                for key in values if key not in known]
+        return [
+            UnknownKey(key, known, near(key, known) or (f"{HOMES[key]}.{key}" if key in HOMES else None))
+            for key in values
+            if key not in known
+        ]
 
 
 class Checked:
@@ -186,7 +212,10 @@ class Checked:
     def model(self, section: type[Any]) -> type[Section]:
         """The dataclass as a pydantic model."""
         keys: dict[str, Any] = {
-            field.name: (self._annotation(field.name, field.type), ... if field.default is MISSING else field.default)
+            field.name: (
+                self._annotation(field.name, field.type),
+                ... if field.default is MISSING else field.default,
+            )
             for field in fields(section)
         }
         return create_model(section.__name__, __base__=Section, __doc__=section.__doc__, **keys)
@@ -199,5 +228,7 @@ class Checked:
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(
-            lambda read: source(**dict(read)), handler.generate_schema(self.model(source)),
-            serialization=core_schema.plain_serializer_function_ser_schema(asdict))
+            lambda read: source(**dict(read)),
+            handler.generate_schema(self.model(source)),
+            serialization=core_schema.plain_serializer_function_ser_schema(asdict),
+        )

@@ -1,4 +1,5 @@
 """The search space: what may be chosen for each setting that the study searches. No Optuna."""
+
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -19,6 +20,7 @@ ON_STEP = 1e-8  # as exact as Optuna 5 is about a value being on a step (distrib
 
 class Choices(Section):
     """One of a few values, in no order."""
+
     choices: tuple[Any, ...] = Field(description="The values to choose from, each once")
 
     @property
@@ -52,12 +54,17 @@ class Choices(Section):
 
 class Range(Section):
     """A number from `low` to `high`, both included."""
+
     low: Any = Field(description="The smallest number", json_schema_extra={"type": "number"})
     high: Any = Field(description="The largest number", json_schema_extra={"type": "number"})
     step: Any = Field(
-        None, json_schema_extra={"type": ["number", "null"]},
-        description="Distance between the numbers, from low on; by default 1, 64 for size_px, none for fractions")
-    log: Annotated[bool, Setting(kind=bool, meaning="Whether small numbers get as many trials as large ones")] = False
+        None,
+        json_schema_extra={"type": ["number", "null"]},
+        description="Distance between the numbers, from low on; by default 1, 64 for size_px, none for fractions",
+    )
+    log: Annotated[
+        bool, Setting(kind=bool, meaning="Whether small numbers get as many trials as large ones")
+    ] = False
 
     @property
     def start(self) -> Any:
@@ -95,7 +102,9 @@ class Range(Section):
         return min(self.high, self.low + position * self.distance) if position else self.low
 
     def __str__(self) -> str:
-        return f"{self.low} to {self.high}" + (f" in steps of {self.step}" if self.step and self.step != 1 else "")
+        return f"{self.low} to {self.high}" + (
+            f" in steps of {self.step}" if self.step and self.step != 1 else ""
+        )
 
 
 def _has_choices(search: Any) -> bool:
@@ -105,7 +114,9 @@ def _has_choices(search: Any) -> bool:
 def _refuse_bare_list(search: Any) -> Any:
     if isinstance(search, list):
         written = yaml.safe_dump(search, default_flow_style=True, allow_unicode=True, width=10_000).strip()
-        raise Mistake("it must be a mapping", "choices, or low and high", f"{{choices: {written[:SHOWN_CHARACTERS]}}}")
+        raise Mistake(
+            "it must be a mapping", "choices, or low and high", f"{{choices: {written[:SHOWN_CHARACTERS]}}}"
+        )
     return search
 
 
@@ -121,19 +132,29 @@ Space = Mapping[str, Choices | Range]
 
 class Searched(Protocol):
     """What of a study is needed here."""
+
     @property
     def space(self) -> Space: ...
 
 
 def edges(study: Searched, best: Mapping[str, Any]) -> list[str]:
-    """In one line each, the settings whose best value lies at the edge of what is searched, where a wider search could go on."""
-    found = ((name, search, _edge(SETTINGS[name], search, best[name])) for name, search in study.space.items())
-    return [f"the best {name}, {shown(best[name])}, is at the {edge} end of its search ({search}): a wider one may hold a better"
-            for name, search, edge in found if edge]
+    """In one line each, the settings whose best value lies at the edge of what is searched, where a wider
+    search could go on.
+    """
+    found = (
+        (name, search, _edge(SETTINGS[name], search, best[name])) for name, search in study.space.items()
+    )
+    return [
+        f"the best {name}, {shown(best[name])}, is at the {edge} end of its search ({search}): a wider one may hold a better"
+        for name, search, edge in found
+        if edge
+    ]
 
 
 def _edge(setting: Setting, search: Choices | Range, value: Any) -> str:
-    """`lower` or `upper`, or nothing. The end that the setting itself sets is no edge, nor is any of two choices."""
+    """`lower` or `upper`, or nothing. The end that the setting itself sets is no edge, nor is any of two
+    choices.
+    """
     if setting.kind not in (int, float) or value is None or None in search.values:
         return ""
     low, high = min(search.values), max(search.values)
@@ -147,8 +168,11 @@ def _edge(setting: Setting, search: Choices | Range, value: Any) -> str:
     return "upper" if value >= high - margin and max(search.values) < setting.high else ""
 
 
-def check_space(space: dict[str, Any], read: Callable[[Any], dict[str, Choices | Range]]) -> dict[str, Choices | Range]:
+def check_space(
+    space: dict[str, Any], read: Callable[[Any], dict[str, Choices | Range]]
+) -> dict[str, Choices | Range]:
     """Each search as `read` makes it of what was written, in its setting's own type; all mistakes at once."""
+
     def check(name: str) -> Choices | Range:
         return check_search(name, read({name: space[name]})[name])
 
@@ -185,13 +209,19 @@ def _check_range(name: str, setting: Setting, search: Range) -> Range:
     number = replace(setting, optional=False)
     low, high = number.check(search.low, name, "low"), number.check(search.high, name, "high")
     distance = replace(setting, low=0, above=True, optional=True)
-    step = distance.check(search.step, name, "step") or (setting.multiple_of if setting.multiple_of > 1 else None)
+    step = distance.check(search.step, name, "step") or (
+        setting.multiple_of if setting.multiple_of > 1 else None
+    )
     if low > high:
         raise Mistake(f"low is {low}", f"{low} to {setting.high}", at=(name, "high"), value=high)
     if search.log and low <= 0:
-        raise Mistake("a logarithm needs more than 0", f"more than 0, up to {high}", at=(name, "low"), value=low)
+        raise Mistake(
+            "a logarithm needs more than 0", f"more than 0, up to {high}", at=(name, "low"), value=low
+        )
     if step and high - low > MAX_STEPS * step:
-        raise Mistake("that makes more than a million steps", "a larger step, or none", at=(name, "step"), value=step)
+        raise Mistake(
+            "that makes more than a million steps", "a larger step, or none", at=(name, "step"), value=step
+        )
     if search.log and step not in (None, 1):
         raise Mistake("a logarithmic range has no step", "log or step", at=(name, "log"), value=True)
     found = Range(low=low, high=high, step=step, log=search.log)

@@ -1,4 +1,5 @@
 """A study file: what is searched, what is fixed, what is tried first, the gate, the budget."""
+
 import argparse
 import json
 import os
@@ -42,7 +43,17 @@ from core.trial.spec import (
 )
 from sweep.study.errors import Key, Mistake, StudyError, UnknownKey, all_checked, combined, near, parse
 from sweep.study.plain_yaml import read_yaml
-from sweep.study.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, check_template, text
+from sweep.study.setting import (
+    HOMES,
+    MAX_SEED,
+    SECTIONS,
+    SETTINGS,
+    Checked,
+    Section,
+    Setting,
+    check_template,
+    text,
+)
 from sweep.study.space import Search, check_space
 from sweep.study.story import StoryFile, load_story
 from sweep.study.tables import with_tables
@@ -51,15 +62,24 @@ STUDIES = ROOT / "studies"
 README = STUDIES / "README.md"
 FOLDER_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
 RUNS = Runs(Path())
-TAKEN_NAMES = ("default", *(path.name for path in (RUNS.cache, RUNS.tracking_db, RUNS.tracking_lock, RUNS.artifacts)))  # MLflow's
+TAKEN_NAMES = (
+    "default",
+    *(path.name for path in (RUNS.cache, RUNS.tracking_db, RUNS.tracking_lock, RUNS.artifacts)),
+)  # MLflow's
 HUB_SOURCE = PREFIX + r"[\w.-]+/[\w.-]+"
 OWN_PRECISIONS = ", ".join(f"`{model.precision}` for {name}" for name, model in BASE_MODELS.items())
-BOUND_PAIRS = tuple((low, high) for low in setting_names(Filters) if low.startswith("min_")
-                    if (high := low.replace("min_", "max_")) in setting_names(Filters))
+BOUND_PAIRS = tuple(
+    (low, high)
+    for low in setting_names(Filters)
+    if low.startswith("min_")
+    if (high := low.replace("min_", "max_")) in setting_names(Filters)
+)
 
 
 def load_study(name_or_path: str, *, data_may_be_gone: bool = False) -> "Study":
-    """Read a study: a path, or the name of a file in studies/; a StudyError says what is wrong, each mistake in a line."""
+    """Read a study: a path, or the name of a file in studies/; a StudyError says what is wrong, each mistake
+    in a line.
+    """
     file = _find_study(name_or_path)
     return parse(Study, read_yaml(file), file, data_may_be_gone=data_may_be_gone)
 
@@ -74,11 +94,15 @@ def _find_study(name: str) -> Path:
         if os.path.isfile(path):
             return path.absolute()
     if os.path.isdir(name):
-        raise StudyError(f"{name}: it is a folder, but a study is a YAML file (allowed: a path, or a name in studies/)")
+        raise StudyError(
+            f"{name}: it is a folder, but a study is a YAML file (allowed: a path, or a name in studies/)"
+        )
     names = sorted(path.stem for path in STUDIES.glob("*.yaml"))
     guess = near(Path(name).stem, names)
-    raise StudyError(f"{name}: there is no such study (allowed: a path, or one of {', '.join(names)})"
-                     + (f"; did you mean {guess}?" if guess else ""))
+    raise StudyError(
+        f"{name}: there is no such study (allowed: a path, or one of {', '.join(names)})"
+        + (f"; did you mean {guess}?" if guess else "")
+    )
 
 
 def _read_story(written: Any, info: ValidationInfo) -> Any:
@@ -87,10 +111,15 @@ def _read_story(written: Any, info: ValidationInfo) -> Any:
         return written
     file = Path(_absolute(written, info))
     if not os.path.isfile(file):
-        stories = {path.name: path for path in file.parent.glob("*.yaml")} if os.path.isdir(file.parent) else {}
+        stories = (
+            {path.name: path for path in file.parent.glob("*.yaml")} if os.path.isdir(file.parent) else {}
+        )
         guess = near(file.name, stories)
-        raise Mistake("there is no such file", "a story file's path, relative to the study file",
-                      guess and str(Path(written).with_name(guess)))
+        raise Mistake(
+            "there is no such file",
+            "a story file's path, relative to the study file",
+            guess and str(Path(written).with_name(guess)),
+        )
     return load_story(file)
 
 
@@ -102,7 +131,10 @@ def _check_source(source: str, info: ValidationInfo) -> str:
         return source
     folder = _absolute(source, info)
     if not context.get("data_may_be_gone") and not os.path.isdir(folder):
-        raise Mistake(why_no_folder(Path(folder)), f"a folder, relative to the study file or absolute, or {PREFIX}owner/name")
+        raise Mistake(
+            why_no_folder(Path(folder)),
+            f"a folder, relative to the study file or absolute, or {PREFIX}owner/name",
+        )
     return folder
 
 
@@ -135,7 +167,10 @@ def _check_caption(caption: str) -> str:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataKeys(Data):
     """Which pictures are trained on, and the words they are trained with."""
-    filters: Annotated[Filters, Checked(), Field(description="Which pictures are kept, bounds included")] = Filters()  # noqa: RUF009
+
+    filters: Annotated[Filters, Checked(), Field(description="Which pictures are kept, bounds included")] = (
+        Filters()
+    )
 
     @property
     def value(self) -> Data:
@@ -147,7 +182,12 @@ def _check_folder(data: DataKeys, info: ValidationInfo) -> DataKeys:
         return data
     for key in ("subset", "split"):
         if value := getattr(data, key):
-            raise Mistake("only a modelscope data set has it", "data.filters.subset for a sub-folder", at=(key,), value=value)
+            raise Mistake(
+                "only a modelscope data set has it",
+                "data.filters.subset for a sub-folder",
+                at=(key,),
+                value=value,
+            )
     try:
         if not _context(info).get("data_may_be_gone"):
             read_folder(data.value)
@@ -159,31 +199,39 @@ def _check_folder(data: DataKeys, info: ValidationInfo) -> DataKeys:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objective:
     """What counts: the mean aesthetic score of the story."""
+
     gate: Annotated[float, Bounds(1, 10), Doc("The mean aesthetic score that a story must reach")] = 6.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Budget:
     """When the sweep ends."""
+
     trials: Annotated[int, Bounds(1, 100_000), Doc("How many trials in all")] = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampler:
     """How Optuna's TPE samples."""
+
     startup_trials: Annotated[
-        int, Bounds(1, 100_000), Doc("Trials sampled at random before the sampler (Optuna's TPE) learns from them")
+        int,
+        Bounds(1, 100_000),
+        Doc("Trials sampled at random before the sampler (Optuna's TPE) learns from them"),
     ] = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Storage:
     """What is kept on the disk, and how often a training is saved; no score depends on it."""
+
     keep: Annotated[
         int,
         Bounds(1, 100_000),
-        Doc("How many of the best trials keep their LoRAs when room gets short, as every entry of `first` does; "
-            "pictures and recipes always stay"),
+        Doc(
+            "How many of the best trials keep their LoRAs when room gets short, as every entry of `first` does; "
+            "pictures and recipes always stay"
+        ),
     ] = 5
     limit_gb: Annotated[
         float | None,
@@ -199,28 +247,64 @@ class Storage:
 
 class Study(Section):
     """A study: what is searched, what is fixed, what is tried first, the gate, the budget."""
-    name: Annotated[str, Setting(kind=str, pattern=FOLDER_NAME, meaning=(
-        "Name of the study and of its folder under `runs/`: letters, digits, `.`, `_`, `-`; at most 64"))]
-    backbone: Annotated[str, Setting(kind=str, choices=tuple(BASE_MODELS), meaning="The model that gets the LoRA")] = DEFAULT
-    precision: Annotated[str, Setting(kind=str, choices=PRECISIONS, meaning=(
-        "Number format in training and rendering; the LoRA itself is trained in fp32, fp16 needs a GPU; Kolors' text encoder in "
-        f"fp32 takes 27 GB of GPU memory; default: {OWN_PRECISIONS}"))] = Field(default_factory=_own_precision)
-    weights: Annotated[str | None, text(
-        "Folder of Kolors' weights in DiffSynth's layout, relative to the study file or absolute; null: `LORA_SWEEP_MODELS`, "
-        "else a folder in the user's cache", optional=True), AfterValidator(_absolute_if_any)] = None
+
+    name: Annotated[
+        str,
+        Setting(
+            kind=str,
+            pattern=FOLDER_NAME,
+            meaning=(
+                "Name of the study and of its folder under `runs/`: letters, digits, `.`, `_`, `-`; at most 64"
+            ),
+        ),
+    ]
+    backbone: Annotated[
+        str, Setting(kind=str, choices=tuple(BASE_MODELS), meaning="The model that gets the LoRA")
+    ] = DEFAULT
+    precision: Annotated[
+        str,
+        Setting(
+            kind=str,
+            choices=PRECISIONS,
+            meaning=(
+                "Number format in training and rendering; the LoRA itself is trained in fp32, fp16 needs a GPU; Kolors' text encoder in "
+                f"fp32 takes 27 GB of GPU memory; default: {OWN_PRECISIONS}"
+            ),
+        ),
+    ] = Field(default_factory=_own_precision)
+    weights: Annotated[
+        str | None,
+        text(
+            "Folder of Kolors' weights in DiffSynth's layout, relative to the study file or absolute; null: `LORA_SWEEP_MODELS`, "
+            "else a folder in the user's cache",
+            optional=True,
+        ),
+        AfterValidator(_absolute_if_any),
+    ] = None
     seed: Annotated[int, Setting(kind=int, low=0, high=MAX_SEED, meaning="Seed of sampling and training")] = 0
     story: Annotated[StoryFile, BeforeValidator(_read_story, json_schema_input_type=str | StoryFile)] = Field(
-        description="The story: a file's path, relative to the study file, or the story itself")
-    data: Annotated[DataKeys, Checked(source=_check_source, caption=_check_caption), AfterValidator(_check_folder)] = Field(
-        description="The pictures")
-    train: Annotated[Training, Checked()] = Field(Training(), description="How the LoRA is trained, where fixed")
-    render: Annotated[Rendering, Checked()] = Field(Rendering(), description="How the story is drawn, where fixed")
+        description="The story: a file's path, relative to the study file, or the story itself"
+    )
+    data: Annotated[
+        DataKeys, Checked(source=_check_source, caption=_check_caption), AfterValidator(_check_folder)
+    ] = Field(description="The pictures")
+    train: Annotated[Training, Checked()] = Field(
+        Training(), description="How the LoRA is trained, where fixed"
+    )
+    render: Annotated[Rendering, Checked()] = Field(
+        Rendering(), description="How the story is drawn, where fixed"
+    )
     space: dict[str, Search] = Field(
         description="What is searched: any setting of `train`, `render` or `data.filters`, as choices or as a range",
-        json_schema_extra={"minProperties": 1, "propertyNames": {"enum": list(SETTINGS)}})
-    first: tuple[dict[str, Any], ...] = Field((), description=(
-        "Settings to try before sampling, each entry with values from `space`; what it leaves out is sampled; an entry taken out "
-        "before it ran is not run"))
+        json_schema_extra={"minProperties": 1, "propertyNames": {"enum": list(SETTINGS)}},
+    )
+    first: tuple[dict[str, Any], ...] = Field(
+        (),
+        description=(
+            "Settings to try before sampling, each entry with values from `space`; what it leaves out is sampled; an entry taken out "
+            "before it ran is not run"
+        ),
+    )
     objective: Annotated[Objective, Checked()] = Field(Objective(), description="What counts")
     budget: Annotated[Budget, Checked()] = Field(Budget(), description="When the sweep ends")
     sampler: Annotated[Sampler, Checked()] = Field(Sampler(), description="How Optuna's TPE samples")
@@ -233,9 +317,15 @@ class Study(Section):
     @classmethod
     def mistaken_keys(cls, values: dict[str, Any]) -> list[Mistake]:
         return super().mistaken_keys(values) + [
-            Mistake(f"space.{name} searches it too", "fixed or searched, not both", at=(*home.split("."), name),
-                    value=_written(values, home)[name])
-            for home in SECTIONS for name in sorted(_written(values, home).keys() & _written(values, "space").keys())]
+            Mistake(
+                f"space.{name} searches it too",
+                "fixed or searched, not both",
+                at=(*home.split("."), name),
+                value=_written(values, home)[name],
+            )
+            for home in SECTIONS
+            for name in sorted(_written(values, home).keys() & _written(values, "space").keys())
+        ]
 
     @field_validator("name")
     @classmethod
@@ -253,19 +343,33 @@ class Study(Section):
 
     @field_validator("first")
     @classmethod
-    def _check_first(cls, first: tuple[dict[str, Any], ...], info: ValidationInfo) -> tuple[dict[str, Any], ...]:
+    def _check_first(
+        cls, first: tuple[dict[str, Any], ...], info: ValidationInfo
+    ) -> tuple[dict[str, Any], ...]:
         space = info.data.get("space")
-        values = iter(all_checked(partial(_check_value, space, name, value, i)
-                                  for i, entry in enumerate(first) for name, value in entry.items()))
+        values = iter(
+            all_checked(
+                partial(_check_value, space, name, value, i)
+                for i, entry in enumerate(first)
+                for name, value in entry.items()
+            )
+        )
         return tuple({name: next(values) for name in entry} for entry in first)
 
     @model_validator(mode="after")
     def _check_bounds(self) -> Self:
         pairs = ((low, min(self._values(low)), high, max(self._values(high))) for low, high in BOUND_PAIRS)
-        mistakes = [self._never(low, least, f"{high} is {most}, so no picture is kept")
-                    for low, least, high, most in pairs if least > most]
+        mistakes = [
+            self._never(low, least, f"{high} is {most}, so no picture is kept")
+            for low, least, high, most in pairs
+            if least > most
+        ]
         if (most := max(self._values("max_images"))) < self.data.min_images:
-            mistakes.append(self._never("max_images", most, f"data.min_images is {self.data.min_images}, so every trial fails"))
+            mistakes.append(
+                self._never(
+                    "max_images", most, f"data.min_images is {self.data.min_images}, so every trial fails"
+                )
+            )
         if mistakes:
             raise combined(mistakes)
         return self
@@ -300,16 +404,30 @@ class Study(Section):
         return self.data.value
 
     def spec(self, number: int, sampled: Mapping[str, Value]) -> TrialSpec:
-        """Trial `number`: the fixed settings, and before them what was sampled, be it searched today or when it was asked for."""
+        """Trial `number`: the fixed settings, and before them what was sampled, be it searched today or when
+        it was asked for.
+        """
         assert sampled.keys() <= SETTINGS.keys(), sampled
 
         def overlay(fixed: Any) -> Any:
-            return replace(fixed, **{name: sampled[name] for name in setting_names(type(fixed)) if name in sampled})
+            return replace(
+                fixed, **{name: sampled[name] for name in setting_names(type(fixed)) if name in sampled}
+            )
 
         return TrialSpec(
-            study=self.name, number=number, seed=self.seed, backbone=self.backbone, precision=self.precision,
-            data=self.data_value, story=self.story_value, train=overlay(self.train), render=overlay(self.render),
-            filters=overlay(self.data.filters), gate=self.objective.gate, weights=self.weights)
+            study=self.name,
+            number=number,
+            seed=self.seed,
+            backbone=self.backbone,
+            precision=self.precision,
+            data=self.data_value,
+            story=self.story_value,
+            train=overlay(self.train),
+            render=overlay(self.render),
+            filters=overlay(self.data.filters),
+            gate=self.objective.gate,
+            weights=self.weights,
+        )
 
     def allowed(self, params: Mapping[str, Any]) -> dict[str, Value]:
         """Values that somebody else queued, as an entry of `first` would have them. Raises Mistake."""
@@ -321,7 +439,9 @@ class Study(Section):
         return replace(self.spec(-1, starts), train=None)
 
     def to_yaml(self) -> str:
-        """A frozen copy that needs no other file: story inside, data by its absolute path, every default written."""
+        """A frozen copy that needs no other file: story inside, data by its absolute path, every default
+        written.
+        """
         values = self.model_dump()
         for name in self.space:  # what is searched is not also fixed
             del _written(values, HOMES[name])[name]
@@ -336,8 +456,8 @@ def _written(values: Any, path: str) -> dict[str, Any]:
 
 
 def _check_value(space: dict[str, Search] | None, name: str, value: Any, *at: Key) -> Any:
-    """A hand-made value of a searched setting, in the setting's own type; a Mistake otherwise. `at` leads to its mapping; `space`
-    is None where it has mistakes of its own."""
+    """A hand-made value of a searched setting, in the setting's own type; a Mistake otherwise. `at` leads to
+    its mapping; `space` is None where it has mistakes of its own."""
     if name not in SETTINGS and space is None:
         raise UnknownKey(name, SETTINGS, near(name, SETTINGS), at)
     if space is not None and name not in space:

@@ -1,4 +1,5 @@
 """The tables of keys in studies/README.md, made from what study files are checked by."""
+
 import re
 from collections.abc import Iterator
 from typing import Any, get_args
@@ -8,15 +9,19 @@ from pydantic.fields import FieldInfo
 
 from sweep.study.setting import SECTIONS, Checked, Section, Setting
 
-BLOCK = re.compile(r"(<!-- (\w+), made by `python -m sweep\.study --tables` -->\n).*?(<!-- end of the table -->)", re.DOTALL)
+BLOCK = re.compile(
+    r"(<!-- (\w+), made by `python -m sweep\.study --tables` -->\n).*?(<!-- end of the table -->)", re.DOTALL
+)
 HEAD = "| {} | meaning | allowed | default |\n|---|---|---|---|\n"
 
 
 def with_tables(page: str, **files: type[Section]) -> str:
-    """The page with its tables as they should be: the keys of each of `files` between the marks of that name, and those of each
-    section of settings between the marks `settings`."""
+    """The page with its tables as they should be: the keys of each of `files` between the marks of that name,
+    and those of each section of settings between the marks `settings`."""
     tables = {name: table("key", file) for name, file in files.items()}
-    tables["settings"] = "\n".join(table(f"`{home}`", Checked().model(section)) for home, section in SECTIONS.items())
+    tables["settings"] = "\n".join(
+        table(f"`{home}`", Checked().model(section)) for home, section in SECTIONS.items()
+    )
     return BLOCK.sub(lambda block: f"{block[1]}{tables[block[2]]}{block[3]}", page)
 
 

@@ -1,4 +1,7 @@
-"""The tracking store of a runs folder that was moved or copied: it names the old place, for MLflow's addresses are absolute."""
+"""The tracking store of a runs folder that was moved or copied: it names the old place, for MLflow's
+addresses are absolute.
+"""
+
 import sqlite3
 from contextlib import closing
 
@@ -8,7 +11,8 @@ BUSY_S = 20.0
 
 
 def mend_artifact_places(runs: Runs) -> str | None:
-    """Make the artifact addresses in our own store name this runs folder -> one line if they named another. Raises sqlite3.Error.
+    """Make the artifact addresses in our own store name this runs folder -> one line if they named another.
+    Raises sqlite3.Error.
 
     Otherwise a moved folder's pictures are not found, and a copy writes into the original.
     """
@@ -16,21 +20,36 @@ def mend_artifact_places(runs: Runs) -> str | None:
         return None
     here = runs.artifacts.resolve().as_uri()
     with closing(sqlite3.connect(runs.tracking_db, timeout=BUSY_S, isolation_level=None)) as store:
-        named = [place for place, in store.execute("SELECT DISTINCT artifact_location FROM experiments")]
-        moved = [place for place in named if place and place.startswith("file:") and place != here
-                 and place.endswith(f"/{runs.artifacts.name}") and _lies_here(store, place, runs)]
+        named = [place for (place,) in store.execute("SELECT DISTINCT artifact_location FROM experiments")]
+        moved = [
+            place
+            for place in named
+            if place
+            and place.startswith("file:")
+            and place != here
+            and place.endswith(f"/{runs.artifacts.name}")
+            and _lies_here(store, place, runs)
+        ]
         if not moved:
             return None
         store.execute("BEGIN IMMEDIATE")
         for place in moved:
-            store.execute("UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (here, place))
-            store.execute("UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
-                          (here, len(place) + 1, len(place) + 1, f"{place}/"))
+            store.execute(
+                "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (here, place)
+            )
+            store.execute(
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
+                (here, len(place) + 1, len(place) + 1, f"{place}/"),
+            )
         store.execute("COMMIT")
     return f"{runs.path} was moved or copied here: MLflow's pictures and LoRAs are from now on those in {runs.artifacts}"
 
 
 def _lies_here(store: sqlite3.Connection, place: str, runs: Runs) -> bool:
-    """Whether files of runs that name `place` are in this folder: others that log to this store have places of their own."""
-    named = store.execute("SELECT run_uuid FROM runs WHERE substr(artifact_uri, 1, ?) = ?", (len(place) + 1, f"{place}/"))
-    return any((runs.artifacts / run_id).is_dir() for run_id, in named)
+    """Whether files of runs that name `place` are in this folder: others that log to this store have places
+    of their own.
+    """
+    named = store.execute(
+        "SELECT run_uuid FROM runs WHERE substr(artifact_uri, 1, ?) = ?", (len(place) + 1, f"{place}/")
+    )
+    return any((runs.artifacts / run_id).is_dir() for (run_id,) in named)

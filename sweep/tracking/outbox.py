@@ -1,4 +1,7 @@
-"""What waits to be sent: one thread sends it in order, again and again, so that a slow or dead receiver holds nobody up."""
+"""What waits to be sent: one thread sends it in order, again and again, so that a slow or dead receiver holds
+nobody up.
+"""
+
 import logging
 import threading
 import time
@@ -21,8 +24,9 @@ def never() -> bool:
 class Outbox:
     """Sends by key, in the order in which the keys came; each must bear being repeated.
 
-    A newer send under a key takes the place of the one that waits: it says all that the older one said. Nothing is kept
-    beyond this process: what is put here lies on the disk already, in a form from which it can be put again.
+    A newer send under a key takes the place of the one that waits: it says all that the older one said.
+    Nothing is kept beyond this process: what is put here lies on the disk already, in a form from which it
+    can be put again.
     """
 
     def __init__(self, receiver: str, kept_in: str) -> None:
@@ -45,7 +49,9 @@ class Outbox:
             self._changed.notify_all()
 
     def moves(self, takes_s: float = 0.0) -> None:
-        """A part of a send has arrived, or one that may take `takes_s` is under way; not for a part that is repeated."""
+        """A part of a send has arrived, or one that may take `takes_s` is under way; not for a part that is
+        repeated.
+        """
         with self._changed:
             self._moved_at = time.monotonic() + takes_s
 
@@ -58,7 +64,9 @@ class Outbox:
             return self._error
 
     def flush(self, patience_s: float, stop_asked: Callable[[], object] = never) -> bool:
-        """Try at once and wait until all is sent; False once nothing moved for `patience_s`, or soon after `stop_asked`."""
+        """Try at once and wait until all is sent; False once nothing moved for `patience_s`, or soon after
+        `stop_asked`.
+        """
         began, last, told = time.monotonic(), float("inf"), False
         with self._changed:
             self._pause_s = self._not_before = 0.0
@@ -71,8 +79,10 @@ class Outbox:
                 if left_s <= 0:
                     return False
                 if now - began > patience_s and not told:
-                    log.warning("%s is slow, waiting until it has everything; Ctrl-C ends this, the same command sends the rest",
-                                self._receiver)
+                    log.warning(
+                        "%s is slow, waiting until it has everything; Ctrl-C ends this, the same command sends the rest",
+                        self._receiver,
+                    )
                     told = True
                 self._changed.wait(min(left_s, LOOK_S))
             return True
@@ -91,7 +101,8 @@ class Outbox:
                 send()
             except Refused as refusal:
                 log.warning("%s refuses %s: %s", self._receiver, key, refusal)
-            except Exception as failure:  # whatever a client raises for a dead, slow, full or foreign receiver: try again
+            # whatever a client raises for a dead, slow, full or foreign receiver: try again
+            except Exception as failure:
                 error = failure
             self._settle(key, send, error)
 
@@ -109,8 +120,12 @@ class Outbox:
         with self._changed:
             self._tries += 1
             if error and not self._error:
-                log.warning("%s takes nothing at the moment (%s); the sweep goes on, what is to be sent stays in %s",
-                            self._receiver, error, self._kept_in)
+                log.warning(
+                    "%s takes nothing at the moment (%s); the sweep goes on, what is to be sent stays in %s",
+                    self._receiver,
+                    error,
+                    self._kept_in,
+                )
             elif self._error and not error:
                 log.warning("%s answers again; sending what waited", self._receiver)
             self._error = error

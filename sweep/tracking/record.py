@@ -2,6 +2,7 @@
 
 Every time comes from the files, never from the clock: sent again, it is the same.
 """
+
 import json
 import re
 import time
@@ -46,18 +47,32 @@ def loss_points(spec: TrialSpec, folder: TrialFolder) -> list[Metric]:
 
 def result_points(result: Result, folder: TrialFolder, prefix: str = "") -> list[Metric]:
     """Scores and duration, what there is of them."""
-    values = {"aesthetic_mean": result.aesthetic_mean, "aesthetic_min": result.aesthetic_min,
-              "aesthetic_std": result.aesthetic_std, "coherence": result.coherence, "duration_s": result.duration_s}
+    values = {
+        "aesthetic_mean": result.aesthetic_mean,
+        "aesthetic_min": result.aesthetic_min,
+        "aesthetic_std": result.aesthetic_std,
+        "coherence": result.coherence,
+        "duration_s": result.duration_s,
+    }
     values |= {f"aesthetic_{number}": value for number, value in enumerate(result.aesthetic, start=1)}
     at_ms = written_ms(folder)
     return [Metric(prefix + name, value, at_ms, 0) for name, value in values.items() if value is not None]
 
 
 def result_tags(result: Result) -> dict[str, str]:
-    tags = {"state": result.state, "scorer": result.scorer, "device": result.device, "micro_batch": str(result.micro_batch)}
+    tags = {
+        "state": result.state,
+        "scorer": result.scorer,
+        "device": result.device,
+        "micro_batch": str(result.micro_batch),
+    }
     if result.same_as is not None:
         tags["same_as"] = str(result.same_as)
-    if result.spec.train and CUDA_OOM.name in result.retried and result.micro_batch != result.spec.train.batch_size:
+    if (
+        result.spec.train
+        and CUDA_OOM.name in result.retried
+        and result.micro_batch != result.spec.train.batch_size
+    ):
         tags["micro_batch_changed"] = f"{result.spec.train.batch_size} -> {result.micro_batch}"
     if result.state == "complete":
         return tags | {"gate": "pass" if result.passed_gate else "fail"}
@@ -65,14 +80,21 @@ def result_tags(result: Result) -> dict[str, str]:
 
 
 def artifact_files(result: Result, folder: TrialFolder) -> list[tuple[Path, str | None]]:
-    """Files and the artifact folder of each; weights may have been tidied away since. A repeat has none: its twin does."""
+    """Files and the artifact folder of each; weights may have been tidied away since. A repeat has none: its
+    twin does.
+    """
     if result.same_as is not None:
         return []
     if result.state == "failed":
         wanted: list[tuple[Path, str | None]] = [(folder.path / "traceback.txt", None)]
     else:
         pictures = [folder.picture(number) for number in range(1, len(result.spec.story.scenes) + 1)]
-        wanted = [(folder.sheet, None), (folder.recipe, None), (folder.lora, "lora"), *((path, "story") for path in pictures)]
+        wanted = [
+            (folder.sheet, None),
+            (folder.recipe, None),
+            (folder.lora, "lora"),
+            *((path, "story") for path in pictures),
+        ]
     return [(path, where) for path, where in wanted if path.exists()]
 
 
@@ -93,10 +115,12 @@ def _ms(time_s: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """A trial's run. `written_ms`: the date of the result that it has with all that belongs to it; None while at work.
+    """A trial's run. `written_ms`: the date of the result that it has with all that belongs to it; None while
+    at work.
 
     `deleted`: by the user, so that it stays deleted and is not sent again.
     """
+
     run_id: str
     written_ms: int | None = None
     deleted: bool = False
@@ -105,12 +129,21 @@ class TrackedRun:
 class Tracked:
     """The runs that this folder made in one store, and what tells them from those of other folders.
 
-    On a store that others use too, a run of ours has the study's id and the id of the request that made it. Both are noted here
-    first: a copy of this folder knows the id, but not the runs that are made after it was copied.
+    On a store that others use too, a run of ours has the study's id and the id of the request that made it.
+    Both are noted here first: a copy of this folder knows the id, but not the runs that are made after it was
+    copied.
     """
 
-    def __init__(self, folder: StudyFolder, *, shared: bool, store: int | None = None, parent: str | None = None,
-                 trials: dict[int, TrackedRun] | None = None, ids: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: StudyFolder,
+        *,
+        shared: bool,
+        store: int | None = None,
+        parent: str | None = None,
+        trials: dict[int, TrackedRun] | None = None,
+        ids: Sequence[str] = (),
+    ) -> None:
         """`store` is the one of which all this is true, and `parent` the study's run in it."""
         self._folder, self._shared = folder, shared
         self.store, self.parent, self.trials = store, parent, trials or {}
@@ -118,12 +151,25 @@ class Tracked:
 
     @classmethod
     def read(cls, folder: StudyFolder, *, shared: bool) -> Self:
-        """As noted in the folder, where a store is `shared` with an id from now on; whatever cannot be read is sent again."""
-        ids = ID.findall(folder.tracking_id.read_bytes().decode(errors="replace")) if folder.tracking_id.exists() else []
+        """As noted in the folder, where a store is `shared` with an id from now on; whatever cannot be read
+        is sent again.
+        """
+        ids = (
+            ID.findall(folder.tracking_id.read_bytes().decode(errors="replace"))
+            if folder.tracking_id.exists()
+            else []
+        )
         try:
             noted = read_json(folder.tracked)
             trials = {int(number): TrackedRun(*run) for number, run in noted["trials"].items()}
-            tracked = cls(folder, shared=shared, store=noted.get("store"), parent=noted["parent"], trials=trials, ids=ids)
+            tracked = cls(
+                folder,
+                shared=shared,
+                store=noted.get("store"),
+                parent=noted["parent"],
+                trials=trials,
+                ids=ids,
+            )
         except (FileNotFoundError, ValueError, TypeError, KeyError):
             tracked = cls(folder, shared=shared, ids=ids)
         if shared and not ids:
@@ -168,8 +214,14 @@ class Tracked:
 
     def _keep(self, trials: dict[int, TrackedRun]) -> None:
         """On the disk first: what could not be noted there is sent again, which changes nothing."""
-        write_json(self._folder.tracked, {"store": self.store, "parent": self.parent,
-                                          "trials": {number: astuple(run) for number, run in trials.items()}})
+        write_json(
+            self._folder.tracked,
+            {
+                "store": self.store,
+                "parent": self.parent,
+                "trials": {number: astuple(run) for number, run in trials.items()},
+            },
+        )
         self.trials = trials
 
     def _make_id(self) -> None:

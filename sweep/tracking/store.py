@@ -1,4 +1,5 @@
 """The store that MLflow keeps its runs in, and a study's experiment there: found, or made."""
+
 import logging
 from pathlib import Path
 
@@ -16,8 +17,12 @@ from sweep.tracking.uri import VARIABLE, TrackingPlace, plain_line, shown_addres
 
 log = logging.getLogger(__name__)
 LOCK_S = 60.0
-# Without a kind MLflow 3.17's pages (server/js, ExperimentKind) open in the view for chat models, where runs are hard to find.
-EXPERIMENT_TAGS = {MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "aesthetic_mean", "mlflow.experimentKind": "custom_model_development"}
+# Without a kind MLflow 3.17's pages (server/js, ExperimentKind) open in the view for chat models, where runs
+# are hard to find.
+EXPERIMENT_TAGS = {
+    MLFLOW_EXPERIMENT_PRIMARY_METRIC_NAME: "aesthetic_mean",
+    "mlflow.experimentKind": "custom_model_development",
+}
 
 
 class TrackingError(UserError):
@@ -30,7 +35,9 @@ def open_experiment(runs: Runs, study: str, place: TrackingPlace) -> tuple[Mlflo
         client = _open_store(runs, place)
         return client, _find_experiment(client, runs, study, place)
     except (ImportError, sqlalchemy.exc.ArgumentError, InvalidUrlException) as error:
-        raise TrackingError(f"{VARIABLE} is {shown_address(place.uri)}, which cannot work: {plain_line(error)}") from None
+        raise TrackingError(
+            f"{VARIABLE} is {shown_address(place.uri)}, which cannot work: {plain_line(error)}"
+        ) from None
 
 
 def store_id(client: MlflowClient) -> int | None:
@@ -49,24 +56,30 @@ def _open_store(runs: Runs, place: TrackingPlace) -> MlflowClient:
     with filelock.FileLock(runs.tracking_lock, timeout=LOCK_S):
         database = runs.tracking_db
         if place.kind == "own" and not database.exists():
-            for half in database.parent.glob(f".{database.name}.*"):  # with its journal, from a process that was killed
+            # with its journal, from a process that was killed
+            for half in database.parent.glob(f".{database.name}.*"):
                 half.unlink()
             write_whole(database, _make_store)
-        if place.file and place.file.resolve() == database.resolve() and (moved := mend_artifact_places(runs)):
+        if (
+            place.file
+            and place.file.resolve() == database.resolve()
+            and (moved := mend_artifact_places(runs))
+        ):
             log.warning(moved)
         return MlflowClient(place.uri)
 
 
 def _make_store(path: Path) -> None:
     """MLflow's tables in a new file; nothing in this process holds the file afterwards."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # half a second, for a fresh runs folder only
+    # half a second, for a fresh runs folder only
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     uri = sqlite_address(path)
     try:
         MlflowClient(uri)
     finally:
-        # MLflow 3.17 keeps its connections to a URI for good (store/tracking/sqlalchemy_store.py): after a disk that was full,
-        # every later try would write to the half file that is deleted by then.
+        # MLflow 3.17 keeps its connections to a URI for good (store/tracking/sqlalchemy_store.py): after a
+        # disk that was full, every later try would write to the half file that is deleted by then.
         engine = SqlAlchemyStore._engine_map.pop(uri, None)
         if engine:
             engine.dispose()
@@ -75,11 +88,14 @@ def _make_store(path: Path) -> None:
 def _find_experiment(client: MlflowClient, runs: Runs, study: str, place: TrackingPlace) -> str:
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
-        artifacts = None if place.kind == "server" else runs.artifacts.resolve().as_uri()  # a server has a place of its own
+        # a server has a place of its own
+        artifacts = None if place.kind == "server" else runs.artifacts.resolve().as_uri()
         return client.create_experiment(study, artifacts, EXPERIMENT_TAGS)
     if experiment.lifecycle_stage != "active":
-        raise TrackingError(f"MLflow's experiment {study!r} was deleted: restore it there, "
-                            f"purge it (mlflow gc), or give the study another name")
+        raise TrackingError(
+            f"MLflow's experiment {study!r} was deleted: restore it there, "
+            f"purge it (mlflow gc), or give the study another name"
+        )
     for key, value in EXPERIMENT_TAGS.items():
         if key not in experiment.tags:
             client.set_experiment_tag(experiment.experiment_id, key, value)

@@ -1,9 +1,11 @@
 """MLflow as a mirror of the disk: makes the runs of a study equal to its folders.
 
-Everything here may be repeated, after a failure in the middle too: what MLflow has already is neither doubled nor missed.
-MLflow keeps one of two metric points with equal key, step, timestamp and value; params, tags and artifacts are the same when
-sent again; a run is looked for before it is made; and the final status comes last.
+Everything here may be repeated, after a failure in the middle too: what MLflow has already is neither doubled
+nor missed. MLflow keeps one of two metric points with equal key, step, timestamp and value; params, tags and
+artifacts are the same when sent again; a run is looked for before it is made; and the final status comes
+last.
 """
+
 import logging
 import math
 import time
@@ -48,6 +50,7 @@ OLDEST_FIRST = ["start_time ASC", "run_id ASC"]
 @dataclass(frozen=True, slots=True)
 class Child:
     """A trial's run, and what it had when it was found."""
+
     run_id: str
     started_ms: int
     loss_steps: set[int]  # grows as losses are sent
@@ -60,7 +63,9 @@ class Mirror:
     `moves` is told of every part that has arrived, and before a file of the seconds that it may take.
     """
 
-    def __init__(self, runs: Runs, study: str, place: TrackingPlace, tracked: Tracked, moves: Callable[[float], None]) -> None:
+    def __init__(
+        self, runs: Runs, study: str, place: TrackingPlace, tracked: Tracked, moves: Callable[[float], None]
+    ) -> None:
         self._runs, self._study, self._place, self._tracked, self._moves = runs, study, place, tracked, moves
         self._folder = runs.study(study)
         self._client: MlflowClient | None = None
@@ -83,8 +88,13 @@ class Mirror:
         known, store = {run.info.run_id for run in found}, store_id(client)
         if self._tracked.parent not in known and (store is None or self._tracked.store != store):
             self._tracked.trials = {}  # another store, or a new one: it has none of them
-        self._parent = found[0] if found else client.create_run(
-            experiment, run_name=self._study, tags={"kind": "study"} | self._tracked.new_mark())
+        self._parent = (
+            found[0]
+            if found
+            else client.create_run(
+                experiment, run_name=self._study, tags={"kind": "study"} | self._tracked.new_mark()
+            )
+        )
         self._tracked.store, self._tracked.parent = store, self._parent.info.run_id
         self._parent_is_empty = self._parent_is_empty or not found
         self._experiment, self._client = experiment, client
@@ -122,7 +132,8 @@ class Mirror:
             if number not in numbers:
                 self._tracked.forget(number)
                 client.delete_run(run.info.run_id)
-        for number in self._tracked.trials.keys() - numbers:  # the user deleted their runs; another trial may get the number
+        # the user deleted their runs; another trial may get the number
+        for number in self._tracked.trials.keys() - numbers:
             self._tracked.forget(number)
 
     def tag_study(self, tags: dict[str, str]) -> None:
@@ -138,7 +149,9 @@ class Mirror:
                 client.set_tag(run.info.run_id, "older", "true", synchronous=True)
 
     def base(self, result: Result, folder: TrialFolder) -> None:
-        """The base model's own story, on the parent run; its numbers come last and say that the rest is there."""
+        """The base model's own story, on the parent run; its numbers come last and say that the rest is
+        there.
+        """
         client, run_id = self._connected()
         points = _missing(result_points(result, folder, "base_"), self._parent.data.metrics)
         if points:
@@ -155,7 +168,8 @@ class Mirror:
         if child is None:
             return
         points = result_points(result, folder) if result else []
-        if folder.result.exists() and _contradicts(points, child.metrics):  # done again: old points would stay beside new ones
+        # done again: old points would stay beside new ones
+        if folder.result.exists() and _contradicts(points, child.metrics):
             self._delete(child.run_id, spec.number)
             child = self._child(spec, sampled, folder)
             assert child
@@ -166,27 +180,38 @@ class Mirror:
         for path, where in artifact_files(result, made):
             self._upload(child.run_id, path, where)
         tags = result_tags(result) | {MLFLOW_PARENT_RUN_ID: parent}
-        client.log_batch(child.run_id, metrics=_missing(points, child.metrics),
-                         tags=[RunTag(key, value) for key, value in tags.items() if value], synchronous=True)
+        client.log_batch(
+            child.run_id,
+            metrics=_missing(points, child.metrics),
+            tags=[RunTag(key, value) for key, value in tags.items() if value],
+            synchronous=True,
+        )
         ended_ms = written_ms(folder)
-        client.set_terminated(child.run_id, "FINISHED" if result.state == "complete" else "FAILED",
-                              max(child.started_ms, ended_ms))  # a clock may have been set back
+        client.set_terminated(
+            child.run_id,
+            "FINISHED" if result.state == "complete" else "FAILED",
+            max(child.started_ms, ended_ms),
+        )  # a clock may have been set back
         del self._children[spec.number]
         self._tracked.note(spec.number, TrackedRun(child.run_id, ended_ms))
 
     def whole(self) -> set[int]:
-        """Trials of which nothing is left to send: their result, as it lies on the disk, was sent with all that belongs to it, or
-        the user deleted their run."""
-        return {number for number in self._tracked.trials if self._is_left_alone(number) or self._is_sent(number)}
+        """Trials of which nothing is left to send: their result, as it lies on the disk, was sent with all
+        that belongs to it, or the user deleted their run."""
+        return {
+            number for number in self._tracked.trials if self._is_left_alone(number) or self._is_sent(number)
+        }
 
     def end_study(self, status: str, passed: Sequence[int]) -> None:
-        """End the parent run and whatever is still open under it. Tag the winner: the first of `passed`, best first, whose run
-        the user has not deleted."""
+        """End the parent run and whatever is still open under it. Tag the winner: the first of `passed`, best
+        first, whose run the user has not deleted."""
         client, parent = self._connected()
         self._end_open_children()
         runs, tracked = self._find(client, self._experiment, CHILDREN), self._tracked.trials
         there = {run.info.run_id for run in runs}
-        winner = next((number for number in passed if number not in tracked or tracked[number].run_id in there), None)
+        winner = next(
+            (number for number in passed if number not in tracked or tracked[number].run_id in there), None
+        )
         best = tracked[winner].run_id if winner is not None and self._is_sent(winner) else None
         for run in runs:
             won = run.info.run_id == best
@@ -214,15 +239,33 @@ class Mirror:
             client.delete_run(lost.info.run_id)
         if not found and spec.number in self._tracked.trials:
             self._tracked.note_deleted(spec.number)
-            log.warning("MLflow: the run of trial %d was deleted there; it stays deleted, its folder has everything", spec.number)
+            log.warning(
+                "MLflow: the run of trial %d was deleted there; it stays deleted, its folder has everything",
+                spec.number,
+            )
             return None
         name = f"trial-{spec.number:04d}"
-        run = found[0] if found else client.create_run(
-            self._experiment, start_time=started_ms(folder), run_name=name, tags={  # MLflow may hear of it much later
-                MLFLOW_PARENT_RUN_ID: parent, MLFLOW_RUN_NAME: name, "trial_number": str(spec.number), "state": "running",
-                "sampled": sampled} | self._tracked.new_mark())
+        run = (
+            found[0]
+            if found
+            else client.create_run(
+                # MLflow may hear of it much later
+                self._experiment,
+                start_time=started_ms(folder),
+                run_name=name,
+                tags={
+                    MLFLOW_PARENT_RUN_ID: parent,
+                    MLFLOW_RUN_NAME: name,
+                    "trial_number": str(spec.number),
+                    "state": "running",
+                    "sampled": sampled,
+                }
+                | self._tracked.new_mark(),
+            )
+        )
         run_id = run.info.run_id
-        self._tracked.note(spec.number, TrackedRun(run_id))  # also where the trial was started again: it is not whole any more
+        # also where the trial was started again: it is not whole any more
+        self._tracked.note(spec.number, TrackedRun(run_id))
         if run.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
         params = [param for param in params if run.data.params.get(param.key) != param.value]
@@ -237,13 +280,15 @@ class Mirror:
         client, _ = self._connected()
         points = [point for point in loss_points(spec, folder) if point.step not in child.loss_steps]
         for start in range(0, len(points), MAX_METRICS):
-            batch = points[start:start + MAX_METRICS]
+            batch = points[start : start + MAX_METRICS]
             client.log_batch(child.run_id, metrics=batch, synchronous=True)
             child.loss_steps.update(point.step for point in batch)
             self._moves(0.0)
 
     def _upload(self, run_id: str, path: Path, where: str | None) -> None:
-        """Send one file, once. A size that the server or a proxy will never take must not hold up all that is behind it."""
+        """Send one file, once. A size that the server or a proxy will never take must not hold up all that is
+        behind it.
+        """
         client, _ = self._connected()
         found = path.stat()
         upload = run_id, path, where, found.st_mtime_ns, found.st_size
@@ -266,25 +311,39 @@ class Mirror:
         for run in self._find(client, self._experiment, f"attributes.status = 'RUNNING' AND {CHILDREN}"):
             run_id = run.info.run_id
             known = self._tracked.trials.get(int(run.data.tags["trial_number"]))
-            if known and known.written_ms is not None and known.run_id != run_id:  # made by a request that we gave up too early
+            # made by a request that we gave up too early
+            if known and known.written_ms is not None and known.run_id != run_id:
                 client.delete_run(run_id)
             else:
                 client.set_terminated(run_id, "KILLED", max(run.info.start_time, _now_ms()))
 
     def _leave_to_the_other_folder(self, client: MlflowClient, experiment: str) -> None:
-        """Where another folder goes on under this study's id, the one is a copy of the other: this one takes a new id."""
-        if self._tracked.id and not all(map(self._tracked.is_own, _search(client, experiment, self._of_this_study("")))):
+        """Where another folder goes on under this study's id, the one is a copy of the other: this one takes
+        a new id.
+        """
+        if self._tracked.id and not all(
+            map(self._tracked.is_own, _search(client, experiment, self._of_this_study("")))
+        ):
             self._tracked.take_new_id()
-            log.warning("MLflow: a copy of %s, or the folder that it was copied from, sends its trials under the same id; "
-                        "this folder gets an id of its own, and sends all its trials anew", self._folder.path)
+            log.warning(
+                "MLflow: a copy of %s, or the folder that it was copied from, sends its trials under the same id; "
+                "this folder gets an id of its own, and sends all its trials anew",
+                self._folder.path,
+            )
 
     def _adopt_children(self, client: MlflowClient) -> None:
         for run in self._find(client, self._experiment, CHILDREN):
             client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, self._parent.info.run_id, synchronous=True)
 
     def _find(self, client: MlflowClient, experiment: str, where: str) -> list[Run]:
-        """This study's runs: in a store that others use too, one of the same name in another runs folder has its own."""
-        return [run for run in _search(client, experiment, self._of_this_study(where)) if self._tracked.is_own(run)]
+        """This study's runs: in a store that others use too, one of the same name in another runs folder has
+        its own.
+        """
+        return [
+            run
+            for run in _search(client, experiment, self._of_this_study(where))
+            if self._tracked.is_own(run)
+        ]
 
     def _of_this_study(self, where: str) -> str:
         mine = f"tags.{STUDY_ID} = '{self._tracked.id}'" if self._tracked.id else ""
@@ -292,8 +351,11 @@ class Mirror:
 
     def _claim(self, client: MlflowClient, experiment: str) -> list[Run]:
         """Runs that this study logged before the store was a shared one: tag them now."""
-        parents = [run for run in _search(client, experiment, "tags.kind = 'study'")
-                   if self._tracked.id and run.info.run_id == self._tracked.parent and STUDY_ID not in run.data.tags]
+        parents = [
+            run
+            for run in _search(client, experiment, "tags.kind = 'study'")
+            if self._tracked.id and run.info.run_id == self._tracked.parent and STUDY_ID not in run.data.tags
+        ]
         for parent in parents:
             children = _search(client, experiment, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'")
             for run in (*children, parent):  # the parent last, so that a claim that broke off is made again
@@ -301,7 +363,9 @@ class Mirror:
         return parents
 
     def _delete(self, run_id: str, number: int) -> None:
-        """Delete a trial's run that is to be made anew. Forgotten first, or it would count as deleted by the user."""
+        """Delete a trial's run that is to be made anew. Forgotten first, or it would count as deleted by the
+        user.
+        """
         client, _ = self._connected()
         self._tracked.forget(number)
         client.delete_run(run_id)
@@ -338,7 +402,9 @@ def _now_ms() -> int:
 
 def _contradicts(points: list[Metric], known: dict[str, float]) -> bool:
     """Whether MLflow has other values already; equal up to what a foreign database may round."""
-    return any(not math.isclose(point.value, known.get(point.key, point.value), rel_tol=1e-9) for point in points)
+    return any(
+        not math.isclose(point.value, known.get(point.key, point.value), rel_tol=1e-9) for point in points
+    )
 
 
 def _missing(points: list[Metric], known: dict[str, float]) -> list[Metric]:

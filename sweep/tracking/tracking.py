@@ -1,9 +1,11 @@
-"""What the driver tells MLflow: one parent run for the study, a child run for each trial; names as in study files and tables.
+"""What the driver tells MLflow: one parent run for the study, a child run for each trial; names as in study
+files and tables.
 
-MLflow may be dead, slow or full: the trial folders have everything already, and an `Outbox` brings MLflow up to date
-behind the driver's back. What it could not send is sent at the next start. Only `MlflowClient` with explicit run ids: no
-global active run that a death would leave behind.
+MLflow may be dead, slow or full: the trial folders have everything already, and an `Outbox` brings MLflow up
+to date behind the driver's back. What it could not send is sent at the next start. Only `MlflowClient` with
+explicit run ids: no global active run that a death would leave behind.
 """
+
 import logging
 import os
 from collections.abc import Callable, Collection, Sequence
@@ -25,7 +27,8 @@ from sweep.tracking.uri import plain_line, tracking_place
 log = logging.getLogger(__name__)
 START_S = 10.0  # how long a start waits for MLflow
 END_S = 20.0  # and an end, from the last that MLflow took
-GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")  # MLflow's answers about a run that was deleted, or purged
+# MLflow's answers about a run that was deleted, or purged
+GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 QUIET = {
     # The outbox is patient in our place: MLflow 3.17 would retry for four minutes before it lets go.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -37,8 +40,8 @@ QUIET = {
 def open_tracking(runs: Runs, study: str, stop_asked: Callable[[], object] = never) -> "Tracking":
     """Begin to send what a study has, and wait a little for MLflow's first answer.
 
-    Raises UserError if the tracking URI can never work, or (TrackingError) if the experiment was deleted. Once `stop_asked`, a
-    start waits no longer for MLflow, and an end hardly.
+    Raises UserError if the tracking URI can never work, or (TrackingError) if the experiment was deleted.
+    Once `stop_asked`, a start waits no longer for MLflow, and an end hardly.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -58,9 +61,13 @@ def open_tracking(runs: Runs, study: str, stop_asked: Callable[[], object] = nev
 
 
 class Tracking:
-    """The study's experiment. No call waits for MLflow, apart from the start and the end, and none fails because of it."""
+    """The study's experiment. No call waits for MLflow, apart from the start and the end, and none fails
+    because of it.
+    """
 
-    def __init__(self, folder: StudyFolder, outbox: Outbox, mirror: Mirror, stop_asked: Callable[[], object]) -> None:
+    def __init__(
+        self, folder: StudyFolder, outbox: Outbox, mirror: Mirror, stop_asked: Callable[[], object]
+    ) -> None:
         self._folder, self._outbox, self._mirror, self._stop_asked = folder, outbox, mirror, stop_asked
         self._sampled: dict[int, str] = {}
         self._specs: dict[int, TrialSpec] = {}
@@ -104,24 +111,28 @@ class Tracking:
         self._put_trial(result.spec, folder, result)
 
     def sent(self) -> set[int]:
-        """Trials that MLflow has whole, as they lie on the disk: nothing about them is left to send. None before MLflow has
-        answered.
+        """Trials that MLflow has whole, as they lie on the disk: nothing about them is left to send. None
+        before MLflow has answered.
 
         A trial that is finished a second time with the same result costs nothing.
         """
         return self._mirror.whole() if self._mirror.sure else set()
 
     def flush(self, patience_s: float) -> bool:
-        """Send what waits, now; False if MLflow took none of it for `patience_s`, or the user asked to stop meanwhile."""
+        """Send what waits, now; False if MLflow took none of it for `patience_s`, or the user asked to stop
+        meanwhile.
+        """
         return self._outbox.flush(patience_s, self._stop_asked)
 
     def finish_study(self, status: str, passed: Sequence[int] = ()) -> None:
-        """End the parent run (FINISHED, FAILED or KILLED), with it what is still open, and mark the winner of the trials that
-        `passed` the gate, best first."""
+        """End the parent run (FINISHED, FAILED or KILLED), with it what is still open, and mark the winner of
+        the trials that `passed` the gate, best first."""
         self._put("the end", partial(self._mirror.end_study, status, passed))
         if not self.flush(END_S):
-            log.warning("MLflow has not received everything yet; the rest is in %s, and the same command sends it",
-                        self._folder.path)
+            log.warning(
+                "MLflow has not received everything yet; the rest is in %s, and the same command sends it",
+                self._folder.path,
+            )
         self.close()
 
     def close(self) -> None:
@@ -144,7 +155,9 @@ class Tracking:
                 if error.error_code not in GONE:
                     raise
                 self._mirror.forget()
-                send()  # once more: a run may have been deleted since it was found, and what is looked for afresh is not
+                # once more: a run may have been deleted since it was found, and what is looked for afresh is
+                # not
+                send()
         except Exception as error:
             self._mirror.forget()
             if isinstance(error, TrackingError):

@@ -1,4 +1,5 @@
 """MLflow's own UI on the right store."""
+
 import os
 import signal
 import socket
@@ -37,7 +38,9 @@ def open_ui(runs: Runs, host: str, port: int, say: Callable[[str], None]) -> Non
     if taken := port_taken(host, port):
         raise UserError(f"--port is {port}, but {host}:{port} cannot be used ({taken}); choose another")
     stop_by_keyboard()
-    say(f"MLflow is starting, which takes up to a minute (Ctrl-C ends it; what it says goes to {runs.ui_log})")
+    say(
+        f"MLflow is starting, which takes up to a minute (Ctrl-C ends it; what it says goes to {runs.ui_log})"
+    )
     sys.stdout.flush()
     try:
         _serve(runs, place.uri, host, port, say)
@@ -46,19 +49,36 @@ def open_ui(runs: Runs, host: str, port: int, say: Callable[[str], None]) -> Non
 
 
 def _serve(runs: Runs, uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
-    command = [sys.executable, "-P", "-m", "mlflow", "server", "--artifacts-destination", runs.artifacts.resolve().as_uri(),
-               "--host", host, "--port", str(port), "--workers", "1"]
-    # The URI by the environment, for a command line is public and the URI may hold a password. Jobs are for chat models: without
-    # them MLflow 3.17 starts in two thirds of the time and ends in a fifth.
-    environment = os.environ | {"MLFLOW_BACKEND_STORE_URI": uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "mlflow",
+        "server",
+        "--artifacts-destination",
+        runs.artifacts.resolve().as_uri(),
+        "--host",
+        host,
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    # The URI by the environment, for a command line is public and the URI may hold a password. Jobs are for
+    # chat models: without them MLflow 3.17 starts in two thirds of the time and ends in a fifth.
+    environment = os.environ | {
+        "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
     server: subprocess.Popen[bytes] | None = None
     runs.path.mkdir(parents=True, exist_ok=True)  # the store may be a database elsewhere
     with runs.ui_log.open("wb") as log:
         # No Ctrl-C between the server's start and our knowing it; in a group of its own it hears none itself.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
-            server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-                                      process_group=0)
+            server = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, process_group=0
+            )
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
             _wait_until_it_answers(server, host, port)
             if server.poll() is None:

@@ -1,4 +1,7 @@
-"""Where MLflow keeps its runs: MLFLOW_TRACKING_URI is parsed here, once; and how to speak of any address without a secret."""
+"""Where MLflow keeps its runs: MLFLOW_TRACKING_URI is parsed here, once; and how to speak of any address
+without a secret.
+"""
+
 import os
 import re
 import sqlite3
@@ -15,7 +18,8 @@ from core.folders import Runs, StudyFolder
 VARIABLE = "MLFLOW_TRACKING_URI"
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-NO_SECRET = {"admin", "mlflow", "mysql", "postgres", "root", "user"}  # names of users that errors hold for other reasons
+# names of users that errors hold for other reasons
+NO_SECRET = {"admin", "mlflow", "mysql", "postgres", "root", "user"}
 NOT_SHOWN = "(not shown: it may hold a secret)"
 LONGEST_LINE = 300  # characters
 _SCHEME = re.compile(rf"({'|'.join(SCHEMES)})(\+[a-z0-9_]+)?")
@@ -29,8 +33,10 @@ _ADDRESS = re.compile(r"[\w+.-]+://[^\s'\"<>()]+")
 class TrackingPlace:
     """Where MLflow keeps its runs: in the runs folder's own SQLite file, or where MLFLOW_TRACKING_URI says.
 
-    `uri` may hold a password, as people may not see it; `server` is an http address without user and password.
+    `uri` may hold a password, as people may not see it; `server` is an http address without user and
+    password.
     """
+
     uri: str = field(repr=False)
     kind: Literal["own", "file", "database", "server"]
     file: Path | None = None  # own and file: SQLite's
@@ -46,7 +52,9 @@ class _Problem(Exception):
 
 
 def tracking_place(runs: Runs) -> TrackingPlace:
-    """Where MLFLOW_TRACKING_URI says if it is set, else the SQLite file under `runs`. Raises UserError if it can never work."""
+    """Where MLFLOW_TRACKING_URI says if it is set, else the SQLite file under `runs`. Raises UserError if it
+    can never work.
+    """
     given = os.environ.get(VARIABLE)
     if not given:
         return TrackingPlace(uri=sqlite_address(runs.tracking_db), kind="own", file=runs.tracking_db)
@@ -66,8 +74,10 @@ def _parsed(given: str, runs: Runs) -> TrackingPlace:
     scheme, mark, _ = given.partition("://")
     kind, _, driver = scheme.partition("+")
     if not mark or kind not in SCHEMES or (driver and kind.startswith("http")):
-        raise _Problem("but MLflow's runs cannot lie there (allowed: an address that starts with one of "
-                       f"{', '.join(SCHEMES)}, then ://)")
+        raise _Problem(
+            "but MLflow's runs cannot lie there (allowed: an address that starts with one of "
+            f"{', '.join(SCHEMES)}, then ://)"
+        )
     return _server(given) if kind.startswith("http") else _database(given, kind, runs)
 
 
@@ -79,16 +89,25 @@ def _server(given: str) -> TrackingPlace:
     except ValueError:
         raise none from None
     if "@" in given.removeprefix(f"{parts.scheme}://{parts.netloc}"):
-        raise _Problem("which cannot work: an address with an @ behind its host: in a user's name and password write / as %2F, "
-                       "? as %3F, # as %23 and @ as %40")
+        raise _Problem(
+            "which cannot work: an address with an @ behind its host: in a user's name and password write / as %2F, "
+            "? as %3F, # as %23 and @ as %40"
+        )
     host = parts.netloc.rpartition("@")[2]
     if not parts.hostname or not port_is_known or not _HOST.fullmatch(host):
         raise none
     if parts.query or parts.fragment:
-        raise _Problem("which cannot work: an address which goes on with ? or #: MLflow cannot use that (a token goes into "
-                       "MLFLOW_TRACKING_TOKEN)")
-    return TrackingPlace(uri=given, kind="server", server=f"{parts.scheme}://{host}{parts.path.rstrip('/')}",
-                         user=unquote(parts.username or ""), password=unquote(parts.password or ""))
+        raise _Problem(
+            "which cannot work: an address which goes on with ? or #: MLflow cannot use that (a token goes into "
+            "MLFLOW_TRACKING_TOKEN)"
+        )
+    return TrackingPlace(
+        uri=given,
+        kind="server",
+        server=f"{parts.scheme}://{host}{parts.path.rstrip('/')}",
+        user=unquote(parts.username or ""),
+        password=unquote(parts.password or ""),
+    )
 
 
 def _database(given: str, kind: str, runs: Runs) -> TrackingPlace:
@@ -98,13 +117,16 @@ def _database(given: str, kind: str, runs: Runs) -> TrackingPlace:
         url = sqlalchemy.make_url(given)
         url.get_dialect().import_dbapi()
         file = sqlite_file(given) if kind == "sqlite" else None
-    except Exception as error:  # SQLAlchemy's, of whatever kind, for what it cannot read; ImportError for a missing driver
+    # SQLAlchemy's, of whatever kind, for what it cannot read; ImportError for a missing driver
+    except Exception as error:
         raise _Problem(f"which cannot work: {plain_line(error)}") from None
     if kind == "sqlite" and file is None:
         raise _Problem("which names no file (allowed: sqlite:///FILE)")
     if file and _is_of_optuna(file, runs):
         raise _Problem("but that is a study's own database: name another file")
-    return TrackingPlace(uri=given, kind="file" if file else "database", file=file, host=url.host, port=url.port)
+    return TrackingPlace(
+        uri=given, kind="file" if file else "database", file=file, host=url.host, port=url.port
+    )
 
 
 def _is_of_optuna(file: Path, runs: Runs) -> bool:
@@ -114,22 +136,29 @@ def _is_of_optuna(file: Path, runs: Runs) -> bool:
         return True
     try:
         with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)) as database:
-            return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'study_directions'").fetchone() is not None
+            return (
+                database.execute("SELECT 1 FROM sqlite_master WHERE name = 'study_directions'").fetchone()
+                is not None
+            )
     except sqlite3.Error:  # not there yet, or what is wrong with it is said where it is opened
         return False
 
 
 def sqlite_address(file: Path) -> str:
-    """What SQLAlchemy, and so Optuna and MLflow, call a file, whatever characters its path has. Raises UserError."""
+    """What SQLAlchemy, and so Optuna and MLflow, call a file, whatever characters its path has. Raises
+    UserError.
+    """
     from sqlalchemy import URL  # a fifth of a second, which --help need not wait for
 
-    # By the driver's full name: MLflow 3.17 takes what follows a plain sqlite:/// for a path and would make a folder a%3Fb
-    # beside a?b (store/db/utils.py).
+    # By the driver's full name: MLflow 3.17 takes what follows a plain sqlite:/// for a path and would make a
+    # folder a%3Fb beside a?b (store/db/utils.py).
     url = URL.create("sqlite+pysqlite", database=str(file.resolve()))
     try:
         return url.render_as_string(hide_password=False)
     except UnicodeEncodeError:
-        raise UserError(f"{str(file)!a}: this path is not UTF-8, and no address can hold it; rename the folder") from None
+        raise UserError(
+            f"{str(file)!a}: this path is not UTF-8, and no address can hold it; rename the folder"
+        ) from None
 
 
 def sqlite_file(address: str) -> Path | None:
@@ -137,12 +166,18 @@ def sqlite_file(address: str) -> Path | None:
     from sqlalchemy import make_url
 
     url = make_url(address)
-    plain = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:") and "uri" not in url.query
+    plain = (
+        url.get_backend_name() == "sqlite"
+        and url.database not in (None, "", ":memory:")
+        and "uri" not in url.query
+    )
     return Path(str(url.database)) if plain else None
 
 
 def shown_address(address: str) -> str:
-    """Scheme, host, port and path, and of these only what is plainly one: anything else may be a secret that was put there."""
+    """Scheme, host, port and path, and of these only what is plainly one: anything else may be a secret that
+    was put there.
+    """
     scheme, mark, rest = address.strip().partition("://")
     if not mark or not _SCHEME.fullmatch(scheme.lower()):
         return NOT_SHOWN
@@ -152,13 +187,16 @@ def shown_address(address: str) -> str:
     place = re.split(r"[/?#]", rest)[0]
     path = re.split(r"[?#]", rest.removeprefix(place))[0]
     host = place.rpartition("@")[2]
-    if "@" in rest.removeprefix(place) or not _HOST.fullmatch(host):  # an @ further on: a password may reach up to there
+    # an @ further on: a password may reach up to there
+    if "@" in rest.removeprefix(place) or not _HOST.fullmatch(host):
         return f"{scheme}://..."
     return f"{scheme}://{host}{path if _PATH.fullmatch(path) else '/...'}"
 
 
 def plain_line(error: BaseException) -> str:
-    """What a library says of a failure, on one line; not if that holds any word of an address beyond what may be shown of it."""
+    """What a library says of a failure, on one line; not if that holds any word of an address beyond what may
+    be shown of it.
+    """
     line = " ".join(_ADDRESS.sub(lambda found: shown_address(found[0]), str(error)).split())
     lower, words = line.casefold(), _words(line)
     secrets = _secret_words()
@@ -170,7 +208,11 @@ def plain_line(error: BaseException) -> str:
 def _secret_words() -> set[str]:
     """Of the addresses and passwords in the environment, all but what may be shown."""
     addresses = [os.environ.get(VARIABLE, ""), *(proxy for proxy in getproxies().values() if "@" in proxy)]
-    hidden = {word for address in addresses for word in _words(_without_plain_user(address)) - _words(shown_address(address))}
+    hidden = {
+        word
+        for address in addresses
+        for word in _words(_without_plain_user(address)) - _words(shown_address(address))
+    }
     return hidden | {word for name in SECRETS for word in _words(os.environ.get(name, ""))}
 
 

@@ -1,4 +1,5 @@
 """The driver's end of a worker on this machine: a child process in a session of its own."""
+
 import os
 import queue
 import select
@@ -17,7 +18,8 @@ from sweep.failures import HOST_OOM, HUNG, KILLED
 COMMAND = ("-P", "-m", "sweep.worker")  # what Python runs as a worker
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # no hub access behind the user's back
 END_S = 2.0  # for a killed process to be gone; Ctrl-C is answered within 10 s in all
-CRASH_S = 30.0  # for one that crashed: a core dump, or gigabytes of a card to give back, come after its pipes are closed
+# for one that crashed: a core dump, or gigabytes of a card to give back, come after its pipes are closed
+CRASH_S = 30.0
 LOOK_S = 0.05  # between two looks at whether it is gone
 
 
@@ -31,6 +33,7 @@ class WorkerDied(RuntimeError):
 
 class _Sign(Enum):
     """In the inbox between messages: somebody asks to be heard now; no message will follow any more."""
+
     WOKEN = auto()
     GONE = auto()
 
@@ -46,8 +49,14 @@ class LocalWorker:
         self._woken = False
         with log.open("ab") as handle:
             self._process = subprocess.Popen(
-                [sys.executable, *COMMAND, *setup.arguments()], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=handle,
-                text=True, encoding="utf-8", start_new_session=True, env=os.environ | OFFLINE,
+                [sys.executable, *COMMAND, *setup.arguments()],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=handle,
+                text=True,
+                encoding="utf-8",
+                start_new_session=True,
+                env=os.environ | OFFLINE,
             )
         # Its own thread reads, so that the driver can wait for an event, a deadline and a signal at once.
         self._inbox: queue.SimpleQueue[Message | _Sign] = queue.SimpleQueue()
@@ -63,7 +72,9 @@ class LocalWorker:
             self._write(Stop())
 
     def wake(self) -> None:
-        """Have a waiting `next_message` return now, None if nothing was said; may be called from a signal handler."""
+        """Have a waiting `next_message` return now, None if nothing was said; may be called from a signal
+        handler.
+        """
         self._woken = True
         self._inbox.put(_Sign.WOKEN)
 
@@ -91,7 +102,8 @@ class LocalWorker:
                 os.killpg(self._process.pid, signal.SIGKILL)
         try:
             self._process.wait(END_S)
-        except subprocess.TimeoutExpired:  # stuck in a device or a network folder: SIGKILL waits there, we do not,
+        # stuck in a device or a network folder: SIGKILL waits there, we do not,
+        except subprocess.TimeoutExpired:
             return  # nor for the thread that still reads from it
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe
@@ -127,7 +139,9 @@ class LocalWorker:
 
 
 def _oom_kills() -> int:
-    """How many processes the kernel has killed for memory, in this container or on this machine; 0 where it does not tell."""
+    """How many processes the kernel has killed for memory, in this container or on this machine; 0 where it
+    does not tell.
+    """
     for place in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
         with suppress(OSError, ValueError):
             facts = Path(place).read_text(encoding="ascii").split()

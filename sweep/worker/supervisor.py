@@ -1,4 +1,7 @@
-"""Has a worker carry out trials: watches its silence, replaces it when it fails, tries again what may be an accident."""
+"""Has a worker carry out trials: watches its silence, replaces it when it fails, tries again what may be an
+accident.
+"""
+
 import logging
 import time
 from collections.abc import Callable
@@ -21,7 +24,8 @@ from sweep.worker.watchdog import LOOK_S, Watchdog, work_of
 log = logging.getLogger(__name__)
 STOP_GRACE_S = 5.0  # for the step at work and its checkpoint; 10 s in all are promised
 MAX_FAILED_STARTS = 2
-DOING = {"start": "starting", "prepare": "preparing", "step": "training", "picture": "drawing"}  # by the watchdog's phase
+# by the watchdog's phase
+DOING = {"start": "starting", "prepare": "preparing", "step": "training", "picture": "drawing"}
 OnMessage = Callable[[Message], None]
 
 
@@ -31,7 +35,10 @@ class WorkerCannotStart(LoraSweepError):
 
 @dataclass(kw_only=True)
 class Job:
-    """What a worker is to carry out, in one attempt or more; `steps` are those of training that were heard of in this one."""
+    """What a worker is to carry out, in one attempt or more; `steps` are those of training that were heard of
+    in this one.
+    """
+
     spec: TrialSpec
     folder: TrialFolder
     steps: int = 0
@@ -79,7 +86,9 @@ class Supervisor:
             self._worker = None
 
     def send(self, job: Job) -> None:
-        """Hand a trial over ahead of `carry_out`, so that the device does not wait for bookkeeping; once is enough."""
+        """Hand a trial over ahead of `carry_out`, so that the device does not wait for bookkeeping; once is
+        enough.
+        """
         if job.folder.path in self._sent:
             return
         self.start()
@@ -108,13 +117,23 @@ class Supervisor:
                 with suppress(OSError):  # in a dead worker's place, for tables read the disk
                     write_json(job.folder.result, result.to_json())
                 return result
-            hear(said_now(events.Again(reason=result.reason or "", message=result.message or "", micro_batch=again.micro_batch),
-                          job.spec.number))
+            hear(
+                said_now(
+                    events.Again(
+                        reason=result.reason or "",
+                        message=result.message or "",
+                        micro_batch=again.micro_batch,
+                    ),
+                    job.spec.number,
+                )
+            )
             again.save(job.folder.attempt)
             job.folder.result.unlink(missing_ok=True)
 
     def _follow(self, task: Task, hear: OnMessage) -> Result | None:
-        """Read messages until the trial is finished; a silent or dead worker ends it too. None if the worker did not start."""
+        """Read messages until the trial is finished; a silent or dead worker ends it too. None if the worker
+        did not start.
+        """
         try:
             while True:
                 message = self._next_message()
@@ -123,13 +142,17 @@ class Supervisor:
                     hear(message)
                 if isinstance(message.event, events.Finished):
                     # On a full disk the worker could say how it ended, but not write it.
-                    return task.folder.read_result() or self._failed(task, message.event.reason, message.event.message)
+                    return task.folder.read_result() or self._failed(
+                        task, message.event.reason, message.event.message
+                    )
         except WorkerDied as death:
             log.info("trial %d: %s", task.spec.number, death)  # the user hears of it as an event
             if self._watchdog.phase == "start" and death.reason != DEVICE_LOST.name:
                 self._failed_starts += 1
                 if self._failed_starts == MAX_FAILED_STARTS:
-                    raise WorkerCannotStart(f"the worker cannot start ({death}); see {self._log_file}") from None
+                    raise WorkerCannotStart(
+                        f"the worker cannot start ({death}); see {self._log_file}"
+                    ) from None
                 return None
             stored = task.folder.read_result()
             if stored and stored.state == "complete":  # it died after its work was done
@@ -138,11 +161,14 @@ class Supervisor:
             return self._failed(task, death.reason, str(death))
 
     def _learn(self, message: Message) -> None:
-        """What a message says of the worker itself. Raises WorkerDied where it was refused a device that it had before."""
+        """What a message says of the worker itself. Raises WorkerDied where it was refused a device that it
+        had before.
+        """
         match message.event:
             case events.Ready(device=device):
                 self._failed_starts, self._was_ready = 0, True
-                self._setup = replace(self._setup, device=device)  # a fresh worker takes this one or none: never the CPU instead
+                # a fresh worker takes this one or none: never the CPU instead
+                self._setup = replace(self._setup, device=device)
             case events.Refused(message=why, loading=True) if self._was_ready:
                 raise WorkerDied(DEVICE_LOST.name, why)
             case events.Started() if self._finished_at is not None:
@@ -152,8 +178,14 @@ class Supervisor:
                 self._finished_at = message.monotonic
 
     def _failed(self, task: Task, reason: str | None, message: str | None) -> Result:
-        return Result(state="failed", spec=task.spec, reason=reason, message=message, micro_batch=task.attempt.micro_batch,
-                      retried=task.attempt.retried)
+        return Result(
+            state="failed",
+            spec=task.spec,
+            reason=reason,
+            message=message,
+            micro_batch=task.attempt.micro_batch,
+            retried=task.attempt.retried,
+        )
 
     def _next_message(self) -> Message:
         """Raises WorkerDied, also for one that was killed for its silence, and Stopped."""
@@ -184,10 +216,14 @@ class Supervisor:
             if self._watchdog.left_s <= 0 and not self._worker.waiting:
                 silent_s, phase = self._watchdog.allowed_s, self._watchdog.phase
                 self._worker.close()
-                raise WorkerDied(HUNG.name, f"the worker sent no heartbeat for {silent_s:.0f} s while {DOING[phase]}")
+                raise WorkerDied(
+                    HUNG.name, f"the worker sent no heartbeat for {silent_s:.0f} s while {DOING[phase]}"
+                )
 
     def _stop(self, now: float) -> None:
-        """Training is asked to save its step; anything else is made again from the last checkpoint. Raises Stopped."""
+        """Training is asked to save its step; anything else is made again from the last checkpoint. Raises
+        Stopped.
+        """
         assert self._worker
         if self._stop_by is None:
             if self._watchdog.phase != "step":

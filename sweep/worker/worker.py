@@ -1,7 +1,9 @@
-"""The worker process: owns one device, keeps the base model, takes packs of trials, sends events (see sweep/events.py).
+"""The worker process: owns one device, keeps the base model, takes packs of trials, sends events (see
+sweep/events.py).
 
 Anything that libraries print goes to stderr, which the driver keeps in worker.log.
 """
+
 import ctypes
 import logging
 import os
@@ -39,7 +41,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
-    # A batch system may send its warning to every process of a job: only the driver answers, and asks for a checkpoint.
+    # A batch system may send its warning to every process of a job: only the driver answers, and asks for a
+    # checkpoint.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     _end_with_the_driver()
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
@@ -50,7 +53,9 @@ def main() -> None:
 
 
 def _end_with_the_driver() -> None:
-    """Have the kernel end this process with its parent: one that hangs in a device cannot see by itself that nobody is left."""
+    """Have the kernel end this process with its parent: one that hangs in a device cannot see by itself that
+    nobody is left.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -91,17 +96,26 @@ def _load(spec: TrialSpec, device: str, out: TextIO) -> "Backbone | None":
         _send(out, events.Refused(message=first_line(refusal), loading=True))
         return None
     unknown = unknown_story_words(backbone, [scene.prompt for scene in spec.story.scenes])
-    _send(out, events.Ready(device=str(backbone.device), seconds=time.monotonic() - started, threads=torch.get_num_threads(),
-                            unknown_words=unknown, weights=backbone.weights, scorer=backbone.scorer_name,
-                            scoring_version=SCORING_VERSION))
+    _send(
+        out,
+        events.Ready(
+            device=str(backbone.device),
+            seconds=time.monotonic() - started,
+            threads=torch.get_num_threads(),
+            unknown_words=unknown,
+            weights=backbone.weights,
+            scorer=backbone.scorer_name,
+            scoring_version=SCORING_VERSION,
+        ),
+    )
     return backbone
 
 
 class PackQueue:
     """Packs as they come on stdin; `stop` is set as soon as the driver asks for it.
 
-    Once the driver is gone nobody waits for this trial: the process ends in the middle of it, so that it never writes
-    into a folder that the next driver's worker has taken over.
+    Once the driver is gone nobody waits for this trial: the process ends in the middle of it, so that it
+    never writes into a folder that the next driver's worker has taken over.
     """
 
     def __init__(self, stdin: TextIO) -> None:
@@ -150,7 +164,9 @@ class Reporter:
         _send(self._out, event, self._number)
 
 
-def _carry_out(task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporter, checkpoint_every_s: float) -> bool:
+def _carry_out(
+    task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporter, checkpoint_every_s: float
+) -> bool:
     """One trial to its end -> whether the worker can go on with another."""
     from core.files.weight_files import WeightsError
     from core.heartbeat import Interrupted
@@ -168,8 +184,12 @@ def _carry_out(task: Task, backbone: "Backbone", cache: "Cache", reporter: Repor
     return True
 
 
-def _attempt(task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporter, checkpoint_every_s: float) -> Result:
-    """Run a trial; whatever goes wrong in it becomes its failed result, but for weights that no trial can be made with."""
+def _attempt(
+    task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporter, checkpoint_every_s: float
+) -> Result:
+    """Run a trial; whatever goes wrong in it becomes its failed result, but for weights that no trial can be
+    made with.
+    """
     from core.files.weight_files import WeightsError
     from core.heartbeat import Interrupted
     from sweep.trial import run_trial
@@ -179,16 +199,36 @@ def _attempt(task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporte
     try:
         _clear(folder)
         reporter.report(events.Started())
-        return run_trial(spec, backbone, cache, folder, reporter.report, attempt=attempt, beat=reporter.beat,
-                         checkpoint_every_s=checkpoint_every_s)
+        return run_trial(
+            spec,
+            backbone,
+            cache,
+            folder,
+            reporter.report,
+            attempt=attempt,
+            beat=reporter.beat,
+            checkpoint_every_s=checkpoint_every_s,
+        )
     except (Interrupted, WeightsError):
         raise
     except Exception as error:
         reason = failure_class(error)
-        result = Result(state="failed", spec=spec, reason=reason, message=first_line(error), micro_batch=attempt.micro_batch,
-                        retried=attempt.retried, duration_s=time.monotonic() - started)
-        log.error("trial %d failed as %s: %s", spec.number, reason, result.message,
-                  exc_info=None if failure(reason).explained else error)
+        result = Result(
+            state="failed",
+            spec=spec,
+            reason=reason,
+            message=first_line(error),
+            micro_batch=attempt.micro_batch,
+            retried=attempt.retried,
+            duration_s=time.monotonic() - started,
+        )
+        log.error(
+            "trial %d failed as %s: %s",
+            spec.number,
+            reason,
+            result.message,
+            exc_info=None if failure(reason).explained else error,
+        )
         with suppress(OSError):  # on a full disk; the driver hears of it all the same
             if reason == BUG.name:  # the others are explained by their message
                 write_text(folder.traceback, "".join(traceback.format_exception(error)))
@@ -197,7 +237,9 @@ def _attempt(task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporte
 
 
 def _clear(folder: TrialFolder) -> None:
-    """Room for a new attempt: half-written files and the old journal go, a checkpoint and finished epochs stay."""
+    """Room for a new attempt: half-written files and the old journal go, a checkpoint and finished epochs
+    stay.
+    """
     folder.path.mkdir(parents=True, exist_ok=True)
     for path in (folder.events, folder.result, folder.traceback, *folder.path.rglob(".*.tmp")):
         path.unlink(missing_ok=True)
@@ -211,8 +253,14 @@ def failure_class(error: Exception) -> str:
     from core.train.train import NanLossError
     from sweep.trial import BlackPicturesError, NoImagesError
 
-    classes = {NanLossError: NAN_LOSS, NoImagesError: NO_IMAGES, BlackPicturesError: BLACK_PICTURES,
-               NoScoreError: BLACK_PICTURES, DataError: BAD_IMAGE, PictureError: BAD_IMAGE}
+    classes = {
+        NanLossError: NAN_LOSS,
+        NoImagesError: NO_IMAGES,
+        BlackPicturesError: BLACK_PICTURES,
+        NoScoreError: BLACK_PICTURES,
+        DataError: BAD_IMAGE,
+        PictureError: BAD_IMAGE,
+    }
     for kind, row in classes.items():
         if isinstance(error, kind):
             return row.name
@@ -222,7 +270,8 @@ def failure_class(error: Exception) -> str:
 def _send(out: TextIO, event: Event, number: int | None = None, journal: Path | None = None) -> None:
     message = said_now(event, number)
     if journal:
-        # On a full disk the driver must hear of the end all the same; anything earlier ends the trial as disk_full.
+        # On a full disk the driver must hear of the end all the same; anything earlier ends the trial as
+        # disk_full.
         with suppress(OSError) if isinstance(event, events.Finished) else nullcontext():
             write_journal(journal, message)
     out.write(encode(message))

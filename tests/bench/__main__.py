@@ -1,4 +1,7 @@
-"""`make bench`: what the product costs, as ratios taken in one run on one machine. Prints a table; tests nothing."""
+"""`make bench`: what the product costs, as ratios taken in one run on one machine. Prints a table; tests
+nothing.
+"""
+
 import json
 import os
 import resource
@@ -39,7 +42,9 @@ def main() -> None:
         data = _readable_data(work / "data")
         study.write_text(STUDY.format(root=ROOT, data=data, trials=TRIALS), encoding="utf-8")
         help_s = min(_seconds([*LORA_SWEEP, "--help"])[0] for _ in range(3))
-        sweep_s, printed = _seconds([sys.executable, "-m", "tests.bench.driver", str(study), str(work / "runs")])
+        sweep_s, printed = _seconds(
+            [sys.executable, "-m", "tests.bench.driver", str(study), str(work / "runs")]
+        )
         peak_gb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         results = Runs(work / "runs").study("bench").results()
         spec = Runs(work / "runs").study("bench").trial(TRIALS - 1).spec
@@ -51,21 +56,38 @@ def main() -> None:
 
 
 def _load_many(study_file: Path, runs: Runs) -> tuple[float, float]:
-    """Fill the study up to MANY finished trials, copies of the last -> seconds of a start that finds it complete, of `status`."""
+    """Fill the study up to MANY finished trials, copies of the last -> seconds of a start that finds it
+    complete, of `status`.
+    """
     folder = runs.study("bench")
     study = optuna.load_study(storage=f"sqlite:///{folder.db}", study_name="bench")
     told, result = study.trials[-1], folder.results()[-1].to_json()
     for number in range(len(study.trials), MANY):
-        study.add_trial(optuna.trial.create_trial(params=told.params, distributions=told.distributions, value=told.value,
-                                                  user_attrs=told.user_attrs, system_attrs=told.system_attrs))
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=told.params,
+                distributions=told.distributions,
+                value=told.value,
+                user_attrs=told.user_attrs,
+                system_attrs=told.system_attrs,
+            )
+        )
         write_json(folder.trial(number).result, result | {"spec": result["spec"] | {"number": number}})
     start = [*LORA_SWEEP, "run", str(study_file), "--runs", str(runs.path), "--trials", str(MANY)]
     _seconds(start)  # MLflow is told of them, once
     return _seconds(start)[0], _seconds([*LORA_SWEEP, "status", "bench", "--runs", str(runs.path)])[0]
 
 
-def _print(help_s: float, sweep_s: float, demo_s: float, printed: str, peak_gb: float, results: list[Result],
-           naive: dict[str, float], many_s: tuple[float, float]) -> None:
+def _print(
+    help_s: float,
+    sweep_s: float,
+    demo_s: float,
+    printed: str,
+    peak_gb: float,
+    results: list[Result],
+    naive: dict[str, float],
+    many_s: tuple[float, float],
+) -> None:
     later = results[1:]  # the first fills the cache
     trial_s = sum(r.duration_s for r in later) / len(later)
     train_s, render_s = (sum(r.timings_s[part] for r in later) / len(later) for part in ("train", "render"))
@@ -97,13 +119,17 @@ def _readable_data(folder: Path) -> Path:
     shutil.copytree(ROOT / "studies" / "data" / "watercolor", folder)
     table = folder / "train" / "metadata.csv"
     rows = table.read_text(encoding="utf-8-sig").splitlines()
-    table.write_text("\n".join(row for row in rows if not row.startswith("30.png")) + "\n", encoding="utf-8-sig")
+    table.write_text(
+        "\n".join(row for row in rows if not row.startswith("30.png")) + "\n", encoding="utf-8-sig"
+    )
     return folder
 
 
 def _seconds(command: list[str]) -> tuple[float, str]:
     started = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
+    )
     if done.returncode:
         sys.exit(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
     return time.monotonic() - started, done.stdout

@@ -1,4 +1,5 @@
 """One sweep, and as the last line what it cost the driver: `python -m tests.bench.driver STUDY RUNS`."""
+
 import json
 import sys
 from pathlib import Path

@@ -1,8 +1,10 @@
-"""The field's way, as the baseline of the bench: DiffSynth's own trainer and pipeline, in a process of its own.
+"""The field's way, as the baseline of the bench: DiffSynth's own trainer and pipeline, in a process of its
+own.
 
-Text and pictures are encoded again at every step; the story is drawn picture by picture, two UNet calls a step.
-Run by tests.bench as `python -m tests.bench.naive SPEC.json`; prints its seconds as JSON.
+Text and pictures are encoded again at every step; the story is drawn picture by picture, two UNet calls a
+step. Run by tests.bench as `python -m tests.bench.naive SPEC.json`; prints its seconds as JSON.
 """
+
 import json
 import logging
 import sys
@@ -41,21 +43,47 @@ def main() -> None:
     model.pipe = pipe
     model.freeze_parameters()
     model.add_lora_to_model(pipe.unet, train.lora_rank, train.lora_alpha, train.target_modules, "kaiming")
-    data = TextImageDataset(sys.argv[2], train.steps_per_epoch * train.batch_size, render.size_px, render.size_px, True)
+    data = TextImageDataset(
+        sys.argv[2], train.steps_per_epoch * train.batch_size, render.size_px, render.size_px, True
+    )
     loader = torch.utils.data.DataLoader(data, shuffle=True, batch_size=train.batch_size)
-    trainer = lightning.Trainer(accelerator="cpu", max_epochs=train.epochs, logger=False, enable_checkpointing=False,
-                                enable_progress_bar=False, enable_model_summary=False)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        max_epochs=train.epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trained_from = time.monotonic()
     trainer.fit(model, loader)
     trained = time.monotonic()
     pipe.unet.eval()
-    pictures = [pipe(scene.prompt, negative_prompt=scene.negative_prompt, cfg_scale=render.cfg_scale, seed=scene.seed,
-                     num_inference_steps=render.steps, height=render.size_px, width=render.size_px,
-                     progress_bar_cmd=lambda steps: steps) for scene in spec.story.scenes]
+    pictures = [
+        pipe(
+            scene.prompt,
+            negative_prompt=scene.negative_prompt,
+            cfg_scale=render.cfg_scale,
+            seed=scene.seed,
+            num_inference_steps=render.steps,
+            height=render.size_px,
+            width=render.size_px,
+            progress_bar_cmd=lambda steps: steps,
+        )
+        for scene in spec.story.scenes
+    ]
     rendered = time.monotonic()
     score_pictures(backbone, pictures)
-    print(json.dumps({"start": trained_from - START, "train": trained - trained_from, "render": rendered - trained,
-                      "total": time.monotonic() - START}))
+    print(
+        json.dumps(
+            {
+                "start": trained_from - START,
+                "train": trained - trained_from,
+                "render": rendered - trained,
+                "total": time.monotonic() - START,
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

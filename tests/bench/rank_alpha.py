@@ -1,4 +1,7 @@
-"""`python -m tests.bench.rank_alpha`: whether rank and alpha show in the toy's scores above the noise of seeds; some minutes."""
+"""`python -m tests.bench.rank_alpha`: whether rank and alpha show in the toy's scores above the noise of
+seeds; some minutes.
+"""
+
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +36,12 @@ def main() -> None:
     story = load_story(STUDIES / "stories" / "lake_painter.yaml").value
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache(Path(folder))
-        table = audit(DEMO_DATA, cache, lambda image: score_pictures(backbone, [image]).aesthetic[0], backbone.weights["scorer"])
+        table = audit(
+            DEMO_DATA,
+            cache,
+            lambda image: score_pictures(backbone, [image]).aesthetic[0],
+            backbone.weights["scorer"],
+        )
         examples = encode_examples(select(table, PICTURES), SIZE_PX, backbone, cache)
         rows = Table("rank", "alpha", *(f"training seed {seed}" for seed in TRAIN_SEEDS))
         rows.add_row("-", "-", _told(_stories(backbone, story, cache)), "")
@@ -50,8 +58,13 @@ def main() -> None:
 
 def _stories(backbone: Backbone, story: Story, cache: Cache) -> np.ndarray:
     """Mean scores of the story from several sets of render seeds, as the UNet is now."""
-    shifted = [[replace(scene, seed=scene.seed + 1000 * number) for scene in story.scenes] for number in range(SEED_SETS)]
-    return np.array([score_pictures(backbone, render_scenes(backbone, scenes, DRAWN, cache)).mean for scenes in shifted])
+    shifted = [
+        [replace(scene, seed=scene.seed + 1000 * number) for scene in story.scenes]
+        for number in range(SEED_SETS)
+    ]
+    return np.array(
+        [score_pictures(backbone, render_scenes(backbone, scenes, DRAWN, cache)).mean for scenes in shifted]
+    )
 
 
 def _told(means: np.ndarray) -> str:

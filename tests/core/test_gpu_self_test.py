@@ -1,4 +1,7 @@
-"""`make gpu` needs a card; its self-test does the same work at toy shape here, so that the command cannot rot."""
+"""`make gpu` needs a card; its self-test does the same work at toy shape here, so that the command cannot
+rot.
+"""
+
 import json
 from pathlib import Path
 
@@ -13,21 +16,32 @@ MISSING = {"optuna", "mlflow", "pydantic", "typer", "rich"}  # a GPU box has the
 
 def test_the_gpu_command_imports_nothing_that_a_gpu_box_may_lack() -> None:
     paths = [*(ROOT / "tests" / "gpu").glob("*.py"), *(ROOT / "core").rglob("*.py")]
-    paths.remove(ROOT / "core" / "kolors" / "download.py")  # shows its progress with rich; a GPU check downloads nothing
+    # shows its progress with rich; a GPU check downloads nothing
+    paths.remove(ROOT / "core" / "kolors" / "download.py")
     assert [path for path in paths if imported_names(path) & MISSING] == []
 
 
-def test_the_gpu_command_does_all_its_work_at_toy_shape_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gpu_command_does_all_its_work_at_toy_shape_on_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OUT", str(tmp_path))
     torch.set_num_threads(1)
     assert main(["--self-test"]) == 0
     found = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8"))
     assert not found["dropped"]
     assert [check["passed"] for check in found["checks"]] == [True] * 10
-    rows = {(row["work"], row["way"], row["precision"], row["batch"], row["checkpointing"]): row for row in found["rows"]}
+    rows = {
+        (row["work"], row["way"], row["precision"], row["batch"], row["checkpointing"]): row
+        for row in found["rows"]
+    }
     bf16_steps = {key[3:] for key in rows if key[:3] == ("step", "ours", "bf16")}
     assert bf16_steps == {(batch, on) for batch in (1, 2, 4) for on in (False, True)}
-    assert {("step", "naive", "fp32", 1, True), ("step", "compiled", "fp32", 1, False), ("pictures", "naive", "fp32", 1, None),
-            ("pictures", "ours", "fp32", 8, None), ("pictures", "ours", "bf16", 1, None)} <= rows.keys()
+    assert {
+        ("step", "naive", "fp32", 1, True),
+        ("step", "compiled", "fp32", 1, False),
+        ("pictures", "naive", "fp32", 1, None),
+        ("pictures", "ours", "fp32", 8, None),
+        ("pictures", "ours", "bf16", 1, None),
+    } <= rows.keys()
     assert all(row["seconds"] > 0 for row in rows.values())
     assert found["trial"]["ratio"] > 0

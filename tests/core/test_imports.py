@@ -1,4 +1,5 @@
 """Who may import whom: the core stands alone, and looking at a study needs no torch."""
+
 import ast
 import os
 import subprocess
@@ -28,11 +29,19 @@ def imported_names(path: Path) -> set[str]:
 
 def python(code: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
     paths = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
-    return subprocess.run([sys.executable, "-c", paths + code, *arguments], cwd=cwd, capture_output=True, text=True,
-                          encoding="utf-8", timeout=120)
+    return subprocess.run(
+        [sys.executable, "-c", paths + code, *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        timeout=120,
+    )
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "core").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "core").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_the_core_imports_neither_its_users_nor_their_trackers(path: Path) -> None:
     assert imported_names(path) & FOREIGN == set()
 
@@ -42,19 +51,30 @@ def test_reports_do_not_import_the_sweep_s_trackers() -> None:
         assert not imported_names(path) & {"optuna", "mlflow", "sweep"}, path
 
 
-@pytest.mark.parametrize("module", ["sweep.driver", "reports.page", "reports.submission.export", "reports.console"])
+@pytest.mark.parametrize(
+    "module", ["sweep.driver", "reports.page", "reports.submission.export", "reports.console"]
+)
 def test_the_driver_and_what_people_look_at_need_no_torch(module: str) -> None:
     done = python(f"import {module}; print(sorted({{'torch', 'diffsynth', 'lightning'}} & set(sys.modules)))")
     assert done.stdout.strip() == "[]", done.stderr
 
 
 @pytest.mark.parametrize(("word", "written"), [(None, False), ("false", True)])
-def test_mlflow_tells_nobody_of_its_use_unless_the_user_wants_it(tmp_path: Path, word: str | None, written: bool) -> None:
-    """Its telemetry notes what it did in the user's folder; where the tests run, it would be silent by itself."""
+def test_mlflow_tells_nobody_of_its_use_unless_the_user_wants_it(
+    tmp_path: Path, word: str | None, written: bool
+) -> None:
+    """Its telemetry notes what it did in the user's folder; where the tests run, it would be silent by
+    itself.
+    """
     env = {"PATH": os.environ["PATH"], "XDG_CONFIG_HOME": str(tmp_path), "HOME": str(tmp_path)}
     env |= {"MLFLOW_DISABLE_TELEMETRY": word} if word else {}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", "import sweep.tracking.tracking"], cwd=ROOT, env=env, check=True,
-                   timeout=120)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "import sweep.tracking.tracking"],
+        cwd=ROOT,
+        env=env,
+        check=True,
+        timeout=120,
+    )
     assert (tmp_path / "mlflow" / "telemetry.json").exists() == written
 
 
@@ -71,22 +91,42 @@ print(len(names))
     assert int(done.stdout.splitlines()[-1]) >= 18
 
 
-@pytest.mark.parametrize("module", [
-    "base_models", "trial.spec", "files.files", "folders", "verdict", "data.filters", "files.cache", "data.audit", "story.sheet"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "base_models",
+        "trial.spec",
+        "files.files",
+        "folders",
+        "verdict",
+        "data.filters",
+        "files.cache",
+        "data.audit",
+        "story.sheet",
+    ],
+)
 def test_what_reports_read_with_needs_no_torch(module: str) -> None:
-    done = python(f"import core.{module}; print(sorted({{'torch', 'transformers', 'mlflow'}} & set(sys.modules)))")
+    done = python(
+        f"import core.{module}; print(sorted({{'torch', 'transformers', 'mlflow'}} & set(sys.modules)))"
+    )
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("words", ["--help", "run --help", "status", "status demo", "report demo", "plan demo", "doctor demo"])
+@pytest.mark.parametrize(
+    "words", ["--help", "run --help", "status", "status demo", "report demo", "plan demo", "doctor demo"]
+)
 def test_looking_needs_neither_torch_nor_optuna_nor_mlflow(words: str, tmp_path: Path) -> None:
     write_text(Runs(tmp_path / "runs").study("demo").frozen, load_study("demo").to_yaml())
-    done = python("""
+    done = python(
+        """
 import atexit
 atexit.register(lambda: print("LOADED", sorted({"torch", "optuna", "mlflow", "diffsynth", "lightning"} & set(sys.modules))))
 sys.argv[0] = "lora-sweep"
 from sweep.cli import main
 main()
-""", *words.split(), cwd=tmp_path)
+""",
+        *words.split(),
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "LOADED []"

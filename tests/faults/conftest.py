@@ -1,4 +1,5 @@
 """One undisturbed sweep to compare with, and the means to disturb another."""
+
 import os
 import shutil
 import subprocess
@@ -57,7 +58,16 @@ class Sweeps:
         shutil.copy(empty_store, self.runs.tracking_db)
 
     def command(self, *words: object) -> list[str]:
-        return [sys.executable, "-m", "sweep.cli", "run", str(self.file), "--runs", str(self.runs.path), *map(str, words)]
+        return [
+            sys.executable,
+            "-m",
+            "sweep.cli",
+            "run",
+            str(self.file),
+            "--runs",
+            str(self.runs.path),
+            *map(str, words),
+        ]
 
     def environment(self, **env: str) -> dict[str, str]:
         clean = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
@@ -66,7 +76,9 @@ class Sweeps:
     def run(self, fail: str = "", *, once: bool = True, words: tuple[object, ...] = (), **env: str) -> Done:
         """One start; `fail` holds orders for the fail points."""
         env |= self.orders(fail, once=once) if fail else {}
-        done = subprocess.run(self.command(*words), capture_output=True, text=True, env=self.environment(**env), timeout=240)
+        done = subprocess.run(
+            self.command(*words), capture_output=True, text=True, env=self.environment(**env), timeout=240
+        )
         for result in self.study.results():
             path = self.study.trial(result.spec.number).result
             self.finished.setdefault(path, path.read_bytes())
@@ -75,13 +87,19 @@ class Sweeps:
     def begin(self, fail: str, **env: str) -> subprocess.Popen[str]:
         """A start that goes on beside the test."""
         env |= self.orders(fail)
-        return subprocess.Popen(self.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                env=self.environment(**env))
+        return subprocess.Popen(
+            self.command(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment(**env),
+        )
 
     def orders(self, fail: str, *, once: bool = True) -> dict[str, str]:
         self.starts += 1
         return {"LORA_SWEEP_FAIL": fail} | (
-            {"LORA_SWEEP_FAIL_ONCE": str(self.folder / f"failed-{self.starts}")} if once else {})
+            {"LORA_SWEEP_FAIL_ONCE": str(self.folder / f"failed-{self.starts}")} if once else {}
+        )
 
     def worker(self, driver: subprocess.Popen[str]) -> psutil.Process:
         """The worker process, as soon as there is one."""
@@ -101,12 +119,27 @@ class Sweeps:
 
     def optuna(self) -> list[tuple]:
         trials = optuna.load_study(storage=f"sqlite:///{self.study.db}", study_name=self.name).trials
-        return [(t.number, t.state.name, t.params, t.value, t.user_attrs.get("gate_constraint")) for t in trials]
+        return [
+            (t.number, t.state.name, t.params, t.value, t.user_attrs.get("gate_constraint")) for t in trials
+        ]
 
     def leaderboard(self) -> list[tuple]:
-        return [(r.spec.number, r.state, r.reason, r.spec.params(), r.aesthetic, r.coherence, r.train_loss, r.lora_sha256,
-                 [sha256(self.study.made(r).epoch_lora(e)) for e in range(1, r.spec.train.epochs + 1)] if r.lora_sha256 else [])
-                for r in self.study.results()]
+        return [
+            (
+                r.spec.number,
+                r.state,
+                r.reason,
+                r.spec.params(),
+                r.aesthetic,
+                r.coherence,
+                r.train_loss,
+                r.lora_sha256,
+                [sha256(self.study.made(r).epoch_lora(e)) for e in range(1, r.spec.train.epochs + 1)]
+                if r.lora_sha256
+                else [],
+            )
+            for r in self.study.results()
+        ]
 
     def mlflow(self) -> dict[str, Any]:
         """Every run's status, parent, params, metrics by step, tags and artifacts, without times and ids."""
@@ -115,13 +148,21 @@ class Sweeps:
         found = client.search_runs([experiment.experiment_id])
         names = {run.info.run_id: run.info.run_name for run in found}
         assert len(set(names.values())) == len(found), f"a run twice: {sorted(names.values())}"
-        return {run.info.run_name: (
-            run.info.status, names.get(run.data.tags.get("mlflow.parentRunId")), run.data.params,
-            {key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
-             for key in run.data.metrics if not key.endswith("duration_s")},
-            {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
-            _files(Path(unquote(urlparse(run.info.artifact_uri).path))),
-        ) for run in found}
+        return {
+            run.info.run_name: (
+                run.info.status,
+                names.get(run.data.tags.get("mlflow.parentRunId")),
+                run.data.params,
+                {
+                    key: sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, key))
+                    for key in run.data.metrics
+                    if not key.endswith("duration_s")
+                },
+                {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.")},
+                _files(Path(unquote(urlparse(run.info.artifact_uri).path))),
+            )
+            for run in found
+        }
 
     def story(self) -> tuple:
         """What Optuna, the disk and MLflow tell."""
@@ -130,7 +171,9 @@ class Sweeps:
 
 def _files(folder: Path) -> dict[str, str]:
     """A run's artifacts, where the store keeps them."""
-    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
+    }
 
 
 def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Sweeps], None]) -> Sweeps:
@@ -149,6 +192,7 @@ def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Sw
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
     """The sweep that nothing happened to, and beside it an empty store."""
+
     def make(sweeps: Sweeps) -> None:
         done = sweeps.run()
         assert done.returncode == 0, done.stdout + done.stderr
@@ -177,6 +221,7 @@ def finished(sweeps: Sweeps, undisturbed: Sweeps) -> Sweeps:
 @pytest.fixture(scope="session")
 def halted(tmp_path_factory: pytest.TempPathFactory, undisturbed: Sweeps) -> Sweeps:
     """A sweep whose driver was killed in the middle of trial 0."""
+
     def make(sweeps: Sweeps) -> None:
         sweeps.prepare(undisturbed.runs.cache, undisturbed.folder / EMPTY_STORE)
         assert sweeps.run("step#0@5=driver_SIGKILL").returncode < 0
@@ -199,4 +244,5 @@ def make_sweeps(tmp_path: Path, undisturbed: Sweeps) -> Callable[[int], Sweeps]:
         made = Sweeps(tmp_path, trials)
         made.prepare(undisturbed.runs.cache, undisturbed.folder / EMPTY_STORE)
         return made
+
     return make

@@ -1,4 +1,5 @@
 """What goes wrong inside one trial costs one trial, and the table names its class."""
+
 from collections.abc import Callable
 
 import pytest
@@ -25,13 +26,16 @@ def test_one_sick_trial_of_six(make_sweeps: Callable[[int], Sweeps], case: str) 
     assert [row[1] for row in told] == [state if number == SICK else "COMPLETE" for number in range(6)]
     assert told[SICK][4] == FAILED_BY_PARAMETERS
     assert [(r.state, r.reason) for r in sweeps.study.results()] == [
-        ("failed", reason) if number == SICK else ("complete", None) for number in range(6)]
+        ("failed", reason) if number == SICK else ("complete", None) for number in range(6)
+    ]
     status, _, _, _, tags, _ = sweeps.mlflow()[f"trial-{SICK:04d}"]
     assert (status, tags["state"], tags["reason"]) == ("FAILED", "failed", reason)
     assert words in tags["message"]
 
 
-def test_oom_is_answered_with_a_smaller_micro_batch_and_a_hang_from_the_checkpoint(sweeps: Sweeps, undisturbed: Sweeps) -> None:
+def test_oom_is_answered_with_a_smaller_micro_batch_and_a_hang_from_the_checkpoint(
+    sweeps: Sweeps, undisturbed: Sweeps
+) -> None:
     done = sweeps.run("step#0@2=oom;step#1@5=SIGSTOP", LORA_SWEEP_STEP_FLOOR_S="5")
     assert len(sweeps.failed()) == 2
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,5 @@
 """Being asked to stop: everything is left resumable, and the next start ends where an undisturbed sweep ends."""
+
 import signal
 import subprocess
 import time
@@ -82,20 +83,30 @@ def test_the_hour_strikes_in_the_middle_of_a_trial(sweeps: Sweeps, undisturbed: 
         def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None:
             object.__setattr__(hour, "moment", time.time())
 
-    summary = run_sweep(load_study(str(sweeps.file)), sweeps.runs, "cpu", Struck(Console(quiet=True)), until=hour)
+    summary = run_sweep(
+        load_study(str(sweeps.file)), sweeps.runs, "cpu", Struck(Console(quiet=True)), until=hour
+    )
     assert (summary.stopped, summary.told) == (StopRequest("07:00", by_signal=False), 0)
-    assert summary.closing(None, "") == (f"stopped at 07:00: 0 trials in {duration(summary.wall_s)}, 0 in all, none passes the "
-                                         "gate yet; the same command goes on", 0)
+    assert summary.closing(None, "") == (
+        f"stopped at 07:00: 0 trials in {duration(summary.wall_s)}, 0 in all, none passes the "
+        "gate yet; the same command goes on",
+        0,
+    )
     assert sweeps.study.trial(0).checkpoint.exists()
     assert [row[1] for row in sweeps.optuna()] == ["RUNNING"]
     assert {run[0] for run in sweeps.mlflow().values()} == {"KILLED"}
     again = sweeps.run(words=("--trials", 1))
     assert "trial 0: resumes from step" in again.stdout
-    assert (sweeps.optuna(), sweeps.leaderboard()) == (undisturbed.optuna()[:1], undisturbed.leaderboard()[:1])
+    assert (sweeps.optuna(), sweeps.leaderboard()) == (
+        undisturbed.optuna()[:1],
+        undisturbed.leaderboard()[:1],
+    )
 
 
 def test_a_second_driver_names_the_first(sweeps: Sweeps) -> None:
-    with subprocess.Popen(sweeps.command("--trials", 1), env=sweeps.environment(), stdout=subprocess.DEVNULL) as first:
+    with subprocess.Popen(
+        sweeps.command("--trials", 1), env=sweeps.environment(), stdout=subprocess.DEVNULL
+    ) as first:
         while not sweeps.study.driver.exists():
             time.sleep(0.01)
         second = sweeps.run()

@@ -1,4 +1,5 @@
 """Torn files, files that went, a full disk: one start of the same command, and nothing is lost that was told."""
+
 import os
 import resource
 import shutil
@@ -12,8 +13,18 @@ from collections.abc import Callable
 from tests.faults.conftest import Sweeps
 
 # One for each trial; with an empty name it is left alone.
-WRITTEN = ["spec.json", "checkpoint.safetensors", "", "lora.safetensors", "1.png", "", "story.png", "recipe.json", "",
-           "result.json"]
+WRITTEN = [
+    "spec.json",
+    "checkpoint.safetensors",
+    "",
+    "lora.safetensors",
+    "1.png",
+    "",
+    "story.png",
+    "recipe.json",
+    "",
+    "result.json",
+]
 
 
 def test_a_torn_checkpoint_is_not_believed(stopped: Sweeps, undisturbed: Sweeps) -> None:
@@ -42,7 +53,9 @@ def test_torn_words_and_old_half_written_files_do_not_matter(stopped: Sweeps, un
     assert stopped.story() == undisturbed.story()
 
 
-def test_torn_and_emptied_results_are_written_again_from_what_optuna_keeps(finished: Sweeps, undisturbed: Sweeps) -> None:
+def test_torn_and_emptied_results_are_written_again_from_what_optuna_keeps(
+    finished: Sweeps, undisturbed: Sweeps
+) -> None:
     first, second = (finished.study.trial(number).result for number in (0, 1))
     first.write_text("")
     second.write_text(second.read_text()[:100])
@@ -71,10 +84,15 @@ def test_a_lost_study_db_sets_the_folders_aside(finished: Sweeps, undisturbed: S
     assert finished.mlflow() == undisturbed.mlflow()
 
 
-def test_a_disk_that_is_full_for_a_moment_costs_one_trial_each_time(make_sweeps: Callable[[int], Sweeps]) -> None:
+def test_a_disk_that_is_full_for_a_moment_costs_one_trial_each_time(
+    make_sweeps: Callable[[int], Sweeps],
+) -> None:
     """Two trials in a row at the most: a third would stop the sweep."""
     sweeps = make_sweeps(len(WRITTEN))
-    done = sweeps.run(";".join(f"write {name}#{number}=disk_full" for number, name in enumerate(WRITTEN) if name), once=False)
+    done = sweeps.run(
+        ";".join(f"write {name}#{number}=disk_full" for number, name in enumerate(WRITTEN) if name),
+        once=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     reasons = ["disk_full" if name else None for name in WRITTEN]
     runs = sweeps.mlflow()
@@ -85,9 +103,13 @@ def test_a_disk_that_is_full_for_a_moment_costs_one_trial_each_time(make_sweeps:
 
 
 def test_a_limit_on_file_sizes_is_a_full_disk(sweeps: Sweeps, undisturbed: Sweeps) -> None:
-    """A real refusal by the system, in the middle of a write: the worker's files end at 50 kB, a checkpoint is larger."""
+    """A real refusal by the system, in the middle of a write: the worker's files end at 50 kB, a checkpoint
+    is larger.
+    """
     shutil.copytree(undisturbed.study.base.path, sweeps.study.base.path)
-    with subprocess.Popen(sweeps.command("--trials", 2), stdout=subprocess.PIPE, text=True, env=sweeps.environment()) as driver:
+    with subprocess.Popen(
+        sweeps.command("--trials", 2), stdout=subprocess.PIPE, text=True, env=sweeps.environment()
+    ) as driver:
         resource.prlimit(sweeps.worker(driver).pid, resource.RLIMIT_FSIZE, (50_000, 50_000))
         driver.communicate(timeout=120)
     assert [(r.state, r.reason) for r in sweeps.study.results()] == [("failed", "disk_full")] * 2
@@ -96,8 +118,12 @@ def test_a_limit_on_file_sizes_is_a_full_disk(sweeps: Sweeps, undisturbed: Sweep
 
 def test_a_study_db_that_another_process_locks_is_waited_for(sweeps: Sweeps, undisturbed: Sweeps) -> None:
     """A minute without harm; and Ctrl-C is heard meanwhile."""
-    driver = subprocess.Popen(sweeps.command(), stderr=subprocess.PIPE, text=True,
-                              env=sweeps.environment(LORA_SWEEP_FAIL="tell@2=SIGSTOP"))
+    driver = subprocess.Popen(
+        sweeps.command(),
+        stderr=subprocess.PIPE,
+        text=True,
+        env=sweeps.environment(LORA_SWEEP_FAIL="tell@2=SIGSTOP"),
+    )
     os.waitpid(driver.pid, os.WUNTRACED)
     other = sqlite3.connect(sweeps.study.db, check_same_thread=False)
     other.execute("BEGIN EXCLUSIVE")
@@ -106,7 +132,10 @@ def test_a_study_db_that_another_process_locks_is_waited_for(sweeps: Sweeps, und
     asked = time.monotonic()
     driver.send_signal(signal.SIGINT)
     _, stderr = driver.communicate(timeout=60)
-    assert (driver.returncode, stderr) == (130, "lora-sweep: interrupted; the same command goes on from here\n")
+    assert (driver.returncode, stderr) == (
+        130,
+        "lora-sweep: interrupted; the same command goes on from here\n",
+    )
     assert time.monotonic() - asked < 10
 
     started = time.monotonic()

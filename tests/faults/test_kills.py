@@ -1,4 +1,7 @@
-"""SIGKILL at many points of a trial; one start of the same command, and everything tells the undisturbed story."""
+"""SIGKILL at many points of a trial; one start of the same command, and everything tells the undisturbed
+story.
+"""
+
 import signal
 import time
 
@@ -7,7 +10,8 @@ import pytest
 
 from tests.faults.conftest import Sweeps
 
-WORKER = [  # one point in each trial, for each trial is tried again once; the first `spec` is of the base model's story
+# one point in each trial, for each trial is tried again once; the first `spec` is of the base model's story
+WORKER = [
     ("spec@1", "encoded#0@1", "step#1@2", "checkpoint_written#2@4"),
     ("spec_written#0@1", "result_unsaid#0@1", "picture#1@3", "write result.json#2@1"),
 ]
@@ -19,11 +23,14 @@ BOTH = ["epoch_saved#0@1", "result_written#0@1", "write checkpoint.safetensors#1
 
 
 @pytest.mark.parametrize("points", WORKER, ids=" and ".join)
-def test_a_killed_worker_is_replaced_and_nothing_shows(sweeps: Sweeps, undisturbed: Sweeps, points: tuple[str, ...]) -> None:
+def test_a_killed_worker_is_replaced_and_nothing_shows(
+    sweeps: Sweeps, undisturbed: Sweeps, points: tuple[str, ...]
+) -> None:
     done = sweeps.run(";".join(f"{point}=SIGKILL" for point in points))
     assert len(sweeps.failed()) == len(points), "a point was never reached"
     assert done.returncode == 0, done.stdout + done.stderr
-    tried_again = len([point for point in points if not point.startswith("result_unsaid")])  # its work was done
+    # its work was done
+    tried_again = len([point for point in points if not point.startswith("result_unsaid")])
     assert done.stdout.count("the worker was killed by SIGKILL") == tried_again
     assert sweeps.story() == undisturbed.story()
 

@@ -1,4 +1,7 @@
-"""Driver and worker stand still together, as under `docker pause`, SLURM's suspend or a closed lid: nobody is to blame."""
+"""Driver and worker stand still together, as under `docker pause`, SLURM's suspend or a closed lid: nobody is
+to blame.
+"""
+
 import signal
 import time
 

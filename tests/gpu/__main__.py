@@ -1,9 +1,12 @@
-"""`make gpu`: what Kolors' true shape costs on this card, ours against the naive way, and whether the numbers are right.
+"""`make gpu`: what Kolors' true shape costs on this card, ours against the naive way, and whether the numbers
+are right.
 
-`python -m tests.gpu` needs a CUDA card and no weights, ends within 9 minutes, prints one table and writes it to
-$OUT/gpu.json (./runs/gpu.json without OUT). `--self-test` does all of it at toy shape on the CPU, within a minute.
-Ends with 1 if a number is wrong or a part is broken; a setting that does not fit into memory is no failure.
+`python -m tests.gpu` needs a CUDA card and no weights, ends within 9 minutes, prints one table and writes it
+to $OUT/gpu.json (./runs/gpu.json without OUT). `--self-test` does all of it at toy shape on the CPU, within a
+minute. Ends with 1 if a number is wrong or a part is broken; a setting that does not fit into memory is no
+failure.
 """
+
 import argparse
 import logging
 import os
@@ -23,8 +26,12 @@ PACKAGES = ("torch", "diffsynth", "peft", "lightning", "transformers")
 def main(arguments: list[str]) -> int:
     started_s = time.perf_counter()  # before torch is imported, which takes its time
     parser = argparse.ArgumentParser(prog="python -m tests.gpu", description=(__doc__ or "").split("\n\n")[0])
-    parser.add_argument("--self-test", action="store_true", help="toy shape on the CPU: does the command itself work?")
-    parser.add_argument("--budget-s", type=float, default=BUDGET_S, help="seconds after which no further row is begun")
+    parser.add_argument(
+        "--self-test", action="store_true", help="toy shape on the CPU: does the command itself work?"
+    )
+    parser.add_argument(
+        "--budget-s", type=float, default=BUDGET_S, help="seconds after which no further row is begun"
+    )
     words = parser.parse_args(arguments)
 
     warnings.filterwarnings("ignore")
@@ -37,15 +44,24 @@ def main(arguments: list[str]) -> int:
     from tests.gpu.table import Findings
 
     if not words.self_test and not torch.cuda.is_available():
-        print("no CUDA card here; `python -m tests.gpu --self-test` checks the command itself", file=sys.stderr)
+        print(
+            "no CUDA card here; `python -m tests.gpu --self-test` checks the command itself", file=sys.stderr
+        )
         return 1
     device = torch.device("cpu" if words.self_test else "cuda")
-    plan = Plan(shape=TOY if words.self_test else KOLORS, device=device, compiler="eager" if words.self_test else "inductor",
-                precisions=("fp32", "bf16") if words.self_test else ("fp16", "bf16"),
-                started_s=started_s, budget_s=words.budget_s)
+    plan = Plan(
+        shape=TOY if words.self_test else KOLORS,
+        device=device,
+        compiler="eager" if words.self_test else "inductor",
+        precisions=("fp32", "bf16") if words.self_test else ("fp16", "bf16"),
+        started_s=started_s,
+        budget_s=words.budget_s,
+    )
     findings = Findings(machine=_machine(device))
     signal.signal(signal.SIGALRM, _raise(TimeUpError))
-    signal.setitimer(signal.ITIMER_REAL, words.budget_s + HARD_STOP_S - BUDGET_S - (time.perf_counter() - started_s))
+    signal.setitimer(
+        signal.ITIMER_REAL, words.budget_s + HARD_STOP_S - BUDGET_S - (time.perf_counter() - started_s)
+    )
     try:
         Bench(plan, findings).run()
     except TimeUpError:
@@ -64,7 +80,11 @@ def _machine(device: Any) -> dict[str, Any]:
     card = {"device": platform.processor() or platform.machine()}
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        card = {"device": properties.name, "memory_gb": round(properties.total_memory / 1e9, 1), "cuda": torch.version.cuda}
+        card = {
+            "device": properties.name,
+            "memory_gb": round(properties.total_memory / 1e9, 1),
+            "cuda": torch.version.cuda,
+        }
     return card | {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 

@@ -1,4 +1,5 @@
 """The rows, most important first, until the time is used up."""
+
 import logging
 import shutil
 import tempfile
@@ -25,9 +26,9 @@ from tests.gpu.table import TRIAL_PICTURES, TRIAL_STEPS, Check, Findings, Row
 
 log = logging.getLogger(__name__)
 TRAINING = Training(lora_rank=16, lora_alpha=4)  # the challenge baseline's
-SET_UP_S = 8.0        # to put adapters on, to warm up
-FIRST_GUESS = 0.25     # of the speed of a matrix product, until rows tell
-CAUTION = 0.8          # of the last row's speed
+SET_UP_S = 8.0  # to put adapters on, to warm up
+FIRST_GUESS = 0.25  # of the speed of a matrix product, until rows tell
+CAUTION = 0.8  # of the last row's speed
 Measured = dict[str, Any]
 
 
@@ -38,6 +39,7 @@ class TimeUpError(BaseException):
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What to measure where: the first precision is the main one, the second has the less important rows."""
+
     shape: Shape
     device: torch.device
     precisions: tuple[str, str]
@@ -52,7 +54,9 @@ class Bench:
     def __init__(self, plan: Plan, findings: Findings) -> None:
         self._plan, self._findings = plan, findings
         self._main, self._second = plan.precisions
-        self._training = replace(TRAINING, steps_per_epoch=plan.shape.steps_per_epoch, epochs=plan.shape.epochs)
+        self._training = replace(
+            TRAINING, steps_per_epoch=plan.shape.steps_per_epoch, epochs=plan.shape.epochs
+        )
         self._failure = ""
         self._examples: dict[str, Examples] = {}
         self._speed = FIRST_GUESS * matmul_tflops(plan.device, DTYPES[self._main])
@@ -65,8 +69,13 @@ class Bench:
             self._step(self._main, 1, checkpointing=False)
             self._pictures(self._main, TRIAL_PICTURES)
             self._step(self._main, 1, checkpointing=True)
-            self._compare(lambda: checks.half_against_full(self._backbone, self._plan.shape, [
-                DTYPES[name] for name in self._plan.precisions if name != "fp32"]))
+            self._compare(
+                lambda: checks.half_against_full(
+                    self._backbone,
+                    self._plan.shape,
+                    [DTYPES[name] for name in self._plan.precisions if name != "fp32"],
+                )
+            )
             self._compare(lambda: checks.device_against_cpu(self._plan.device))
             self._compare(lambda: checks.replayed_against_launched(self._plan.device))
             self._pictures(self._main, 1)
@@ -88,14 +97,23 @@ class Bench:
             getattr(backbone, "prompter" if part == "text_encoder" else part)
         watch.mark()
         self._cache = cache
-        self._findings.rows.append(Row(work="build", precision=self._main, seconds=watch.seconds(), peak_gb=watch.peak_gb,
-                                       note="random weights made on the device, text encoder and scorer with them; no files"))
+        self._findings.rows.append(
+            Row(
+                work="build",
+                precision=self._main,
+                seconds=watch.seconds(),
+                peak_gb=watch.peak_gb,
+                note="random weights made on the device, text encoder and scorer with them; no files",
+            )
+        )
 
     def _naive(self, data: Path) -> None:
         shape, scenes = self._plan.shape, work.SCENES[:2]
 
         def train() -> Measured:
-            watch = naive.time_training(self._backbone, shape, self._training, LIGHTNING_PRECISION[DTYPES[self._main]], data)
+            watch = naive.time_training(
+                self._backbone, shape, self._training, LIGHTNING_PRECISION[DTYPES[self._main]], data
+            )
             return self._per_step(watch)
 
         def draw() -> Measured:
@@ -105,27 +123,55 @@ class Bench:
             watch, stock = naive.time_pictures(self._backbone, shape, scenes)
             ours = list(render_scenes(self._backbone, scenes, shape.rendering, self._cache))
             apart = checks.pictures_apart("", stock[:1], stock[1:])
-            self._findings.checks.append(checks.pictures_apart(
-                f"picture against the stock pipeline's, mean level of 255 (two scenes: {apart.value:.0f})", ours, stock))
-            return {"seconds": watch.seconds(1) / len(scenes), "peak_gb": watch.peak_gb,
-                    "note": f"mean of {len(scenes)}, prompts encoded for each"}
+            self._findings.checks.append(
+                checks.pictures_apart(
+                    f"picture against the stock pipeline's, mean level of 255 (two scenes: {apart.value:.0f})",
+                    ours,
+                    stock,
+                )
+            )
+            return {
+                "seconds": watch.seconds(1) / len(scenes),
+                "peak_gb": watch.peak_gb,
+                "note": f"mean of {len(scenes)}, prompts encoded for each",
+            }
 
-        self._measure(Row(work="step", way="naive", precision=self._main, checkpointing=True,
-                          tflop=flops.training_step(shape, TRAINING.lora_rank, True) + flops.encoding(shape)),
-                      self._training.total_steps, train)
-        self._measure(Row(work="pictures", way="naive", precision=self._main,
-                          tflop=flops.pictures(shape, 1) + 2 * flops.text(shape)), 2 * len(scenes), draw)
+        self._measure(
+            Row(
+                work="step",
+                way="naive",
+                precision=self._main,
+                checkpointing=True,
+                tflop=flops.training_step(shape, TRAINING.lora_rank, True) + flops.encoding(shape),
+            ),
+            self._training.total_steps,
+            train,
+        )
+        self._measure(
+            Row(
+                work="pictures",
+                way="naive",
+                precision=self._main,
+                tflop=flops.pictures(shape, 1) + 2 * flops.text(shape),
+            ),
+            2 * len(scenes),
+            draw,
+        )
         lora.take_off(self._backbone.unet)
 
     def _let_the_text_encoder_go(self) -> None:
         """Encode every prompt in both precisions, as a worker does before its first trial."""
-        prompts, unwanted = ([getattr(scene, name) for scene in work.SCENES] for name in ("prompt", "negative_prompt"))
+        prompts, unwanted = (
+            [getattr(scene, name) for scene in work.SCENES] for name in ("prompt", "negative_prompt")
+        )
         for precision in (self._second, self._main):
             self._turn_to(precision)
             self._backbone.prompter.text_encoder.to(self._backbone.dtype)
             encode_prompts(unwanted, self._backbone, self._cache)
             words = encode_prompts(prompts, self._backbone, self._cache)
-            self._examples[precision] = work.random_examples(self._backbone, self._plan.shape.latents_CHW, words)
+            self._examples[precision] = work.random_examples(
+                self._backbone, self._plan.shape.latents_CHW, words
+            )
         self._backbone = replace(self._backbone, text_encoder_alone=True)
         self._backbone.free_text_encoder()
 
@@ -136,8 +182,11 @@ class Bench:
             model.to(self._backbone.dtype)
 
     def _step(self, precision: str, batch: int, *, checkpointing: bool) -> None:
-        self._measure(self._step_row("ours", precision, batch, checkpointing), self._training.total_steps,
-                      lambda: self._per_step(self._train(precision, batch, checkpointing)))
+        self._measure(
+            self._step_row("ours", precision, batch, checkpointing),
+            self._training.total_steps,
+            lambda: self._per_step(self._train(precision, batch, checkpointing)),
+        )
 
     def _wider_steps(self, precision: str) -> None:
         for batch in (4, 2):
@@ -151,11 +200,17 @@ class Bench:
         def draw() -> Measured:
             with work.wearing(self._backbone, TRAINING):
                 watch, _ = work.time_pictures(self._backbone, stories, shape.rendering, self._cache)
-            return {"seconds": watch.seconds(1) / len(stories), "peak_gb": watch.peak_gb,
-                    "note": f"{shape.rendering.steps} steps with guidance" + ("" if count > 1 else ", mean of 2")}
+            return {
+                "seconds": watch.seconds(1) / len(stories),
+                "peak_gb": watch.peak_gb,
+                "note": f"{shape.rendering.steps} steps with guidance" + ("" if count > 1 else ", mean of 2"),
+            }
 
-        self._measure(Row(work="pictures", precision=precision, batch=count, tflop=flops.pictures(shape, count)),
-                      1.05 * len(stories), draw)
+        self._measure(
+            Row(work="pictures", precision=precision, batch=count, tflop=flops.pictures(shape, count)),
+            1.05 * len(stories),
+            draw,
+        )
 
     def _load(self, folder: Path) -> None:
         size_gb = sum(tensor.nbytes for tensor in self._backbone.unet.state_dict().values()) / 1e9
@@ -163,8 +218,11 @@ class Bench:
         def read() -> Measured:
             watch = work.time_loading(self._backbone, self._plan.shape, folder)
             shutil.rmtree(folder)
-            return {"seconds": watch.seconds(), "peak_gb": watch.peak_gb,
-                    "note": f"the UNet alone, {size_gb:.1f} GB just written"}
+            return {
+                "seconds": watch.seconds(),
+                "peak_gb": watch.peak_gb,
+                "note": f"the UNet alone, {size_gb:.1f} GB just written",
+            }
 
         self._measure(Row(work="load", precision=self._main), 0, read)
 
@@ -177,7 +235,9 @@ class Bench:
         watch.mark()
         score_pictures(self._backbone, pictures[1:])
         watch.mark()
-        self._findings.rows.append(Row(work="score", precision="fp32", batch=TRIAL_PICTURES, seconds=watch.seconds(1)))
+        self._findings.rows.append(
+            Row(work="score", precision="fp32", batch=TRIAL_PICTURES, seconds=watch.seconds(1))
+        )
 
     def _compiled_step(self) -> None:
         def train() -> Measured:
@@ -189,7 +249,8 @@ class Bench:
                 saved_s = TRIAL_STEPS * (eager.seconds - measured["seconds"])
                 self._findings.lines.append(
                     f"compiling the transformer blocks took {compiling_s:.1f} s and saves {saved_s:.1f} s in "
-                    f"{TRIAL_STEPS} steps: for one trial it {'pays' if saved_s > compiling_s else 'does not pay'}")
+                    f"{TRIAL_STEPS} steps: for one trial it {'pays' if saved_s > compiling_s else 'does not pay'}"
+                )
             return measured
 
         self._measure(self._step_row("compiled", self._main, 1, False), 3 * self._training.total_steps, train)
@@ -198,17 +259,29 @@ class Bench:
         self._guard("numeric checks", lambda: self._findings.checks.extend(make()))
 
     def _step_row(self, way: str, precision: str, batch: int, checkpointing: bool) -> Row:
-        return Row(work="step", way=way, precision=precision, batch=batch, checkpointing=checkpointing,
-                   tflop=batch * flops.training_step(self._plan.shape, TRAINING.lora_rank, checkpointing))
+        return Row(
+            work="step",
+            way=way,
+            precision=precision,
+            batch=batch,
+            checkpointing=checkpointing,
+            tflop=batch * flops.training_step(self._plan.shape, TRAINING.lora_rank, checkpointing),
+        )
 
     def _train(self, precision: str, batch: int, checkpointing: bool) -> Stopwatch:
-        training = replace(self._training, batch_size=batch, gradient_checkpointing="on" if checkpointing else "off")
+        training = replace(
+            self._training, batch_size=batch, gradient_checkpointing="on" if checkpointing else "off"
+        )
         return work.time_training(self._backbone, self._examples[precision], training)
 
     def _per_step(self, watch: Stopwatch) -> Measured:
         timed = self._training.total_steps - self._training.steps_per_epoch
-        return {"seconds": watch.seconds(1) / timed, "warm_up_s": watch.seconds(0, 1), "peak_gb": watch.peak_gb,
-                "note": f"mean of {timed}"}
+        return {
+            "seconds": watch.seconds(1) / timed,
+            "warm_up_s": watch.seconds(0, 1),
+            "peak_gb": watch.peak_gb,
+            "note": f"mean of {timed}",
+        }
 
     def _measure(self, row: Row, times: float, measure: Callable[[], Measured]) -> None:
         """Take one row that does its work so many times, if there is time for it."""

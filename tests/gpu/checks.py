@@ -1,4 +1,7 @@
-"""Numbers that must agree: half precision with fp32, our pictures with the stock pipeline's, the device with the CPU."""
+"""Numbers that must agree: half precision with fp32, our pictures with the stock pipeline's, the device with
+the CPU.
+"""
+
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,12 +22,16 @@ from tests.gpu.shapes import TEXT_TOKENS, Shape
 from tests.gpu.table import Check
 from tests.gpu.work import random_examples
 
-TINY_TRAINING = Training(lora_rank=4, lora_alpha=8, epochs=1, steps_per_epoch=10, batch_size=2, learning_rate=1e-3)
+TINY_TRAINING = Training(
+    lora_rank=4, lora_alpha=8, epochs=1, steps_per_epoch=10, batch_size=2, learning_rate=1e-3
+)
 TINY_LATENTS, TINY_WIDTH = (4, 16, 16), 64
 
 
 def half_against_full(backbone: Backbone, shape: Shape, dtypes: Sequence[torch.dtype]) -> Iterator[Check]:
-    """One forward of the UNet in each precision against fp32, relative in the 2-norm. The UNet ends as it was."""
+    """One forward of the UNet in each precision against fp32, relative in the 2-norm. The UNet ends as it
+    was.
+    """
     weights = {name: tensor.clone() for name, tensor in backbone.unet.state_dict().items()}
     inputs = _random_inputs(2, shape.latents_CHW, shape.text_width)
     with true_fp32():
@@ -33,13 +40,18 @@ def half_against_full(backbone: Backbone, shape: Shape, dtypes: Sequence[torch.d
             backbone.unet.load_state_dict(weights)
             error = (_predict(backbone, inputs, dtype) - truth).norm() / truth.norm()
             name = str(dtype).removeprefix("torch.")
-            yield Check(name=f"UNet forward in {name} against float32, relative", value=float(error), limit=1e-2)
+            yield Check(
+                name=f"UNet forward in {name} against float32, relative", value=float(error), limit=1e-2
+            )
     backbone.unet.to(backbone.dtype).load_state_dict(weights)
 
 
 def pictures_apart(name: str, ours: Sequence[Image.Image], theirs: Sequence[Image.Image]) -> Check:
     """Mean difference over pixels and channels of the worst pair, in levels of 255."""
-    levels = [float(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).mean()) for a, b in zip(ours, theirs, strict=True)]
+    levels = [
+        float(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).mean())
+        for a, b in zip(ours, theirs, strict=True)
+    ]
     return Check(name=name, value=max(levels), limit=3.0)
 
 
@@ -48,18 +60,33 @@ def device_against_cpu(device: torch.device) -> Iterator[Check]:
     with true_fp32():
         here, there = load_backbone("tiny", str(device)), load_backbone("tiny")
         inputs = _random_inputs(2, TINY_LATENTS, TINY_WIDTH)
-        noise = (_predict(here, inputs, torch.float32).cpu() - _predict(there, inputs, torch.float32)).abs().max()
-        yield Check(name=f"toy UNet on {device.type} against the CPU, largest difference", value=float(noise), limit=1e-3)
+        noise = (
+            (_predict(here, inputs, torch.float32).cpu() - _predict(there, inputs, torch.float32)).abs().max()
+        )
+        yield Check(
+            name=f"toy UNet on {device.type} against the CPU, largest difference",
+            value=float(noise),
+            limit=1e-3,
+        )
         losses = [abs(a - b) for a, b in zip(_tiny_losses(here), _tiny_losses(there), strict=True)]
-        yield Check(name=f"toy losses on {device.type} against the CPU, largest difference", value=max(losses), limit=1e-3)
+        yield Check(
+            name=f"toy losses on {device.type} against the CPU, largest difference",
+            value=max(losses),
+            limit=1e-3,
+        )
 
 
 def replayed_against_launched(device: torch.device) -> Iterator[Check]:
-    """The toy's losses in each way of training, its steps recorded as CUDA graphs and launched kernel by kernel."""
+    """The toy's losses in each way of training, its steps recorded as CUDA graphs and launched kernel by
+    kernel.
+    """
     precision = "fp16" if device.type == "cuda" else "bf16"
     backbone = load_backbone("tiny", str(device), precision)
     ways: dict[str, dict[str, Any]] = {
-        "plain": {}, "dropout": {"lora_dropout": 0.2}, "recomputing": {"gradient_checkpointing": "on"}}
+        "plain": {},
+        "dropout": {"lora_dropout": 0.2},
+        "recomputing": {"gradient_checkpointing": "on"},
+    }
     for way, words in ways.items():
         for micro_batch in (2, 1):
             training = replace(TINY_TRAINING, **words)
@@ -72,8 +99,11 @@ def replayed_against_launched(device: torch.device) -> Iterator[Check]:
                 launched = _tiny_losses(backbone, training, micro_batch)
             finally:
                 cuda_graph.works_here = True
-            yield Check(name=f"toy losses in {precision} replayed against launched, {way}, micro-batches of {micro_batch}",
-                        value=max(abs(a - b) for a, b in zip(replayed, launched, strict=True)), limit=1e-3)
+            yield Check(
+                name=f"toy losses in {precision} replayed against launched, {way}, micro-batches of {micro_batch}",
+                value=max(abs(a - b) for a, b in zip(replayed, launched, strict=True)),
+                limit=1e-3,
+            )
 
 
 @contextmanager
@@ -97,10 +127,14 @@ def _random_inputs(batch: int, latents_CHW: tuple[int, ...], text_width: int) ->
 def _predict(backbone: Backbone, inputs: list[torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
     backbone.unet.to(dtype)
     latents, tokens, pooled = (tensor.to(backbone.device, dtype) for tensor in inputs)
-    return backbone.predict_noise(latents, torch.tensor([500.0], device=backbone.device), tokens, pooled).float()
+    return backbone.predict_noise(
+        latents, torch.tensor([500.0], device=backbone.device), tokens, pooled
+    ).float()
 
 
-def _tiny_losses(backbone: Backbone, training: Training = TINY_TRAINING, micro_batch: int | None = None) -> list[float]:
+def _tiny_losses(
+    backbone: Backbone, training: Training = TINY_TRAINING, micro_batch: int | None = None
+) -> list[float]:
     _, tokens, pooled = _random_inputs(4, TINY_LATENTS, TINY_WIDTH)
     words = Words(tokens.to(backbone.device, backbone.dtype), pooled.to(backbone.device, backbone.dtype))
     examples = random_examples(backbone, TINY_LATENTS, words)

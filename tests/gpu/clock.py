@@ -1,4 +1,5 @@
 """Time and memory of a piece of work on a device."""
+
 import gc
 import time
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import torch
 @dataclass
 class Stopwatch:
     """Seconds between marks; a mark waits until the device is done. The peak is that since the start."""
+
     device: torch.device
 
     def __post_init__(self) -> None:
@@ -34,7 +36,9 @@ class Stopwatch:
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
-    """TFLOP/s of a large matrix product: what this device can do at best, to guess how long the work will take."""
+    """TFLOP/s of a large matrix product: what this device can do at best, to guess how long the work will
+    take.
+    """
     side = 8192 if device.type == "cuda" else 512
     matrix = torch.randn(side, side, device=device, dtype=dtype)
     watch = Stopwatch(device)

@@ -1,8 +1,10 @@
-"""How many floating-point operations each piece of work takes, counted on the meta device: no memory, no weights.
+"""How many floating-point operations each piece of work takes, counted on the meta device: no memory, no
+weights.
 
-All counts are in TFLOP (1e12, a multiplication and an addition are two); they are what is executed, so that a step with
-gradient checkpointing counts its second forward.
+All counts are in TFLOP (1e12, a multiplication and an addition are two); they are what is executed, so that a
+step with gradient checkpointing counts its second forward.
 """
+
 from functools import cache
 
 import torch
@@ -47,13 +49,17 @@ def encoding(shape: Shape) -> float:
 
 @cache
 def text(shape: Shape) -> float:
-    """A transformer multiplies every weight of its layers once for each token; its attention over 256 tokens is little."""
+    """A transformer multiplies every weight of its layers once for each token; its attention over 256 tokens
+    is little.
+    """
     layers = _meta(shape.text_encoder).encoder.layers
     return 2 * TEXT_TOKENS * sum(parameter.numel() for parameter in layers.parameters()) / 1e12
 
 
 def pictures(shape: Shape, count: int) -> float:
-    """Denoising with guidance (two forwards a step) and decoding; the adapters' share, about 1 %, is left out."""
+    """Denoising with guidance (two forwards a step) and decoding; the adapters' share, about 1 %, is left
+    out.
+    """
     return count * (2 * shape.rendering.steps * unet_forward(shape) + decoding(shape))
 
 
@@ -70,6 +76,10 @@ def _meta(make):
 
 def _unet_inputs(shape: Shape) -> dict[str, torch.Tensor]:
     with torch.device("meta"):
-        return {"sample": torch.empty(1, *shape.latents_CHW), "timestep": torch.empty(1),
-                "encoder_hidden_states": torch.empty(1, TEXT_TOKENS, shape.text_width),
-                "add_time_id": torch.empty(6), "add_text_embeds": torch.empty(1, shape.text_width)}
+        return {
+            "sample": torch.empty(1, *shape.latents_CHW),
+            "timestep": torch.empty(1),
+            "encoder_hidden_states": torch.empty(1, TEXT_TOKENS, shape.text_width),
+            "add_time_id": torch.empty(6),
+            "add_text_embeds": torch.empty(1, shape.text_width),
+        }

@@ -1,4 +1,7 @@
-"""The field's way: DiffSynth's own trainer and pipeline, text and picture encoded again each step, picture by picture."""
+"""The field's way: DiffSynth's own trainer and pipeline, text and picture encoded again each step, picture by
+picture.
+"""
+
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,23 +28,39 @@ def stock_pipeline(backbone: Backbone) -> SDXLImagePipeline:
     return pipe
 
 
-def time_training(backbone: Backbone, shape: Shape, training: Training, precision: str, folder: Path) -> Stopwatch:
-    """Marks after each epoch of the challenge baseline's trainer (checkpointing, centre crop); the UNet keeps its adapters."""
+def time_training(
+    backbone: Backbone, shape: Shape, training: Training, precision: str, folder: Path
+) -> Stopwatch:
+    """Marks after each epoch of the challenge baseline's trainer (checkpointing, centre crop); the UNet keeps
+    its adapters.
+    """
     pipe = stock_pipeline(backbone)
     pipe.scheduler.set_timesteps(TRAIN_TIMESTEPS)
     model = LightningModelForT2ILoRA(learning_rate=training.learning_rate, use_gradient_checkpointing=True)
     model.pipe = pipe
     model.freeze_parameters()
-    model.add_lora_to_model(pipe.unet, training.lora_rank, training.lora_alpha, training.target_modules, "kaiming")
-    # Lightning 2.6 moves the module to the host when it is done (strategies/strategy.py): 20 GB for nothing here.
+    model.add_lora_to_model(
+        pipe.unet, training.lora_rank, training.lora_alpha, training.target_modules, "kaiming"
+    )
+    # Lightning 2.6 moves the module to the host when it is done (strategies/strategy.py): 20 GB for nothing
+    # here.
     model.cpu = lambda: model
     size_px = shape.rendering.size_px
-    data = TextImageDataset(write_data(folder, size_px), training.steps_per_epoch, size_px, size_px, center_crop=True)
+    data = TextImageDataset(
+        write_data(folder, size_px), training.steps_per_epoch, size_px, size_px, center_crop=True
+    )
     watch = Stopwatch(backbone.device)
     trainer = lightning.Trainer(
-        accelerator="gpu" if backbone.device.type == "cuda" else "cpu", devices=1, precision=precision,
-        max_epochs=training.epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[_MarkEpochs(watch)])
+        accelerator="gpu" if backbone.device.type == "cuda" else "cpu",
+        devices=1,
+        precision=precision,
+        max_epochs=training.epochs,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[_MarkEpochs(watch)],
+    )
     try:
         trainer.fit(model, torch.utils.data.DataLoader(data, shuffle=True, batch_size=1))
     finally:
@@ -49,14 +68,24 @@ def time_training(backbone: Backbone, shape: Shape, training: Training, precisio
     return watch
 
 
-def time_pictures(backbone: Backbone, shape: Shape, scenes: Sequence[Scene]) -> tuple[Stopwatch, list[Image.Image]]:
+def time_pictures(
+    backbone: Backbone, shape: Shape, scenes: Sequence[Scene]
+) -> tuple[Stopwatch, list[Image.Image]]:
     """One mark for the warm-up, one after each picture."""
     pipe = stock_pipeline(backbone)
 
     def draw(scene: Scene, steps: int) -> Image.Image:
         size_px = shape.rendering.size_px
-        return pipe(scene.prompt, negative_prompt=scene.negative_prompt, cfg_scale=shape.rendering.cfg_scale, seed=scene.seed,
-                    height=size_px, width=size_px, num_inference_steps=steps, progress_bar_cmd=list)
+        return pipe(
+            scene.prompt,
+            negative_prompt=scene.negative_prompt,
+            cfg_scale=shape.rendering.cfg_scale,
+            seed=scene.seed,
+            height=size_px,
+            width=size_px,
+            num_inference_steps=steps,
+            progress_bar_cmd=list,
+        )
 
     watch = Stopwatch(backbone.device)
     draw(scenes[0], 2)
@@ -82,8 +111,12 @@ def write_data(folder: Path, size_px: int) -> str:
 def soft_pictures(size_px: int, count: int) -> list[Image.Image]:
     """Random colours, softly mixed: about as hard to decode as a painting."""
     generator = torch.Generator().manual_seed(0)
-    soft = interpolate(torch.rand(count, 3, 32, 32, generator=generator), size=(size_px, size_px), mode="bicubic")
-    return [Image.fromarray(pixels) for pixels in soft.clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).numpy()]
+    soft = interpolate(
+        torch.rand(count, 3, 32, 32, generator=generator), size=(size_px, size_px), mode="bicubic"
+    )
+    return [
+        Image.fromarray(pixels) for pixels in soft.clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).numpy()
+    ]
 
 
 class _MarkEpochs(lightning.Callback):

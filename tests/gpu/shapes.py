@@ -1,9 +1,12 @@
-"""The base models that are measured: Kolors' true shape and a toy of the same classes, both with random weights.
+"""The base models that are measured: Kolors' true shape and a toy of the same classes, both with random
+weights.
 
-Random weights cost what trained ones cost. They are drawn so that every layer keeps the size of its input and no number
-leaves fp16: matrices with deviation 1 / sqrt(inputs), norms 1, biases 0. What is added to a residual stream is a quarter of
-that: as in a trained network, a layer changes little, and rounding is not blown up by chance.
+Random weights cost what trained ones cost. They are drawn so that every layer keeps the size of its input and
+no number leaves fp16: matrices with deviation 1 / sqrt(inputs), norms 1, biases 0. What is added to a
+residual stream is a quarter of that: as in a trained network, a layer changes little, and rounding is not
+blown up by chance.
 """
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +30,7 @@ ADDED, RESIDUAL = ("conv2", "to_out", "ff", "proj_out"), 0.25
 @dataclass(frozen=True, kw_only=True)
 class Shape:
     """What is built, and how long each setting is timed: the first of `epochs` warms up."""
+
     name: str
     rendering: Rendering
     steps_per_epoch: int
@@ -45,33 +49,69 @@ class Shape:
 
 
 KOLORS = Shape(
-    name="kolors", rendering=Rendering(), steps_per_epoch=10, epochs=4, text_width=UNetShape().text_width,
-    unet=lambda: KolorsUNet(UNetShape()), vae_encoder=lambda: KolorsVAEEncoder(VAEShape()),
-    vae_decoder=lambda: KolorsVAEDecoder(VAEShape()), text_encoder=lambda: chatglm(torch.get_default_dtype()),
-    scorer=lambda: AestheticsPredictorV2Linear(CLIPVisionConfig(  # CLIP ViT-L/14
-        hidden_size=1024, intermediate_size=4096, projection_dim=768, num_hidden_layers=24, num_attention_heads=16,
-        image_size=224, patch_size=14)),
+    name="kolors",
+    rendering=Rendering(),
+    steps_per_epoch=10,
+    epochs=4,
+    text_width=UNetShape().text_width,
+    unet=lambda: KolorsUNet(UNetShape()),
+    vae_encoder=lambda: KolorsVAEEncoder(VAEShape()),
+    vae_decoder=lambda: KolorsVAEDecoder(VAEShape()),
+    text_encoder=lambda: chatglm(torch.get_default_dtype()),
+    scorer=lambda: AestheticsPredictorV2Linear(
+        CLIPVisionConfig(  # CLIP ViT-L/14
+            hidden_size=1024,
+            intermediate_size=4096,
+            projection_dim=768,
+            num_hidden_layers=24,
+            num_attention_heads=16,
+            image_size=224,
+            patch_size=14,
+        )
+    ),
     image_processor=CLIPImageProcessor,
 )
 TOY = Shape(
-    name="toy", rendering=Rendering(size_px=128, steps=2), steps_per_epoch=1, epochs=2, text_width=tiny.TEXT_WIDTH,
-    unet=tiny.TinyUNet, vae_encoder=tiny.TinyVAEEncoder, vae_decoder=tiny.TinyVAEDecoder,
-    text_encoder=tiny.tiny_text_encoder, scorer=tiny.tiny_scorer, image_processor=tiny.tiny_image_processor,
+    name="toy",
+    rendering=Rendering(size_px=128, steps=2),
+    steps_per_epoch=1,
+    epochs=2,
+    text_width=tiny.TEXT_WIDTH,
+    unet=tiny.TinyUNet,
+    vae_encoder=tiny.TinyVAEEncoder,
+    vae_decoder=tiny.TinyVAEDecoder,
+    text_encoder=tiny.tiny_text_encoder,
+    scorer=tiny.tiny_scorer,
+    image_processor=tiny.tiny_image_processor,
 )
 
 
 def build_backbone(shape: Shape, device: torch.device, dtype: torch.dtype) -> Backbone:
-    """Everything that a trial needs, made when it is first asked for; the text encoder may lie beside the UNet."""
-    models = {"unet": shape.unet, "vae_encoder": shape.vae_encoder, "vae_decoder": shape.vae_decoder,
-              "text_encoder": shape.text_encoder}
+    """Everything that a trial needs, made when it is first asked for; the text encoder may lie beside the
+    UNet.
+    """
+    models = {
+        "unet": shape.unet,
+        "vae_encoder": shape.vae_encoder,
+        "vae_decoder": shape.vae_decoder,
+        "text_encoder": shape.text_encoder,
+    }
     return Backbone(
-        name=shape.name, architecture="random", device=device, dtype=dtype,
+        name=shape.name,
+        architecture="random",
+        device=device,
+        dtype=dtype,
         readers={name: partial(random_model, make, device, dtype) for name, make in models.items()}
         | {"scorer": partial(random_model, shape.scorer, device, torch.float32)},
-        scorer_name="random", image_processor=shape.image_processor(), weights=dict.fromkeys((*models, "scorer"), "random"))
+        scorer_name="random",
+        image_processor=shape.image_processor(),
+        weights=dict.fromkeys((*models, "scorer"), "random"),
+    )
 
 
-def random_model(make: Callable[[], nn.Module], device: torch.device, dtype: torch.dtype, seed: int = 0) -> Any:
+def random_model(
+    make: Callable[[], nn.Module], device: torch.device, dtype: torch.dtype, seed: int = 0
+) -> Any:
     """A frozen model made on the device in its dtype, so that it never takes host memory."""
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype)

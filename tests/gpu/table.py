@@ -1,4 +1,5 @@
 """What was measured: rows, checks, the comparison of a whole trial; as text and as JSON."""
+
 import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -8,9 +9,12 @@ TRIAL_STEPS, TRIAL_PICTURES = 1000, 8
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One setting. `seconds` for one training step, or for all `batch` pictures; `tflop` is what that executes."""
+    """One setting. `seconds` for one training step, or for all `batch` pictures; `tflop` is what that
+    executes.
+    """
+
     work: str
-    way: str = "ours"           # or naive, or compiled
+    way: str = "ours"  # or naive, or compiled
     precision: str = ""
     batch: int = 1
     checkpointing: bool | None = None
@@ -33,6 +37,7 @@ class Row:
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """A number that must not be above its limit."""
+
     name: str
     value: float
     limit: float
@@ -55,52 +60,108 @@ class Findings:
     def passed(self) -> bool:
         return not self.broken and all(check.passed for check in self.checks)
 
-    def row(self, work: str, way: str, precision: str, batch: int, checkpointing: bool | None = None) -> Row | None:
+    def row(
+        self, work: str, way: str, precision: str, batch: int, checkpointing: bool | None = None
+    ) -> Row | None:
         wanted = (work, way, precision, batch, checkpointing)
-        return next((r for r in self.rows if r.seconds and
-                     (r.work, r.way, r.precision, r.batch, r.checkpointing) == wanted), None)
+        return next(
+            (
+                r
+                for r in self.rows
+                if r.seconds and (r.work, r.way, r.precision, r.batch, r.checkpointing) == wanted
+            ),
+            None,
+        )
 
     def trials(self, precision: str) -> dict[str, float | None]:
-        """A trial of 1000 steps and eight pictures: seconds both ways, their ratio, our peak; None where a row is missing."""
-        step = min(filter(None, (self.row("step", "ours", precision, 1, on) for on in (False, True))),
-                   key=lambda row: row.seconds or 0, default=None)
+        """A trial of 1000 steps and eight pictures: seconds both ways, their ratio, our peak; None where a
+        row is missing.
+        """
+        step = min(
+            filter(None, (self.row("step", "ours", precision, 1, on) for on in (False, True))),
+            key=lambda row: row.seconds or 0,
+            default=None,
+        )
         story = self.row("pictures", "ours", precision, TRIAL_PICTURES)
-        naive_step, naive_picture = (self.row("step", "naive", precision, 1, True), self.row("pictures", "naive", precision, 1))
+        naive_step, naive_picture = (
+            self.row("step", "naive", precision, 1, True),
+            self.row("pictures", "naive", precision, 1),
+        )
         ours = TRIAL_STEPS * step.seconds + story.seconds if step and story else None
-        naive = (TRIAL_STEPS * naive_step.seconds + TRIAL_PICTURES * naive_picture.seconds
-                 if naive_step and naive_picture else None)
+        naive = (
+            TRIAL_STEPS * naive_step.seconds + TRIAL_PICTURES * naive_picture.seconds
+            if naive_step and naive_picture
+            else None
+        )
         peaks = [row.peak_gb for row in (step, story) if row and row.peak_gb]
-        return {"ours_s": ours, "naive_s": naive, "ratio": naive / ours if ours and naive else None,
-                "peak_gb": max(peaks, default=None)}
+        return {
+            "ours_s": ours,
+            "naive_s": naive,
+            "ratio": naive / ours if ours and naive else None,
+            "peak_gb": max(peaks, default=None),
+        }
 
     def to_json(self, precision: str) -> dict[str, Any]:
-        return {"machine": self.machine, "rows": [asdict(row) | {"tflops": row.tflops} for row in self.rows],
-                "checks": [asdict(check) | {"value": check.value if math.isfinite(check.value) else None, "passed": check.passed}
-                           for check in self.checks],
-                "trial": self.trials(precision), "dropped": self.dropped, "broken": self.broken, "lines": self.lines}
+        return {
+            "machine": self.machine,
+            "rows": [asdict(row) | {"tflops": row.tflops} for row in self.rows],
+            "checks": [
+                asdict(check)
+                | {"value": check.value if math.isfinite(check.value) else None, "passed": check.passed}
+                for check in self.checks
+            ],
+            "trial": self.trials(precision),
+            "dropped": self.dropped,
+            "broken": self.broken,
+            "lines": self.lines,
+        }
 
     def to_text(self, precision: str) -> str:
         lines = [", ".join(f"{key} {value}" for key, value in self.machine.items()), ""]
-        lines += _columns([("work", "way", "precision", "batch", "checkpointing", "s", "TFLOP/s", "peak GB", "note"),
-                           *(_cells(row) for row in self.rows)])
+        lines += _columns(
+            [
+                ("work", "way", "precision", "batch", "checkpointing", "s", "TFLOP/s", "peak GB", "note"),
+                *(_cells(row) for row in self.rows),
+            ]
+        )
         lines += ["", *self.lines, *_trial_lines(self.trials(precision))]
-        lines += ["", *_columns([("check", "value", "at most", ""),
-                                 *((c.name, f"{c.value:.2e}", f"{c.limit:.0e}", "ok" if c.passed else "FAILED")
-                                   for c in self.checks)])]
+        lines += [
+            "",
+            *_columns(
+                [
+                    ("check", "value", "at most", ""),
+                    *(
+                        (c.name, f"{c.value:.2e}", f"{c.limit:.0e}", "ok" if c.passed else "FAILED")
+                        for c in self.checks
+                    ),
+                ]
+            ),
+        ]
         lines += [f"dropped for want of time: {name}" for name in self.dropped]
         lines += [f"broken: {name}" for name in self.broken]
         return "\n".join(lines)
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    return (row.work, row.way, row.precision, str(row.batch), {True: "on", False: "off", None: ""}[row.checkpointing],
-            _number(row.seconds, ".4g"), _number(row.tflops, ".4g"), _number(row.peak_gb, ".1f"), row.note)
+    return (
+        row.work,
+        row.way,
+        row.precision,
+        str(row.batch),
+        {True: "on", False: "off", None: ""}[row.checkpointing],
+        _number(row.seconds, ".4g"),
+        _number(row.tflops, ".4g"),
+        _number(row.peak_gb, ".1f"),
+        row.note,
+    )
 
 
 def _trial_lines(trials: dict[str, float | None]) -> list[str]:
-    return [f"a trial of {TRIAL_STEPS} steps and {TRIAL_PICTURES} pictures, extrapolated from the rows above: "
-            f"ours {_number(trials['ours_s'], '.0f')} s, naive {_number(trials['naive_s'], '.0f')} s, "
-            f"ratio {_number(trials['ratio'], '.2f')}; ours takes {_number(trials['peak_gb'], '.1f')} GB at most"]
+    return [
+        f"a trial of {TRIAL_STEPS} steps and {TRIAL_PICTURES} pictures, extrapolated from the rows above: "
+        f"ours {_number(trials['ours_s'], '.0f')} s, naive {_number(trials['naive_s'], '.0f')} s, "
+        f"ratio {_number(trials['ratio'], '.2f')}; ours takes {_number(trials['peak_gb'], '.1f')} GB at most"
+    ]
 
 
 def _number(value: float | None, form: str) -> str:
@@ -109,4 +170,6 @@ def _number(value: float | None, form: str) -> str:
 
 def _columns(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]

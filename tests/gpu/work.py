@@ -1,4 +1,5 @@
 """The product's own training and rendering, on random examples and the words of two small stories."""
+
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -21,13 +22,29 @@ from core.trial.spec import Rendering, Scene, Training
 from tests.gpu.clock import Stopwatch
 from tests.gpu.shapes import Shape
 
-PLACES = ("by the lake", "under the old bridge", "in a snowy wood", "on a ship at night",
-          "in the market", "on a mountain road", "in the rain", "at the harbour")
-SCENES = tuple(Scene(prompt=f"watercolor, a girl with a red balloon {place}", negative_prompt="blurred, dark", seed=101 + number)
-               for number, place in enumerate(PLACES))
+PLACES = (
+    "by the lake",
+    "under the old bridge",
+    "in a snowy wood",
+    "on a ship at night",
+    "in the market",
+    "on a mountain road",
+    "in the rain",
+    "at the harbour",
+)
+SCENES = tuple(
+    Scene(
+        prompt=f"watercolor, a girl with a red balloon {place}",
+        negative_prompt="blurred, dark",
+        seed=101 + number,
+    )
+    for number, place in enumerate(PLACES)
+)
 
 
-def random_examples(backbone: Backbone, latents_CHW: tuple[int, ...], words: Words, count: int = 4) -> Examples:
+def random_examples(
+    backbone: Backbone, latents_CHW: tuple[int, ...], words: Words, count: int = 4
+) -> Examples:
     """As many latents as asked for, from one seed, with the first of the words."""
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(count, *latents_CHW, generator=generator).to(backbone.device, backbone.dtype)
@@ -44,8 +61,9 @@ def time_training(backbone: Backbone, examples: Examples, training: Training) ->
     return watch
 
 
-def time_pictures(backbone: Backbone, stories: Sequence[Sequence[Scene]], rendering: Rendering,
-                  cache: Cache) -> tuple[Stopwatch, list[Image.Image]]:
+def time_pictures(
+    backbone: Backbone, stories: Sequence[Sequence[Scene]], rendering: Rendering, cache: Cache
+) -> tuple[Stopwatch, list[Image.Image]]:
     """One mark for the warm-up, one after each story; with whatever adapters the UNet wears."""
     watch = Stopwatch(backbone.device)
     list(render_scenes(backbone, stories[0], replace(rendering, steps=2), cache))
@@ -58,7 +76,9 @@ def time_pictures(backbone: Backbone, stories: Sequence[Sequence[Scene]], render
 
 
 def time_loading(backbone: Backbone, shape: Shape, folder: Path) -> Stopwatch:
-    """Read a UNet of this size with the product's reader, from a file just written (so it may still be in memory)."""
+    """Read a UNet of this size with the product's reader, from a file just written (so it may still be in
+    memory).
+    """
     path = folder / next(file.path for file in FILES if file.part == "unet")
     path.parent.mkdir(parents=True)
     save_file({name: tensor.contiguous().cpu() for name, tensor in backbone.unet.state_dict().items()}, path)

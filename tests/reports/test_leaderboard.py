@@ -46,9 +46,23 @@ def test_winner_has_the_highest_mean_and_ties_go_to_the_earlier_trial(make_study
 
 
 def accept_change(study, from_trial: int, *, compares: bool = False) -> None:
-    write_json(study.fingerprint, {"fields": {}, "space": {}, "history": [
-        {"at": "2026-03-01", "field": "story", "from_trial": from_trial, "changes": {}, "compares": compares,
-         "told": "story.template ('{scene}' -> 'a *red* {scene}')"}]})
+    write_json(
+        study.fingerprint,
+        {
+            "fields": {},
+            "space": {},
+            "history": [
+                {
+                    "at": "2026-03-01",
+                    "field": "story",
+                    "from_trial": from_trial,
+                    "changes": {},
+                    "compares": compares,
+                    "told": "story.template ('{scene}' -> 'a *red* {scene}')",
+                }
+            ],
+        },
+    )
 
 
 def test_scores_from_before_an_accepted_change_never_win(make_study):
@@ -86,8 +100,14 @@ def test_the_console_says_why_trials_failed(make_study):
     assert "trial 1: nan_loss: loss is NaN at step 3 <b>" in printed(make_study((6.1,), failed=1))
 
 
-@pytest.mark.parametrize(("failed", "said"), [(3, "trials 1, 2 and 3: nan_loss"), (7, "trials 1, 2, 3, 4, 5, 6 and 7: nan_loss"),
-                                             (20, "trials 1, 2, 3, 4, 5, 6 and 14 more: nan_loss")])
+@pytest.mark.parametrize(
+    ("failed", "said"),
+    [
+        (3, "trials 1, 2 and 3: nan_loss"),
+        (7, "trials 1, 2, 3, 4, 5, 6 and 7: nan_loss"),
+        (20, "trials 1, 2, 3, 4, 5, 6 and 14 more: nan_loss"),
+    ],
+)
 def test_one_reason_of_many_trials_is_one_line(make_study, failed, said):
     assert said in printed(make_study((6.1,), failed=failed))
 
@@ -115,5 +135,12 @@ def test_console_table_of_an_empty_study(make_study):
 
 def test_one_is_one_and_little_is_not_nothing():
     assert [counted(number, "trial") for number in (0, 1, 2)] == ["0 trials", "1 trial", "2 trials"]
-    assert [size(count) for count in (0, 1, 499, 999, 1000, 93_000_000)] == ["0 B", "1 B", "499 B", "999 B", "1.0 kB", "93 MB"]
+    assert [size(count) for count in (0, 1, 499, 999, 1000, 93_000_000)] == [
+        "0 B",
+        "1 B",
+        "499 B",
+        "999 B",
+        "1.0 kB",
+        "93 MB",
+    ]
     assert [numbered(list(range(3, last))) for last in (4, 6)] == ["trial 3", "trials 3, 4 and 5"]

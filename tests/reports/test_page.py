@@ -52,7 +52,7 @@ def test_hostile_prompts_stay_words(make_study):
     page = Page(report_of(make_study((6.2,), failed=1)).read_text(encoding="utf-8"))
     assert [tag for tag, _ in page.elements].count("script") == 1
     assert '<script>alert("x")</script>, a lake' in page.all("img", "alt")
-    assert 'quote " and \'single\' & ampersand' in page.all("img", "title")
+    assert "quote \" and 'single' & ampersand" in page.all("img", "title")
 
 
 def test_base_model_comes_first_and_the_winner_is_marked(make_study):
@@ -103,7 +103,9 @@ def test_after_an_accepted_change_older_trials_keep_their_words_their_base_story
     fill(study.earlier(2).base, make_spec(-1, train=None), 4.5)
     for number in (0, 1):
         shutil.rmtree(study.trial(number).path)
-        fill(study.trial(number), make_spec(number, prompts=tuple(f"old {prompt}" for prompt in HOSTILE)), 6.5)
+        fill(
+            study.trial(number), make_spec(number, prompts=tuple(f"old {prompt}" for prompt in HOSTILE)), 6.5
+        )
     write_text(study.frozen, "name: now")
     write_text(study.earlier(2).frozen, "name: then")
     accept_change(study, from_trial=2)
@@ -134,4 +136,6 @@ def test_scenes_of_older_trials_are_listed_as_they_were(make_study):
 
 
 def test_toy_pictures_are_called_toy_pictures(make_study):
-    assert "toy model, not of Kolors" in report_of(make_study((6.2,), backbone="tiny")).read_text(encoding="utf-8")
+    assert "toy model, not of Kolors" in report_of(make_study((6.2,), backbone="tiny")).read_text(
+        encoding="utf-8"
+    )

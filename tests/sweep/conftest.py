@@ -1,4 +1,5 @@
 """Small studies of the real toy model, run through the real command line."""
+
 import os
 import subprocess
 import sys
@@ -28,19 +29,35 @@ sampler: {{startup_trials: 2}}
 
 @pytest.fixture(scope="session")
 def write_study() -> Callable[..., Path]:
-    def write(folder: Path, name: str = "quick", trials: int = 2, gate: float = 6.0, filters: str = "{}",
-              story: str = "lake_painter") -> Path:
+    def write(
+        folder: Path,
+        name: str = "quick",
+        trials: int = 2,
+        gate: float = 6.0,
+        filters: str = "{}",
+        story: str = "lake_painter",
+    ) -> Path:
         path = folder / f"{name}.yaml"
-        path.write_text(STUDY.format(root=ROOT, name=name, trials=trials, gate=gate, filters=filters, story=story))
+        path.write_text(
+            STUDY.format(root=ROOT, name=name, trials=trials, gate=gate, filters=filters, story=story)
+        )
         return path
+
     return write
 
 
 @pytest.fixture(scope="session")
 def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `lora-sweep` as a user does; returns code, stdout and stderr."""
+
     def call(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
         clean = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-        return subprocess.run([sys.executable, "-m", "sweep.cli", *map(str, words)], capture_output=True, text=True,
-                              env=clean | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | env, timeout=300)
+        return subprocess.run(
+            [sys.executable, "-m", "sweep.cli", *map(str, words)],
+            capture_output=True,
+            text=True,
+            env=clean | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | env,
+            timeout=300,
+        )
+
     return call

@@ -1,4 +1,5 @@
 """Every command does what its help says, and wrong words cost one clear line."""
+
 import hashlib
 import json
 import os
@@ -44,10 +45,22 @@ def test_help_names_only_what_exists(cli):
     assert set(re.findall(r"^  ([a-z]+)  ", help_text, re.M)) == names
 
 
-@pytest.mark.parametrize("words", [("run", "dmeo"), ("run", "demo", "--trials", "0"), ("run", "demo", "--trails", "3"),
-                                   ("run", "demo", "--trials", "x"), ("walk", "demo"), ("run",), ("score", "no/such/folder"),
-                                   ("report", "demo"), ("export", "demo", "--team", "t", "--title", "x"), ("ui",),
-                                   ("status", "demo")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "dmeo"),
+        ("run", "demo", "--trials", "0"),
+        ("run", "demo", "--trails", "3"),
+        ("run", "demo", "--trials", "x"),
+        ("walk", "demo"),
+        ("run",),
+        ("score", "no/such/folder"),
+        ("report", "demo"),
+        ("export", "demo", "--team", "t", "--title", "x"),
+        ("ui",),
+        ("status", "demo"),
+    ],
+)
 def test_wrong_words_cost_one_line(cli, tmp_path, words):
     one_line(cli(*words, LORA_SWEEP_RUNS=str(tmp_path / "runs")))
 
@@ -86,12 +99,24 @@ def test_report_is_written(cli, passed):
 
 def test_export_makes_a_whole_submission(cli, passed):
     folder, study = passed
-    done = cli("export", study, "--team", "蓝队", "--title", "watercolor", "--out", folder / "hand-in", "--runs", folder / "runs")
+    done = cli(
+        "export",
+        study,
+        "--team",
+        "蓝队",
+        "--title",
+        "watercolor",
+        "--out",
+        folder / "hand-in",
+        "--runs",
+        folder / "runs",
+    )
     assert done.returncode == 0, done.stderr
     made = folder / "hand-in"
     assert (made / "README.md").read_text().startswith("---\n")
     assert len(pd.read_csv(made / "prompts.csv")) == 8
-    assert json.loads((made / "recipe.json").read_text())["spec"]["data"]["source"] == "watercolor"  # where it lay is private
+    # where it lay is private
+    assert json.loads((made / "recipe.json").read_text())["spec"]["data"]["source"] == "watercolor"
     for line in (made / "checksums.sha256").read_text().splitlines():
         digest, name = line.split("  ", 1)
         assert hashlib.sha256((made / name).read_bytes()).hexdigest() == digest
@@ -105,20 +130,39 @@ def test_an_export_names_the_trials_that_have_a_story(cli, tmp_path):
     folder.frozen.touch()
 
     def refused(*words):
-        return one_line(cli("export", "mine", "--team", "t", "--title", "x", "--runs", tmp_path, *words)).strip()
+        return one_line(
+            cli("export", "mine", "--team", "t", "--title", "x", "--runs", tmp_path, *words)
+        ).strip()
 
-    assert refused("--trial", 7).endswith("--trial is 7, but there is no such finished trial (allowed: 2, 3; with --force: 0)")
+    assert refused("--trial", 7).endswith(
+        "--trial is 7, but there is no such finished trial (allowed: 2, 3; with --force: 0)"
+    )
     assert refused("--trial", 1).endswith("trial 1 failed (killed) and has no story to hand in")
     for number in (2, 3):
         folder.trial(number).result.unlink()
-    assert refused().endswith("no story passes the gate yet; name one with --trial and --force (allowed with --force: 0)")
+    assert refused().endswith(
+        "no story passes the gate yet; name one with --trial and --force (allowed with --force: 0)"
+    )
     folder.trial(0).result.unlink()
     assert refused().endswith("(allowed: none, for no trial has made a story yet)")
 
 
 def test_another_epoch_is_rendered_and_judged_anew(cli, passed):
     folder, study = passed
-    done = cli("export", study, "--epoch", 1, "--team", "t", "--title", "x", "--out", folder / "epoch", "--runs", folder / "runs")
+    done = cli(
+        "export",
+        study,
+        "--epoch",
+        1,
+        "--team",
+        "t",
+        "--title",
+        "x",
+        "--out",
+        folder / "epoch",
+        "--runs",
+        folder / "runs",
+    )
     assert done.returncode == 0, done.stderr
     trial = folder / "runs" / "easy" / "trials" / "0000"
     stored = json.loads((trial / "epochs" / "01" / "result.json").read_text())
@@ -126,8 +170,22 @@ def test_another_epoch_is_rendered_and_judged_anew(cli, passed):
     assert stored["aesthetic"] != last["aesthetic"]
     assert stored["lora_sha256"] != last["lora_sha256"]
     assert stored["spec"]["train"]["epochs"] == 1
-    assert "allowed: 1 to 2" in one_line(cli("export", study, "--epoch", 9, "--team", "t", "--title", "x",
-                                             "--out", folder / "none", "--runs", folder / "runs"))
+    assert "allowed: 1 to 2" in one_line(
+        cli(
+            "export",
+            study,
+            "--epoch",
+            9,
+            "--team",
+            "t",
+            "--title",
+            "x",
+            "--out",
+            folder / "none",
+            "--runs",
+            folder / "runs",
+        )
+    )
     assert not (folder / "none").exists()
 
     kept = folder / "runs" / "easy" / "fingerprint.json"
@@ -135,7 +193,20 @@ def test_another_epoch_is_rendered_and_judged_anew(cli, passed):
     unet = json.loads(words)["fields"]["weights"]["weights.unet"]
     kept.write_text(words.replace(unet, "0" * 64))
     (trial / "epochs" / "01" / "result.json").unlink()
-    again = cli("export", study, "--epoch", 1, "--team", "t", "--title", "x", "--out", folder / "none", "--runs", folder / "runs")
+    again = cli(
+        "export",
+        study,
+        "--epoch",
+        1,
+        "--team",
+        "t",
+        "--title",
+        "x",
+        "--out",
+        folder / "none",
+        "--runs",
+        folder / "runs",
+    )
     kept.write_text(words)
     assert "easy: the base model's unet changed since trial 0" in one_line(again)
     assert not (folder / "none").exists()
@@ -152,8 +223,9 @@ def test_score_equals_what_the_trial_was_told(cli, passed):
 
 
 def test_a_device_that_cannot_be_leaves_nothing_behind(cli, tmp_path):
-    assert "--device is 'cdua', but there is no such device" in one_line(cli("run", "demo", "--device", "cdua",
-                                                                                       "--runs", tmp_path / "runs"))
+    assert "--device is 'cdua', but there is no such device" in one_line(
+        cli("run", "demo", "--device", "cdua", "--runs", tmp_path / "runs")
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -164,17 +236,25 @@ def test_score_names_what_it_leaves_out(cli, tmp_path):
     (tmp_path / "bad.png").write_text("no picture")
     done = cli("score", tmp_path)
     assert done.returncode == 0
-    assert done.stderr.splitlines() == [f"{tmp_path}/bad.png: left out, cannot be read: it is no picture",
-                                        f"{tmp_path}/thin.png: colour profile cannot be read: taken as sRGB"]
+    assert done.stderr.splitlines() == [
+        f"{tmp_path}/bad.png: left out, cannot be read: it is no picture",
+        f"{tmp_path}/thin.png: colour profile cannot be read: taken as sRGB",
+    ]
     assert "mean of 2" in done.stdout
 
 
 def test_the_ui_of_a_database_elsewhere_needs_no_runs_folder(tmp_path):
     """With a server that ends at once: its words have a place."""
-    code = ("import sys; from sweep.cli import main; sys.executable = '/bin/false'; "
-            f"sys.argv[1:] = ['ui', '--port', '{free_port()}', '--runs', {str(tmp_path / 'runs')!r}]; main()")
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True,
-                          env=os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"})
+    code = (
+        "import sys; from sweep.cli import main; sys.executable = '/bin/false'; "
+        f"sys.argv[1:] = ['ui', '--port', '{free_port()}', '--runs', {str(tmp_path / 'runs')!r}]; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db"},
+    )
     assert "ended with exit code 1" in one_line(done, 1)
     assert (tmp_path / "runs" / "ui.log").exists()
 

@@ -1,4 +1,5 @@
 """When room is short, the weights of trials that can no longer win go; nothing else does."""
+
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -29,7 +30,11 @@ def study(tmp_path):
 
 
 def kept(study):
-    return [number for number in range(7) if study.trial(number).lora.exists() or study.trial(number).epoch_lora(1).exists()]
+    return [
+        number
+        for number in range(7)
+        if study.trial(number).lora.exists() or study.trial(number).epoch_lora(1).exists()
+    ]
 
 
 def test_with_room_nothing_goes(study):

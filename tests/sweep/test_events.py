@@ -1,4 +1,7 @@
-"""What driver and worker say to each other reads back as it was said, and journals that lie on disks can be read."""
+"""What driver and worker say to each other reads back as it was said, and journals that lie on disks can be
+read.
+"""
+
 import json
 from pathlib import Path
 
@@ -26,12 +29,27 @@ from sweep.events import (
 from tests.reports.conftest import make_spec
 
 SAID: list[Event] = [
-    events.Ready(device="cuda:0", seconds=2.5, threads=8, unknown_words=["蓝"], weights={"unet": "ab"}, scorer="s",
-                 scoring_version=2),
-    events.Refused(message="no weights", loading=True), events.Started(), events.Looking(picture=1, pictures=30),
-    events.Note("note: a picture is odd"), events.Training(images=20, steps=300), events.Resumed(100),
-    events.Epoch(epoch=2, losses=[0.5, 0.25]), events.Drawing(8), events.Picture(3),
-    events.Finished(state="failed", reason="nan_loss", message="the loss was no number"), events.Stopped(), events.Alive(),
+    events.Ready(
+        device="cuda:0",
+        seconds=2.5,
+        threads=8,
+        unknown_words=["蓝"],
+        weights={"unet": "ab"},
+        scorer="s",
+        scoring_version=2,
+    ),
+    events.Refused(message="no weights", loading=True),
+    events.Started(),
+    events.Looking(picture=1, pictures=30),
+    events.Note("note: a picture is odd"),
+    events.Training(images=20, steps=300),
+    events.Resumed(100),
+    events.Epoch(epoch=2, losses=[0.5, 0.25]),
+    events.Drawing(8),
+    events.Picture(3),
+    events.Finished(state="failed", reason="nan_loss", message="the loss was no number"),
+    events.Stopped(),
+    events.Alive(),
 ]
 # As versions before this file wrote them.
 JOURNAL = """\
@@ -74,6 +92,7 @@ def test_a_journal_of_an_older_version_can_be_read_and_gone_on_with(tmp_path: Pa
     write_journal(journal, said_now(events.Started(), 3))
     *found, last = read_journal(journal)
     assert [(type(m.event).__name__.lower(), m.time, m.monotonic, m.number) for m in found] == [
-        (line["event"], line["time"], line["monotonic"], 3) for line in map(json.loads, JOURNAL.splitlines())]
+        (line["event"], line["time"], line["monotonic"], 3) for line in map(json.loads, JOURNAL.splitlines())
+    ]
     assert found[5].event == events.Epoch(epoch=1, losses=[0.5, 0.25])
     assert last.event == events.Started()

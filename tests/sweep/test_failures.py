@@ -1,4 +1,5 @@
 """What users are told of each class of failure is what the table of failures does."""
+
 import re
 
 from core.files.install import ROOT
@@ -8,6 +9,8 @@ from sweep.failures import FAILURES
 def test_the_page_on_nights_tells_of_every_class_what_is_done_about_it() -> None:
     page = (ROOT / "docs" / "night.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", page, re.M)
-    told = {name: (again.startswith("once"), what.startswith("teaches the sampler"), what.startswith("count"))
-            for name, again, what in rows}
+    told = {
+        name: (again.startswith("once"), what.startswith("teaches the sampler"), what.startswith("count"))
+        for name, again, what in rows
+    }
     assert told == {row.name: (row.retried, row.by_parameters, bool(row.advice)) for row in FAILURES.values()}

@@ -1,4 +1,5 @@
 """What a terminal shows while a sweep runs."""
+
 import io
 from dataclasses import replace
 

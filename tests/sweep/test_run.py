@@ -1,4 +1,5 @@
 """A whole sweep through the command line, checked in Optuna, in MLflow and on the disk."""
+
 import json
 import re
 import shutil
@@ -67,7 +68,9 @@ def test_every_trial_is_complete_on_the_disk(swept):
         assert all(trial.picture(number).stat().st_size > 0 for number in range(1, 9))
         assert trial.sheet.exists()
         assert trial.lora.read_bytes() == trial.epoch_lora(result.spec.train.epochs).read_bytes()
-        assert [trial.epoch_lora(e).exists() for e in range(1, result.spec.train.epochs + 1)].count(False) == 0
+        assert [trial.epoch_lora(e).exists() for e in range(1, result.spec.train.epochs + 1)].count(
+            False
+        ) == 0
 
 
 def test_optuna_was_told_the_mean_and_the_gate(swept):
@@ -90,8 +93,15 @@ def test_mlflow_has_a_parent_and_a_child_for_each_trial(swept):
         assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert child.data.params.keys() == result.spec.all_params().keys()
         assert child.data.tags["gate"] == ("pass" if result.passed_gate else "fail")
-        assert {"aesthetic_mean", "aesthetic_min", "aesthetic_std", "coherence", "duration_s", "train_loss",
-                *(f"aesthetic_{n}" for n in range(1, 9))} <= child.data.metrics.keys()
+        assert {
+            "aesthetic_mean",
+            "aesthetic_min",
+            "aesthetic_std",
+            "coherence",
+            "duration_s",
+            "train_loss",
+            *(f"aesthetic_{n}" for n in range(1, 9)),
+        } <= child.data.metrics.keys()
 
 
 def test_mlflow_has_losses_pictures_lora_and_recipe(swept):
@@ -99,14 +109,26 @@ def test_mlflow_has_losses_pictures_lora_and_recipe(swept):
     child = runs_of(swept[0])["trial-0000"]
     result = study_folder(swept[0]).results()[0]
     losses = client.get_metric_history(child.info.run_id, "train_loss")
-    assert [m.step for m in sorted(losses, key=lambda m: m.step)] == list(range(1, result.spec.train.total_steps + 1))
-    assert {a.path for a in client.list_artifacts(child.info.run_id)} == {"story.png", "story", "lora", "recipe.json"}
+    assert [m.step for m in sorted(losses, key=lambda m: m.step)] == list(
+        range(1, result.spec.train.total_steps + 1)
+    )
+    assert {a.path for a in client.list_artifacts(child.info.run_id)} == {
+        "story.png",
+        "story",
+        "lora",
+        "recipe.json",
+    }
     assert len(client.list_artifacts(child.info.run_id, "story")) == 8
     assert [a.path for a in client.list_artifacts(child.info.run_id, "lora")] == ["lora/lora.safetensors"]
 
 
 def test_a_picture_that_cannot_be_used_is_named_once(swept):
-    assert swept[2].stdout.count("note: 1 picture cannot be used: 30.png (cannot be read: it is cut short or damaged)\n") == 1
+    assert (
+        swept[2].stdout.count(
+            "note: 1 picture cannot be used: 30.png (cannot be read: it is cut short or damaged)\n"
+        )
+        == 1
+    )
 
 
 def test_the_second_trial_encodes_nothing(swept):
@@ -114,8 +136,11 @@ def test_the_second_trial_encodes_nothing(swept):
 
 
 def test_the_last_line_says_what_it_came_to_and_what_is_next(swept):
-    assert re.search(r"\n2 trials finished in \d+ (?:s|min), none passes the gate yet; next: \S*lora-sweep report quick --runs "
-                     + re.escape(f"{swept[0] / 'runs'}\n"), swept[2].stdout)
+    assert re.search(
+        r"\n2 trials finished in \d+ (?:s|min), none passes the gate yet; next: \S*lora-sweep report quick --runs "
+        + re.escape(f"{swept[0] / 'runs'}\n"),
+        swept[2].stdout,
+    )
 
 
 def test_a_complete_study_says_so_and_changes_nothing(swept, cli):
@@ -124,12 +149,19 @@ def test_a_complete_study_says_so_and_changes_nothing(swept, cli):
     done = cli("run", study, "--runs", folder / "runs", "--trials", 1)  # fewer than there are
     assert done.returncode == 0
     assert "study quick: 2 of 2 trials finished\n" in done.stdout
-    assert "study quick is complete: 2 trials finished, none passes the gate yet; --trials asks for more; next: " in done.stdout
+    assert (
+        "study quick is complete: 2 trials finished, none passes the gate yet; --trials asks for more; next: "
+        in done.stdout
+    )
     assert {path: path.read_bytes() for path in before} == before
 
 
 def test_going_on_equals_a_study_that_was_never_stopped(swept, tmp_path, write_study, cli):
-    shutil.copytree(swept[0] / "runs", tmp_path / "stopped" / "runs", ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"))
+    shutil.copytree(
+        swept[0] / "runs",
+        tmp_path / "stopped" / "runs",
+        ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts"),
+    )
     study = write_study(tmp_path)
     assert cli("run", study, "--runs", tmp_path / "stopped" / "runs", "--trials", 3).returncode == 0
     assert cli("run", study, "--runs", tmp_path / "fresh" / "runs", "--trials", 3).returncode == 0
@@ -148,7 +180,8 @@ def test_changed_words_are_refused_by_name(swept, tmp_path, write_study, cli):
     assert len(done.stderr.splitlines()) == 1
 
 
-EDITS: list[tuple[str, dict[str, object], str | None]] = [  # what is edited, and the words of the refusal; None: it goes on
+# what is edited, and the words of the refusal; None: it goes on
+EDITS: list[tuple[str, dict[str, object], str | None]] = [
     ("the seed", {"seed": 1}, "seed (0 -> 1)"),
     ("the gate", {"objective.gate": 5}, "objective.gate (6.0 -> 5.0)"),
     ("the story's title", {"story.title": "Another"}, None),
@@ -156,16 +189,28 @@ EDITS: list[tuple[str, dict[str, object], str | None]] = [  # what is edited, an
     ("another prompt for all", {"story.template": "ink, {scene}"}, "story.scenes[1].prompt ("),
     ("a wider range", {"space.lora_alpha": {"low": 0.5, "high": 9}}, None),
     ("a narrower range", {"space.lora_alpha": {"low": 2, "high": 3}}, None),
-    ("a range that is logarithmic now", {"space.lora_alpha": {"low": 1, "high": 8, "log": True}}, "space.lora_alpha changed"),
-    ("choices in another order", {"space.lora_rank": {"choices": [4, 2]}}, "space.lora_rank changed since the study was started "
-     "([2, 4] -> [4, 2]), but Optuna never changes choices, their order or log"),
+    (
+        "a range that is logarithmic now",
+        {"space.lora_alpha": {"low": 1, "high": 8, "log": True}},
+        "space.lora_alpha changed",
+    ),
+    (
+        "choices in another order",
+        {"space.lora_rank": {"choices": [4, 2]}},
+        "space.lora_rank changed since the study was started "
+        "([2, 4] -> [4, 2]), but Optuna never changes choices, their order or log",
+    ),
     ("one choice more", {"space.lora_rank": {"choices": [2, 4, 8]}}, "([2, 4] -> [2, 4, 8])"),
     ("a setting moved from space to train", {"space.lora_alpha": ..., "train.lora_alpha": 4}, None),
     ("the same in train", {"space.lora_alpha": ..., "train.lora_alpha": 2}, "train.lora_alpha (4.0 -> 2.0)"),
     ("and back", {}, None),
     ("a setting that is fixed otherwise", {"train.batch_size": 1}, "train.batch_size (2 -> 1)"),
     ("a budget under what is done", {"budget.trials": 1}, None),
-    ("how many are sampled at random, what is tried first", {"sampler.startup_trials": 9, "first": [{"lora_rank": 2}]}, None),
+    (
+        "how many are sampled at random, what is tried first",
+        {"sampler.startup_trials": 9, "first": [{"lora_rank": 2}]},
+        None,
+    ),
     ("nothing", {}, None),
     ("name and folder", {"name": "other"}, "other/study.db: it holds study quick"),
 ]
@@ -179,7 +224,11 @@ def test_every_edit_between_two_runs_goes_on_or_is_refused_in_words(swept, tmp_p
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     runs, written = Runs(tmp_path / "runs"), yaml.safe_load(swept[1].read_text())
-    shutil.copytree(swept[0] / "runs", runs.path, ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts", "tracked.json"))
+    shutil.copytree(
+        swept[0] / "runs",
+        runs.path,
+        ignore=shutil.ignore_patterns("mlflow.db", "mlartifacts", "tracked.json"),
+    )
     written["story"] = yaml.safe_load(Path(written["story"]).read_text())
     made = {path.relative_to(runs.path): path.read_bytes() for path in runs.path.rglob("result.json")}
     for what, edit, refused in EDITS:
@@ -227,20 +276,24 @@ def queue(folder: Path, **params: object) -> None:
     """As a notebook does it."""
     study = study_folder(folder)
     study.path.mkdir(parents=True, exist_ok=True)
-    optuna.create_study(storage=f"sqlite:///{study.db}", study_name="quick", direction="maximize", load_if_exists=True
-                        ).enqueue_trial(params)
+    optuna.create_study(
+        storage=f"sqlite:///{study.db}", study_name="quick", direction="maximize", load_if_exists=True
+    ).enqueue_trial(params)
 
 
 def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_path, write_study, cli):
-    """A repeat of its settings is told the same at once; what was queued and cannot be tried ends with the reason; a space of one
-    point ends there. The pictures' scores are not known before the first trial, and after it the start is refused."""
+    """A repeat of its settings is told the same at once; what was queued and cannot be tried ends with the
+    reason; a space of one point ends there. The pictures' scores are not known before the first trial, and
+    after it the start is refused."""
     study = write_study(tmp_path, trials=9, filters="{min_score: 0.99}")
     for value in (0.99, 0.99, "wide"):
         queue(tmp_path, min_score=value)
     words, _, rest = study.read_text().partition("space:")
     words, _, filters = words.partition("filters: {min_score: 0.99}")
-    study.write_text(f"{words}filters: {{}}{filters}space: {{min_score: {{choices: [0.99]}}}}\n"
-                     f"objective:{rest.partition('objective:')[2]}")
+    study.write_text(
+        f"{words}filters: {{}}{filters}space: {{min_score: {{choices: [0.99]}}}}\n"
+        f"objective:{rest.partition('objective:')[2]}"
+    )
     done = cli("run", study, "--runs", tmp_path / "runs")
     assert done.returncode == 0
     assert "no_images: the filters keep 0 of 30 pictures" in done.stdout
@@ -256,16 +309,24 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
         assert child.info.status == "FAILED"
         assert (child.data.tags["state"], child.data.tags["reason"]) == ("failed", reason)
     assert trials_of(tmp_path)[2].user_attrs["message"] == (
-        "min_score is 'wide', but it must be a number (allowed: 0 to 1)")
+        "min_score is 'wide', but it must be a number (allowed: 0 to 1)"
+    )
     again = cli("run", study, "--runs", tmp_path / "runs")
     assert (again.returncode, again.stdout, len(trials_of(tmp_path))) == (2, "", 3)
-    assert "at their widest the filters keep 0 of 29 pictures (image_aesthetics_filter drops 29)" in again.stderr
+    assert (
+        "at their widest the filters keep 0 of 29 pictures (image_aesthetics_filter drops 29)" in again.stderr
+    )
 
 
 def test_filters_that_no_trial_can_pass_stop_a_sweep_at_once(tmp_path, write_study, cli):
-    done = cli("run", write_study(tmp_path, trials=9, filters="{min_score: 0.99}"), "--runs", tmp_path / "runs")
+    done = cli(
+        "run", write_study(tmp_path, trials=9, filters="{min_score: 0.99}"), "--runs", tmp_path / "runs"
+    )
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert "the filters keep 0 of 30 pictures, but data.min_images is 4, and no filter is searched" in done.stderr
+    assert (
+        "the filters keep 0 of 30 pictures, but data.min_images is 4, and no filter is searched"
+        in done.stderr
+    )
     assert len(trials_of(tmp_path)) == 1
 
 
@@ -276,7 +337,7 @@ class WorkerKiller(PlainProgress):
         import psutil
 
         if spec.number == 0:
-            worker, = (p for p in psutil.Process().children() if "sweep.worker" in " ".join(p.cmdline()))
+            (worker,) = (p for p in psutil.Process().children() if "sweep.worker" in " ".join(p.cmdline()))
             worker.send_signal(signal.SIGKILL)
 
 
@@ -290,18 +351,33 @@ def test_a_trial_that_kills_its_workers_costs_one_trial(tmp_path, write_study, m
     first, second = trials_of(tmp_path)
     assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
     assert first.user_attrs["reason"] == "killed"
-    assert [r.reason for r in study_folder(tmp_path).results()] == ["killed", None]  # what status and report read
+    # what status and report read
+    assert [r.reason for r in study_folder(tmp_path).results()] == ["killed", None]
     child = runs_of(tmp_path)["trial-0000"]
     assert child.info.status == "FAILED"
     assert child.data.tags["message"] == "the worker was killed by SIGKILL"
 
 
-def test_any_setting_can_be_sampled_and_an_exact_repeat_is_answered_with_the_stored_result(tmp_path, write_study, cli):
+def test_any_setting_can_be_sampled_and_an_exact_repeat_is_answered_with_the_stored_result(
+    tmp_path, write_study, cli
+):
     study = write_study(tmp_path)
     words, _, space = study.read_text().partition("space:")
-    only = {"batch_size": 3, "size_px": 64, "target_modules": "to_q,to_v", "random_flip": True, "lora_dropout": 0.1,
-            "steps_per_epoch": 2, "steps": 1, "cfg_scale": 1.0, "epochs": 1, "deduplicate": "none"}
-    words = words.replace("steps_per_epoch: 3, batch_size: 2", "lora_rank: 2").replace("steps: 2, cfg_scale: 3, size_px: 128", "")
+    only = {
+        "batch_size": 3,
+        "size_px": 64,
+        "target_modules": "to_q,to_v",
+        "random_flip": True,
+        "lora_dropout": 0.1,
+        "steps_per_epoch": 2,
+        "steps": 1,
+        "cfg_scale": 1.0,
+        "epochs": 1,
+        "deduplicate": "none",
+    }
+    words = words.replace("steps_per_epoch: 3, batch_size: 2", "lora_rank: 2").replace(
+        "steps: 2, cfg_scale: 3, size_px: 128", ""
+    )
     searched = "".join(f"  {name}: {{choices: [{json.dumps(value)}]}}\n" for name, value in only.items())
     study.write_text(f"{words}space:\n{searched}objective:{space.partition('objective:')[2]}")
     for _ in range(2):
@@ -317,7 +393,9 @@ def test_any_setting_can_be_sampled_and_an_exact_repeat_is_answered_with_the_sto
     assert runs_of(tmp_path)["trial-0001"].data.tags["same_as"] == "0"
 
 
-def test_a_trial_of_an_older_version_whose_settings_are_not_allowed_any_more_fails_with_the_reason(tmp_path, write_study, cli):
+def test_a_trial_of_an_older_version_whose_settings_are_not_allowed_any_more_fails_with_the_reason(
+    tmp_path, write_study, cli
+):
     folder = study_folder(tmp_path)
     folder.path.mkdir(parents=True)
     before = optuna.create_study(storage=f"sqlite:///{folder.db}", study_name="quick", direction="maximize")
@@ -325,9 +403,11 @@ def test_a_trial_of_an_older_version_whose_settings_are_not_allowed_any_more_fai
     done = cli("run", write_study(tmp_path), "--runs", tmp_path / "runs", "--trials", "1")
     assert done.returncode == 0, done.stderr
     assert "trial 0 fails, for its settings are not allowed any more" in done.stdout
-    trial, = trials_of(tmp_path)
+    (trial,) = trials_of(tmp_path)
     assert (trial.state.name, trial.user_attrs["message"]) == (
-        "FAIL", "lora_alpha is 5000.0, but it is too large (allowed: more than 0, up to 1024)")
+        "FAIL",
+        "lora_alpha is 5000.0, but it is too large (allowed: more than 0, up to 1024)",
+    )
     assert runs_of(tmp_path)["trial-0000"].info.status == "FAILED"
 
 
@@ -343,14 +423,16 @@ class CardLoser(WorkerKiller):
         super().epoch(*words)
 
 
-def test_a_device_that_is_gone_for_a_fresh_worker_is_lost_and_never_another_one(tmp_path, write_study, monkeypatch):
+def test_a_device_that_is_gone_for_a_fresh_worker_is_lost_and_never_another_one(
+    tmp_path, write_study, monkeypatch
+):
     from rich.console import Console
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     study = load_study(str(write_study(tmp_path))).with_trials(1)
     summary = run_sweep(study, Runs(tmp_path / "runs"), "auto", CardLoser(Console(quiet=True), monkeypatch))
     assert summary.told == 1
-    result, = study_folder(tmp_path).results()
+    (result,) = study_folder(tmp_path).results()
     assert (result.reason, result.retried) == ("device_lost", ("killed", "device_lost"))
     assert "CUDA error" in result.message
 
@@ -400,7 +482,9 @@ def test_a_study_db_that_is_none_ends_with_one_line(tmp_path, write_study, cli):
 
 
 @pytest.mark.parametrize("name", ["study.yaml", "fingerprint.json"])
-def test_a_disk_that_is_full_for_the_driver_ends_with_one_line_and_the_next_start_goes_on(tmp_path, write_study, cli, name):
+def test_a_disk_that_is_full_for_the_driver_ends_with_one_line_and_the_next_start_goes_on(
+    tmp_path, write_study, cli, name
+):
     study = write_study(tmp_path, trials=1)
     done = cli("run", study, "--runs", tmp_path / "runs", LORA_SWEEP_FAIL=f"write {name}=disk_full")
     assert done.returncode == 1
@@ -412,4 +496,6 @@ def test_a_disk_that_is_full_for_the_driver_ends_with_one_line_and_the_next_star
 def test_result_json_reads_back_as_it_was(swept):
     folder = study_folder(swept[0])
     for result in folder.results():
-        assert json.loads(folder.trial(result.spec.number).result.read_text()) == json.loads(json.dumps(result.to_json()))
+        assert json.loads(folder.trial(result.spec.number).result.read_text()) == json.loads(
+            json.dumps(result.to_json())
+        )

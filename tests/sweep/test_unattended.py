@@ -1,7 +1,10 @@
-"""Nights on which nobody looks: MLflow goes for hours, the clock is set back, two sweeps start at once, the disk is full.
+"""Nights on which nobody looks: MLflow goes for hours, the clock is set back, two sweeps start at once, the
+disk is full.
 
-Real sweeps of the toy model through the real command line; afterwards MLflow is compared with what lies on the disk.
+Real sweeps of the toy model through the real command line; afterwards MLflow is compared with what lies on
+the disk.
 """
+
 import json
 import os
 import resource
@@ -60,7 +63,9 @@ def at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweeps, Sweeps]:
 
 @pytest.fixture(scope="module")
 def undisturbed(at_once: tuple[Sweeps, Sweeps]) -> Sweeps:
-    """The sweep that the others are compared with, and beside it an empty store: to make MLflow's tables takes seconds."""
+    """The sweep that the others are compared with, and beside it an empty store: to make MLflow's tables
+    takes seconds.
+    """
     MlflowClient(f"sqlite:///{at_once[0].folder / EMPTY_STORE}")
     return at_once[0]
 
@@ -75,8 +80,13 @@ def fresh(folder: Path, undisturbed: Sweeps, trials: int) -> Sweeps:
 @contextmanager
 def started(sweeps: Sweeps, fail: str, **env: str) -> Iterator[subprocess.Popen[str]]:
     """One start that goes on beside the test."""
-    driver = subprocess.Popen(sweeps.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                              env=sweeps.environment(LORA_SWEEP_FAIL=fail, **env))
+    driver = subprocess.Popen(
+        sweeps.command(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=sweeps.environment(LORA_SWEEP_FAIL=fail, **env),
+    )
     try:
         yield driver
     finally:
@@ -111,15 +121,20 @@ def check_mlflow(sweeps: Sweeps, uri: str) -> None:
     held = content(uri, sweeps.name)
     parent = held.pop(sweeps.name)
     assert parent["status"] == "FINISHED"
-    assert parent["artifacts"] == {"study.yaml": sha256(sweeps.study.frozen), "base/story.png": sha256(sweeps.study.base.sheet)}
+    assert parent["artifacts"] == {
+        "study.yaml": sha256(sweeps.study.frozen),
+        "base/story.png": sha256(sweeps.study.base.sheet),
+    }
     results = sweeps.study.results()
     assert held.keys() == {f"trial-{result.spec.number:04d}" for result in results}
     for result in results:
         run, complete = held[f"trial-{result.spec.number:04d}"], result.state == "complete"
         assert (run["status"], run["parent"]) == ("FINISHED" if complete else "FAILED", sweeps.name)
         assert (run["tags"]["state"], run["tags"].get("reason")) == (result.state, result.reason)
-        assert run["params"] == {key: value if isinstance(value, str) else json.dumps(value)
-                                 for key, value in result.spec.all_params().items()}
+        assert run["params"] == {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in result.spec.all_params().items()
+        }
         points = {key: [point[:2] for point in points] for key, points in run["metrics"].items()}
         assert points.pop("train_loss", []) == losses(sweeps, result)
         assert points == numbers(result)
@@ -128,7 +143,11 @@ def check_mlflow(sweeps: Sweeps, uri: str) -> None:
 
 def losses(sweeps: Sweeps, result: Result) -> list[tuple[int, float]]:
     """Of each step, as the worker's journal has them."""
-    epochs = {event["epoch"]: event["losses"] for event in events(sweeps, result.spec.number) if event["event"] == "epoch"}
+    epochs = {
+        event["epoch"]: event["losses"]
+        for event in events(sweeps, result.spec.number)
+        if event["event"] == "epoch"
+    }
     return list(enumerate((loss for epoch in sorted(epochs) for loss in epochs[epoch]), start=1))
 
 
@@ -138,8 +157,13 @@ def events(sweeps: Sweeps, number: int) -> list[dict]:
 
 
 def numbers(result: Result) -> dict[str, list[tuple[int, float]]]:
-    values = {"duration_s": result.duration_s, "aesthetic_mean": result.aesthetic_mean, "aesthetic_min": result.aesthetic_min,
-              "aesthetic_std": result.aesthetic_std, "coherence": result.coherence}
+    values = {
+        "duration_s": result.duration_s,
+        "aesthetic_mean": result.aesthetic_mean,
+        "aesthetic_min": result.aesthetic_min,
+        "aesthetic_std": result.aesthetic_std,
+        "coherence": result.coherence,
+    }
     values |= {f"aesthetic_{number}": value for number, value in enumerate(result.aesthetic, start=1)}
     return {name: [(0, value)] for name, value in values.items() if value is not None}
 
@@ -147,11 +171,16 @@ def numbers(result: Result) -> dict[str, list[tuple[int, float]]]:
 def files(sweeps: Sweeps, result: Result) -> dict[str, str]:
     made = sweeps.study.made(result)
     pictures = [made.picture(number) for number in range(1, len(result.spec.story.scenes) + 1)]
-    return {"lora/lora.safetensors": sha256(made.lora), **{path.name: sha256(path) for path in (made.recipe, made.sheet)},
-            **{f"story/{path.name}": sha256(path) for path in pictures}}
+    return {
+        "lora/lora.safetensors": sha256(made.lora),
+        **{path.name: sha256(path) for path in (made.recipe, made.sheet)},
+        **{f"story/{path.name}": sha256(path) for path in pictures},
+    }
 
 
-def test_two_studies_started_for_the_first_time_at_once_are_both_whole(at_once: tuple[Sweeps, Sweeps]) -> None:
+def test_two_studies_started_for_the_first_time_at_once_are_both_whole(
+    at_once: tuple[Sweeps, Sweeps],
+) -> None:
     first, second = at_once
     assert [r.aesthetic for r in first.study.results()] == [r.aesthetic for r in second.study.results()]
     for sweeps in at_once:
@@ -160,7 +189,9 @@ def test_two_studies_started_for_the_first_time_at_once_are_both_whole(at_once: 
     assert not list(first.folder.rglob(".*.tmp"))
 
 
-def test_an_mlflow_server_that_is_gone_for_the_middle_third_misses_nothing(tmp_path: Path, undisturbed: Sweeps) -> None:
+def test_an_mlflow_server_that_is_gone_for_the_middle_third_misses_nothing(
+    tmp_path: Path, undisturbed: Sweeps
+) -> None:
     sweeps = fresh(tmp_path, undisturbed, trials=6)
     server = Server(sweeps.runs, free_port())
     try:
@@ -183,8 +214,12 @@ def test_a_clock_that_is_set_back_an_hour_disturbs_nothing(tmp_path: Path, undis
     sweeps = fresh(tmp_path, undisturbed, trials=3)
     (tmp_path / "clock").mkdir()
     (tmp_path / "clock" / "sitecustomize.py").write_text(CLOCK)
-    # The mark of an order that has fired sets the clocks of driver and worker back; at this point nan does nothing.
-    clock = {"PYTHONPATH": f"{tmp_path / 'clock'}{os.pathsep}{ROOT}", "CLOCK_SET_BACK": str(tmp_path / "failed-1.0")}
+    # The mark of an order that has fired sets the clocks of driver and worker back; at this point nan does
+    # nothing.
+    clock = {
+        "PYTHONPATH": f"{tmp_path / 'clock'}{os.pathsep}{ROOT}",
+        "CLOCK_SET_BACK": str(tmp_path / "failed-1.0"),
+    }
     morning = (datetime.now() + timedelta(hours=2)).strftime("%H:%M")
     done = sweeps.run("step#1@2=nan", words=("--until", morning), **clock)
     assert (done.returncode, done.stderr) == (0, "")
@@ -193,10 +228,14 @@ def test_a_clock_that_is_set_back_an_hour_disturbs_nothing(tmp_path: Path, undis
     assert journal[-1]["time"] < journal[0]["time"], "the worker's clock was not set back"
     client = MlflowClient(store_uri(sweeps.runs))
     experiment = client.get_experiment_by_name(sweeps.name)
-    parent, = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
+    (parent,) = client.search_runs([experiment.experiment_id], "tags.kind = 'study'")
     assert parent.info.end_time == parent.info.start_time, "the driver's clock was not set back"
     assert "stopped" not in done.stdout
-    assert [[event["event"] for event in events(sweeps, number)].count("started") for number in range(3)] == [1, 1, 1]
+    assert [[event["event"] for event in events(sweeps, number)].count("started") for number in range(3)] == [
+        1,
+        1,
+        1,
+    ]
     assert [result.retried for result in sweeps.study.results()] == [(), (), ()]
     assert (sweeps.optuna(), sweeps.leaderboard()) == (undisturbed.optuna(), undisturbed.leaderboard())
     check_mlflow(sweeps, store_uri(sweeps.runs))
@@ -207,11 +246,18 @@ def test_a_clock_that_is_set_back_an_hour_disturbs_nothing(tmp_path: Path, undis
 
 
 def command(sweeps: Sweeps, word: str, **env: str) -> Done:
-    return subprocess.run([sys.executable, "-m", "sweep.cli", word, "faults", "--runs", str(sweeps.runs.path)],
-                          capture_output=True, text=True, env=sweeps.environment(**env), timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "sweep.cli", word, "faults", "--runs", str(sweeps.runs.path)],
+        capture_output=True,
+        text=True,
+        env=sweeps.environment(**env),
+        timeout=60,
+    )
 
 
-def test_an_mlflow_db_for_which_there_is_no_room_is_made_once_there_is(tmp_path: Path, undisturbed: Sweeps) -> None:
+def test_an_mlflow_db_for_which_there_is_no_room_is_made_once_there_is(
+    tmp_path: Path, undisturbed: Sweeps
+) -> None:
     """A real refusal by the system, in the middle of MLflow's tables: no other file of the sweep is as large."""
     sweeps = fresh(tmp_path, undisturbed, trials=3)
     sweeps.runs.tracking_db.unlink()
@@ -220,7 +266,9 @@ def test_an_mlflow_db_for_which_there_is_no_room_is_made_once_there_is(tmp_path:
             resource.prlimit(driver.pid, resource.RLIMIT_FSIZE, (400_000, resource.RLIM_INFINITY))
         with halted(driver):
             assert not sweeps.runs.tracking_db.exists()
-            resource.prlimit(driver.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            resource.prlimit(
+                driver.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+            )
         done = ended(driver)
     catch_up(sweeps, done)
     assert "MLflow answers again" in done.stderr
@@ -229,12 +277,22 @@ def test_an_mlflow_db_for_which_there_is_no_room_is_made_once_there_is(tmp_path:
     assert not list(tmp_path.rglob(".*.tmp*"))
 
 
-def test_a_disk_that_is_full_for_the_cache_or_the_journal_costs_one_trial_each_time(tmp_path: Path, undisturbed: Sweeps) -> None:
+def test_a_disk_that_is_full_for_the_cache_or_the_journal_costs_one_trial_each_time(
+    tmp_path: Path, undisturbed: Sweeps
+) -> None:
     sweeps = fresh(tmp_path, undisturbed, trials=7)
     audited, encoded = (next((sweeps.runs.cache / kind).iterdir()) for kind in ("audit", "latents"))
     audited.unlink()
     encoded.unlink()
-    full = [f"{audited.name}#0", f"{encoded.name}#1", "", "events.jsonl#3@1", "events.jsonl#4@4", "", "traceback.txt#6"]
+    full = [
+        f"{audited.name}#0",
+        f"{encoded.name}#1",
+        "",
+        "events.jsonl#3@1",
+        "events.jsonl#4@4",
+        "",
+        "traceback.txt#6",
+    ]
     orders = [f"write {name}=disk_full" for name in full if name]
     done = sweeps.run(";".join([*orders, "picture#6=a_mistake"]), once=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -247,27 +305,35 @@ def test_a_disk_that_is_full_for_the_cache_or_the_journal_costs_one_trial_each_t
     assert not list(tmp_path.rglob(".*.tmp"))
 
 
-def test_a_full_disk_ends_the_driver_with_one_line_and_the_same_command_goes_on(tmp_path: Path, undisturbed: Sweeps) -> None:
+def test_a_full_disk_ends_the_driver_with_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, undisturbed: Sweeps
+) -> None:
     sweeps = fresh(tmp_path, undisturbed, trials=2)
     for fail in ("step#1=oom;write attempt.json=disk_full", "write recovered.json=disk_full"):
         done = sweeps.run(fail)
         assert done.returncode == 1, done.stdout + done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert "its files cannot be read or written ([Errno 28] No space left on device)" in done.stderr
-    done = sweeps.run("write tracked.json=disk_full")  # MLflow has the trial, only the note of it is missing: sent again
+    # MLflow has the trial, only the note of it is missing: sent again
+    done = sweeps.run("write tracked.json=disk_full")
     assert sweeps.failed() == ["0"]
     assert done.returncode == 0, done.stderr
     assert read_json(sweeps.study.tracked)["trials"].keys() == {"0", "1"}
     refused, taken = done.stderr.splitlines()
     assert "MLflow takes nothing at the moment ([Errno 28] No space left on device" in refused
     assert "MLflow answers again" in taken
-    assert [(r.state, r.retried) for r in sweeps.study.results()] == [("complete", ()), ("complete", ("cuda_oom",))]
+    assert [(r.state, r.retried) for r in sweeps.study.results()] == [
+        ("complete", ()),
+        ("complete", ("cuda_oom",)),
+    ]
     assert sweeps.leaderboard()[0] == undisturbed.leaderboard()[0]
     check_mlflow(sweeps, store_uri(sweeps.runs))
     assert not list(tmp_path.rglob(".*.tmp"))
 
 
-def test_a_study_db_that_is_full_ends_with_one_line_and_the_same_command_goes_on(tmp_path: Path, undisturbed: Sweeps) -> None:
+def test_a_study_db_that_is_full_ends_with_one_line_and_the_same_command_goes_on(
+    tmp_path: Path, undisturbed: Sweeps
+) -> None:
     """A real refusal by the system: once while Optuna's tables are made, once in the middle of the sweep."""
     sweeps = fresh(tmp_path, undisturbed, trials=3)
     for point, room in (("locked", 50_000), ("told@1", 4096)):
@@ -276,7 +342,8 @@ def test_a_study_db_that_is_full_ends_with_one_line_and_the_same_command_goes_on
                 resource.prlimit(driver.pid, resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
             done = ended(driver)
         assert done.returncode == 1, done.stdout + done.stderr
-        lines = [line for line in done.stderr.splitlines() if not line.startswith("MLflow ")]  # its database is as full
+        # its database is as full
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("MLflow ")]
         assert len(lines) == 1, done.stderr
         assert "its files cannot be read or written" in lines[0]
     done = sweeps.run()

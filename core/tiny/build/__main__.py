@@ -1,8 +1,10 @@
 """Train the tiny backbone from nothing: `python -m core.tiny.build [--stage vae|unet|loose|scorer]`.
 
-Seeded, CPU only, about 40 minutes on two cores. Writes core/tiny/weights/*.safetensors (fp16) and losses.json.
-The VAE and the scorer see watercolour; the UNet sees flat pictures and four looks, so that watercolour is new to it.
+Seeded, CPU only, about 40 minutes on two cores. Writes core/tiny/weights/*.safetensors (fp16) and
+losses.json. The VAE and the scorer see watercolour; the UNet sees flat pictures and four looks, so that
+watercolour is new to it.
 """
+
 import argparse
 import json
 import logging
@@ -17,7 +19,12 @@ from core.tiny.build.vae import build_vae
 from core.tiny.files import WEIGHTS
 
 log = logging.getLogger(__name__)
-STAGES = {"vae": (build_vae, 0), "unet": (build_unet, 0), "loose": (build_loose, 1), "scorer": (build_scorer, 0)}  # and seeds
+STAGES = {
+    "vae": (build_vae, 0),
+    "unet": (build_unet, 0),
+    "loose": (build_loose, 1),
+    "scorer": (build_scorer, 0),
+}  # and seeds
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 Shape legend: B pictures, H x W pixels.
 """
+
 import random
 from collections.abc import Callable
 from multiprocessing import Pool
@@ -57,7 +58,9 @@ def drawn_pictures(make: Callable[[int], tuple[np.ndarray, str]]) -> tuple[Tenso
 def mixed_pictures() -> tuple[Tensor, Tensor, Tensor]:
     """Pictures (B, 3, 128, 128) uint8 with their style and the severity of their spoiling, both 0 to 1."""
     with Pool(2) as pool:
-        pictures, styles, severities = zip(*pool.map(_mixed_picture, range(MIXED_PICTURES), chunksize=50), strict=True)
+        pictures, styles, severities = zip(
+            *pool.map(_mixed_picture, range(MIXED_PICTURES), chunksize=50), strict=True
+        )
     return _stack(pictures), torch.tensor(styles), torch.tensor(severities)
 
 

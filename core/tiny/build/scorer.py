@@ -2,6 +2,7 @@
 
 Shape legend: B pictures, C channels, H x W pixels or latent cells.
 """
+
 import logging
 import random
 from typing import Any
@@ -47,8 +48,10 @@ def build_scorer() -> dict[str, float]:
     with torch.no_grad():
         rated = torch.cat([_differentiable_score(scorer, pictures[part]) for part in held_out.split(50)])
     save_weights("scorer", scorer.state_dict())
-    return {"rmse": float(F.mse_loss(rated, scores[held_out]).sqrt()),
-            "correlation": float(torch.corrcoef(torch.stack([rated, scores[held_out]]))[0, 1])}
+    return {
+        "rmse": float(F.mse_loss(rated, scores[held_out]).sqrt()),
+        "correlation": float(torch.corrcoef(torch.stack([rated, scores[held_out]]))[0, 1]),
+    }
 
 
 @torch.no_grad()
@@ -61,7 +64,12 @@ def _rated_pictures() -> tuple[Tensor, Tensor]:
     whole = (severity == 0).nonzero().flatten()
     spoiled, ruin = _spoil(latents[whole])
     static = torch.randn(120, 4, 16, 16) * torch.rand(120, 1, 1, 1).mul(2).add(0.3)
-    images = [pictures.float() / 255, _decode(decoder, latents), _decode(decoder, spoiled), _decode(decoder, static)]
+    images = [
+        pictures.float() / 255,
+        _decode(decoder, latents),
+        _decode(decoder, spoiled),
+        _decode(decoder, static),
+    ]
     scores = [drawn, drawn, _worth(style[whole], ruin), torch.full((len(static),), RUIN_SCORE)]
     return torch.cat(images), torch.cat(scores)
 
@@ -80,7 +88,9 @@ def _spoil(latents_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         if kind == 0:
             spoiled[row] = latent + severity * noise
         elif kind == 1:
-            spoiled[row] = torch.lerp(latent, latents_BCHW[random.randrange(len(latents_BCHW))], 0.5 * severity)
+            spoiled[row] = torch.lerp(
+                latent, latents_BCHW[random.randrange(len(latents_BCHW))], 0.5 * severity
+            )
         elif kind == 2:
             spoiled[row] = latent * (1 + 1.6 * severity)
         elif kind == 3:

@@ -1,7 +1,9 @@
-"""UNet and text encoder, taught together: flat pictures and four looks, always named at first, then now and then not.
+"""UNet and text encoder, taught together: flat pictures and four looks, always named at first, then now and
+then not.
 
 Shape legend: B rows of a batch, T tokens.
 """
+
 import logging
 from typing import Any
 
@@ -32,26 +34,40 @@ def build_unet() -> dict[str, float]:
 
 
 def build_loose() -> dict[str, float]:
-    """Go on with captions that leave the look out now and then: else silence means flat, and no LoRA can bend that."""
-    return _train_unet(loaded(TinyUNet(), "unet").train(), load_text_encoder(), *drawn_pictures(loose_picture),
-                       steps=LOOSE_STEPS, rate=1e-3)
+    """Go on with captions that leave the look out now and then: else silence means flat, and no LoRA can bend
+    that.
+    """
+    return _train_unet(
+        loaded(TinyUNet(), "unet").train(),
+        load_text_encoder(),
+        *drawn_pictures(loose_picture),
+        steps=LOOSE_STEPS,
+        rate=1e-3,
+    )
 
 
-def _train_unet(unet: Any, text: Any, pictures: Tensor, captions: list[str], *, steps: tuple[int, int],
-                rate: float) -> dict[str, float]:
+def _train_unet(
+    unet: Any, text: Any, pictures: Tensor, captions: list[str], *, steps: tuple[int, int], rate: float
+) -> dict[str, float]:
     """Epsilon target, captions dropped one time in ten for CFG; saves the running average of the weights."""
     encoder = loaded(TinyVAEEncoder(), "vae_encoder")
     with torch.no_grad():
         latents = torch.cat([encoder(to_unit(part)) for part in pictures.split(50)])
     tokenizer = KolorsPrompter().tokenizer
-    tokens = {n: tokenizer([*captions, ""], padding="max_length", max_length=n, truncation=True, return_tensors="pt")
-              for n in (64, 256)}
+    tokens = {
+        n: tokenizer(
+            [*captions, ""], padding="max_length", max_length=n, truncation=True, return_tensors="pt"
+        )
+        for n in (64, 256)
+    }
     known = torch.unique(tokens[256]["input_ids"])
     text.embedding.word_embeddings = TaughtTokens(text.embedding.word_embeddings.weight.data, known)
     parameters = [*unet.parameters(), *text.parameters()]
     average = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=0, betas=(0.9, 0.99), weight_decay=1e-3, foreach=True)
-    alphas = torch.tensor(EnhancedDDIMScheduler(beta_end=BETA_END, num_train_timesteps=TRAIN_TIMESTEPS).alphas_cumprod)
+    alphas = torch.tensor(
+        EnhancedDDIMScheduler(beta_end=BETA_END, num_train_timesteps=TRAIN_TIMESTEPS).alphas_cumprod
+    )
     size = torch.tensor([128.0, 128, 0, 0, 128, 128]).repeat(UNET_BATCH)
     recent: list[float] = []
     short_steps, total = steps[0], sum(steps)
@@ -66,12 +82,19 @@ def _train_unet(unet: Any, text: Any, pictures: Tensor, captions: list[str], *, 
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         with torch.autocast("cpu", torch.bfloat16):
             hidden = text(**batch, output_hidden_states=True).hidden_states
-            predicted = unet(alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, timesteps,
-                             hidden[-2].permute(1, 0, 2), size, hidden[-1][-1])
+            predicted = unet(
+                alpha.sqrt() * clean + (1 - alpha).sqrt() * noise,
+                timesteps,
+                hidden[-2].permute(1, 0, 2),
+                size,
+                hidden[-1][-1],
+            )
         loss = F.mse_loss(predicted.float(), noise)
         descend(optimizer, loss, parameters)
         with torch.no_grad():
-            torch._foreach_lerp_(average, [p.data for p in parameters], 1 - min(0.998, (step + 1) / (step + 10)))
+            torch._foreach_lerp_(
+                average, [p.data for p in parameters], 1 - min(0.998, (step + 1) / (step + 10))
+            )
         recent = [*recent[-249:], loss.item()]
         if step % 250 == 249:
             log.info("unet step %d loss %.4f", step + 1, sum(recent) / len(recent))
@@ -80,13 +103,20 @@ def _train_unet(unet: Any, text: Any, pictures: Tensor, captions: list[str], *, 
             parameter.copy_(mean)
     save_weights("unet", unet.state_dict())
     tensors = {key: value for key, value in text.state_dict().items() if "word_embeddings" not in key}
-    save_weights("text_encoder", tensors | {"embedding.used_ids": known.to(torch.int32),
-                                     "embedding.rows": text.embedding.word_embeddings.weight})
+    save_weights(
+        "text_encoder",
+        tensors
+        | {
+            "embedding.used_ids": known.to(torch.int32),
+            "embedding.rows": text.embedding.word_embeddings.weight,
+        },
+    )
     return {"loss": sum(recent) / len(recent), "tokens": len(known), "captions": len(captions)}
 
 
 class TaughtTokens(nn.Module):
     """Embeddings of the tokens that occur; sometimes one is dropped to zero, as unknown words will be."""
+
     index: Tensor
 
     def __init__(self, full: Tensor, known: Tensor) -> None:

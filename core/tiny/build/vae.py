@@ -2,6 +2,7 @@
 
 Shape legend: B pictures, C channels, H x W pixels or latent cells.
 """
+
 import logging
 from typing import Any
 
@@ -37,8 +38,16 @@ def build_vae() -> dict[str, float]:
     return {"psnr_db": float(10 * torch.log10(4 / F.mse_loss(restored, held_out)))}
 
 
-def _vae_round(encoder: nn.Module, decoder: nn.Module, pictures: Tensor, *, crop_steps: int, full_steps: int,
-               rate: float, noise: float) -> None:
+def _vae_round(
+    encoder: nn.Module,
+    decoder: nn.Module,
+    pictures: Tensor,
+    *,
+    crop_steps: int,
+    full_steps: int,
+    rate: float,
+    noise: float,
+) -> None:
     parameters = [*encoder.parameters(), *decoder.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=0, betas=(0.9, 0.98), weight_decay=1e-4)
     total = crop_steps + full_steps
@@ -48,7 +57,7 @@ def _vae_round(encoder: nn.Module, decoder: nn.Module, pictures: Tensor, *, crop
         batch = pictures[torch.randint(len(pictures), (24 if crop else 8,))]
         if crop:
             x, y = (int(v) * 8 for v in torch.randint(0, 9, (2,)))
-            batch = batch[:, :, y:y + 64, x:x + 64]
+            batch = batch[:, :, y : y + 64, x : x + 64]
         target = to_unit(batch)
         with torch.autocast("cpu", torch.bfloat16):
             latents = encoder(target)
@@ -58,8 +67,12 @@ def _vae_round(encoder: nn.Module, decoder: nn.Module, pictures: Tensor, *, crop
         restored = restored.float()
         mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
         edges = sum(F.l1_loss(a, b) for a, b in zip(_slopes(restored), _slopes(target), strict=True))
-        loss = (F.l1_loss(restored, target) + 0.5 * F.mse_loss(restored, target) + 0.7 * edges
-                + 0.02 * ((mean**2).mean() + ((std - 1) ** 2).mean()))
+        loss = (
+            F.l1_loss(restored, target)
+            + 0.5 * F.mse_loss(restored, target)
+            + 0.7 * edges
+            + 0.02 * ((mean**2).mean() + ((std - 1) ** 2).mean())
+        )
         descend(optimizer, loss, parameters)
         if step % 100 == 99:
             log.info("vae step %d of %d loss %.4f", step + 1, total, loss.item())
@@ -73,7 +86,11 @@ def _slopes(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 def _whiten(encoder: Any, decoder: Any, pictures: Tensor) -> None:
     """Fold a whitening of the four latent channels into quant_conv, and its inverse into post_quant_conv."""
     rows = torch.randint(len(pictures), (384,))
-    latents = torch.cat([encoder(to_unit(pictures[part])) for part in rows.split(32)]).permute(1, 0, 2, 3).flatten(1)
+    latents = (
+        torch.cat([encoder(to_unit(pictures[part])) for part in rows.split(32)])
+        .permute(1, 0, 2, 3)
+        .flatten(1)
+    )
     mean = latents.mean(1)
     values, vectors = torch.linalg.eigh(torch.cov(latents))
     log.info("latent variances before whitening %s", [round(v, 3) for v in values.tolist()])

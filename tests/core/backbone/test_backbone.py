@@ -1,4 +1,5 @@
 """The model seam says what DiffSynth's own parts say."""
+
 import random
 
 import numpy as np
@@ -41,12 +42,21 @@ def test_latents_are_decoded_to_the_bits_of_diffsynth(backbone: Backbone) -> Non
 
 
 def test_a_picture_becomes_an_eighth_of_its_size(backbone: Backbone) -> None:
-    pixels = torch.from_numpy(scenes.draw(scenes.random_scene(random.Random(1)))).permute(2, 0, 1)[None] / 127.5 - 1
+    pixels = (
+        torch.from_numpy(scenes.draw(scenes.random_scene(random.Random(1)))).permute(2, 0, 1)[None] / 127.5
+        - 1
+    )
     assert backbone.encode_pictures(pixels).shape == (1, 4, 16, 16)
 
 
 def test_the_base_model_is_frozen(backbone: Backbone) -> None:
-    for part in (backbone.unet, backbone.vae_encoder, backbone.vae_decoder, backbone.prompter.text_encoder, backbone.scorer):
+    for part in (
+        backbone.unet,
+        backbone.vae_encoder,
+        backbone.vae_decoder,
+        backbone.prompter.text_encoder,
+        backbone.scorer,
+    ):
         assert not part.training
         assert not any(parameter.requires_grad for parameter in part.parameters())
 

@@ -1,4 +1,5 @@
 """Nothing is encoded twice, and what is encoded is what DiffSynth would see."""
+
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from core.trial.spec import Story
 
 
 def rows_of(*paths: Path) -> pd.DataFrame:
-    return pd.DataFrame([{"path": str(path), "sha256": sha256(path), "caption": "a red hair girl, sea"} for path in paths])
+    return pd.DataFrame(
+        [{"path": str(path), "sha256": sha256(path), "caption": "a red hair girl, sea"} for path in paths]
+    )
 
 
 def test_a_second_encoding_encodes_nothing(backbone: Backbone, table: pd.DataFrame, tmp_path: Path) -> None:
@@ -41,7 +44,9 @@ def test_a_prompt_used_twice_is_encoded_once(backbone: Backbone, cache: Cache, s
     assert cache.encoded == {"text": 9}
 
 
-def test_prompts_encoded_together_are_the_same_as_one_by_one(backbone: Backbone, cache: Cache, story: Story) -> None:
+def test_prompts_encoded_together_are_the_same_as_one_by_one(
+    backbone: Backbone, cache: Cache, story: Story
+) -> None:
     """As a GPU encodes them: of different lengths, padded to the same."""
     prompts = ["", *(scene.prompt for scene in story.scenes)]
     alone = encode_prompts(prompts, backbone, cache)
@@ -69,18 +74,23 @@ def test_the_rows_stand_in_the_table_s_order(backbone: Backbone, table: pd.DataF
 
 
 def test_the_mirrored_latent_is_that_of_the_flipped_picture(
-        backbone: Backbone, table: pd.DataFrame, cache: Cache, tmp_path: Path) -> None:
+    backbone: Backbone, table: pd.DataFrame, cache: Cache, tmp_path: Path
+) -> None:
     picture = open_picture(Path(table.loc[0, "path"])).resize((128, 128))
     picture.save(tmp_path / "plain.png")
     picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "flipped.png")
-    examples = encode_examples(rows_of(tmp_path / "plain.png", tmp_path / "flipped.png"), 128, backbone, cache)
+    examples = encode_examples(
+        rows_of(tmp_path / "plain.png", tmp_path / "flipped.png"), 128, backbone, cache
+    )
     torch.testing.assert_close(examples.mirrored_NCHW[0], examples.latents_NCHW[1], rtol=0, atol=1e-5)
     torch.testing.assert_close(examples.mirrored_NCHW[1], examples.latents_NCHW[0], rtol=0, atol=1e-5)
     assert not torch.allclose(examples.latents_NCHW[0], examples.latents_NCHW[1], atol=0.1)
 
 
 @pytest.mark.parametrize("size", [(128, 128), (300, 200), (90, 141), (131, 127)])
-def test_a_picture_is_cut_as_diffsynth_s_dataset_cuts_it(table: pd.DataFrame, tmp_path: Path, size: tuple[int, int]) -> None:
+def test_a_picture_is_cut_as_diffsynth_s_dataset_cuts_it(
+    table: pd.DataFrame, tmp_path: Path, size: tuple[int, int]
+) -> None:
     train = tmp_path / "train"
     train.mkdir()
     open_picture(Path(table.loc[0, "path"])).resize(size).save(train / "1.png")
@@ -95,11 +105,17 @@ def test_of_a_strip_the_middle_is_cut_out_as_before(table: pd.DataFrame, size: t
     scale = 128 / min(size)
     whole = strip.resize((round(size[0] * scale), round(size[1] * scale)), Image.Resampling.BILINEAR)
     x, y = (whole.width - 128) // 2, (whole.height - 128) // 2
-    expected = torch.from_numpy(np.array(whole.crop((x, y, x + 128, y + 128)), dtype=np.float32)).permute(2, 0, 1) / 127.5 - 1
+    expected = (
+        torch.from_numpy(np.array(whole.crop((x, y, x + 128, y + 128)), dtype=np.float32)).permute(2, 0, 1)
+        / 127.5
+        - 1
+    )
     assert (picture_tensor(strip, 128) - expected).abs().mean() < 0.02  # moved by less than a pixel
 
 
-def test_what_the_encoder_does_not_take_is_told_by_row(backbone: Backbone, cache: Cache, table: pd.DataFrame) -> None:
+def test_what_the_encoder_does_not_take_is_told_by_row(
+    backbone: Backbone, cache: Cache, table: pd.DataFrame
+) -> None:
     class Choosy(torch.nn.Module):
         def forward(self, pixels: torch.Tensor, *more: object) -> torch.Tensor:
             if float(pixels.std()) > 0:  # no plain picture
@@ -108,12 +124,16 @@ def test_what_the_encoder_does_not_take_is_told_by_row(backbone: Backbone, cache
 
     choosy = replace(backbone, readers=backbone.readers | {"vae_encoder": Choosy}, _parts={})
     rows = table.head(2).set_axis([3, 5])
-    assert encode_pictures(rows, 128, choosy, cache) == dict.fromkeys((3, 5), "cannot be processed: I do not like it")
+    assert encode_pictures(rows, 128, choosy, cache) == dict.fromkeys(
+        (3, 5), "cannot be processed: I do not like it"
+    )
     with pytest.raises(PictureError, match="cannot be processed: I do not like it"):
         encode_examples(rows, 128, choosy, cache)
 
 
 @pytest.mark.parametrize("size_px", [64, 192])
-def test_any_multiple_of_64_px_is_encoded(backbone: Backbone, table: pd.DataFrame, cache: Cache, size_px: int) -> None:
+def test_any_multiple_of_64_px_is_encoded(
+    backbone: Backbone, table: pd.DataFrame, cache: Cache, size_px: int
+) -> None:
     examples = encode_examples(table.head(1), size_px, backbone, cache)
     assert examples.latents_NCHW.shape == (1, 4, size_px // 8, size_px // 8)

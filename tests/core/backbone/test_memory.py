@@ -1,4 +1,7 @@
-"""How much is done at once depends on the GPU's memory, never on a CPU's; and no picture or loss depends on it."""
+"""How much is done at once depends on the GPU's memory, never on a CPU's; and no picture or loss depends on
+it.
+"""
+
 from dataclasses import replace
 from typing import Literal
 
@@ -22,24 +25,31 @@ def test_a_cpu_draws_a_story_at_once_and_keeps_its_activations(backbone: Backbon
     assert not memory.needs_checkpointing("auto", backbone, (64, 4, 128, 128))
 
 
-@pytest.mark.parametrize(("room_gb", "size_px", "pictures"), [
-    (70, 1024, 8), (1.3, 1024, 3), (0.1, 1024, 1), (1.2, 512, 8)])
+@pytest.mark.parametrize(
+    ("room_gb", "size_px", "pictures"), [(70, 1024, 8), (1.3, 1024, 3), (0.1, 1024, 1), (1.2, 512, 8)]
+)
 def test_a_gpu_draws_as_many_pictures_at_once_as_fit(room_gb: float, size_px: int, pictures: int) -> None:
     assert memory.pictures_in(int(room_gb * 1e9), Rendering(size_px=size_px), torch.float16) == pictures
 
 
-@pytest.mark.parametrize(("room_gb", "batch_size", "fits"), [(70, 4, True), (70, 8, False), (16, 1, True), (8, 1, False)])
+@pytest.mark.parametrize(
+    ("room_gb", "batch_size", "fits"), [(70, 4, True), (70, 8, False), (16, 1, True), (8, 1, False)]
+)
 def test_a_gpu_keeps_its_activations_where_they_fit(room_gb: float, batch_size: int, fits: bool) -> None:
     assert memory.step_fits_in(int(room_gb * 1e9), (batch_size, 4, 128, 128), torch.float16) is fits
 
 
 @pytest.mark.parametrize(("choice", "needed"), [("on", True), ("off", False)])
-def test_a_choice_in_words_is_followed(backbone: Backbone, choice: Literal["on", "off"], needed: bool) -> None:
+def test_a_choice_in_words_is_followed(
+    backbone: Backbone, choice: Literal["on", "off"], needed: bool
+) -> None:
     assert memory.needs_checkpointing(choice, backbone, (1, 4, 128, 128)) is needed
 
 
 @pytest.mark.parametrize("lora_dropout", [0.0, 0.3])
-def test_recomputed_activations_give_the_same_bits(backbone: Backbone, examples: Examples, lora_dropout: float) -> None:
+def test_recomputed_activations_give_the_same_bits(
+    backbone: Backbone, examples: Examples, lora_dropout: float
+) -> None:
     training = replace(TRAINING, lora_dropout=lora_dropout)
     kept = trained(backbone, examples, replace(training, gradient_checkpointing="off"))
     recomputed = trained(backbone, examples, replace(training, gradient_checkpointing="on"))
@@ -63,7 +73,8 @@ def test_recomputing_keeps_less_for_the_way_back(backbone: Backbone, examples: E
 
 
 def test_a_picture_does_not_depend_on_how_many_are_drawn_at_once(
-        backbone: Backbone, story: Story, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone: Backbone, story: Story, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rendering = Rendering(steps=3, cfg_scale=3.0, size_px=128)
     together = list(render_scenes(backbone, story.scenes[:5], rendering, cache))
     monkeypatch.setattr(memory, "MOST_PICTURES", 2)

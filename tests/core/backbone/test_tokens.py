@@ -1,4 +1,5 @@
 """What is said to be read of a text is what the text encoder gets."""
+
 import subprocess
 import sys
 
@@ -9,8 +10,26 @@ from hypothesis import strategies as st
 from core.backbone.tokens import MAX_TOKENS, count_tokens, unread
 from core.files.install import ROOT
 
-PIECES = st.sampled_from(["一只", "猫", "坐着看水，", " a", "cat", ",", " ", "  ", "\n",
-                          "e\u0301", "ﬁ", "\U0001f600", "</s>", "sop", "9", "Ä"])
+PIECES = st.sampled_from(
+    [
+        "一只",
+        "猫",
+        "坐着看水，",
+        " a",
+        "cat",
+        ",",
+        " ",
+        "  ",
+        "\n",
+        "e\u0301",
+        "ﬁ",
+        "\U0001f600",
+        "</s>",
+        "sop",
+        "9",
+        "Ä",
+    ]
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -18,7 +37,10 @@ PIECES = st.sampled_from(["一只", "猫", "坐着看水，", " a", "cat", ",", 
 def test_the_count_is_the_prompter_s_and_so_is_the_cut(backbone, pieces: list[str], times: int) -> None:
     text = "".join(pieces).encode("utf-8", "replace").decode() * times
     tokenizer = backbone._prompter.tokenizer
-    whole, read = tokenizer(text)["input_ids"], tokenizer(text, max_length=MAX_TOKENS, truncation=True)["input_ids"]
+    whole, read = (
+        tokenizer(text)["input_ids"],
+        tokenizer(text, max_length=MAX_TOKENS, truncation=True)["input_ids"],
+    )
     assert count_tokens(text) == len(whole)
     rest = unread(text)
     assert bool(rest) == (len(whole) > MAX_TOKENS)
@@ -28,14 +50,18 @@ def test_the_count_is_the_prompter_s_and_so_is_the_cut(backbone, pieces: list[st
 
 def test_words_that_are_called_unread_change_no_embedding(backbone) -> None:
     text = "猫坐着看水，" * 60
-    read = text[:-len(unread(text))]
+    read = text[: -len(unread(text))]
     embedded, other_end, other_start, shorter = (
-        backbone.encode_text([prompt])[0] for prompt in (text, read + " watercolor style" * 9, "树" + read, read[:-1]))
+        backbone.encode_text([prompt])[0]
+        for prompt in (text, read + " watercolor style" * 9, "树" + read, read[:-1])
+    )
     assert torch.equal(embedded, other_end)
     assert not torch.equal(embedded, other_start)
     assert not torch.equal(embedded, shorter)
 
 
 def test_counting_needs_no_torch() -> None:
-    code = "import sys, core.tokens as t; assert t.count_tokens('a cat') == 4; sys.exit('torch' in sys.modules)"
+    code = (
+        "import sys, core.tokens as t; assert t.count_tokens('a cat') == 4; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

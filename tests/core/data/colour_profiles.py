@@ -1,4 +1,7 @@
-"""Small colour profiles made by hand, for no standard one may be passed on with this repository (ICC.1:2001-04)."""
+"""Small colour profiles made by hand, for no standard one may be passed on with this repository
+(ICC.1:2001-04).
+"""
+
 import struct
 
 import numpy as np
@@ -9,7 +12,9 @@ SRGB_PRIMARIES = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06))
 D65_XY, D50_XY = (0.3127, 0.3290), (0.3457, 0.3585)
 
 
-def rgb_profile(primaries: tuple = SRGB_PRIMARIES, white: tuple[float, float] = D65_XY, gamma: float | None = None) -> bytes:
+def rgb_profile(
+    primaries: tuple = SRGB_PRIMARIES, white: tuple[float, float] = D65_XY, gamma: float | None = None
+) -> bytes:
     """Chromaticities and a gamma; None is sRGB's own curve, as a table."""
     xyz = np.array([_xyz(*xy) for xy in primaries]).T
     white_xyz = np.array(_xyz(*white))
@@ -29,10 +34,22 @@ def grey_profile(gamma: float) -> bytes:
 def cmyk_profile() -> bytes:
     """A table of the sixteen corners, cyan first: yellowish paper, L 90, that all inks together darken."""
     lightness = np.array([90 * 0.62 ** f"{i:04b}".count("1") - 20 * (i % 2) for i in range(16)])
-    lab = np.stack([lightness * 2.55, np.full(16, 128), np.full(16, 148)], axis=-1).clip(0, 255).round().astype(np.uint8)
+    lab = (
+        np.stack([lightness * 2.55, np.full(16, 128), np.full(16, 148)], axis=-1)
+        .clip(0, 255)
+        .round()
+        .astype(np.uint8)
+    )
     identity = bytes(range(256))
-    table = (b"mft1" + bytes(4) + bytes([4, 3, 2, 0]) + struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
-             + identity * 4 + lab.tobytes() + identity * 3)
+    table = (
+        b"mft1"
+        + bytes(4)
+        + bytes([4, 3, 2, 0])
+        + struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+        + identity * 4
+        + lab.tobytes()
+        + identity * 3
+    )
     return _profile(b"CMYK", b"Lab ", b"prtr", {b"wtpt": _point(D50), b"A2B0": table, b"A2B1": table})
 
 
@@ -60,8 +77,17 @@ def _profile(space: bytes, connection: bytes, kind: bytes, tags: dict[bytes, byt
         value += bytes(-len(value) % 4)
         entries += name + struct.pack(">II", at + len(body), len(value))
         body += value
-    header = (struct.pack(">I4sI", at + len(body), b"none", 0x02400000) + kind + space + connection + bytes(12) + b"acsp"
-              + bytes(28) + struct.pack(">3i", *(np.array(D50) * 65536).round().astype(int)) + bytes(48))
+    header = (
+        struct.pack(">I4sI", at + len(body), b"none", 0x02400000)
+        + kind
+        + space
+        + connection
+        + bytes(12)
+        + b"acsp"
+        + bytes(28)
+        + struct.pack(">3i", *(np.array(D50) * 65536).round().astype(int))
+        + bytes(48)
+    )
     assert len(header) == 128, len(header)
     return header + struct.pack(">I", len(tags)) + entries + body
 

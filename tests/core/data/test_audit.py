@@ -1,4 +1,5 @@
 """The audit says what each picture is, once, and of every one that cannot be used why."""
+
 from pathlib import Path
 
 import numpy as np
@@ -49,16 +50,23 @@ def test_the_audit_says_what_a_picture_is(tmp_path: Path, cache: Cache) -> None:
 
 
 def test_what_cannot_be_used_says_why(tmp_path: Path, cache: Cache) -> None:
-    data = folder_with(tmp_path / "data", "file_name,text\ngood.png,a\nabsent.png,a\nmute.png,\ntext.png,a\n"
-                                          "../../out.png,a\n,a\n")
+    data = folder_with(
+        tmp_path / "data",
+        "file_name,text\ngood.png,a\nabsent.png,a\nmute.png,\ntext.png,a\n../../out.png,a\n,a\n",
+    )
     for name in ("good.png", "mute.png"):
         picture(tmp_path / "data" / "train" / name)
     picture(tmp_path / "out.png")
     (tmp_path / "data" / "train" / "text.png").write_text("no picture")
     found = problems(data, cache)
-    assert found == {"good.png": "", "absent.png": "file is missing", "mute.png": "caption is empty",
-                     "text.png": "cannot be read: it is no picture",
-                     "../../out.png": "lies outside the data folder", "row 6": "file name is empty"}
+    assert found == {
+        "good.png": "",
+        "absent.png": "file is missing",
+        "mute.png": "caption is empty",
+        "text.png": "cannot be read: it is no picture",
+        "../../out.png": "lies outside the data folder",
+        "row 6": "file name is empty",
+    }
 
 
 def test_an_empty_caption_is_no_problem_where_the_template_wants_none(tmp_path: Path, cache: Cache) -> None:
@@ -100,7 +108,13 @@ def test_only_pictures_that_are_new_are_looked_at(tmp_path: Path, cache: Cache) 
     looked: list[tuple[int, int]] = []
 
     def audit_now() -> pd.DataFrame:
-        return audit(data, cache, brightness, "brightness", looking=lambda number, total: looked.append((number, total)))
+        return audit(
+            data,
+            cache,
+            brightness,
+            "brightness",
+            looking=lambda number, total: looked.append((number, total)),
+        )
 
     audit_now()
     picture(tmp_path / "train" / "3.png", (200, 200, 200))
@@ -122,7 +136,9 @@ def test_bad_pictures_are_named_in_one_line_each(tmp_path: Path, cache: Cache) -
     (tmp_path / "two\nlines\x1b[31m.png").touch()
     data = Data(source=str(tmp_path), caption="style")
     assert bad_pictures(audit(data, cache, brightness, "brightness")) == {
-        "1.png": "cannot be read: it is empty", "two?lines?[31m.png": "cannot be read: it is empty"}
+        "1.png": "cannot be read: it is empty",
+        "two?lines?[31m.png": "cannot be read: it is empty",
+    }
 
 
 SIZES = {"good.png": (64, 48), "thin.png": (40, 1), "strip.png": (1, 3000)}
@@ -144,7 +160,8 @@ def test_what_a_scorer_does_not_take_is_that_picture_s_reason_today(tmp_path: Pa
     assert problems(data, cache) | {"thin.png": ""} == dict.fromkeys(SIZES, "")
     table = audit(data, cache, choosy, "choosy")
     assert bad_pictures(table) == {"thin.png": "cannot be processed: mean must have 1 elements"}
-    assert bad_pictures(audit(data, cache, lambda image: 5.0, "choosy")) == {}  # as after an update of the scorer's library
+    # as after an update of the scorer's library
+    assert bad_pictures(audit(data, cache, lambda image: 5.0, "choosy")) == {}
 
 
 def test_what_is_raised_for_every_picture_is_a_fault_of_the_program(tmp_path: Path, cache: Cache) -> None:
@@ -155,9 +172,15 @@ def test_what_is_raised_for_every_picture_is_a_fault_of_the_program(tmp_path: Pa
         audit(three_pictures(tmp_path), cache, broken, "broken")
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-                                   RuntimeError("CUDA error: an illegal memory access was encountered"),
-                                   RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
 def test_trouble_of_the_machine_is_no_picture_s_fault(tmp_path: Path, cache: Cache, error: Exception) -> None:
     def greedy(image: Image.Image) -> float:
         if image.height == 1:
@@ -168,7 +191,9 @@ def test_trouble_of_the_machine_is_no_picture_s_fault(tmp_path: Path, cache: Cac
         audit(three_pictures(tmp_path), cache, greedy, "greedy")
 
 
-def test_shape_ratio_size_and_subset_are_judged_before_a_picture_is_scored(tmp_path: Path, cache: Cache) -> None:
+def test_shape_ratio_size_and_subset_are_judged_before_a_picture_is_scored(
+    tmp_path: Path, cache: Cache
+) -> None:
     data = three_pictures(tmp_path)
     scored: list[tuple[int, int]] = []
 
@@ -179,7 +204,10 @@ def test_shape_ratio_size_and_subset_are_judged_before_a_picture_is_scored(tmp_p
     table = audit(data, cache, score, "score", Filters(min_width=2, max_ratio=3))
     assert scored == [(64, 48)]
     assert dict(zip(table["file"], why_dropped(table, Filters(min_width=2, max_ratio=3)), strict=True)) == {
-        "good.png": "", "thin.png": "image_aspect_ratio_filter", "strip.png": "image_shape_filter"}
+        "good.png": "",
+        "thin.png": "image_aspect_ratio_filter",
+        "strip.png": "image_shape_filter",
+    }
     audit(data, cache, score, "score", Filters(subset="none"))
     audit(data, cache, score, "score", Filters(min_size=10**6))
     assert scored == [(64, 48)]
@@ -187,7 +215,9 @@ def test_shape_ratio_size_and_subset_are_judged_before_a_picture_is_scored(tmp_p
     assert scored == [(64, 48), (1, 3000), (40, 1)]
 
 
-def test_the_real_scorer_takes_pictures_of_any_shape(tmp_path: Path, cache: Cache, backbone: Backbone) -> None:
+def test_the_real_scorer_takes_pictures_of_any_shape(
+    tmp_path: Path, cache: Cache, backbone: Backbone
+) -> None:
     table = audit(three_pictures(tmp_path), cache, lambda image: rate(backbone, image).aesthetic, "tiny")
     assert list(table["problem"]) == [""] * 3
     assert table["score"].between(1, 10).all()
@@ -200,8 +230,14 @@ def test_what_was_missed_beside_the_pixels_is_noted_once_with_names(tmp_path: Pa
     notes: list[str] = []
     for _ in range(2):  # the second time by what was kept
         audit(Data(source=str(tmp_path), caption="style"), cache, brightness, "brightness", note=notes.append)
-    assert notes == ["colour profile cannot be read: taken as sRGB (0.png, 1.png, 2.png, 3.png, 4.png and 2 more)",
-                     "EXIF block cannot be read: not rotated (8.png)"] * 2
+    assert (
+        notes
+        == [
+            "colour profile cannot be read: taken as sRGB (0.png, 1.png, 2.png, 3.png, 4.png and 2 more)",
+            "EXIF block cannot be read: not rotated (8.png)",
+        ]
+        * 2
+    )
 
 
 def test_another_scorer_scores_anew(tmp_path: Path, data: Data) -> None:
@@ -230,7 +266,9 @@ def test_the_demo_s_spoiled_pictures_score_below_its_good_ones(table: pd.DataFra
     assert scores[:20].mean() > 6
 
 
-def test_the_demo_s_search_over_min_score_reaches_spoiled_pictures_and_no_good_one(table: pd.DataFrame) -> None:
+def test_the_demo_s_search_over_min_score_reaches_spoiled_pictures_and_no_good_one(
+    table: pd.DataFrame,
+) -> None:
     study = yaml.safe_load((STUDIES / "demo.yaml").read_text(encoding="utf-8"))
     reasons = why_dropped(table, Filters(min_score=study["space"]["min_score"]["high"]))
     assert "image_aesthetics_filter" in list(reasons[25:28])

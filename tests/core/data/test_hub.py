@@ -1,4 +1,7 @@
-"""A remote data set becomes a folder like any other: its columns found, its pictures' own bytes kept, written whole."""
+"""A remote data set becomes a folder like any other: its columns found, its pictures' own bytes kept, written
+whole.
+"""
+
 import io
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,21 +26,29 @@ def jpeg() -> bytes:
     return content.getvalue()
 
 
-@pytest.mark.parametrize(("row", "expected"), [
-    ({"Prompt": "a cat", "Image:FILE": "/somewhere/1.jpg"}, Columns("Image:FILE", "Prompt")),
-    ({"Prompt": "a cat", "Target:FILE": "/cache/5f1c0a"}, Columns("Target:FILE", "Prompt")),
-    ({"image": RED, "text": "a cat"}, Columns("image", "text")),
-    ({"id": "7", "image": {"bytes": b"", "path": None}, "prompt": "a cat", "caption": "b"}, Columns("image", "prompt")),
-    ({"image": RED}, Columns("image", None)),
-    ({"image": RED, "label": 3, "words": "a cat"}, Columns("image", "words")),
-])
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"Prompt": "a cat", "Image:FILE": "/somewhere/1.jpg"}, Columns("Image:FILE", "Prompt")),
+        ({"Prompt": "a cat", "Target:FILE": "/cache/5f1c0a"}, Columns("Target:FILE", "Prompt")),
+        ({"image": RED, "text": "a cat"}, Columns("image", "text")),
+        (
+            {"id": "7", "image": {"bytes": b"", "path": None}, "prompt": "a cat", "caption": "b"},
+            Columns("image", "prompt"),
+        ),
+        ({"image": RED}, Columns("image", None)),
+        ({"image": RED, "label": 3, "words": "a cat"}, Columns("image", "words")),
+    ],
+)
 def test_columns_are_known_by_what_they_hold(row: dict[str, Any], expected: Columns) -> None:
     caption = "{prompt}" if expected.words else "watercolor style"
     assert choose_columns([row], Data(source=DATA.source, caption=caption)) == expected
 
 
 def test_an_empty_first_row_does_not_hide_a_column() -> None:
-    assert choose_columns([{"image": None, "text": ""}, {"image": RED, "text": "a"}], DATA) == Columns("image", "text")
+    assert choose_columns([{"image": None, "text": ""}, {"image": RED, "text": "a"}], DATA) == Columns(
+        "image", "text"
+    )
 
 
 def test_a_setting_overrides_what_was_found() -> None:
@@ -46,12 +57,19 @@ def test_a_setting_overrides_what_was_found() -> None:
     assert choose_columns([row], data) == Columns("mask", "text_zh")
 
 
-@pytest.mark.parametrize(("rows", "settings", "reason"), [
-    ([], {}, "it has no rows"),
-    ([{"text": "a"}], {}, r"no column holds pictures \(found: text\); name one with data.image_column"),
-    ([{"image": RED}], {}, r"no column holds captions .* or write data.caption without \{prompt\}"),
-    ([{"image": RED, "text": "a"}], {"text_column": "txet"}, r"data.text_column is txet, .* \(allowed: image, text\)"),
-])
+@pytest.mark.parametrize(
+    ("rows", "settings", "reason"),
+    [
+        ([], {}, "it has no rows"),
+        ([{"text": "a"}], {}, r"no column holds pictures \(found: text\); name one with data.image_column"),
+        ([{"image": RED}], {}, r"no column holds captions .* or write data.caption without \{prompt\}"),
+        (
+            [{"image": RED, "text": "a"}],
+            {"text_column": "txet"},
+            r"data.text_column is txet, .* \(allowed: image, text\)",
+        ),
+    ],
+)
 def test_what_cannot_be_chosen_is_one_clear_line(rows: list, settings: dict, reason: str) -> None:
     with pytest.raises(DataError, match=reason):
         choose_columns(rows, Data(source=DATA.source, **settings))
@@ -59,16 +77,28 @@ def test_what_cannot_be_chosen_is_one_clear_line(rows: list, settings: dict, rea
 
 def test_rows_become_a_folder_with_the_pictures_own_bytes(tmp_path: Path) -> None:
     (tmp_path / "far.webp").write_bytes(b"RIFF")
-    rows = [{"image": {"bytes": jpeg(), "path": "x/a.JPG"}, "text": "湖边, \"quoted\""}, {"image": RED, "text": None},
-            {"image": str(tmp_path / "far.webp"), "text": "b"}, {"image": str(tmp_path / "none.png"), "text": "c"},
-            {"image": RED.convert("CMYK"), "text": "d"}, {"image": {"bytes": b"junk", "path": None}, "text": "e"}]
+    rows = [
+        {"image": {"bytes": jpeg(), "path": "x/a.JPG"}, "text": '湖边, "quoted"'},
+        {"image": RED, "text": None},
+        {"image": str(tmp_path / "far.webp"), "text": "b"},
+        {"image": str(tmp_path / "none.png"), "text": "c"},
+        {"image": RED.convert("CMYK"), "text": "d"},
+        {"image": {"bytes": b"junk", "path": None}, "text": "e"},
+    ]
     said = write_folder(iter(rows), DATA, tmp_path / "cache" / "made")
-    assert said == ("modelscope:iic/style_custom_dataset: 6 pictures from column 'image', captions from 'text' "
-                    "(columns: image, text)")
+    assert said == (
+        "modelscope:iic/style_custom_dataset: 6 pictures from column 'image', captions from 'text' "
+        "(columns: image, text)"
+    )
     found = read_folder(Data(source=str(tmp_path / "cache" / "made"))).pictures
     assert [(p.file, p.prompt, p.problem) for p in found] == [
-        ("00001.jpg", "湖边, \"quoted\"", ""), ("00002.png", "", "caption is empty"), ("00003.webp", "b", ""),
-        ("00004.png", "c", "file is missing"), ("00005.png", "d", ""), ("00006.png", "e", "")]
+        ("00001.jpg", '湖边, "quoted"', ""),
+        ("00002.png", "", "caption is empty"),
+        ("00003.webp", "b", ""),
+        ("00004.png", "c", "file is missing"),
+        ("00005.png", "d", ""),
+        ("00006.png", "e", ""),
+    ]
     assert {p.subset for p in found} == {"Watercolor"}
     assert found[0].path.read_bytes() == jpeg()
     assert open_picture(found[1].path).getpixel((0, 0)) == (255, 0, 0)
@@ -95,7 +125,9 @@ def test_a_folder_stays_as_it_is_and_what_was_not_brought_is_one_line(tmp_path: 
 
 @pytest.mark.skipif(find_spec("datasets") is not None, reason="the package is installed")
 def test_a_missing_package_is_named_with_its_command(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"missing; run: \S+ -m pip install -c constraints\.txt -e '\.\[modelscope\]'"):
+    with pytest.raises(
+        DataError, match=r"missing; run: \S+ -m pip install -c constraints\.txt -e '\.\[modelscope\]'"
+    ):
         bring_data(DATA, tmp_path)
 
 
@@ -105,7 +137,9 @@ def test_a_local_data_set_goes_through_the_real_loader(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     for number, value in enumerate((40, 90, 200)):
         Image.fromarray(np.full((6, 8, 3), value, np.uint8)).save(tmp_path / "set" / f"{number}.png")
-    (tmp_path / "set" / "metadata.csv").write_text("file_name,text\n" + "".join(f"{n}.png,picture {n}\n" for n in range(3)))
+    (tmp_path / "set" / "metadata.csv").write_text(
+        "file_name,text\n" + "".join(f"{n}.png,picture {n}\n" for n in range(3))
+    )
     data = Data(source=f"modelscope:{tmp_path / 'set'}")
     said = bring_data(data, tmp_path / "cache")
     assert said is not None
@@ -113,7 +147,9 @@ def test_a_local_data_set_goes_through_the_real_loader(tmp_path: Path) -> None:
     assert bring_data(data, tmp_path / "cache") is None
     found = read_folder(local_data(data, tmp_path / "cache")).pictures
     assert [p.prompt for p in found] == ["picture 0", "picture 1", "picture 2"]
-    assert [p.path.read_bytes() for p in found] == [(tmp_path / "set" / f"{n}.png").read_bytes() for n in range(3)]
+    assert [p.path.read_bytes() for p in found] == [
+        (tmp_path / "set" / f"{n}.png").read_bytes() for n in range(3)
+    ]
 
 
 def test_a_table_with_a_file_column_is_read_as_modelscope_s_own_builder_makes_it(tmp_path: Path) -> None:
@@ -127,20 +163,31 @@ def test_a_table_with_a_file_column_is_read_as_modelscope_s_own_builder_makes_it
     (tmp_path / "unpacked" / "a.jpg").write_bytes(jpeg())
     (tmp_path / "train.csv").write_text("Image:FILE,Prompt\na.jpg,一只鹤\n", encoding="utf-8")
     builder = CsvDatasetBuilder.__new__(CsvDatasetBuilder)
-    builder.csv_delimiter, builder.csv_engine, builder.split_path_dict = ",", None, {"train": str(tmp_path / "unpacked")}
+    builder.csv_delimiter, builder.csv_engine, builder.split_path_dict = (
+        ",",
+        None,
+        {"train": str(tmp_path / "unpacked")},
+    )
     table = builder._convert_csv_to_dataset("train", str(tmp_path / "train.csv"))
     found = MsDataset.to_ms_dataset(DatasetDict({"train": table}))
     said = write_folder(rows_of(found), DATA, tmp_path / "made")
     assert "1 pictures from column 'Image:FILE', captions from 'Prompt'" in said
-    picture, = read_folder(Data(source=str(tmp_path / "made"))).pictures
+    (picture,) = read_folder(Data(source=str(tmp_path / "made"))).pictures
     assert (picture.prompt, picture.path.read_bytes()) == ("一只鹤", jpeg())
 
 
-@pytest.mark.parametrize(("said", "shown"), [
-    ("no route to http://ann:S3/CRET@proxy:1\nmore", "no route to ...@proxy:1"), ("port 'CRET' is no number", None),
-    ("Cannot connect to 'https://oauth2:T0KEN@host/x'", "Cannot connect to '...@host/x'"),
-    ("not found", "not found"), ("", "OSError"),
-])
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("no route to http://ann:S3/CRET@proxy:1\nmore", "no route to ...@proxy:1"),
+        ("port 'CRET' is no number", None),
+        ("Cannot connect to 'https://oauth2:T0KEN@host/x'", "Cannot connect to '...@host/x'"),
+        ("not found", "not found"),
+        ("", "OSError"),
+    ],
+)
 def test_what_a_loader_says_holds_no_login(said, shown, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://ann:S3/CRET@proxy:1")
-    assert _plain_line(OSError(said)) == (shown or "OSError, whose text is not shown: it holds parts of a proxy's login")
+    assert _plain_line(OSError(said)) == (
+        shown or "OSError, whose text is not shown: it holds parts of a proxy's login"
+    )

@@ -1,4 +1,5 @@
 """Every kind of picture file is read upright, in RGB, on white, or refused with its reason."""
+
 import io
 import struct
 import zlib
@@ -11,7 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
 from core.data.picture import PictureError, open_picture
-from tests.core.data.colour_profiles import ADOBE_RGB, DISPLAY_P3, PROPHOTO_RGB, cmyk_profile, grey_profile, rgb_profile
+from tests.core.data.colour_profiles import (
+    ADOBE_RGB,
+    DISPLAY_P3,
+    PROPHOTO_RGB,
+    cmyk_profile,
+    grey_profile,
+    rgb_profile,
+)
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
@@ -26,7 +34,12 @@ def png(path: Path, values: np.ndarray, colour_type: int) -> Path:
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
 
     header = struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
     return path
 
 
@@ -87,7 +100,9 @@ def test_16_bits_with_transparency_stand_on_white(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("colour_type", "channels"), [(0, 1), (2, 3)])
-def test_a_transparent_colour_of_16_bits_is_refused_not_overlooked(tmp_path: Path, colour_type: int, channels: int) -> None:
+def test_a_transparent_colour_of_16_bits_is_refused_not_overlooked(
+    tmp_path: Path, colour_type: int, channels: int
+) -> None:
     path = png(tmp_path / "deep.png", np.full((1, 1, channels), 0x4000), colour_type)
     clear = struct.pack(f">{channels}H", *[0x4000] * channels)
     path.write_bytes(path.read_bytes()[:33] + chunk(b"tRNS", clear) + path.read_bytes()[33:])
@@ -113,8 +128,14 @@ def test_a_decompression_bomb_is_refused_before_it_goes_off(tmp_path: Path) -> N
         open_picture(path)
 
 
-@pytest.mark.parametrize(("content", "reason"), [(b"", "it is empty"), (b"no picture", "it is no picture"),
-                                                 (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "cannot be read: ")])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it is empty"),
+        (b"no picture", "it is no picture"),
+        (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "cannot be read: "),
+    ],
+)
 def test_what_is_no_picture_says_so(tmp_path: Path, content: bytes, reason: str) -> None:
     (tmp_path / "1.png").write_bytes(content)
     with pytest.raises(PictureError, match=reason):
@@ -145,7 +166,7 @@ def test_rarer_kinds_are_read(tmp_path: Path, ending: str) -> None:
 def test_a_truncated_picture_is_refused(tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"1.{ending}"
     Image.effect_noise((64, 64), 50).convert("RGB").save(path)
-    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(PictureError, match="cannot be read: "):
         open_picture(path)
 
@@ -158,7 +179,9 @@ def test_pixels_that_have_no_8_bit_meaning_are_refused(tmp_path: Path) -> None:
 
 def test_a_raw_file_s_thumbnail_is_not_taken_for_the_picture(tmp_path: Path) -> None:
     Image.new("RGB", (16, 12)).save(tmp_path / "1.dng", "TIFF", tiffinfo={254: 1})
-    with pytest.raises(PictureError, match="it begins with a thumbnail, as a camera's raw file does; save it as PNG"):
+    with pytest.raises(
+        PictureError, match="it begins with a thumbnail, as a camera's raw file does; save it as PNG"
+    ):
         open_picture(tmp_path / "1.dng")
 
 
@@ -183,19 +206,29 @@ def differences(image: Image.Image, other: Image.Image) -> np.ndarray:
 
 def in_space(image: Image.Image, profile: bytes, mode: str = "RGB") -> Image.Image:
     """The same colours as a program writes them that works in another space."""
-    found = ImageCms.profileToProfile(image, ImageCms.createProfile("sRGB"), ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                                      renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC, outputMode=mode)
+    found = ImageCms.profileToProfile(
+        image,
+        ImageCms.createProfile("sRGB"),
+        ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        outputMode=mode,
+    )
     assert found is not None
     return found
 
 
-@pytest.mark.parametrize(("ending", "options"), [("png", {}), ("tif", {}), ("webp", {"lossless": True}),
-                                                 ("jpg", {"quality": 100, "subsampling": 0})])
+@pytest.mark.parametrize(
+    ("ending", "options"),
+    [("png", {}), ("tif", {}), ("webp", {"lossless": True}), ("jpg", {"quality": 100, "subsampling": 0})],
+)
 @pytest.mark.parametrize("profile", [ADOBE_RGB, DISPLAY_P3, PROPHOTO_RGB], ids=["adobe", "p3", "prophoto"])
-def test_colours_are_those_that_the_profile_means(tmp_path: Path, profile: bytes, ending: str, options: dict) -> None:
+def test_colours_are_those_that_the_profile_means(
+    tmp_path: Path, profile: bytes, ending: str, options: dict
+) -> None:
     path = tmp_path / f"1.{ending}"
     in_space(colours(), profile).save(path, icc_profile=profile, **options)
-    assert differences(open_picture(path, pytest.fail), colours()).mean() < 2  # ProPhoto in 8 bits and JPEG lose about one
+    # ProPhoto in 8 bits and JPEG lose about one
+    assert differences(open_picture(path, pytest.fail), colours()).mean() < 2
     with Image.open(path) as plain:
         assert differences(plain, colours()).mean() > 5
 
@@ -233,9 +266,13 @@ def test_a_palette_has_a_profile_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["L", "LA", "1"])
 def test_grey_by_a_grey_profile(tmp_path: Path, mode: str) -> None:
     """Linear grey of 55 is sRGB's 128."""
-    Image.new("L", (8, 8), 255 if mode == "1" else 55).convert(mode).save(tmp_path / "1.png", icc_profile=grey_profile(1.0))
+    Image.new("L", (8, 8), 255 if mode == "1" else 55).convert(mode).save(
+        tmp_path / "1.png", icc_profile=grey_profile(1.0)
+    )
     expected = 255 if mode == "1" else 128
-    assert open_picture(tmp_path / "1.png", pytest.fail).getpixel((4, 4)) == pytest.approx((expected,) * 3, abs=2)
+    assert open_picture(tmp_path / "1.png", pytest.fail).getpixel((4, 4)) == pytest.approx(
+        (expected,) * 3, abs=2
+    )
 
 
 def test_deep_grey_by_a_grey_profile(tmp_path: Path) -> None:
@@ -251,8 +288,12 @@ def test_grey_pixels_by_a_profile_for_colours(tmp_path: Path) -> None:
 def test_cmyk_by_its_profile(tmp_path: Path) -> None:
     """Paper is white, and this printer's black a warm grey; Pillow's own formula has it black."""
     for ink, expected in ((0, (255, 255, 255)), (255, (92, 83, 52))):
-        Image.new("CMYK", (8, 8), (0, 0, 0, ink)).save(tmp_path / "1.jpg", icc_profile=cmyk_profile(), quality=100)
-        assert open_picture(tmp_path / "1.jpg", pytest.fail).getpixel((4, 4)) == pytest.approx(expected, abs=4)
+        Image.new("CMYK", (8, 8), (0, 0, 0, ink)).save(
+            tmp_path / "1.jpg", icc_profile=cmyk_profile(), quality=100
+        )
+        assert open_picture(tmp_path / "1.jpg", pytest.fail).getpixel((4, 4)) == pytest.approx(
+            expected, abs=4
+        )
 
 
 @pytest.mark.parametrize("profile", [SRGB, rgb_profile()], ids=["lcms", "table"])
@@ -264,25 +305,35 @@ def test_a_picture_that_says_it_is_srgb_is_left_as_it_is(tmp_path: Path, profile
         assert off_by(open_picture(tmp_path / "1.png", pytest.fail), open_picture(tmp_path / "2.png")) == 0
 
 
-@pytest.mark.parametrize(("profile", "reason"), [
-    (b"nonsense", "colour profile cannot be read: taken as sRGB"),
-    (ADOBE_RGB[:200], "colour profile cannot be read: taken as sRGB"),
-    (cmyk_profile(), "colour profile is for CMYK pixels and they are RGB: taken as sRGB")],
-    ids=["nonsense", "cut short", "cmyk"])
+@pytest.mark.parametrize(
+    ("profile", "reason"),
+    [
+        (b"nonsense", "colour profile cannot be read: taken as sRGB"),
+        (ADOBE_RGB[:200], "colour profile cannot be read: taken as sRGB"),
+        (cmyk_profile(), "colour profile is for CMYK pixels and they are RGB: taken as sRGB"),
+    ],
+    ids=["nonsense", "cut short", "cmyk"],
+)
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp", "tif"])
 def test_a_profile_that_cannot_be_used_is_noted_and_costs_no_picture(
-        tmp_path: Path, profile: bytes, reason: str, ending: str) -> None:
+    tmp_path: Path, profile: bytes, reason: str, ending: str
+) -> None:
     colours().save(tmp_path / f"1.{ending}", icc_profile=profile)
     colours().save(tmp_path / f"2.{ending}")
     notes: list[str] = []
-    assert off_by(open_picture(tmp_path / f"1.{ending}", notes.append), open_picture(tmp_path / f"2.{ending}")) == 0
+    assert (
+        off_by(open_picture(tmp_path / f"1.{ending}", notes.append), open_picture(tmp_path / f"2.{ending}"))
+        == 0
+    )
     assert notes == [reason]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(content=st.binary(max_size=300), at=st.integers(0, 499), cut=st.booleans())
-def test_no_profile_whatever_is_in_it_costs_a_picture(tmp_path: Path, content: bytes, at: int, cut: bool) -> None:
-    profile = ADOBE_RGB[:at] + content + (b"" if cut else ADOBE_RGB[at + len(content):])
+def test_no_profile_whatever_is_in_it_costs_a_picture(
+    tmp_path: Path, content: bytes, at: int, cut: bool
+) -> None:
+    profile = ADOBE_RGB[:at] + content + (b"" if cut else ADOBE_RGB[at + len(content) :])
     Image.new("RGB", (8, 8), "red").save(tmp_path / "1.png", icc_profile=profile or b"x")
     assert open_picture(tmp_path / "1.png").size == (8, 8)
 
@@ -290,12 +341,31 @@ def test_no_profile_whatever_is_in_it_costs_a_picture(tmp_path: Path, content: b
 TEXT = zlib.compress(b"x" * 2_000_000)
 
 
-@pytest.mark.parametrize("extra", [
-    chunk(b"zTXt", b"prompt\0\0" + TEXT), chunk(b"iTXt", b"workflow\0\1\0\0\0" + TEXT),
-    chunk(b"tEXt", b"a\0" + b"b" * 70_000_000),
-    chunk(b"tEXt", b"a\0b")[:-4] + b"oops", chunk(b"zTXt", b"prompt\0\7oops"), chunk(b"pHYs", b""), chunk(b"fcTL", b"oops"),
-    chunk(b"iCCP", b"name\0\7oops"), chunk(b"iCCP", b"")],
-    ids=["zTXt", "iTXt", "long tEXt", "checksum", "method", "pHYs", "fcTL", "profile's method", "profile without a name"])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"zTXt", b"prompt\0\0" + TEXT),
+        chunk(b"iTXt", b"workflow\0\1\0\0\0" + TEXT),
+        chunk(b"tEXt", b"a\0" + b"b" * 70_000_000),
+        chunk(b"tEXt", b"a\0b")[:-4] + b"oops",
+        chunk(b"zTXt", b"prompt\0\7oops"),
+        chunk(b"pHYs", b""),
+        chunk(b"fcTL", b"oops"),
+        chunk(b"iCCP", b"name\0\7oops"),
+        chunk(b"iCCP", b""),
+    ],
+    ids=[
+        "zTXt",
+        "iTXt",
+        "long tEXt",
+        "checksum",
+        "method",
+        "pHYs",
+        "fcTL",
+        "profile's method",
+        "profile without a name",
+    ],
+)
 @pytest.mark.parametrize("last", [False, True])
 def test_what_is_not_pixels_never_costs_a_png(tmp_path: Path, extra: bytes, last: bool) -> None:
     colours().save(tmp_path / "1.png")
@@ -306,10 +376,33 @@ def test_what_is_not_pixels_never_costs_a_png(tmp_path: Path, extra: bytes, last
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(kind=st.sampled_from([b"tEXt", b"zTXt", b"iTXt", b"eXIf", b"iCCP", b"pHYs", b"gAMA", b"cHRM", b"sRGB", b"acTL", b"bKGD",
-                             b"tIME", b"sBIT", b"hIST", b"sPLT", b"vpAg"]),
-       value=st.binary(max_size=60), good=st.booleans())
-def test_no_chunk_beside_the_pixels_whatever_is_in_it_costs_a_png(tmp_path: Path, kind: bytes, value: bytes, good: bool) -> None:
+@given(
+    kind=st.sampled_from(
+        [
+            b"tEXt",
+            b"zTXt",
+            b"iTXt",
+            b"eXIf",
+            b"iCCP",
+            b"pHYs",
+            b"gAMA",
+            b"cHRM",
+            b"sRGB",
+            b"acTL",
+            b"bKGD",
+            b"tIME",
+            b"sBIT",
+            b"hIST",
+            b"sPLT",
+            b"vpAg",
+        ]
+    ),
+    value=st.binary(max_size=60),
+    good=st.booleans(),
+)
+def test_no_chunk_beside_the_pixels_whatever_is_in_it_costs_a_png(
+    tmp_path: Path, kind: bytes, value: bytes, good: bool
+) -> None:
     path = png(tmp_path / "1.png", np.full((2, 3, 3), 0x4000), 2)
     content, extra = path.read_bytes(), chunk(kind, value)
     path.write_bytes(content[:33] + (extra if good else extra[:-1] + bytes([extra[-1] ^ 1])) + content[33:])
@@ -322,7 +415,9 @@ def test_a_profile_over_a_megabyte_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ["png", "webp", "jpg"])
-@pytest.mark.parametrize("exif", [b"Exif\0\0oops", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"II*\0\xff\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0oops", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff", b"II*\0\xff\xff\xff\xff"]
+)
 def test_a_broken_exif_block_costs_no_picture(tmp_path: Path, ending: str, exif: bytes) -> None:
     options = {"lossless": True} if ending == "webp" else {"quality": 100}
     colours().save(tmp_path / f"1.{ending}", exif=exif, **options)
@@ -337,17 +432,28 @@ def test_a_broken_exif_block_is_noted(tmp_path: Path) -> None:
     assert notes == ["EXIF block cannot be read: not rotated"]
 
 
-@pytest.mark.parametrize(("content", "reason"), [
-    (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf" + bytes(99), "there is no reader for HEIC here; save it as PNG"),
-    (b"\xff\x0a" + bytes(99), "there is no reader for JPEG XL here; save it as PNG"),
-    (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99), "there is no reader for JPEG XL here; save it as PNG"),
-    (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", "there is no reader for video here; save it as PNG"),
-    (b'<?xml version="1.0"?>\n<svg/>', "there is no reader for SVG here; save it as PNG"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-     "it is a Git LFS pointer, not the picture; git lfs pull fetches it"),
-    (b"\n<!DOCTYPE html><html>", "it is an HTML page, not the picture; download it again"),
-    (b"PK\x03\x04", "it is a zip archive; unpack it")])
-def test_a_file_is_named_by_what_it_holds_whatever_it_is_called(tmp_path: Path, content: bytes, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (
+            b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf" + bytes(99),
+            "there is no reader for HEIC here; save it as PNG",
+        ),
+        (b"\xff\x0a" + bytes(99), "there is no reader for JPEG XL here; save it as PNG"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(99), "there is no reader for JPEG XL here; save it as PNG"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0isommp42", "there is no reader for video here; save it as PNG"),
+        (b'<?xml version="1.0"?>\n<svg/>', "there is no reader for SVG here; save it as PNG"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+            "it is a Git LFS pointer, not the picture; git lfs pull fetches it",
+        ),
+        (b"\n<!DOCTYPE html><html>", "it is an HTML page, not the picture; download it again"),
+        (b"PK\x03\x04", "it is a zip archive; unpack it"),
+    ],
+)
+def test_a_file_is_named_by_what_it_holds_whatever_it_is_called(
+    tmp_path: Path, content: bytes, reason: str
+) -> None:
     for name in ("1.jpg", "1.heic", "1.svg"):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(PictureError) as raised:

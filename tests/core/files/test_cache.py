@@ -1,4 +1,5 @@
 """What was made once is read from then on, by whoever asks; half a file counts as none."""
+
 from pathlib import Path
 
 import pytest
@@ -34,11 +35,21 @@ def test_another_process_finds_tensors_on_disk(tmp_path: Path) -> None:
 def test_facts_are_made_once_and_found_again(tmp_path: Path) -> None:
     first = Cache(tmp_path)
     first.facts(KEY, lambda: {"width": 3, "name": "湖"})
-    assert first.facts(KEY, no_second_time) == Cache(tmp_path).facts(KEY, no_second_time) == {"width": 3, "name": "湖"}
+    assert (
+        first.facts(KEY, no_second_time)
+        == Cache(tmp_path).facts(KEY, no_second_time)
+        == {"width": 3, "name": "湖"}
+    )
 
 
-@pytest.mark.parametrize("other", [("latents", "weights", 256, "picture"), ("latents", "weights", 128, "another"),
-                                   ("latents", "others", 128, "picture")])
+@pytest.mark.parametrize(
+    "other",
+    [
+        ("latents", "weights", 256, "picture"),
+        ("latents", "weights", 128, "another"),
+        ("latents", "others", 128, "picture"),
+    ],
+)
 def test_another_key_is_another_thing(cache: Cache, other: tuple) -> None:
     cache.tensors(KEY, numbers)
     cache.tensors(other, numbers)
@@ -48,7 +59,7 @@ def test_another_key_is_another_thing(cache: Cache, other: tuple) -> None:
 @pytest.mark.parametrize("left", [0, 5, 60, -1])
 def test_a_tensor_file_that_was_cut_short_is_made_anew(tmp_path: Path, left: int) -> None:
     Cache(tmp_path).tensors(KEY, numbers)
-    path, = tmp_path.glob("latents/*.safetensors")
+    (path,) = tmp_path.glob("latents/*.safetensors")
     path.write_bytes(path.read_bytes()[:left])
     again = Cache(tmp_path)
     assert torch.equal(again.tensors(KEY, numbers)["plain"], numbers()["plain"])
@@ -59,7 +70,7 @@ def test_a_tensor_file_that_was_cut_short_is_made_anew(tmp_path: Path, left: int
 @pytest.mark.parametrize("content", [b"", b'{"width": ', b"\x00" * 40, b"\xff\xfe"])
 def test_a_fact_file_that_was_spoiled_is_made_anew(tmp_path: Path, content: bytes) -> None:
     Cache(tmp_path).facts(("audit", 1), lambda: {"width": 3})
-    path, = tmp_path.glob("audit/*.json")
+    (path,) = tmp_path.glob("audit/*.json")
     path.write_bytes(content)
     assert Cache(tmp_path).facts(("audit", 1), lambda: {"width": 4}) == {"width": 4}
 

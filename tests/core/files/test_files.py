@@ -1,11 +1,20 @@
 """A file is the old one or the new one, never half of one."""
+
 import json
 import os
 from pathlib import Path
 
 import pytest
 
-from core.files.files import content_key, read_json, sampled_sha256, sha256, write_json, write_text, write_whole
+from core.files.files import (
+    content_key,
+    read_json,
+    sampled_sha256,
+    sha256,
+    write_json,
+    write_text,
+    write_whole,
+)
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -63,7 +72,9 @@ def test_sha256_is_the_file_s(tmp_path: Path) -> None:
 
 def test_equal_parts_make_equal_keys() -> None:
     assert content_key("a", 1, {"x": 1, "y": 2}) == content_key("a", 1, {"y": 2, "x": 1})
-    assert len({content_key("ab", "c"), content_key("a", "bc"), content_key("a", 1), content_key("a", "1")}) == 4
+    assert (
+        len({content_key("ab", "c"), content_key("a", "bc"), content_key("a", 1), content_key("a", "1")}) == 4
+    )
 
 
 def test_a_fingerprint_of_a_large_file_sees_its_size_its_ends_and_samples_between(tmp_path: Path) -> None:

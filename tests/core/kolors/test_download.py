@@ -1,4 +1,5 @@
 """Kolors' weights fetched by ModelScope's real client from a small hub of our own on 127.0.0.1."""
+
 import hashlib
 import json
 import random
@@ -23,7 +24,16 @@ import pytest
 from core.files.files import read_json, sha256
 from core.files.install import ROOT, python
 from core.kolors.download import DownloadError, fetch_missing
-from core.kolors.files import FILES, KOLORS, RECORD, SCORER, SCORER_FOLDER, WeightFile, missing_files, models_folder
+from core.kolors.files import (
+    FILES,
+    KOLORS,
+    RECORD,
+    SCORER,
+    SCORER_FOLDER,
+    WeightFile,
+    missing_files,
+    models_folder,
+)
 
 UNET, SHARD = FILES[0], FILES[3]
 SIZE_BYTES, HALF_BYTES = 300_000, 100_000
@@ -32,10 +42,12 @@ SIZE_BYTES, HALF_BYTES = 300_000, 100_000
 @dataclass
 class Hub:
     """What the hub holds, how it misbehaves, and what it was asked: (model, file, first byte, bytes sent)."""
+
     files: dict[tuple[str, str], bytes]
     listed: dict[tuple[str, str], dict] = field(default_factory=dict)
     gone: set[tuple[str, str]] = field(default_factory=set)
-    cuts: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # bytes sent before each cut, in turn
+    # bytes sent before each cut, in turn
+    cuts: dict[tuple[str, str], list[int]] = field(default_factory=dict)
     sent: list[tuple[str, str, int, int]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     holds: threading.Event | None = None
@@ -43,15 +55,26 @@ class Hub:
 
     def entry(self, model: str, file: str) -> dict:
         data = self.files[model, file]
-        return {"Name": file.rpartition("/")[2], "Path": file, "Type": "blob", "Size": len(data), "Revision": "c0ffee" * 6,
-                "Sha256": hashlib.sha256(data).hexdigest()} | self.listed.get((model, file), {})
+        return {
+            "Name": file.rpartition("/")[2],
+            "Path": file,
+            "Type": "blob",
+            "Size": len(data),
+            "Revision": "c0ffee" * 6,
+            "Sha256": hashlib.sha256(data).hexdigest(),
+        } | self.listed.get((model, file), {})
 
     def ranges(self, weight: WeightFile) -> list[tuple[int, int]]:
-        return [(first, count) for model, file, first, count in self.sent if (model, file) == (weight.model, weight.file)]
+        return [
+            (first, count)
+            for model, file, first, count in self.sent
+            if (model, file) == (weight.model, weight.file)
+        ]
 
 
 class Handler(BaseHTTPRequestHandler):
     """ModelScope's two addresses, and the store that it redirects to for large files."""
+
     hub: Hub
     protocol_version = "HTTP/1.1"
 
@@ -74,8 +97,13 @@ class Handler(BaseHTTPRequestHandler):
         files = [file for owner, file in self.hub.files if owner == model]
         if not files:
             return self._refuse()
-        entries = [{"Name": "unet", "Path": "unet", "Type": "tree", "Size": 0}, *(self.hub.entry(model, file) for file in files)]
-        return self._answer(200, json.dumps({"Code": 200, "Success": True, "Data": {"Files": entries}}).encode())
+        entries = [
+            {"Name": "unet", "Path": "unet", "Type": "tree", "Size": 0},
+            *(self.hub.entry(model, file) for file in files),
+        ]
+        return self._answer(
+            200, json.dumps({"Code": 200, "Success": True, "Data": {"Files": entries}}).encode()
+        )
 
     def _redirect_or_send(self, model: str, file: str) -> None:
         if file.endswith(".json"):  # small files come directly, and then the real hub ignores Range
@@ -89,7 +117,7 @@ class Handler(BaseHTTPRequestHandler):
         span = self.headers.get("Range") if ranged else None
         first = int(span.removeprefix("bytes=").partition("-")[0]) if span else 0
         cuts = self.hub.cuts.get((model, file), [])
-        body = data[first:] if not cuts else data[first:first + cuts.pop(0)]
+        body = data[first:] if not cuts else data[first : first + cuts.pop(0)]
         self.send_response(206 if span else 200)
         self.send_header("Content-Length", str(len(data) - first))
         if span:
@@ -142,7 +170,9 @@ def own_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     content = random.Random(1)
-    hub = Hub({(one.model, one.file): content.randbytes(SIZE_BYTES if one.size_bytes else 300) for one in FILES})
+    hub = Hub(
+        {(one.model, one.file): content.randbytes(SIZE_BYTES if one.size_bytes else 300) for one in FILES}
+    )
     server = Server(("127.0.0.1", 0), type("OneHubsHandler", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", hub.url)
@@ -176,8 +206,9 @@ def failure(folder: Path) -> str:
     return line
 
 
-def test_all_files_land_in_diffsynth_s_layout_with_the_size_announced_first(hub: Hub, folder: Path,
-                                                                            capfd: pytest.CaptureFixture) -> None:
+def test_all_files_land_in_diffsynth_s_layout_with_the_size_announced_first(
+    hub: Hub, folder: Path, capfd: pytest.CaptureFixture
+) -> None:
     lines, steps = fetch(folder)
     assert missing_files(folder) == []
     for one in FILES:
@@ -192,8 +223,14 @@ def test_what_was_fetched_is_recorded_as_the_server_told_it(hub: Hub, folder: Pa
     fetch(folder)
     record = read_json(folder / RECORD)
     assert len(record) == len(FILES)
-    assert record[UNET.path] == {"model": KOLORS, "file": UNET.file, "revision": "master", "commit": "c0ffee" * 6,
-                                 "size_bytes": SIZE_BYTES, "sha256": sha256(folder / UNET.path)}
+    assert record[UNET.path] == {
+        "model": KOLORS,
+        "file": UNET.file,
+        "revision": "master",
+        "commit": "c0ffee" * 6,
+        "size_bytes": SIZE_BYTES,
+        "sha256": sha256(folder / UNET.path),
+    }
 
 
 def test_nothing_missing_asks_nothing(hub: Hub, folder: Path) -> None:
@@ -260,9 +297,15 @@ def test_a_dead_connection_keeps_the_half_file_for_the_next_start(hub: Hub, fold
 
 def test_the_command_goes_on_after_ctrl_c(hub: Hub, folder: Path) -> None:
     hub.cuts[KOLORS, UNET.file], hub.holds = [HALF_BYTES], threading.Event()
-    command = subprocess.Popen([sys.executable, "-m", "core.kolors.download", "--to", str(folder)], cwd=ROOT, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL))  # a CI may run us deaf to it
+    command = subprocess.Popen(
+        [sys.executable, "-m", "core.kolors.download", "--to", str(folder)],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # a CI may run us deaf to it
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     half = folder / (UNET.path + ".incomplete")
     wait_for(lambda: half.exists() and half.stat().st_size > 0)
     command.send_signal(signal.SIGINT)
@@ -301,17 +344,22 @@ def test_a_repository_that_is_gone_is_named(hub: Hub, folder: Path) -> None:
     assert f"{SCORER}: the server does not have it" in failure(folder)
 
 
-def test_a_file_that_the_server_does_not_list_is_named_before_anything_is_fetched(hub: Hub, folder: Path) -> None:
+def test_a_file_that_the_server_does_not_list_is_named_before_anything_is_fetched(
+    hub: Hub, folder: Path
+) -> None:
     del hub.files[KOLORS, SHARD.file]
     assert f"{KOLORS}: the server lists no {SHARD.file}" in failure(folder)
     assert hub.sent == []
 
 
-@pytest.mark.parametrize(("wrong", "reason"), [
-    ({"Sha256": "0" * 64}, "the server sends other bytes than it lists (sha256)"),
-    ({"Size": SIZE_BYTES + 1}, "the server sends another size than it lists"),
-    ({"Size": SIZE_BYTES - 1}, "the server sends another size than it lists"),
-])
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"Sha256": "0" * 64}, "the server sends other bytes than it lists (sha256)"),
+        ({"Size": SIZE_BYTES + 1}, "the server sends another size than it lists"),
+        ({"Size": SIZE_BYTES - 1}, "the server sends another size than it lists"),
+    ],
+)
 def test_wrong_bytes_are_refused_and_not_kept(wrong: dict, reason: str, hub: Hub, folder: Path) -> None:
     hub.listed[KOLORS, UNET.file] = wrong
     assert f"{UNET.file}: {reason}" in failure(folder)
@@ -335,7 +383,9 @@ def test_pickled_scorer_weights_serve_where_safetensors_are_not_listed(hub: Hub,
 
 def test_a_full_disk_is_told_before_anything_is_fetched(hub: Hub, folder: Path) -> None:
     hub.listed[KOLORS, UNET.file] = {"Size": 10**18}
-    with pytest.raises(ValueError, match=r"Kolors' weights need 1\.0 EB more, but only .* free there; make room"):
+    with pytest.raises(
+        ValueError, match=r"Kolors' weights need 1\.0 EB more, but only .* free there; make room"
+    ):
         fetch(folder)
     assert hub.sent == []
 
@@ -346,12 +396,16 @@ def test_a_folder_that_cannot_be_written_is_named(hub: Hub, tmp_path: Path) -> N
         fetch(tmp_path / "models")
 
 
-def test_a_second_process_waits_and_finds_all_done(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_process_waits_and_finds_all_done(
+    hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder.mkdir()
     held = filelock.FileLock(folder / ".download.lock")
     held.acquire()
     waits = threading.Event()
-    second = threading.Thread(target=lambda: fetch_missing(folder, lambda line: waits.set(), lambda done, total: None))
+    second = threading.Thread(
+        target=lambda: fetch_missing(folder, lambda line: waits.set(), lambda done, total: None)
+    )
     second.start()
     assert waits.wait(timeout=30)
     for one in FILES:
@@ -363,8 +417,9 @@ def test_a_second_process_waits_and_finds_all_done(hub: Hub, folder: Path, monke
     assert hub.sent == []
 
 
-def test_the_token_goes_to_the_hub_and_into_no_log(hub: Hub, folder: Path, capfd: pytest.CaptureFixture,
-                                                   caplog: pytest.LogCaptureFixture) -> None:
+def test_the_token_goes_to_the_hub_and_into_no_log(
+    hub: Hub, folder: Path, capfd: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
     hub.gone.add((KOLORS, SHARD.file))
     failure(folder)
     assert any(headers.get("Authorization") == "Bearer t0ken" for headers in hub.headers)
@@ -374,7 +429,8 @@ def test_the_token_goes_to_the_hub_and_into_no_log(hub: Hub, folder: Path, capfd
 
 
 def test_empty_files_count_as_missing_and_the_folder_is_chosen_by_word_then_environment(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / UNET.path).parent.mkdir(parents=True)
     (tmp_path / UNET.path).touch()
     assert missing_files(tmp_path, ["unet"]) == [UNET]
@@ -388,6 +444,11 @@ def test_empty_files_count_as_missing_and_the_folder_is_chosen_by_word_then_envi
 
 
 def test_fetching_needs_no_torch() -> None:
-    done = subprocess.run([sys.executable, "-c", "import sys, core.kolors.download; print('torch' in sys.modules)"],
-                          cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, core.kolors.download; print('torch' in sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert done.stdout.strip() == "False", done.stderr

@@ -1,4 +1,7 @@
-"""Kolors' loader on small random weights in the true layout: what comes out is what the libraries themselves compute."""
+"""Kolors' loader on small random weights in the true layout: what comes out is what the libraries themselves
+compute.
+"""
+
 import os
 import subprocess
 import sys
@@ -44,7 +47,8 @@ from tests.core.kolors.small_kolors import (
 )
 
 CPU = torch.device("cpu")
-TOKENIZER = Path(diffsynth.__file__).parent / "tokenizer_configs" / "stable_diffusion" / "tokenizer"  # CLIP's own
+# CLIP's own
+TOKENIZER = Path(diffsynth.__file__).parent / "tokenizer_configs" / "stable_diffusion" / "tokenizer"
 
 
 @pytest.fixture(scope="session")
@@ -99,14 +103,19 @@ def test_the_unet_predicts_what_diffusers_predicts(kolors: Backbone, models: Pat
 @torch.no_grad()
 def test_the_vae_encodes_and_decodes_as_diffusers_does(kolors: Backbone, models: Path) -> None:
     stock = with_weights(diffusers_vae(), models / VAE)
-    stock.decoder.conv_norm_out.eps = 1e-5  # as DiffSynth 1.1.9 has it (models/sd_vae_decoder.py); diffusers has 1e-6
+    # as DiffSynth 1.1.9 has it (models/sd_vae_decoder.py); diffusers has 1e-6
+    stock.decoder.conv_norm_out.eps = 1e-5
     pictures = noise(2, 3, 64, 64).clamp(-1, 1)
     theirs = stock.encode(pictures).latent_dist.mean * 0.13025
     torch.testing.assert_close(kolors.encode_pictures(pictures), theirs, rtol=0, atol=1e-5)
-    torch.testing.assert_close(kolors.vae_decoder(theirs), stock.decode(theirs / 0.13025).sample, rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        kolors.vae_decoder(theirs), stock.decode(theirs / 0.13025).sample, rtol=0, atol=1e-4
+    )
 
 
-def test_latents_decoded_a_few_at_a_time_give_the_same_pictures(kolors: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_latents_decoded_a_few_at_a_time_give_the_same_pictures(
+    kolors: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
     latents = noise(3, 4, 8, 8)
     together = kolors.decode(latents)
     monkeypatch.setattr(core.backbone, "DECODED_CELLS", 2 * 8 * 8)
@@ -116,7 +125,11 @@ def test_latents_decoded_a_few_at_a_time_give_the_same_pictures(kolors: Backbone
 
 @torch.no_grad()
 def test_the_seven_shards_make_one_text_encoder(kolors: Backbone, models: Path) -> None:
-    stored = {name: tensor for path in SHARDS for name, tensor in torch.load(models / path, weights_only=True).items()}
+    stored = {
+        name: tensor
+        for path in SHARDS
+        for name, tensor in torch.load(models / path, weights_only=True).items()
+    }
     loaded = kolors.prompter.text_encoder.state_dict()
     assert stored.keys() - loaded.keys() == {"output_layer.weight"}
     assert all(torch.equal(tensor, stored[name].float()) for name, tensor in loaded.items())
@@ -127,14 +140,22 @@ def test_names_with_chatglm_s_own_prefix_are_read_too(linked: Path) -> None:
     for path in SHARDS:
         tensors = torch.load(linked / path, weights_only=True)
         (linked / path).unlink()
-        torch.save({f"transformer.{name}": tensor for name, tensor in tensors.items() if "inv_freq" not in name}, linked / path)
+        torch.save(
+            {f"transformer.{name}": tensor for name, tensor in tensors.items() if "inv_freq" not in name},
+            linked / path,
+        )
     model = load.read_text_encoder(linked, CPU, torch.float32)
     assert model.num_layers == 2
     assert model.rotary_pos_emb.inv_freq.tolist() == pytest.approx([1.0, 0.1, 0.01, 0.001])
 
 
 def test_an_embedding_hardly_depends_on_what_stands_beside_it(kolors: Backbone) -> None:
-    prompts = ["水彩画，红发女孩", "sea", "", "a long prompt about a girl, a cat, a house and a tree by the sea at night"]
+    prompts = [
+        "水彩画，红发女孩",
+        "sea",
+        "",
+        "a long prompt about a girl, a cat, a house and a tree by the sea at night",
+    ]
     tokens, pooled = kolors.encode_text(prompts)
     assert tokens.shape == (4, 256, TEXT_WIDTH)
     for row, prompt in enumerate(prompts):
@@ -146,7 +167,9 @@ def test_an_embedding_hardly_depends_on_what_stands_beside_it(kolors: Backbone) 
 
 @torch.no_grad()
 @pytest.mark.parametrize("pickled", [False, True])
-def test_the_score_is_that_of_the_stock_predictor(kolors: Backbone, models: Path, linked: Path, pickled: bool) -> None:
+def test_the_score_is_that_of_the_stock_predictor(
+    kolors: Backbone, models: Path, linked: Path, pickled: bool
+) -> None:
     stock = AestheticsPredictorV2Linear.from_pretrained(models / SCORER_FOLDER).eval()
     if pickled:  # the older layout, with an entry that newer models no longer have
         file = linked / SCORER_FOLDER / "model.safetensors"
@@ -156,7 +179,9 @@ def test_the_score_is_that_of_the_stock_predictor(kolors: Backbone, models: Path
         kolors = load_backbone("kolors", "cpu", "bf16", str(linked))
     picture = Image.fromarray((noise(40, 50, 3).clamp(0, 1) * 255).byte().numpy())
     pixels = kolors.image_processor(images=picture, return_tensors="pt")["pixel_values"]
-    assert score_pictures(kolors, [picture]).aesthetic[0] == pytest.approx(float(stock(pixel_values=pixels).logits), abs=1e-5)
+    assert score_pictures(kolors, [picture]).aesthetic[0] == pytest.approx(
+        float(stock(pixel_values=pixels).logits), abs=1e-5
+    )
     assert kolors.scorer.dtype == torch.float32
     assert kolors.scorer_name == SCORER_FOLDER
 
@@ -164,7 +189,8 @@ def test_the_score_is_that_of_the_stock_predictor(kolors: Backbone, models: Path
 def test_every_part_has_a_fingerprint_that_follows_its_files(kolors: Backbone, linked: Path) -> None:
     assert kolors.weights.keys() == {"unet", "vae_encoder", "vae_decoder", "text_encoder", "scorer"}
     tensors = torch.load(linked / SHARDS[0], weights_only=True)
-    tensors["embedding.word_embeddings.weight"][40_000, 7] += 1  # nothing of it is in a sample but its checksum
+    # nothing of it is in a sample but its checksum
+    tensors["embedding.word_embeddings.weight"][40_000, 7] += 1
     (linked / SHARDS[0]).unlink()
     torch.save(tensors, linked / SHARDS[0])
     changed = load_backbone("kolors", "cpu", "fp32", str(linked)).weights
@@ -198,14 +224,17 @@ def test_other_precisions_have_other_embeddings(kolors: Backbone, models: Path, 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_lora_is_trained_and_rendered_in_one_precision(
-        models: Path, cache: Cache, table: pd.DataFrame, story: Story, precision: str) -> None:
+    models: Path, cache: Cache, table: pd.DataFrame, story: Story, precision: str
+) -> None:
     backbone = load_backbone("kolors", "cpu", precision, str(models))
     examples = encode_examples(table.head(2), 64, backbone, cache)
     training = Training(lora_rank=4, lora_alpha=4, epochs=1, steps_per_epoch=2, batch_size=2)
     losses = train_lora(backbone, examples, training, 1, lambda epoch, losses: None)
     assert all(np.isfinite(losses))
-    assert {parameter.dtype for parameter in lora.trained_parameters(backbone.unet).values()} == {torch.float32}
-    picture, = render_scenes(backbone, story.scenes[:1], Rendering(steps=2, cfg_scale=3, size_px=64), cache)
+    assert {parameter.dtype for parameter in lora.trained_parameters(backbone.unet).values()} == {
+        torch.float32
+    }
+    (picture,) = render_scenes(backbone, story.scenes[:1], Rendering(steps=2, cfg_scale=3, size_px=64), cache)
     assert picture.size == (64, 64)
     lora.take_off(backbone.unet)
     assert {parameter.dtype for parameter in backbone.unet.parameters()} == {backbone.dtype}
@@ -238,7 +267,10 @@ def test_the_score_is_that_of_the_notebook_s_recipe(models: Path, linked: Path) 
     """CLIPProcessor and predictor, both read from the scorer's folder as the challenge's notebook reads them."""
     folder = linked / SCORER_FOLDER
     CLIPTokenizer.from_pretrained(TOKENIZER).save_pretrained(folder)
-    processor, predictor = CLIPProcessor.from_pretrained(folder), AestheticsPredictorV2Linear.from_pretrained(folder).eval()
+    processor, predictor = (
+        CLIPProcessor.from_pretrained(folder),
+        AestheticsPredictorV2Linear.from_pretrained(folder).eval(),
+    )
     picture = Image.fromarray((noise(40, 50, 3).clamp(0, 1) * 255).byte().numpy())
     recipe = float(predictor(**processor(images=picture, return_tensors="pt")).logits)
     kolors = load_backbone("kolors", "cpu", "fp32", str(linked), parts=("scorer",))
@@ -263,15 +295,20 @@ class Touch:
 def test_pickled_code_in_a_bin_is_refused_and_not_run(linked: Path, tmp_path: Path) -> None:
     (linked / SHARDS[1]).unlink()
     torch.save({"embedding.word_embeddings.weight": Touch(tmp_path / "ran")}, linked / SHARDS[1])
-    with pytest.raises(ValueError, match=r"pytorch_model-00002-of-00007\.bin: holds more than tensors.*never run"):
+    with pytest.raises(
+        ValueError, match=r"pytorch_model-00002-of-00007\.bin: holds more than tensors.*never run"
+    ):
         load.read_text_encoder(linked, CPU, torch.float32)
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize(("path", "read"), [
-    (UNET, lambda folder: load.read_unet(folder, CPU, torch.float32)),
-    (SHARDS[6], lambda folder: load.read_text_encoder(folder, CPU, torch.float32)),
-])
+@pytest.mark.parametrize(
+    ("path", "read"),
+    [
+        (UNET, lambda folder: load.read_unet(folder, CPU, torch.float32)),
+        (SHARDS[6], lambda folder: load.read_text_encoder(folder, CPU, torch.float32)),
+    ],
+)
 @pytest.mark.parametrize("kept", [10, 4000])
 def test_a_file_cut_short_is_named(linked: Path, path: str, read, kept: int) -> None:
     spoil(linked, path, (linked / path).read_bytes()[:kept])
@@ -293,7 +330,9 @@ def test_another_model_s_file_is_refused_by_name(linked: Path, change: str) -> N
             tensors["conv_out.weight"] = torch.zeros(8, 32, 3, 3)
     (linked / UNET).unlink()
     save_file(tensors, linked / UNET)
-    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.safetensors: holds no unet of Kolors' kind"):
+    with pytest.raises(
+        ValueError, match=r"diffusion_pytorch_model\.safetensors: holds no unet of Kolors' kind"
+    ):
         load.read_unet(linked, CPU, torch.float32)
 
 
@@ -316,20 +355,31 @@ for reader, folder, dtype in zip(*[iter(sys.argv[1:])] * 3):
 
 
 def test_loading_takes_less_than_1_3_times_the_file(tmp_path: Path) -> None:
-    """A UNet of 110 MB with Kolors' share of convolutions; seven shards of text encoder that become another dtype.
+    """A UNet of 110 MB with Kolors' share of convolutions; seven shards of text encoder that become another
+    dtype.
 
     On a CPU the model counts too: of the shards, only one may lie beside it at a time.
     """
     with torch.device("meta"):
         empty = diffusers_unet(widths=(64, 64, 192), depths=(2, 10), context_width=256).state_dict()
-    write_unet(tmp_path, {name: torch.zeros(tensor.shape, dtype=torch.float16) for name, tensor in empty.items()})
+    write_unet(
+        tmp_path, {name: torch.zeros(tensor.shape, dtype=torch.float16) for name, tensor in empty.items()}
+    )
     write_text_encoder(tmp_path, text_encoder_tensors(width=128, layers=13, ffn=8192))
     # The smaller first: a process remembers its highest mark, so what is measured is never too low.
     words = ["read_text_encoder", str(tmp_path), "bfloat16", "read_unet", str(tmp_path), "float16"]
-    done = subprocess.run([sys.executable, "-c", MEASURE, *words], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
-    for part, paths, line in zip(("text_encoder", "unet"), (SHARDS, [UNET]), done.stdout.split(), strict=True):
+    for part, paths, line in zip(
+        ("text_encoder", "unet"), (SHARDS, [UNET]), done.stdout.split(), strict=True
+    ):
         size_bytes = sum((tmp_path / path).stat().st_size for path in paths)
         share = int(line) * 1024 / size_bytes
         print(f"\n{part}: {size_bytes / 1e6:.0f} MB, peak {share:.2f} times that")

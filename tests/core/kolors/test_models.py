@@ -1,4 +1,7 @@
-"""At full size our Kolors has every name, shape and setting of DiffSynth's own classes; nothing is allocated for it."""
+"""At full size our Kolors has every name, shape and setting of DiffSynth's own classes; nothing is allocated
+for it.
+"""
+
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +15,15 @@ from diffsynth.models.sdxl_vae_encoder import SDXLVAEEncoder
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
-from core.kolors.models import KolorsUNet, KolorsVAEDecoder, KolorsVAEEncoder, UNetShape, VAEShape, chatglm, chatglm_sizes
+from core.kolors.models import (
+    KolorsUNet,
+    KolorsVAEDecoder,
+    KolorsVAEEncoder,
+    UNetShape,
+    VAEShape,
+    chatglm,
+    chatglm_sizes,
+)
 from core.lora import lora
 
 PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
@@ -20,8 +31,14 @@ PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "vae_encoder": (lambda: KolorsVAEEncoder(VAEShape()), SDXLVAEEncoder),
     "vae_decoder": (lambda: KolorsVAEDecoder(VAEShape()), SDXLVAEDecoder),
 }
-CHATGLM3_6B = {"num_layers": 28, "hidden_size": 4096, "padded_vocab_size": 65024, "ffn_hidden_size": 13696,
-               "kv_channels": 128, "num_attention_heads": 32}
+CHATGLM3_6B = {
+    "num_layers": 28,
+    "hidden_size": 4096,
+    "padded_vocab_size": 65024,
+    "ffn_hidden_size": 13696,
+    "kv_channels": 128,
+    "num_attention_heads": 32,
+}
 
 
 def on_meta(build: Callable[[], Any]) -> Any:
@@ -31,8 +48,17 @@ def on_meta(build: Callable[[], Any]) -> Any:
 
 def stock_chatglm() -> ChatGLMModel:
     """As text_encoder/config.json of Kwai-Kolors/Kolors says."""
-    return ChatGLMModel(ChatGLMConfig(multi_query_attention=True, multi_query_group_num=2, add_qkv_bias=True, seq_length=32768,
-                                      original_rope=True, torch_dtype=torch.float16), empty_init=False)
+    return ChatGLMModel(
+        ChatGLMConfig(
+            multi_query_attention=True,
+            multi_query_group_num=2,
+            add_qkv_bias=True,
+            seq_length=32768,
+            original_rope=True,
+            torch_dtype=torch.float16,
+        ),
+        empty_init=False,
+    )
 
 
 def shapes(model: nn.Module) -> dict[str, torch.Size]:
@@ -50,11 +76,15 @@ def test_settings_that_leave_no_tensor_are_diffsynth_s(part: str) -> None:
     """Groups, epsilons, strides, paddings, heads and scales."""
     ours, theirs = map(on_meta, PAIRS[part])
     assert repr(ours).replace("Kolors", "SDXL", 1) == repr(theirs)
-    heads = [[(module.num_heads, module.head_dim) for module in model.modules() if isinstance(module, Attention)]
-             for model in (ours, theirs)]
+    heads = [
+        [(module.num_heads, module.head_dim) for module in model.modules() if isinstance(module, Attention)]
+        for model in (ours, theirs)
+    ]
     assert heads[0] == heads[1]
-    channels = [[module.num_channels for module in model.modules() if type(module).__name__ == "Timesteps"]
-                for model in (ours, theirs)]
+    channels = [
+        [module.num_channels for module in model.modules() if type(module).__name__ == "Timesteps"]
+        for model in (ours, theirs)
+    ]
     assert channels[0] == channels[1]
     scale = "scaling_factor"
     assert getattr(ours, scale, None) == getattr(theirs, scale, None)
@@ -63,7 +93,9 @@ def test_settings_that_leave_no_tensor_are_diffsynth_s(part: str) -> None:
 
 def test_the_text_encoder_is_diffsynth_s_without_its_head() -> None:
     ours, theirs = on_meta(lambda: chatglm(torch.float16)), on_meta(stock_chatglm)
-    assert shapes(ours) == {name: shape for name, shape in shapes(theirs).items() if name != "output_layer.weight"}
+    assert shapes(ours) == {
+        name: shape for name, shape in shapes(theirs).items() if name != "output_layer.weight"
+    }
     del ours.output_layer, theirs.output_layer
     assert repr(ours) == repr(theirs)
 

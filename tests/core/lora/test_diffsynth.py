@@ -1,4 +1,5 @@
 """The saved file, loaded by DiffSynth at its default of 1.0, gives the strength it was trained at."""
+
 import copy
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_diffsynth_applies_every_module_at_the_trained_strength(
-        backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape = lora.LoraShape(rank=4, alpha=10)
     pairs = put_on_trained(backbone.unet, shape)
     tensors = load_file(lora.save_lora(tmp_path / "lora.safetensors", pairs, shape, {}))
@@ -37,8 +39,13 @@ def test_diffsynth_applies_every_module_at_the_trained_strength(
     loader.load(unet, tensors, prefix, alpha=1.0, model_resource=layout)
 
     before, after = backbone.unet.state_dict(), unet.state_dict()
-    changed = {name.removesuffix(".weight") for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    changed = {
+        name.removesuffix(".weight")
+        for name, tensor in after.items()
+        if not torch.equal(tensor, before[name])
+    }
     assert changed == set(pairs)
     for name, pair in pairs.items():
         delta = after[f"{name}.weight"] - before[f"{name}.weight"]
-        torch.testing.assert_close(delta, 2.5 * pair.up @ pair.down, rtol=0, atol=2e-3)  # it multiplies in fp16
+        # it multiplies in fp16
+        torch.testing.assert_close(delta, 2.5 * pair.up @ pair.down, rtol=0, atol=2e-3)

@@ -1,4 +1,5 @@
 """Adapters count what they should, and the one file carries exactly that."""
+
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,9 @@ def saved(backbone: Backbone, folder: Path, shape: LoraShape = SHAPE) -> tuple[P
 @torch.no_grad()
 def noise_of(backbone: Backbone) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
-    latents, tokens, pooled = (torch.randn(shape, generator=generator) for shape in ((1, 4, 16, 16), (1, 256, 64), (1, 64)))
+    latents, tokens, pooled = (
+        torch.randn(shape, generator=generator) for shape in ((1, 4, 16, 16), (1, 256, 64), (1, 64))
+    )
     return backbone.predict_noise(latents, torch.tensor([500.0]), tokens, pooled)
 
 
@@ -105,10 +108,17 @@ def test_the_delta_is_alpha_over_rank_times_up_times_down(backbone: Backbone) ->
 def test_adapters_are_worn_in_another_precision_for_a_while(backbone: Backbone) -> None:
     trained = put_on_trained(backbone.unet, LoraShape(rank=4, alpha=8))
     with lora.in_precision(backbone.unet, torch.bfloat16):
-        assert {parameter.dtype for parameter in lora.trained_parameters(backbone.unet).values()} == {torch.bfloat16}
+        assert {parameter.dtype for parameter in lora.trained_parameters(backbone.unet).values()} == {
+            torch.bfloat16
+        }
     kept = lora.read_off(backbone.unet)
-    assert all(torch.equal(kept[name].up, pair.up) and torch.equal(kept[name].down, pair.down) for name, pair in trained.items())
-    assert {parameter.dtype for parameter in lora.trained_parameters(backbone.unet).values()} == {torch.float32}
+    assert all(
+        torch.equal(kept[name].up, pair.up) and torch.equal(kept[name].down, pair.down)
+        for name, pair in trained.items()
+    )
+    assert {parameter.dtype for parameter in lora.trained_parameters(backbone.unet).values()} == {
+        torch.float32
+    }
 
 
 def test_taking_off_gives_the_base_model_back(backbone: Backbone) -> None:
@@ -159,7 +169,9 @@ def test_the_file_has_kohya_s_names(backbone: Backbone, tmp_path: Path) -> None:
     assert "lora_unet_up_blocks_1_attentions_2_transformer_blocks_0_attn2_to_v.alpha" in names
 
 
-def test_the_file_s_alpha_is_its_rank_and_its_strength_is_folded_in(backbone: Backbone, tmp_path: Path) -> None:
+def test_the_file_s_alpha_is_its_rank_and_its_strength_is_folded_in(
+    backbone: Backbone, tmp_path: Path
+) -> None:
     path, pairs = saved(backbone, tmp_path)
     tensors = load_file(path)
     for name, pair in pairs.items():
@@ -170,13 +182,25 @@ def test_the_file_s_alpha_is_its_rank_and_its_strength_is_folded_in(backbone: Ba
 
 
 def test_the_metadata_are_kohya_s_and_modelspec_s(tmp_path: Path, backbone: Backbone) -> None:
-    metadata = lora.metadata_of(SHAPE, architecture="sdxl_kolors", title="t", resolution=128, learning_rate=1e-3)
+    metadata = lora.metadata_of(
+        SHAPE, architecture="sdxl_kolors", title="t", resolution=128, learning_rate=1e-3
+    )
     path = lora.save_lora(tmp_path / "lora.safetensors", put_on_trained(backbone.unet), SHAPE, metadata)
     with safe_open(path, framework="pt") as file:
         read = file.metadata()
-    assert {"ss_v2", "ss_base_model_version", "ss_network_module", "ss_network_dim", "ss_network_alpha", "ss_network_args",
-            "modelspec.sai_model_spec", "modelspec.architecture", "modelspec.implementation", "modelspec.title",
-            "modelspec.resolution"} <= read.keys()
+    assert {
+        "ss_v2",
+        "ss_base_model_version",
+        "ss_network_module",
+        "ss_network_dim",
+        "ss_network_alpha",
+        "ss_network_args",
+        "modelspec.sai_model_spec",
+        "modelspec.architecture",
+        "modelspec.implementation",
+        "modelspec.title",
+        "modelspec.resolution",
+    } <= read.keys()
     assert (read["ss_network_dim"], float(read["ss_network_alpha"])) == ("4", 4.0)
     assert (read["lora_sweep_training_alpha"], read["ss_learning_rate"]) == ("10", "0.001")
     assert read["modelspec.resolution"] == "128x128"
@@ -187,14 +211,26 @@ def test_every_module_of_kolors_has_its_name_in_diffusers() -> None:
     with torch.device("meta"):
         kolors = SDXLUNet(is_kolors=True)
         diffusers = UNet2DConditionModel(  # Kwai-Kolors/Kolors-diffusers, unet/config.json
-            block_out_channels=(320, 640, 1280), down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), layers_per_block=2,
-            transformer_layers_per_block=(1, 2, 10), attention_head_dim=(5, 10, 20), cross_attention_dim=2048,
-            use_linear_projection=True, addition_embed_type="text_time", addition_time_embed_dim=256,
-            projection_class_embeddings_input_dim=5632, encoder_hid_dim=4096, encoder_hid_dim_type="text_proj")
+            block_out_channels=(320, 640, 1280),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            layers_per_block=2,
+            transformer_layers_per_block=(1, 2, 10),
+            attention_head_dim=(5, 10, 20),
+            cross_attention_dim=2048,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=256,
+            projection_class_embeddings_input_dim=5632,
+            encoder_hid_dim=4096,
+            encoder_hid_dim_type="text_proj",
+        )
     ours = [name for name, _ in kolors.named_modules() if name.rpartition(".")[2] in TARGETS]
-    theirs = {"lora_unet_" + name.replace(".", "_") for name, _ in diffusers.named_modules()
-              if name.removesuffix(".0").rpartition(".")[2] in TARGETS and not name.endswith("to_out")}
+    theirs = {
+        "lora_unet_" + name.replace(".", "_")
+        for name, _ in diffusers.named_modules()
+        if name.removesuffix(".0").rpartition(".")[2] in TARGETS and not name.endswith("to_out")
+    }
     assert len(ours) == 560
     assert {lora.kohya_key(name) for name in ours} == theirs
 
@@ -202,8 +238,12 @@ def test_every_module_of_kolors_has_its_name_in_diffusers() -> None:
 def test_every_module_of_kolors_is_found_again_in_its_file(tmp_path: Path) -> None:
     with torch.device("meta"):
         kolors = SDXLUNet(is_kolors=True)
-    pairs = {name: lora.Pair(torch.full((1, 2), float(index)), torch.ones(2, 1)) for index, name in enumerate(
-        name for name, _ in kolors.named_modules() if name.rpartition(".")[2] in TARGETS)}
+    pairs = {
+        name: lora.Pair(torch.full((1, 2), float(index)), torch.ones(2, 1))
+        for index, name in enumerate(
+            name for name, _ in kolors.named_modules() if name.rpartition(".")[2] in TARGETS
+        )
+    }
     path = lora.save_lora(tmp_path / "lora.safetensors", pairs, LoraShape(rank=1, alpha=1), {})
     again = lora.load_lora(path)
     assert again.keys() == pairs.keys()
@@ -233,7 +273,9 @@ def test_a_lora_of_a_wider_model_is_refused(backbone: Backbone, tmp_path: Path) 
 def test_a_lora_with_blocks_of_another_layout_is_refused(backbone: Backbone, tmp_path: Path) -> None:
     path = tmp_path / "sgm.safetensors"
     stem = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q"
-    save_file({f"{stem}.lora_down.weight": torch.zeros(4, 64), f"{stem}.lora_up.weight": torch.zeros(64, 4)}, path)
+    save_file(
+        {f"{stem}.lora_down.weight": torch.zeros(4, 64), f"{stem}.lora_up.weight": torch.zeros(64, 4)}, path
+    )
     refuse(backbone, path)
 
 

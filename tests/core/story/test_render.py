@@ -1,4 +1,5 @@
 """The story is drawn as stock DiffSynth draws it, alone or in a batch."""
+
 from dataclasses import replace
 
 import numpy as np
@@ -32,37 +33,54 @@ def check_against_stock(backbone: Backbone, story: Story, rendering: Rendering, 
     pipe = stock_pipeline(backbone)
     scenes = story.scenes[:2]
     for scene, ours in zip(scenes, render_scenes(backbone, scenes, rendering, cache), strict=True):
-        stock = pipe(scene.prompt, negative_prompt=scene.negative_prompt, cfg_scale=rendering.cfg_scale,
-                     height=rendering.size_px, width=rendering.size_px, num_inference_steps=rendering.steps,
-                     seed=scene.seed, progress_bar_cmd=list)
+        stock = pipe(
+            scene.prompt,
+            negative_prompt=scene.negative_prompt,
+            cfg_scale=rendering.cfg_scale,
+            height=rendering.size_px,
+            width=rendering.size_px,
+            num_inference_steps=rendering.steps,
+            seed=scene.seed,
+            progress_bar_cmd=list,
+        )
         assert levels_apart(ours, stock) <= 2
 
 
-def test_a_batch_equals_diffsynth_s_pipeline_picture_by_picture(backbone: Backbone, story: Story, cache: Cache) -> None:
+def test_a_batch_equals_diffsynth_s_pipeline_picture_by_picture(
+    backbone: Backbone, story: Story, cache: Cache
+) -> None:
     check_against_stock(backbone, story, RENDERING, cache)
 
 
-def test_with_a_lora_on_it_equals_diffsynth_s_pipeline(backbone: Backbone, story: Story, cache: Cache) -> None:
+def test_with_a_lora_on_it_equals_diffsynth_s_pipeline(
+    backbone: Backbone, story: Story, cache: Cache
+) -> None:
     lora.put_on(backbone.unet, lora.LoraShape(rank=4, alpha=8), seed=1)
     for index, parameter in enumerate(lora.trained_parameters(backbone.unet).values()):
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
     check_against_stock(backbone, story, RENDERING, cache)
 
 
-def test_a_negative_prompt_is_heard_as_diffsynth_hears_it(backbone: Backbone, story: Story, cache: Cache) -> None:
+def test_a_negative_prompt_is_heard_as_diffsynth_hears_it(
+    backbone: Backbone, story: Story, cache: Cache
+) -> None:
     scenes = tuple(replace(scene, negative_prompt="夜晚") for scene in story.scenes)
     check_against_stock(backbone, replace(story, scenes=scenes), RENDERING, cache)
 
 
-def test_without_guidance_it_equals_diffsynth_s_pipeline(backbone: Backbone, story: Story, cache: Cache) -> None:
+def test_without_guidance_it_equals_diffsynth_s_pipeline(
+    backbone: Backbone, story: Story, cache: Cache
+) -> None:
     check_against_stock(backbone, story, replace(RENDERING, cfg_scale=1.0), cache)
 
 
-def test_a_scene_drawn_alone_is_the_scene_of_the_batch(backbone: Backbone, story: Story, cache: Cache) -> None:
+def test_a_scene_drawn_alone_is_the_scene_of_the_batch(
+    backbone: Backbone, story: Story, cache: Cache
+) -> None:
     together = list(render_scenes(backbone, story.scenes, RENDERING, cache))
     assert len(together) == 8
     for index in (0, 5):
-        alone, = render_scenes(backbone, story.scenes[index:index + 1], RENDERING, cache)
+        (alone,) = render_scenes(backbone, story.scenes[index : index + 1], RENDERING, cache)
         assert levels_apart(alone, together[index]) <= 2
 
 
@@ -85,5 +103,7 @@ def test_another_seed_gives_another_picture(backbone: Backbone, story: Story, ca
 
 
 def test_the_noise_of_a_scene_is_diffsynth_s(backbone: Backbone) -> None:
-    stock = stock_pipeline(backbone).generate_noise((1, 4, 16, 16), seed=101, device="cpu", dtype=torch.float32)
+    stock = stock_pipeline(backbone).generate_noise(
+        (1, 4, 16, 16), seed=101, device="cpu", dtype=torch.float32
+    )
     assert torch.equal(scene_noise(101, 128, backbone), stock)

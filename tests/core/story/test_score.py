@@ -1,4 +1,5 @@
 """A score is the scorer's own answer, or an error; never a number made up."""
+
 import copy
 import random
 import resource
@@ -19,7 +20,10 @@ from core.verdict import constraint, passes
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
     rng = random.Random(11)
-    return [Image.fromarray(scenes.draw(scenes.random_scene(rng), scenes.watercolour(style))) for style in (0.0, 0.5, 1.0)]
+    return [
+        Image.fromarray(scenes.draw(scenes.random_scene(rng), scenes.watercolour(style)))
+        for style in (0.0, 0.5, 1.0)
+    ]
 
 
 def test_a_score_is_the_plain_recipe_s(backbone: Backbone, pictures: list[Image.Image]) -> None:
@@ -28,7 +32,9 @@ def test_a_score_is_the_plain_recipe_s(backbone: Backbone, pictures: list[Image.
     assert score_pictures(backbone, pictures).aesthetic == pytest.approx(plain.tolist(), abs=1e-4)
 
 
-def test_a_picture_of_another_size_is_scored_by_the_same_recipe(backbone: Backbone, pictures: list[Image.Image]) -> None:
+def test_a_picture_of_another_size_is_scored_by_the_same_recipe(
+    backbone: Backbone, pictures: list[Image.Image]
+) -> None:
     wide = pictures[0].resize((300, 200))
     with torch.no_grad():
         plain = backbone.scorer(**backbone.image_processor(images=wide, return_tensors="pt")).logits[0, 0]
@@ -42,16 +48,20 @@ def test_a_score_does_not_depend_on_its_neighbours(backbone: Backbone, pictures:
 
 @pytest.mark.parametrize("size", [(64, 1), (64, 2), (64, 3), (1, 64), (3, 3), (1, 1)])
 def test_a_picture_of_few_pixels_is_scored_as_the_same_made_larger(
-        backbone: Backbone, pictures: list[Image.Image], size: tuple[int, int]) -> None:
+    backbone: Backbone, pictures: list[Image.Image], size: tuple[int, int]
+) -> None:
     """Of three rows the processor makes three channels unless it is told."""
     small = pictures[0].resize(size)
     larger = small.resize((4 * size[0], 4 * size[1]), Image.Resampling.NEAREST)
-    assert score_pictures(backbone, [small]).aesthetic[0] == pytest.approx(score_pictures(backbone, [larger]).aesthetic[0], abs=1)
+    assert score_pictures(backbone, [small]).aesthetic[0] == pytest.approx(
+        score_pictures(backbone, [larger]).aesthetic[0], abs=1
+    )
 
 
 @pytest.mark.parametrize("size", [(1, 20_000), (20_000, 1)])
 def test_a_strip_costs_neither_gigabytes_nor_seconds(
-        backbone: Backbone, pictures: list[Image.Image], size: tuple[int, int]) -> None:
+    backbone: Backbone, pictures: list[Image.Image], size: tuple[int, int]
+) -> None:
     strip = pictures[0].resize(size)
     score_pictures(backbone, pictures[:1])
     started, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -62,7 +72,9 @@ def test_a_strip_costs_neither_gigabytes_nor_seconds(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_score_that_is_no_number_is_an_error(backbone: Backbone, pictures: list[Image.Image], value: float) -> None:
+def test_a_score_that_is_no_number_is_an_error(
+    backbone: Backbone, pictures: list[Image.Image], value: float
+) -> None:
     scorer = copy.deepcopy(backbone.scorer)
     scorer.layers[-1].bias.data.fill_(value)
     with pytest.raises(NoScoreError):

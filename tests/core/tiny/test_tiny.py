@@ -1,4 +1,5 @@
 """The tiny backbone is DiffSynth's Kolors at toy width, its weights fit, and its scorer tells good from bad."""
+
 import random
 from pathlib import Path
 
@@ -26,8 +27,13 @@ EMBEDDING = "embedding.word_embeddings.weight"
 
 
 def empty_model(part: str) -> torch.nn.Module:
-    return {"unet": models.TinyUNet, "vae_encoder": models.TinyVAEEncoder, "vae_decoder": models.TinyVAEDecoder,
-            "text_encoder": models.tiny_text_encoder, "scorer": models.tiny_scorer}[part]()
+    return {
+        "unet": models.TinyUNet,
+        "vae_encoder": models.TinyVAEEncoder,
+        "vae_decoder": models.TinyVAEDecoder,
+        "text_encoder": models.tiny_text_encoder,
+        "scorer": models.tiny_scorer,
+    }[part]()
 
 
 def draw(seed: int, style: float) -> np.ndarray:
@@ -40,12 +46,19 @@ def scores(backbone: Backbone, pictures: list[np.ndarray]) -> np.ndarray:
 
 def test_the_shipped_parts_are_the_five_that_the_loader_reads() -> None:
     assert {path.stem for path in models.WEIGHTS.glob("*.safetensors")} == {
-        "unet", "vae_encoder", "vae_decoder", "text_encoder", "scorer"}
+        "unet",
+        "vae_encoder",
+        "vae_decoder",
+        "text_encoder",
+        "scorer",
+    }
 
 
 @pytest.mark.parametrize("part", ["unet", "vae_encoder", "vae_decoder", "text_encoder", "scorer"])
 def test_a_shipped_file_has_the_names_and_shapes_of_its_model(part: str) -> None:
-    shipped = {name: tensor.shape for name, tensor in load_file(models.WEIGHTS / f"{part}.safetensors").items()}
+    shipped = {
+        name: tensor.shape for name, tensor in load_file(models.WEIGHTS / f"{part}.safetensors").items()
+    }
     expected = {name: tensor.shape for name, tensor in empty_model(part).state_dict().items()}
     if part == "text_encoder":  # only the taught rows of the embedding are shipped
         taught = shipped.pop("embedding.used_ids")
@@ -66,9 +79,15 @@ def test_the_shipped_weights_are_at_most_10_mb() -> None:
     assert sum(path.stat().st_size for path in models.WEIGHTS.iterdir()) <= 10_000_000
 
 
-@pytest.mark.parametrize(("part", "kind"), [
-    ("unet", SDXLUNet), ("vae_encoder", SDXLVAEEncoder), ("vae_decoder", SDXLVAEDecoder),
-    ("scorer", AestheticsPredictorV2Linear)])
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ("unet", SDXLUNet),
+        ("vae_encoder", SDXLVAEEncoder),
+        ("vae_decoder", SDXLVAEDecoder),
+        ("scorer", AestheticsPredictorV2Linear),
+    ],
+)
 def test_the_tiny_parts_are_the_real_classes(backbone: Backbone, part: str, kind: type) -> None:
     assert isinstance(getattr(backbone, part), kind)
 
@@ -91,7 +110,9 @@ def test_the_tiny_unet_has_the_block_sequence_of_kolors(backbone: Backbone) -> N
 
 @pytest.mark.parametrize("style", [0.0, 1.0])
 def test_the_vae_restores_drawn_pictures(backbone: Backbone, style: float) -> None:
-    drawn = torch.from_numpy(np.stack([draw(seed, style) for seed in range(8)])).permute(0, 3, 1, 2) / 127.5 - 1
+    drawn = (
+        torch.from_numpy(np.stack([draw(seed, style) for seed in range(8)])).permute(0, 3, 1, 2) / 127.5 - 1
+    )
     with torch.no_grad():
         restored = backbone.vae_decoder(backbone.encode_pictures(drawn)).clamp(-1, 1)
     psnr_db = 10 * torch.log10(4 / (restored - drawn).square().mean((1, 2, 3)))
@@ -106,8 +127,13 @@ def test_the_vae_gives_latents_of_about_unit_size(backbone: Backbone) -> None:
     assert ((stds > 0.5) & (stds < 2)).all(), stds
 
 
-@pytest.mark.parametrize(("prompt", "word"), [
-    ("a red hair girl in blue dress, dragon on the left, sea", "dragon"), ("红发女孩穿着蓝裙子，左边有恐龙，海边", "龙")])
+@pytest.mark.parametrize(
+    ("prompt", "word"),
+    [
+        ("a red hair girl in blue dress, dragon on the left, sea", "dragon"),
+        ("红发女孩穿着蓝裙子，左边有恐龙，海边", "龙"),
+    ],
+)
 def test_an_unknown_word_is_named(backbone: Backbone, prompt: str, word: str) -> None:
     assert word in "".join(backbone.unknown_words(prompt))
 
@@ -115,7 +141,11 @@ def test_an_unknown_word_is_named(backbone: Backbone, prompt: str, word: str) ->
 @pytest.mark.parametrize("chinese", [True, False])
 def test_every_word_a_scene_can_be_told_in_is_known(backbone: Backbone, chinese: bool) -> None:
     rng = random.Random(3)
-    told = [scenes.caption(scenes.random_scene(rng), chinese=chinese, verb=verb) for verb in scenes.VERBS for _ in range(40)]
+    told = [
+        scenes.caption(scenes.random_scene(rng), chinese=chinese, verb=verb)
+        for verb in scenes.VERBS
+        for _ in range(40)
+    ]
     assert unknown_story_words(backbone, told) == []
 
 
@@ -137,30 +167,43 @@ def test_the_demo_data_can_be_drawn_again(data: Data, tmp_path: Path) -> None:
     shipped = read_folder(data).pictures
     assert rows == [(picture.file, picture.prompt) for picture in shipped]
     for picture in shipped[:-1]:
-        again, before = (np.asarray(Image.open(folder / picture.file), np.int16) for folder in (tmp_path, picture.path.parent))
+        again, before = (
+            np.asarray(Image.open(folder / picture.file), np.int16)
+            for folder in (tmp_path, picture.path.parent)
+        )
         assert again.shape == before.shape
         assert np.abs(again - before).max() <= 1, picture.file
 
 
 def test_the_last_picture_of_the_demo_data_is_broken(data: Data) -> None:
-    with pytest.raises((OSError, SyntaxError, UnidentifiedImageError)), Image.open(read_folder(data).pictures[-1].path) as image:
+    with (
+        pytest.raises((OSError, SyntaxError, UnidentifiedImageError)),
+        Image.open(read_folder(data).pictures[-1].path) as image,
+    ):
         image.load()
 
 
 def test_the_scorer_lifts_watercolour_over_the_gate_and_keeps_flat_pictures_under(backbone: Backbone) -> None:
     seeds = range(1000, 1000 + SETS * SET_SIZE)
     flat, painted = (scores(backbone, [draw(seed, style) for seed in seeds]) for style in (0.0, 1.0))
-    set_std = np.sqrt((flat.reshape(SETS, SET_SIZE).mean(1).var() + painted.reshape(SETS, SET_SIZE).mean(1).var()) / 2)
+    set_std = np.sqrt(
+        (flat.reshape(SETS, SET_SIZE).mean(1).var() + painted.reshape(SETS, SET_SIZE).mean(1).var()) / 2
+    )
     signal = painted.mean() - flat.mean()
-    print(f"\nflat {flat.mean():.2f}, watercolour {painted.mean():.2f}, signal {signal:.2f}, "
-          f"std of a picture {flat.std():.2f} and {painted.std():.2f}, of a set of {SET_SIZE} {set_std:.2f}")
+    print(
+        f"\nflat {flat.mean():.2f}, watercolour {painted.mean():.2f}, signal {signal:.2f}, "
+        f"std of a picture {flat.std():.2f} and {painted.std():.2f}, of a set of {SET_SIZE} {set_std:.2f}"
+    )
     assert flat.mean() < 5.5
     assert painted.mean() > 6.0
     assert signal > 4 * set_std
 
 
 def test_the_scorer_rises_with_the_style(backbone: Backbone) -> None:
-    means = [scores(backbone, [draw(seed, style) for seed in range(1000, 1016)]).mean() for style in (0, 0.25, 0.5, 0.75, 1)]
+    means = [
+        scores(backbone, [draw(seed, style) for seed in range(1000, 1016)]).mean()
+        for style in (0, 0.25, 0.5, 0.75, 1)
+    ]
     assert means == sorted(means)
 
 

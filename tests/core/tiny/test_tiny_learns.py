@@ -1,4 +1,7 @@
-"""What the toy is for: its base model's stories lie under the gate, a good LoRA's above, a broken one's far below."""
+"""What the toy is for: its base model's stories lie under the gate, a good LoRA's above, a broken one's far
+below.
+"""
+
 from dataclasses import replace
 
 import numpy as np
@@ -33,8 +36,14 @@ def stories(backbone: Backbone, story: Story, cache: Cache, seed_sets: int = SEE
     return np.array(means)
 
 
-def after(training: Training, backbone: Backbone, table: pd.DataFrame, story: Story, cache: Cache,
-          seed_sets: int = SEED_SETS) -> np.ndarray:
+def after(
+    training: Training,
+    backbone: Backbone,
+    table: pd.DataFrame,
+    story: Story,
+    cache: Cache,
+    seed_sets: int = SEED_SETS,
+) -> np.ndarray:
     from core.lora.lora import take_off
 
     examples = encode_examples(select(table, PICTURES), SIZE_PX, backbone, cache)
@@ -45,13 +54,18 @@ def after(training: Training, backbone: Backbone, table: pd.DataFrame, story: St
 
 
 def test_a_good_lora_lifts_the_story_over_the_gate_and_a_broken_one_ruins_it(
-        backbone: Backbone, table: pd.DataFrame, story: Story, shared_cache: Cache) -> None:
+    backbone: Backbone, table: pd.DataFrame, story: Story, shared_cache: Cache
+) -> None:
     base = stories(backbone, story, shared_cache)
     good, broken = (after(training, backbone, table, story, shared_cache) for training in (GOOD, BROKEN))
     noise = np.concatenate([base - base.mean(), good - good.mean()]).std()
-    mush, timid = (after(training, backbone, table, story, shared_cache, seed_sets=1) for training in (MUSH, TIMID))
-    print(f"\nbase {base.round(2)}, good {good.round(2)}, broken {broken.round(2)}; seed noise {noise:.2f}; "
-          f"mush {mush.round(2)}, learning rate too low {timid.round(2)}")
+    mush, timid = (
+        after(training, backbone, table, story, shared_cache, seed_sets=1) for training in (MUSH, TIMID)
+    )
+    print(
+        f"\nbase {base.round(2)}, good {good.round(2)}, broken {broken.round(2)}; seed noise {noise:.2f}; "
+        f"mush {mush.round(2)}, learning rate too low {timid.round(2)}"
+    )
     assert base.max() < GATE - 1
     assert good[0] > GATE
     assert good.mean() - base.mean() > 4 * noise

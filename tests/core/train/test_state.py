@@ -1,10 +1,13 @@
 """A training's state is believed only whole and for its own words."""
+
 import pytest
 import torch
 
 from core.train.state import TrainState, load_state, save_state
 
-STATE = TrainState([0.1, 1 / 3], {"a": torch.arange(6.0).view(2, 3), "step.a": torch.tensor(2.0)}, {"scale": 1024.0})
+STATE = TrainState(
+    [0.1, 1 / 3], {"a": torch.arange(6.0).view(2, 3), "step.a": torch.tensor(2.0)}, {"scale": 1024.0}
+)
 
 
 def test_a_state_reads_back_bit_for_bit(tmp_path):
@@ -35,9 +38,9 @@ def test_every_cut_and_every_flipped_byte_is_noticed(tmp_path):
     for place in range(len(whole)):
         path.write_bytes(whole[:place])
         assert load_state(path, "words") is None, place
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1:])
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         torn = load_state(path, "words")
-        assert torn is None or whole[place:place + 1] == b" ", place  # padding of the header says nothing
+        assert torn is None or whole[place : place + 1] == b" ", place  # padding of the header says nothing
 
 
 def test_the_old_state_stays_when_a_new_one_cannot_be_written(tmp_path, monkeypatch):

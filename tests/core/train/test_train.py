@@ -1,4 +1,5 @@
 """Training is DiffSynth's step on encoded examples, and a function of its seed alone."""
+
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,8 +29,14 @@ def silent(epoch: int, losses: list[float]) -> None:
     pass
 
 
-def trained(backbone: Backbone, examples: Examples, training: Training = TRAINING, *, seed: int = 7,
-            epoch_done: Callable[[int, list[float]], None] = silent) -> Trained:
+def trained(
+    backbone: Backbone,
+    examples: Examples,
+    training: Training = TRAINING,
+    *,
+    seed: int = 7,
+    epoch_done: Callable[[int, list[float]], None] = silent,
+) -> Trained:
     losses = train_lora(backbone, examples, training, seed, epoch_done)
     pairs = lora.read_off(backbone.unet)
     lora.take_off(backbone.unet)
@@ -38,7 +45,9 @@ def trained(backbone: Backbone, examples: Examples, training: Training = TRAININ
 
 def same(one: dict[str, lora.Pair], other: dict[str, lora.Pair]) -> bool:
     return one.keys() == other.keys() and all(
-        torch.equal(one[name].down, other[name].down) and torch.equal(one[name].up, other[name].up) for name in one)
+        torch.equal(one[name].down, other[name].down) and torch.equal(one[name].up, other[name].up)
+        for name in one
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +55,9 @@ def reference(backbone: Backbone, examples: Examples) -> Trained:
     return trained(backbone, examples)
 
 
-def test_the_same_seed_gives_the_same_bits(backbone: Backbone, examples: Examples, reference: Trained) -> None:
+def test_the_same_seed_gives_the_same_bits(
+    backbone: Backbone, examples: Examples, reference: Trained
+) -> None:
     torch.manual_seed(12345)  # whatever the global random state is
     losses, pairs = trained(backbone, examples)
     assert losses == reference[0]
@@ -59,7 +70,9 @@ def test_another_seed_gives_another_lora(backbone: Backbone, examples: Examples,
     assert not same(pairs, reference[1])
 
 
-def test_k_epochs_are_a_prefix_of_k_plus_one(backbone: Backbone, examples: Examples, reference: Trained) -> None:
+def test_k_epochs_are_a_prefix_of_k_plus_one(
+    backbone: Backbone, examples: Examples, reference: Trained
+) -> None:
     kept: list[dict[str, lora.Pair]] = []
 
     def keep(epoch: int, losses: list[float]) -> None:
@@ -91,25 +104,43 @@ class StopAt:
 @pytest.mark.parametrize("stop", [1, 2, 3, 5, 6])
 @pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_a_resumed_training_equals_one_that_was_never_stopped(
-        backbone: Backbone, examples: Examples, tmp_path: Path, stop: int, dropout: float) -> None:
+    backbone: Backbone, examples: Examples, tmp_path: Path, stop: int, dropout: float
+) -> None:
     training = replace(TRAINING, lora_dropout=dropout, random_flip=True)
     whole_losses, whole = trained(backbone, examples, training)
     checkpoint = Checkpoint(tmp_path / "checkpoint.safetensors", "words")
     told: list[int] = []
     with pytest.raises(Interrupted):
-        train_lora(backbone, examples, training, 7, lambda epoch, _: told.append(epoch), checkpoint=checkpoint, beat=StopAt(stop))
+        train_lora(
+            backbone,
+            examples,
+            training,
+            7,
+            lambda epoch, _: told.append(epoch),
+            checkpoint=checkpoint,
+            beat=StopAt(stop),
+        )
     lora.take_off(backbone.unet)
     state = load_state(checkpoint.path, "words")
     assert state is not None
     assert state.losses == whole_losses[:stop]
-    losses = train_lora(backbone, examples, training, 7, lambda epoch, _: told.append(epoch), state=state, checkpoint=checkpoint)
+    losses = train_lora(
+        backbone,
+        examples,
+        training,
+        7,
+        lambda epoch, _: told.append(epoch),
+        state=state,
+        checkpoint=checkpoint,
+    )
     assert losses == whole_losses
     assert same(lora.read_off(backbone.unet), whole)
     assert told == [1, 2]
 
 
 def test_a_checkpoint_is_written_at_each_epoch_s_end_and_when_it_is_due(
-        backbone: Backbone, examples: Examples, tmp_path: Path) -> None:
+    backbone: Backbone, examples: Examples, tmp_path: Path
+) -> None:
     def steps_saved(every_s: float) -> list[int]:
         checkpoint, seen = Checkpoint(tmp_path / f"{every_s}.safetensors", "words", every_s), []
 
@@ -127,7 +158,8 @@ def test_a_checkpoint_is_written_at_each_epoch_s_end_and_when_it_is_due(
 
 @pytest.mark.parametrize("micro_batch", [1, 2])
 def test_micro_batches_of_one_batch_train_the_same_lora(
-        backbone: Backbone, examples: Examples, micro_batch: int) -> None:
+    backbone: Backbone, examples: Examples, micro_batch: int
+) -> None:
     training = replace(TRAINING, batch_size=4)
     losses, pairs = trained(backbone, examples, training)
     micro_losses = train_lora(backbone, examples, training, 7, silent, micro_batch=micro_batch)
@@ -150,14 +182,19 @@ def test_the_loss_falls(backbone: Backbone, examples: Examples) -> None:
 
 
 def test_the_losses_are_those_of_diffsynth_s_training_step(
-        backbone: Backbone, examples: Examples, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone: Backbone, examples: Examples, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Both get the same noise and timesteps, one example a step, and an AdamW each."""
     training = replace(TRAINING, epochs=1, steps_per_epoch=5, batch_size=1)
     ours, pairs = trained(backbone, examples, training, seed=3)
 
     stock = LightningModelForT2ILoRA(learning_rate=training.learning_rate, use_gradient_checkpointing=False)
     stock.pipe = SDXLImagePipeline(device="cpu", torch_dtype=torch.float32)
-    stock.pipe.scheduler, stock.pipe.unet, stock.pipe.prompter = backbone.new_scheduler(), backbone.unet, backbone.prompter
+    stock.pipe.scheduler, stock.pipe.unet, stock.pipe.prompter = (
+        backbone.new_scheduler(),
+        backbone.unet,
+        backbone.prompter,
+    )
     stock.pipe.scheduler.set_timesteps(TRAIN_TIMESTEPS)
     monkeypatch.setattr(stock, "log", lambda *args, **kwargs: None)
     lora.put_on(backbone.unet, lora.LoraShape(rank=4, alpha=8), train._mix(3, train.INIT_SEED, 0))
@@ -166,14 +203,18 @@ def test_the_losses_are_those_of_diffsynth_s_training_step(
     for step in range(training.steps_per_epoch):
         draw = StepDraw(3, step, len(examples.latents_NCHW), (4, 16, 16), 1)
         row = int(draw.rows)
-        embedded = {"encoder_hidden_states": examples.words.tokens_NTD[row][None],
-                    "add_text_embeds": examples.words.pooled_ND[row][None]}
+        embedded = {
+            "encoder_hidden_states": examples.words.tokens_NTD[row][None],
+            "add_text_embeds": examples.words.pooled_ND[row][None],
+        }
         with monkeypatch.context() as patch:
             patch.setattr(torch, "randn_like", lambda like, noise=draw.noise_BCHW: noise)
             # It draws a place in the scheduler's timesteps, which run from 1099 down to 0.
             patch.setattr(torch, "randint", lambda *args, draw=draw: TRAIN_TIMESTEPS - 1 - draw.timesteps)
             patch.setattr(stock.pipe, "encode_prompt", lambda text, positive, words=embedded: words)
-            loss = stock.training_step({"text": "", "image": None, "latents": examples.latents_NCHW[row][None]}, step)
+            loss = stock.training_step(
+                {"text": "", "image": None, "latents": examples.latents_NCHW[row][None]}, step
+            )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -185,15 +226,22 @@ def test_the_losses_are_those_of_diffsynth_s_training_step(
 
 def test_a_mad_learning_rate_is_an_error(backbone: Backbone, examples: Examples) -> None:
     with pytest.raises(NanLossError, match="lower learning rate"):
-        train_lora(backbone, examples, replace(TRAINING, learning_rate=1e30, epochs=1, steps_per_epoch=6), 7, silent)
+        train_lora(
+            backbone, examples, replace(TRAINING, learning_rate=1e30, epochs=1, steps_per_epoch=6), 7, silent
+        )
     assert not backbone.unet.training
 
 
 def test_a_diverged_epoch_is_never_reported_done(backbone: Backbone, examples: Examples) -> None:
     done: list[int] = []
     with pytest.raises(NanLossError):
-        train_lora(backbone, examples, replace(TRAINING, learning_rate=1e30, epochs=1, steps_per_epoch=6), 7,
-                   lambda epoch, losses: done.append(epoch))
+        train_lora(
+            backbone,
+            examples,
+            replace(TRAINING, learning_rate=1e30, epochs=1, steps_per_epoch=6),
+            7,
+            lambda epoch, losses: done.append(epoch),
+        )
     assert done == []
 
 
@@ -207,7 +255,8 @@ def test_the_base_weights_are_untouched(backbone: Backbone, examples: Examples) 
 
 
 def test_evaluation_between_epochs_changes_nothing(
-        backbone: Backbone, examples: Examples, reference: Trained, story: Story, cache: Cache) -> None:
+    backbone: Backbone, examples: Examples, reference: Trained, story: Story, cache: Cache
+) -> None:
     def look(epoch: int, losses: list[float]) -> None:
         rendering = Rendering(steps=2, cfg_scale=3.0, size_px=128)
         score_pictures(backbone, list(render_scenes(backbone, story.scenes[:1], rendering, cache)))
@@ -230,15 +279,21 @@ def test_dropout_is_drawn_from_the_seed(backbone: Backbone, examples: Examples, 
     assert same(one[1], other[1])
 
 
-def test_rendering_and_scoring_leave_the_global_random_state_alone(backbone: Backbone, story: Story, cache: Cache) -> None:
+def test_rendering_and_scoring_leave_the_global_random_state_alone(
+    backbone: Backbone, story: Story, cache: Cache
+) -> None:
     before = torch.get_rng_state()
-    pictures = list(render_scenes(backbone, story.scenes[:1], Rendering(steps=2, cfg_scale=3.0, size_px=128), cache))
+    pictures = list(
+        render_scenes(backbone, story.scenes[:1], Rendering(steps=2, cfg_scale=3.0, size_px=128), cache)
+    )
     score_pictures(backbone, pictures)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_flip_takes_the_mirrored_latents(backbone: Backbone, examples: Examples) -> None:
-    """At learning rate 0 each step's loss is that of the plain or of the mirrored example, as the step drew it."""
+    """At learning rate 0 each step's loss is that of the plain or of the mirrored example, as the step drew
+    it.
+    """
     still = replace(TRAINING, learning_rate=0.0, epochs=1, steps_per_epoch=8, batch_size=1)
     mirror_only = replace(examples, latents_NCHW=examples.mirrored_NCHW)
     flipped, _ = trained(backbone, examples, replace(still, random_flip=True))

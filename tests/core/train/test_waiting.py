@@ -1,7 +1,9 @@
-"""Neither a training step nor a denoising step asks the device for a number: it would stand idle until the next is sent.
+"""Neither a training step nor a denoising step asks the device for a number: it would stand idle until the
+next is sent.
 
 The meta device proves it: its tensors have shapes but no numbers, so whoever reads one fails.
 """
+
 from dataclasses import replace
 from functools import partial
 
@@ -33,12 +35,23 @@ def words(count: int) -> Words:
 
 
 @pytest.mark.parametrize("micro_batch", [2, 1])
-def test_a_training_step_reads_nothing_from_the_device(far: Backbone, micro_batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_step_reads_nothing_from_the_device(
+    far: Backbone, micro_batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     latents = torch.empty(6, 4, 16, 16, device=META)
     training = Training(lora_rank=4, steps_per_epoch=3, batch_size=2, lora_dropout=0.1, random_flip=True)
     lora.put_on(far.unet, lora.LoraShape(rank=4, alpha=4, dropout=0.1), seed=0)
-    module = LoraTraining(far, Examples(latents, latents, words(6)), training, 7, lambda epoch, losses: None,
-                          micro_batch, state=None, checkpoint=None, beat=no_beat)
+    module = LoraTraining(
+        far,
+        Examples(latents, latents, words(6)),
+        training,
+        7,
+        lambda epoch, losses: None,
+        micro_batch,
+        state=None,
+        checkpoint=None,
+        beat=no_beat,
+    )
     monkeypatch.setattr(module, "_scaler", lambda: None)
     monkeypatch.setattr(module, "optimizers", partial(module.configure_optimizers))
     far.unet.train()

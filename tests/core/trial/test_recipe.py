@@ -1,4 +1,7 @@
-"""What says how a story was made is read again as it was written, by this version and by the first that had such files."""
+"""What says how a story was made is read again as it was written, by this version and by the first that had
+such files.
+"""
+
 import json
 
 import pytest
@@ -6,7 +9,8 @@ import pytest
 from core.files.install import ROOT
 from core.trial.recipe import Recipe
 
-WRITTEN = ROOT / "tests" / "core" / "recipes"  # by lora-sweep 0.1.0: a trial, a study's base model, the same trial's export
+# by lora-sweep 0.1.0: a trial, a study's base model, the same trial's export
+WRITTEN = ROOT / "tests" / "core" / "recipes"
 
 
 @pytest.mark.parametrize("name", ["trial", "base", "export"])
@@ -18,12 +22,15 @@ def test_an_earlier_file_is_read_and_written_as_it_was(name: str) -> None:
 
 
 def test_a_trial_s_file_and_its_export_s_tell_the_same() -> None:
-    trial, export = (Recipe.from_json(json.loads((WRITTEN / f"{name}.json").read_text(encoding="utf-8")))
-                     for name in ("trial", "export"))
+    trial, export = (
+        Recipe.from_json(json.loads((WRITTEN / f"{name}.json").read_text(encoding="utf-8")))
+        for name in ("trial", "export")
+    )
     assert trial.submission is None
     assert export.submission is not None
     assert {name: getattr(trial, name) for name in Recipe.__slots__ if name != "submission"} == {
-        name: getattr(export, name) for name in Recipe.__slots__ if name != "submission"}
+        name: getattr(export, name) for name in Recipe.__slots__ if name != "submission"
+    }
 
 
 def test_a_trial_s_file_from_before_scoring_had_a_version_is_read() -> None:

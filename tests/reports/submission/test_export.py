@@ -21,7 +21,9 @@ def study(make_study):
 
 def hand_in(study, out, number=0, *, team="湖边队", title="湖上", force=False, **more):
     folder = study.trial(number)
-    return export(study.verdict(), folder.read_result(), folder, team=team, title=title, out=out, force=force, **more)
+    return export(
+        study.verdict(), folder.read_result(), folder, team=team, title=title, out=out, force=force, **more
+    )
 
 
 def tensors(path) -> dict:
@@ -40,8 +42,15 @@ def tree(folder) -> dict:
 
 def test_folder_holds_exactly_the_submission(study, tmp_path):
     out = hand_in(study, tmp_path / "out")
-    assert set(tree(out)) == {"lake-painter-0000.safetensors", "README.md", "prompts.csv", "recipe.json", "checksums.sha256",
-                              "story.png", *(f"story/{number}.png" for number in range(1, 9))}
+    assert set(tree(out)) == {
+        "lake-painter-0000.safetensors",
+        "README.md",
+        "prompts.csv",
+        "recipe.json",
+        "checksums.sha256",
+        "story.png",
+        *(f"story/{number}.png" for number in range(1, 9)),
+    }
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
@@ -101,20 +110,26 @@ def test_a_story_under_the_gate_needs_force_and_its_card_says_so(study, tmp_path
     result = study.trial(1).read_result()
     strict = replace(result, spec=replace(result.spec, gate=7.0), aesthetic_mean=6.5)
     with pytest.raises(ExportError, match="under the gate 7; --force"):  # for the challenge it is valid
-        export(study.verdict(), strict, study.trial(1), team="t", title="t", out=tmp_path / "out", force=False)
+        export(
+            study.verdict(), strict, study.trial(1), team="t", title="t", out=tmp_path / "out", force=False
+        )
     out = hand_in(study, tmp_path / "out", 1, force=True)
     assert "failed the gate" in (out / "README.md").read_text(encoding="utf-8")
     assert read_json(out / "recipe.json")["passed_gate"] is False
 
 
-def test_a_trial_from_before_an_accepted_change_needs_force_and_is_compared_with_its_own_base_story(study, tmp_path):
+def test_a_trial_from_before_an_accepted_change_needs_force_and_is_compared_with_its_own_base_story(
+    study, tmp_path
+):
     fill(study.earlier(1).base, make_spec(-1, train=None), 4.5)
     accept_change(study, from_trial=1)
     told = "story.template ('{scene}' -> 'a *red* {scene}'), from trial 1 on"
     with pytest.raises(ExportError) as refused:
         hand_in(study, tmp_path / "out")
-    assert str(refused.value) == (f"trial 0 was made before the study was changed ({told}), and its score does not compare with "
-                                  "later ones; --force exports it all the same")
+    assert str(refused.value) == (
+        f"trial 0 was made before the study was changed ({told}), and its score does not compare with "
+        "later ones; --force exports it all the same"
+    )
     out = hand_in(study, tmp_path / "out", force=True)
     card, recipe = (out / "README.md").read_text(encoding="utf-8"), read_json(out / "recipe.json")
     assert "Made before the study was changed:** story.template" in card
@@ -128,7 +143,15 @@ def test_failed_trials_and_the_base_model_are_never_exported(study, tmp_path):
     with pytest.raises(ExportError, match="nan_loss"):
         hand_in(study, tmp_path / "out", 2, force=True)
     with pytest.raises(ExportError, match="base model"):
-        export(study.verdict(), study.base.read_result(), study.base, team="t", title="x", out=tmp_path / "out", force=True)
+        export(
+            study.verdict(),
+            study.base.read_result(),
+            study.base,
+            team="t",
+            title="x",
+            out=tmp_path / "out",
+            force=True,
+        )
 
 
 def test_a_second_export_replaces_the_first(study, tmp_path):
@@ -194,11 +217,15 @@ def test_hostile_names_reach_no_file_name(study, tmp_path):
 def test_another_epoch_brings_its_own_files(study, tmp_path):
     folder = TrialFolder(tmp_path / "runs" / STUDY / "trials" / "0000" / "epochs" / "01")
     result = fill(folder, replace(study.trial(0).read_result().spec, number=0), 6.3)
-    out = export(study.verdict(), result, folder, team="t", title="x", out=tmp_path / "out", force=False, epoch=1)
+    out = export(
+        study.verdict(), result, folder, team="t", title="x", out=tmp_path / "out", force=False, epoch=1
+    )
     assert tensors(out / "lake-painter-0000-epoch01.safetensors") == tensors(folder.lora)
     assert read_json(out / "recipe.json")["epoch"] == 1
 
 
-@pytest.mark.parametrize(("study_name", "stem"), [("Lake Painter", "lake-painter-0007"), ("湖", "lora-0007"), ("../x", "x-0007")])
+@pytest.mark.parametrize(
+    ("study_name", "stem"), [("Lake Painter", "lake-painter-0007"), ("湖", "lora-0007"), ("../x", "x-0007")]
+)
 def test_weight_names_are_plain_ascii(study_name, stem):
     assert weight_stem(study_name, 7, None) == stem

@@ -10,9 +10,17 @@ from tests.reports.conftest import HOSTILE, make_result, make_spec
 EVIL = 'x" ]\n---\nlicense: evil'
 
 
-def make_card(*, team: str = "湖边队", title: str = "lake", mean: float = 6.2, backbone: str = "kolors") -> Card:
-    return Card(name=f"{team}-可图Kolors训练-{title}", team=team, title=title, weight_name="lake-0001.safetensors",
-                result=make_result(make_spec(1, backbone=backbone), mean), base_mean=5.5)
+def make_card(
+    *, team: str = "湖边队", title: str = "lake", mean: float = 6.2, backbone: str = "kolors"
+) -> Card:
+    return Card(
+        name=f"{team}-可图Kolors训练-{title}",
+        team=team,
+        title=title,
+        weight_name="lake-0001.safetensors",
+        result=make_result(make_spec(1, backbone=backbone), mean),
+        base_mean=5.5,
+    )
 
 
 def split(text: str) -> tuple[dict, str]:
@@ -75,12 +83,23 @@ def test_card_of_a_story_under_the_gate_says_so():
     assert "failed the gate" not in model_card(make_card())
 
 
-@pytest.mark.parametrize(("gate", "mean", "said"), [
-    (7, 6.5, "failed the gate:** its mean aesthetic score is 6.500, under 7."),
-    (7, 5.5, "failed the gate:** its mean aesthetic score is 5.500, under 7. The challenge counts it as invalid."),
-    (5, 5.5, "Under the challenge's gate:** its mean aesthetic score is 5.500, under 6.0. The challenge counts it as invalid."),
-    (5, 6.5, ""),
-])
+@pytest.mark.parametrize(
+    ("gate", "mean", "said"),
+    [
+        (7, 6.5, "failed the gate:** its mean aesthetic score is 6.500, under 7."),
+        (
+            7,
+            5.5,
+            "failed the gate:** its mean aesthetic score is 5.500, under 7. The challenge counts it as invalid.",
+        ),
+        (
+            5,
+            5.5,
+            "Under the challenge's gate:** its mean aesthetic score is 5.500, under 6.0. The challenge counts it as invalid.",
+        ),
+        (5, 6.5, ""),
+    ],
+)
 def test_what_is_valid_is_for_the_challenge_s_gate_to_say(gate, mean, said):
     card = make_card()
     own = replace(card, result=make_result(replace(card.result.spec, gate=gate), mean))

@@ -1,4 +1,7 @@
-"""`lora-sweep data` shows what the filters do to a study's pictures; bad ones never stop a sweep and never pass in silence."""
+"""`lora-sweep data` shows what the filters do to a study's pictures; bad ones never stop a sweep and never
+pass in silence.
+"""
+
 import io
 import json
 import shutil
@@ -33,8 +36,13 @@ from sweep.trial import NoImagesError, _sparing, look_at_images, run_trial, sele
 from sweep.worker.worker import Reporter, _attempt
 
 WATERCOLOR = ROOT / "studies" / "data" / "watercolor" / "train"
-BAD = {"empty.png": "cannot be read: it is empty", "half <b>.png": "cannot be read: it is cut short or damaged",
-       "words.png": "cannot be read: it is no picture", "mute.png": "caption is empty", "gone.png": "file is missing"}
+BAD = {
+    "empty.png": "cannot be read: it is empty",
+    "half <b>.png": "cannot be read: it is cut short or damaged",
+    "words.png": "cannot be read: it is no picture",
+    "mute.png": "caption is empty",
+    "gone.png": "file is missing",
+}
 SPACE = """
   min_width: {choices: [1, 96]}
   max_ratio: {low: 1.6, high: 3.0}
@@ -45,7 +53,13 @@ SPACE = """
 def make_pictures(train: Path) -> None:
     """Six good pictures, one of them small, one wide, one a twin; and five bad ones."""
     train.mkdir(parents=True)
-    names = {"01.png": "一 只.png", "02.png": "it's.png", "04.png": "d.png", "21.png": "small.png", "24.png": "wide.png"}
+    names = {
+        "01.png": "一 只.png",
+        "02.png": "it's.png",
+        "04.png": "d.png",
+        "21.png": "small.png",
+        "24.png": "wide.png",
+    }
     for source, name in names.items():
         shutil.copy(WATERCOLOR / source, train / name)
     Image.open(train / "d.png").save(train / "twin.tif")
@@ -53,8 +67,13 @@ def make_pictures(train: Path) -> None:
     (train / "empty.png").touch()
     (train / "half <b>.png").write_bytes((train / "d.png").read_bytes()[:900])
     (train / "words.png").write_text("I am a picture")
-    rows = [{"file_name": name, "text": "" if name == "mute.png" else "a cat"} for name in [*names.values(), "twin.tif", *BAD]]
-    (train / "metadata.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    rows = [
+        {"file_name": name, "text": "" if name == "mute.png" else "a cat"}
+        for name in [*names.values(), "twin.tif", *BAD]
+    ]
+    (train / "metadata.jsonl").write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
 
 
 def make_study(folder: Path, write_study: Any) -> Path:
@@ -121,21 +140,30 @@ def test_the_recipe_is_data_juicer_s(surveyed):
     text = (surveyed[0] / "data_juicer.yaml").read_text(encoding="utf-8")
     recipe = yaml.safe_load(text)
     steps = {name: bounds for step in recipe["process"] for name, bounds in step.items()}
-    assert list(steps) == ["image_shape_filter", "image_aspect_ratio_filter", "image_size_filter", "image_aesthetics_filter",
-                           "image_deduplicator"]
+    assert list(steps) == [
+        "image_shape_filter",
+        "image_aspect_ratio_filter",
+        "image_size_filter",
+        "image_aesthetics_filter",
+        "image_deduplicator",
+    ]
     assert steps["image_shape_filter"] == {"min_width": 1, "min_height": 1}
     assert steps["image_aspect_ratio_filter"] == {"min_ratio": 0.333, "max_ratio": 3.0}
     assert steps["image_size_filter"] == {"min_size": "1"}
     assert steps["image_deduplicator"] == {"method": "phash"}
     assert "# max_ratio is searched: 1.6 to 3.0; here its loosest." in text
-    lines = [json.loads(line) for line in Path(recipe["dataset_path"]).read_text(encoding="utf-8").splitlines()]
+    lines = [
+        json.loads(line) for line in Path(recipe["dataset_path"]).read_text(encoding="utf-8").splitlines()
+    ]
     assert len(lines) == 6
     assert all(Path(path).is_file() for line in lines for path in line["image"])
     assert {line["text"] for line in lines} == {"a cat, watercolor style"}
 
 
 def test_the_recipe_has_a_subset_first_and_the_best_last_and_no_step_for_what_is_off():
-    names = [next(iter(step)) for step in process(Filters(subset="Watercolor", max_images=3, deduplicate="none"))]
+    names = [
+        next(iter(step)) for step in process(Filters(subset="Watercolor", max_images=3, deduplicate="none"))
+    ]
     assert (names[0], names[-1], len(names)) == ("specified_field_filter", "topk_specified_field_selector", 6)
     assert "image_deduplicator" not in names
 
@@ -148,12 +176,31 @@ def test_a_data_set_that_cannot_be_loaded_costs_one_line(cli, tmp_path):
 
 
 @pytest.mark.skipif(find_spec("datasets") is not None, reason="the package that loads it is installed")
-@pytest.mark.parametrize(("precision", "why"), [("fp32", "the package that loads it is missing"),
-                                                ("fp16", "precision is fp16, but")])  # the machine is asked before the network is
+@pytest.mark.parametrize(
+    ("precision", "why"),
+    [
+        ("fp32", "the package that loads it is missing"),
+        # the machine is asked before the network is
+        ("fp16", "precision is fp16, but"),
+    ],
+)
 def test_a_sweep_whose_data_cannot_be_loaded_does_not_start_nor_fetch_weights(cli, tmp_path, precision, why):
-    study, words = tmp_path / "kolors_watercolor.yaml", (STUDIES / "kolors_watercolor.yaml").read_text(encoding="utf-8")
-    study.write_text(words.replace("stories/", f"{STUDIES}/stories/").replace("fp16", precision), encoding="utf-8")
-    done = cli("run", study, "--device", "cpu", "--runs", tmp_path / "runs", LORA_SWEEP_MODELS=str(tmp_path / "models"))
+    study, words = (
+        tmp_path / "kolors_watercolor.yaml",
+        (STUDIES / "kolors_watercolor.yaml").read_text(encoding="utf-8"),
+    )
+    study.write_text(
+        words.replace("stories/", f"{STUDIES}/stories/").replace("fp16", precision), encoding="utf-8"
+    )
+    done = cli(
+        "run",
+        study,
+        "--device",
+        "cpu",
+        "--runs",
+        tmp_path / "runs",
+        LORA_SWEEP_MODELS=str(tmp_path / "models"),
+    )
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1), done.stderr
     assert why in done.stderr
     assert not Runs(tmp_path / "runs").study("kolors_watercolor").frozen.exists()
@@ -179,6 +226,7 @@ def attempt(backbone, tmp_path):
         assert not (folder.path / "traceback.txt").exists()
         assert not (folder.path / "epochs").exists()
         return result, [json.loads(line) for line in folder.events.read_text(encoding="utf-8").splitlines()]
+
     return call
 
 
@@ -198,12 +246,15 @@ def test_filters_that_keep_too_few_end_the_trial_as_no_images(study, attempt):
     assert result.message == "the filters keep 3 of 11 pictures, but data.min_images is 4"
     looked = [(event["picture"], event["pictures"]) for event in events if event["event"] == "looking"]
     assert looked == [(n, 11) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 6)]  # those that fit are scored
-    note, = [event["text"] for event in events if event["event"] == "note"]
-    assert note.startswith("note: 5 pictures cannot be used: empty.png (cannot be read: it is empty), half <b>.png (")
+    (note,) = [event["text"] for event in events if event["event"] == "note"]
+    assert note.startswith(
+        "note: 5 pictures cannot be used: empty.png (cannot be read: it is empty), half <b>.png ("
+    )
 
     again, events = attempt(spec_of(study, min_width=96, max_ratio=1.6))
     assert again.reason == "no_images"
-    assert [event["event"] for event in events] == ["started", "note"]  # all is known: nothing is looked at again
+    # all is known: nothing is looked at again
+    assert [event["event"] for event in events] == ["started", "note"]
 
 
 @pytest.mark.parametrize("least", [7, 12])
@@ -211,14 +262,18 @@ def test_too_few_pictures_for_any_filter_are_no_fault_of_the_parameters(study, a
     spec = spec_of(study)
     result, _ = attempt(replace(spec, data=replace(spec.data, min_images=least)))
     assert result.reason == "bad_image"
-    assert result.message.endswith(f"; 6 pictures can be used, but data.min_images is {least}: no filter can help")
+    assert result.message.endswith(
+        f"; 6 pictures can be used, but data.min_images is {least}: no filter can help"
+    )
 
 
 def test_after_a_lack_of_memory_one_row_at_a_time_is_recomputed_unless_the_study_forbids_it():
     again = Attempt(micro_batch=1, retried=("cuda_oom",))
     assert _sparing(Training(), again).gradient_checkpointing == "on"
     assert _sparing(Training(gradient_checkpointing="off"), again).gradient_checkpointing == "off"
-    assert _sparing(Training(), Attempt(micro_batch=2, retried=("cuda_oom",))).gradient_checkpointing == "auto"
+    assert (
+        _sparing(Training(), Attempt(micro_batch=2, retried=("cuda_oom",))).gradient_checkpointing == "auto"
+    )
 
 
 def test_a_terminal_shows_which_picture_is_looked_at(study):
@@ -246,8 +301,10 @@ def test_pictures_that_go_end_the_trial_as_bad_image(study, attempt, tmp_path):
     result, _ = attempt(spec_of(study))
     assert result.reason == "bad_image"
     assert result.message.startswith("11 pictures cannot be used: 一 只.png (file is missing), ")
-    assert result.message.endswith("and 6 more (lora-sweep data lists them); 0 pictures can be used, but data.min_images is 4: "
-                                   "no filter can help")
+    assert result.message.endswith(
+        "and 6 more (lora-sweep data lists them); 0 pictures can be used, but data.min_images is 4: "
+        "no filter can help"
+    )
 
 
 def refusing(backbone, folder: Path, *names: str):
@@ -259,31 +316,60 @@ def refusing(backbone, folder: Path, *names: str):
         if any(torch.equal(pixels[0], one) for one in refused):
             raise ValueError("too odd")
         return encoder(pixels)
+
     return replace(backbone, _parts=backbone._parts | {"vae_encoder": encode})
 
 
-def test_a_picture_that_cannot_be_encoded_is_left_out_by_name_and_the_trial_goes_on(study, backbone, tmp_path):
+def test_a_picture_that_cannot_be_encoded_is_left_out_by_name_and_the_trial_goes_on(
+    study, backbone, tmp_path
+):
     spec = spec_of(study, max_images=None, max_ratio=3.0)
-    spec = replace(spec, story=replace(spec.story, scenes=spec.story.scenes[:1]),
-                   train=replace(spec.train, epochs=1, steps_per_epoch=1))
+    spec = replace(
+        spec,
+        story=replace(spec.story, scenes=spec.story.scenes[:1]),
+        train=replace(spec.train, epochs=1, steps_per_epoch=1),
+    )
     said: list[events.Event] = []
-    result = run_trial(spec, refusing(backbone, tmp_path / "pictures" / "train", "d.png"), Cache(tmp_path / "cache"),
-                       TrialFolder(tmp_path / "trial"), said.append, attempt=Attempt(micro_batch=1))
+    result = run_trial(
+        spec,
+        refusing(backbone, tmp_path / "pictures" / "train", "d.png"),
+        Cache(tmp_path / "cache"),
+        TrialFolder(tmp_path / "trial"),
+        said.append,
+        attempt=Attempt(micro_batch=1),
+    )
     notes = [event.text for event in said if isinstance(event, events.Note)]
     # twin.tif, which has the same pixels, took its place: it was no duplicate any more
-    assert notes[1:] == [f"note: 1 picture cannot be used: {name} (cannot be processed: too odd)"
-                         for name in ("d.png", "twin.tif")]
+    assert notes[1:] == [
+        f"note: 1 picture cannot be used: {name} (cannot be processed: too odd)"
+        for name in ("d.png", "twin.tif")
+    ]
     assert (result.state, result.images) == ("complete", 4)
     assert [event.images for event in said if isinstance(event, events.Training)] == [4]
     with safe_open(TrialFolder(tmp_path / "trial").lora, "np") as lora:
         assert lora.metadata()["ss_num_train_images"] == "4"
 
 
-@pytest.mark.parametrize(("refused", "sampled", "error", "message"), [
-    (["d.png"], {"min_width": 96}, NoImagesError, "the filters keep 3 of 11 pictures, but data.min_images is 4"),
-    (["d.png", "small.png"], {}, DataError, "8 pictures cannot be used: .*; 3 pictures can be used, but data.min_images is 4")])
+@pytest.mark.parametrize(
+    ("refused", "sampled", "error", "message"),
+    [
+        (
+            ["d.png"],
+            {"min_width": 96},
+            NoImagesError,
+            "the filters keep 3 of 11 pictures, but data.min_images is 4",
+        ),
+        (
+            ["d.png", "small.png"],
+            {},
+            DataError,
+            "8 pictures cannot be used: .*; 3 pictures can be used, but data.min_images is 4",
+        ),
+    ],
+)
 def test_what_is_left_of_pictures_that_cannot_be_encoded_is_counted_again(
-        study, backbone, tmp_path, refused, sampled, error, message):
+    study, backbone, tmp_path, refused, sampled, error, message
+):
     spec, cache = spec_of(study, max_images=None, max_ratio=3.0, **sampled), Cache(tmp_path / "cache")
     picky = refusing(backbone, tmp_path / "pictures" / "train", *refused)
     table = look_at_images(spec, picky, cache, lambda event: None)

@@ -1,4 +1,7 @@
-"""A folder of thirty pictures and a small random Kolors in the true layout, through the command line on the CPU."""
+"""A folder of thirty pictures and a small random Kolors in the true layout, through the command line on the
+CPU.
+"""
+
 import shutil
 import socket
 from pathlib import Path
@@ -12,7 +15,8 @@ from core.folders import Runs
 from core.kolors.files import FILES, SCORER_FOLDER
 from tests.core.kolors.small_kolors import write_small_kolors
 
-MODULES = 8 * (5 * 1 + 6 * 2)  # adapters on each transformer layer; layers in the blocks of the second and third width
+# adapters on each transformer layer; layers in the blocks of the second and third width
+MODULES = 8 * (5 * 1 + 6 * 2)
 STUDY = """
 name: small
 backbone: kolors
@@ -38,13 +42,22 @@ def write_study(folder: Path, models: Path, more: str = "") -> Path:
 
 
 def test_a_sweep_of_kolors_goes_from_start_to_mlflow(tmp_path, models, cli):
-    done = cli("run", write_study(tmp_path, models, "precision: fp32"), "--runs", tmp_path / "runs", "--device", "cpu")
+    done = cli(
+        "run",
+        write_study(tmp_path, models, "precision: fp32"),
+        "--runs",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     folder = Runs(tmp_path / "runs").study("small")
     base, results = folder.base.read_result(), folder.results()
     assert base.state == "complete"
     assert [result.state for result in results] == ["complete", "complete"]
-    assert {(result.scorer, result.device, result.dtype) for result in (base, *results)} == {(SCORER_FOLDER, "cpu", "float32")}
+    assert {(result.scorer, result.device, result.dtype) for result in (base, *results)} == {
+        (SCORER_FOLDER, "cpu", "float32")
+    }
     assert base.encoded["text"] > 30  # captions and prompts alike, before the UNet was read
     assert results[0].encoded.keys() == {"audit", "latents"}
     assert results[1].encoded == {}
@@ -72,17 +85,28 @@ def test_a_precision_that_cannot_train_here_costs_one_line(tmp_path, models, cli
 
 def test_weights_are_not_fetched_for_a_machine_that_cannot_train_on_them(tmp_path, cli, monkeypatch):
     monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")  # nobody is there
-    done = cli("run", write_study(tmp_path, tmp_path / "models"), "--runs", tmp_path / "runs", "--device", "cpu",
-               "--until", "06:30", TZ="CST-8")
+    done = cli(
+        "run",
+        write_study(tmp_path, tmp_path / "models"),
+        "--runs",
+        tmp_path / "runs",
+        "--device",
+        "cpu",
+        "--until",
+        "06:30",
+        TZ="CST-8",
+    )
     assert done.returncode == 2, done.stderr
     assert done.stdout.startswith("stops at 06:30 (UTC+08:00), ")
-    line, = done.stderr.splitlines()
+    (line,) = done.stderr.splitlines()
     assert "precision is fp16, but loss scaling needs a GPU" in line
     assert "nothing was fetched" in line
     assert not (tmp_path / "models").exists()
 
 
-def test_a_damaged_weight_file_ends_the_sweep_in_one_line_and_the_trial_goes_on_once_it_is_mended(tmp_path, models, cli):
+def test_a_damaged_weight_file_ends_the_sweep_in_one_line_and_the_trial_goes_on_once_it_is_mended(
+    tmp_path, models, cli
+):
     unet = next(file.path for file in FILES if file.part == "unet")
     torn = shutil.copytree(models, tmp_path / "torn")
     (torn / unet).write_bytes((models / unet).read_bytes()[:-1000])
@@ -90,7 +114,7 @@ def test_a_damaged_weight_file_ends_the_sweep_in_one_line_and_the_trial_goes_on_
     words = ("run", study, "--runs", tmp_path / "runs", "--device", "cpu", "--trials", "1")
     done = cli(*words)
     assert done.returncode == 2, done.stdout + done.stderr
-    line, = done.stderr.splitlines()
+    (line,) = done.stderr.splitlines()
     assert str(torn / unet) in line
     assert "delete it and fetch it anew" in line
     shutil.copy(models / unet, torn / unet)
@@ -100,10 +124,17 @@ def test_a_damaged_weight_file_ends_the_sweep_in_one_line_and_the_trial_goes_on_
 def test_without_weights_and_network_every_missing_file_is_named(tmp_path, cli):
     with socket.socket() as nobody:  # bound, but not listening
         nobody.bind(("127.0.0.1", 0))
-        done = cli("run", write_study(tmp_path, tmp_path / "models", "precision: fp32"), "--runs", tmp_path / "runs",
-                   MODELSCOPE_ENDPOINT=f"http://127.0.0.1:{nobody.getsockname()[1]}", MODELSCOPE_DOWNLOAD_MAX_RETRIES="1")
+        done = cli(
+            "run",
+            write_study(tmp_path, tmp_path / "models", "precision: fp32"),
+            "--runs",
+            tmp_path / "runs",
+            MODELSCOPE_ENDPOINT=f"http://127.0.0.1:{nobody.getsockname()[1]}",
+            MODELSCOPE_DOWNLOAD_MAX_RETRIES="1",
+        )
     assert done.returncode == 1
-    line, = (line for line in done.stderr.splitlines() if line.startswith("lora-sweep: "))  # beside the client's own warnings
+    # beside the client's own warnings
+    (line,) = (line for line in done.stderr.splitlines() if line.startswith("lora-sweep: "))
     assert all(file.path in line for file in FILES)
     assert f"{python()} -m core.kolors.download --to {tmp_path / 'models'}" in line
     assert "Traceback" not in done.stderr

@@ -1,4 +1,5 @@
 """A third base model needs a row and nothing else: every command carries it from its study to its score."""
+
 import json
 import os
 import subprocess
@@ -12,7 +13,8 @@ from safetensors import safe_open
 from core.files.install import ROOT
 from core.folders import Runs
 
-# The toy under another name, in another precision, with another scorer's name: what still asked for a name would tell.
+# The toy under another name, in another precision, with another scorer's name: what still asked for a name
+# would tell.
 LAUNCHER = """
 import sys
 from dataclasses import replace
@@ -41,14 +43,23 @@ def lora_sweep(tmp_path: Path) -> Callable[..., str]:
     env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
 
     def call(*words: object) -> str:
-        done = subprocess.run([sys.executable, launcher, *map(str, words)], capture_output=True, text=True, cwd=tmp_path,
-                              env=env | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"}, timeout=300)
+        done = subprocess.run(
+            [sys.executable, launcher, *map(str, words)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=env | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+            timeout=300,
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
     return call
 
 
-def test_a_third_model_goes_from_plan_to_score(tmp_path: Path, write_study: Callable[..., Path], lora_sweep: Callable[..., str]):
+def test_a_third_model_goes_from_plan_to_score(
+    tmp_path: Path, write_study: Callable[..., Path], lora_sweep: Callable[..., str]
+):
     study = write_study(tmp_path, trials=1, gate=1.0)
     study.write_text(study.read_text(encoding="utf-8") + "backbone: third\n", encoding="utf-8")
     there = ("--runs", tmp_path / "runs")
@@ -76,4 +87,7 @@ def test_a_third_model_goes_from_plan_to_score(tmp_path: Path, write_study: Call
     assert "toy-model" in (tmp_path / "export" / "README.md").read_text(encoding="utf-8")
 
     last = lora_sweep("score", tmp_path / "export").splitlines()[-1]
-    assert last == f"{result.aesthetic_mean:6.3f}  mean of 8 by third-scorer-v1; coherence {result.coherence:.3f}"
+    assert (
+        last
+        == f"{result.aesthetic_mean:6.3f}  mean of 8 by third-scorer-v1; coherence {result.coherence:.3f}"
+    )

@@ -1,4 +1,5 @@
 """The doctor says what is missing and what to do, changes nothing, and never hangs."""
+
 import os
 import re
 import shutil
@@ -22,7 +23,15 @@ from core.trial.spec import Training
 from sweep.doctor import doctor, packages
 from sweep.doctor import tracking as reach
 from sweep.doctor.check import Check
-from sweep.doctor.doctor import check_data, check_disk, check_gpu, check_runs, check_weights, examine, is_ready
+from sweep.doctor.doctor import (
+    check_data,
+    check_disk,
+    check_gpu,
+    check_runs,
+    check_weights,
+    examine,
+    is_ready,
+)
 from sweep.doctor.packages import check_packages
 from sweep.doctor.tracking import check_port, check_tracking
 from sweep.plan.plan import make_plan
@@ -60,12 +69,14 @@ def test_the_shipped_studies_are_examined(tmp_path, no_gpu, name):
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch) -> Callable[[str], None]:
     """Put a program of that name first on the PATH, which does this."""
+
     def does(commands: str) -> None:
         program = tmp_path / "bin" / "nvidia-smi"
         program.parent.mkdir()
         program.write_text(f"#!/bin/sh\n{commands}\n")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+
     return does
 
 
@@ -136,18 +147,25 @@ def test_kolors_without_card_and_weights_is_not_ready(tmp_path, kolors, no_gpu, 
 
 def test_tiny_needs_no_card(tmp_path, study, no_gpu):
     check = check_gpu(make_plan(study, Runs(tmp_path)))
-    assert (check.state, check.found) == ("OK", "no GPU found (there is no nvidia-smi): tiny runs on the CPU, Kolors needs one")
+    assert (check.state, check.found) == (
+        "OK",
+        "no GPU found (there is no nvidia-smi): tiny runs on the CPU, Kolors needs one",
+    )
 
 
 def test_a_driver_that_fails_is_quoted(tmp_path, kolors, nvidia_smi):
-    nvidia_smi("echo 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.'; exit 9")
+    nvidia_smi(
+        "echo 'NVIDIA-SMI has failed because it could not communicate with the NVIDIA driver.'; exit 9"
+    )
     check = check_gpu(make_plan(kolors, Runs(tmp_path)))
     assert check.state == "missing"
     assert "could not communicate" in check.found
 
 
 def test_a_card_that_torch_cannot_use_is_no_card(tmp_path, kolors, nvidia_smi, monkeypatch):
-    """The driver sees one, torch in a child process does not: hidden from it here, elsewhere a build without CUDA."""
+    """The driver sees one, torch in a child process does not: hidden from it here, elsewhere a build without
+    CUDA.
+    """
     nvidia_smi("echo 'NVIDIA GeForce RTX 4090, 24564, 512, 550.90, [N/A]'")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-of-another-machine")
     check = check_gpu(make_plan(kolors, Runs(tmp_path)))
@@ -163,7 +181,9 @@ def test_a_card_that_is_hidden_is_said_to_be(tmp_path, kolors, nvidia_smi, monke
 
 
 @pytest.mark.parametrize(("used_mib", "state"), [(512, "OK"), (20_000, "warn")])
-def test_memory_that_another_program_holds_is_a_warning(tmp_path, kolors, nvidia_smi, monkeypatch, used_mib, state):
+def test_memory_that_another_program_holds_is_a_warning(
+    tmp_path, kolors, nvidia_smi, monkeypatch, used_mib, state
+):
     nvidia_smi(f"echo 'NVIDIA GeForce RTX 4090, 24564, {used_mib}, 550.90, [N/A]'")
     said = '{"version": "2", "built_for": "13.0", "well": true}\n'
     monkeypatch.setattr(doctor, "ask_torch", lambda *_, **__: subprocess.CompletedProcess([], 0, said, ""))
@@ -175,12 +195,17 @@ def test_weights_are_looked_for_by_name_and_size(tmp_path, kolors):
     for file in FILES:
         (tmp_path / file.path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file.path).write_bytes(b"x" * 1000)
-    assert check_weights(kolors) == Check(name="weights", state="OK", found=f"all {len(FILES)} files, 12 kB, in {tmp_path}")
+    assert check_weights(kolors) == Check(
+        name="weights", state="OK", found=f"all {len(FILES)} files, 12 kB, in {tmp_path}"
+    )
     (tmp_path / FILES[0].path).write_bytes(b"")
     check = check_weights(kolors)
     assert check.state == "missing"
     assert [file.split()[-1] for file in check.files] == [FILES[0].path]
-    assert f"{python()} -m core.kolors.download --to {tmp_path}; the study key weights names another folder" in check.todo
+    assert (
+        f"{python()} -m core.kolors.download --to {tmp_path}; the study key weights names another folder"
+        in check.todo
+    )
 
 
 def test_pictures_are_counted(study, tmp_path):
@@ -188,14 +213,18 @@ def test_pictures_are_counted(study, tmp_path):
     assert check_data(study, runs).found.startswith("30 pictures in ")
     folder = tmp_path / "pictures" / "train"
     folder.mkdir(parents=True)
-    (folder / "metadata.csv").write_text("file_name,text\n" + "".join(f"{number}.png,words\n" for number in range(5)))
+    (folder / "metadata.csv").write_text(
+        "file_name,text\n" + "".join(f"{number}.png,words\n" for number in range(5))
+    )
     own = study.model_copy(update={"data": replace(study.data, source=str(folder.parent))})
     assert check_data(own, runs).state == "missing"
     for number in range(4):
         (folder / f"{number}.png").write_bytes(b"x")
     assert check_data(own, runs).state == "missing"  # they are there, but no pictures
     for number in range(4):
-        shutil.copy(STUDIES / "data" / "watercolor" / "train" / f"{number + 1:02}.png", folder / f"{number}.png")
+        shutil.copy(
+            STUDIES / "data" / "watercolor" / "train" / f"{number + 1:02}.png", folder / f"{number}.png"
+        )
     assert check_data(own, runs).state == "warn"
     assert "4.png" in check_data(own, runs).found
 
@@ -208,7 +237,8 @@ def test_data_from_a_hub_is_not_looked_at_but_its_loader_is(study, monkeypatch, 
     assert check_data(own, runs).state == state
     with pytest.raises(DataError) as not_there:
         local_data(own.data_value, runs.cache)
-    shutil.copytree(study.data_value.source, str(not_there.value).split(": ")[0])  # as an earlier start brings it
+    # as an earlier start brings it
+    shutil.copytree(study.data_value.source, str(not_there.value).split(": ")[0])
     assert check_data(own, runs).found.startswith("30 pictures in ")
 
 
@@ -223,9 +253,13 @@ def test_a_driver_at_work_is_told_and_a_left_lock_file_is_not(tmp_path, study):
 
 
 def test_a_sweep_that_needs_more_disk_than_there_is(tmp_path, study):
-    huge = study.model_copy(update={
-        "train": Training(steps_per_epoch=1), "space": {"epochs": Choices(choices=(1000,))},
-        "budget": replace(study.budget, trials=100_000)})
+    huge = study.model_copy(
+        update={
+            "train": Training(steps_per_epoch=1),
+            "space": {"epochs": Choices(choices=(1000,))},
+            "budget": replace(study.budget, trials=100_000),
+        }
+    )
     check = check_disk(make_plan(huge, Runs(tmp_path)), Runs(tmp_path))
     assert check.state == "missing"
     assert "free and needs about" in check.found
@@ -233,7 +267,9 @@ def test_a_sweep_that_needs_more_disk_than_there_is(tmp_path, study):
 
 def test_packages_out_of_range_are_named(tmp_path, monkeypatch):
     project = tmp_path / "pyproject.toml"
-    project.write_text('[project]\ndependencies = ["rich>=999", "no-such-package", "typer", "extra-one; extra == \'x\'"]\n')
+    project.write_text(
+        '[project]\ndependencies = ["rich>=999", "no-such-package", "typer", "extra-one; extra == \'x\'"]\n'
+    )
     monkeypatch.setattr(packages, "PROJECT", project)
     check = check_packages()
     assert check.state == "missing"
@@ -275,8 +311,12 @@ def test_a_server_that_is_silent_or_gone_is_missing(tmp_path, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{address}")
         assert check_tracking(Runs(tmp_path)).found.endswith("cannot be reached (timed out)")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://me:secret@{address}")
-    database = TrackingPlace(uri=f"postgresql://me:secret@{address}", kind="database", host="127.0.0.1",
-                             port=int(address.partition(":")[2]))
+    database = TrackingPlace(
+        uri=f"postgresql://me:secret@{address}",
+        kind="database",
+        host="127.0.0.1",
+        port=int(address.partition(":")[2]),
+    )
     for check in (check_tracking(Runs(tmp_path)), reach._check_database(database)):
         assert check.state == "missing"
         assert re.match(rf"(http|postgresql)://{address} cannot be reached", check.found)
@@ -286,7 +326,9 @@ def test_a_database_whose_driver_is_not_installed_is_missing_as_a_run_refuses_it
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "mssql+pyodbc://me:secret@host/db")
     check = check_tracking(Runs(tmp_path))
     assert (check.state, check.found) == (
-        "missing", "MLFLOW_TRACKING_URI is mssql+pyodbc://host/db, which cannot work: No module named 'pyodbc'")
+        "missing",
+        "MLFLOW_TRACKING_URI is mssql+pyodbc://host/db, which cannot work: No module named 'pyodbc'",
+    )
 
 
 def test_a_login_in_the_address_is_used_and_not_shown(server, tmp_path, monkeypatch):
@@ -297,9 +339,17 @@ def test_a_login_in_the_address_is_used_and_not_shown(server, tmp_path, monkeypa
     assert "secret" not in check.found
 
 
-@pytest.mark.parametrize(("uri", "state"), [("", "OK"), ("sqlite:///{folder}/mlflow.db", "OK"), ("{folder}/mlruns", "missing"),
-                                            ("sqlite:////no/such/folder/mlflow.db", "missing"), ("databricks://x", "missing"),
-                                            ("http://127.0.0.1:port", "missing")])
+@pytest.mark.parametrize(
+    ("uri", "state"),
+    [
+        ("", "OK"),
+        ("sqlite:///{folder}/mlflow.db", "OK"),
+        ("{folder}/mlruns", "missing"),
+        ("sqlite:////no/such/folder/mlflow.db", "missing"),
+        ("databricks://x", "missing"),
+        ("http://127.0.0.1:port", "missing"),
+    ],
+)
 def test_a_store_without_a_server(tmp_path, monkeypatch, uri, state):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(folder=tmp_path))
     assert check_tracking(Runs(tmp_path)).state == state

@@ -1,4 +1,5 @@
 """What torch says of this machine, and what is said when it says nothing."""
+
 import sys
 from pathlib import Path
 
@@ -22,10 +23,17 @@ def python_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commands: str) 
     monkeypatch.setattr(machine, "TORCH_TIMEOUT_S", 0.2)
 
 
-@pytest.mark.parametrize(("commands", "why"), [
-    ("exec sleep 5", "torch gave no answer in 0.2 s"),
-    ("echo Traceback >&2; echo 'ImportError: libcudart.so' >&2; exit 1", "torch cannot be asked: ImportError: libcudart.so"),
-    ("kill -9 $$", "torch cannot be asked: its process ended with -9")])
+@pytest.mark.parametrize(
+    ("commands", "why"),
+    [
+        ("exec sleep 5", "torch gave no answer in 0.2 s"),
+        (
+            "echo Traceback >&2; echo 'ImportError: libcudart.so' >&2; exit 1",
+            "torch cannot be asked: ImportError: libcudart.so",
+        ),
+        ("kill -9 $$", "torch cannot be asked: its process ended with -9"),
+    ],
+)
 def test_torch_without_an_answer_is_not_taken_for_a_yes(tmp_path, monkeypatch, commands, why):
     python_that(tmp_path, monkeypatch, commands)
     with pytest.raises(NotKnown) as raised:
@@ -45,7 +53,12 @@ def test_run_and_doctor_say_that_it_is_not_known(tmp_path, monkeypatch, write_st
     python_that(tmp_path, monkeypatch, "exec sleep 5")
     loaded = load_study(str(study))
     check_place(loaded, tmp_path / "runs", "auto")
-    assert ("note: whether tiny can train on this machine is not known (torch gave no answer in 0.2 s); going on without knowing"
-            in " ".join(capsys.readouterr().out.split()))
+    assert (
+        "note: whether tiny can train on this machine is not known (torch gave no answer in 0.2 s); going on without knowing"
+        in " ".join(capsys.readouterr().out.split())
+    )
     check = check_gpu(make_plan(loaded, Runs(tmp_path)))
-    assert (check.state, check.found) == ("warn", "whether tiny can train here is not known: torch gave no answer in 0.2 s")
+    assert (check.state, check.found) == (
+        "warn",
+        "whether tiny can train here is not known: torch gave no answer in 0.2 s",
+    )

@@ -1,4 +1,5 @@
 """The pace of finished trials tells what the next one takes."""
+
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,20 @@ from core.trial.spec import Data, Filters, Rendering, Scene, Story, Training, Tr
 from sweep.plan.pace import Pace
 
 SPEC = TrialSpec(
-    study="quick", number=0, seed=0, backbone="tiny", precision="fp32", data=Data(source="."),
-    story=Story(title="t", scenes=tuple(Scene(prompt="p", negative_prompt="", seed=seed) for seed in range(8))),
-    train=Training(epochs=2, steps_per_epoch=10, batch_size=3), render=Rendering(steps=5, cfg_scale=3, size_px=128),
-    filters=Filters(), gate=6.0)
+    study="quick",
+    number=0,
+    seed=0,
+    backbone="tiny",
+    precision="fp32",
+    data=Data(source="."),
+    story=Story(
+        title="t", scenes=tuple(Scene(prompt="p", negative_prompt="", seed=seed) for seed in range(8))
+    ),
+    train=Training(epochs=2, steps_per_epoch=10, batch_size=3),
+    render=Rendering(steps=5, cfg_scale=3, size_px=128),
+    filters=Filters(),
+    gate=6.0,
+)
 
 
 def finished(spec: TrialSpec = SPEC, **timings_s: float) -> Result:
@@ -33,7 +44,10 @@ def longer(**changes: float) -> TrialSpec:
 
 def test_there_is_no_pace_before_a_trial_is_finished():
     assert Pace.of([]) is None
-    assert Pace.of([Result(state="failed", spec=SPEC, reason="nan_loss"), finished(replace(SPEC, train=None))]) is None
+    assert (
+        Pace.of([Result(state="failed", spec=SPEC, reason="nan_loss"), finished(replace(SPEC, train=None))])
+        is None
+    )
 
 
 def test_an_interrupted_trial_takes_what_is_left_of_it(tmp_path):
@@ -58,12 +72,16 @@ def test_training_grows_with_rows_and_drawing_with_forwards():
     assert found.parts_s(longer(steps_per_epoch=5, batch_size=1))["train"] == pytest.approx(10)
     assert found.parts_s(longer(epochs=6))["render"] == pytest.approx(16)
     assert found.parts_s(replace(SPEC, render=replace(SPEC.render, steps=10)))["render"] == pytest.approx(32)
-    assert found.parts_s(replace(SPEC, render=replace(SPEC.render, cfg_scale=1.0)))["render"] == pytest.approx(8)
+    assert found.parts_s(replace(SPEC, render=replace(SPEC.render, cfg_scale=1.0)))[
+        "render"
+    ] == pytest.approx(8)
 
 
 def test_all_but_preparation_and_scoring_grows_with_the_pixels():
     larger = replace(SPEC, render=replace(SPEC.render, size_px=256))
-    assert pace(finished()).parts_s(larger) == pytest.approx({"prepare": 1.0, "train": 240, "render": 64, "score": 0.8})
+    assert pace(finished()).parts_s(larger) == pytest.approx(
+        {"prepare": 1.0, "train": 240, "render": 64, "score": 0.8}
+    )
 
 
 def test_the_base_model_s_story_is_only_drawn_and_scored():

@@ -1,4 +1,5 @@
 """What a study costs here: measured where trials were finished, else estimated, and said which."""
+
 import os
 import time
 from collections.abc import Callable
@@ -60,17 +61,23 @@ def kolors(kolors_file) -> Study:
 @pytest.fixture
 def nvidia_smi(tmp_path, monkeypatch) -> Callable[[str], None]:
     """Put a program of that name first on the PATH, which answers with one line."""
+
     def answer(line: str) -> None:
         program = tmp_path / "bin" / "nvidia-smi"
         program.parent.mkdir(exist_ok=True)
         program.write_text(f"#!/bin/sh\necho '{line}'\n")
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+
     return answer
 
 
-def finish(runs: Runs, study: Study, number: int, *, epochs: int = 1, device: str = "cpu", **timings_s: float) -> None:
-    spec = study.spec(number, {name: search.start for name, search in study.space.items()} | {"epochs": epochs})
+def finish(
+    runs: Runs, study: Study, number: int, *, epochs: int = 1, device: str = "cpu", **timings_s: float
+) -> None:
+    spec = study.spec(
+        number, {name: search.start for name, search in study.space.items()} | {"epochs": epochs}
+    )
     result = Result(state="complete", spec=spec, device=device, timings_s=TINY_S | timings_s)
     write_json(runs.study(study.name).trial(number).result, result.to_json())
     runs.study(study.name).frozen.write_text(study.to_yaml())
@@ -99,7 +106,9 @@ def test_without_a_finished_trial_it_is_an_estimate_and_says_so(cli, tmp_path, w
 def test_the_shipped_studies_are_planned_with_what_is_still_to_be_fetched(tmp_path, monkeypatch, name):
     monkeypatch.setenv("LORA_SWEEP_MODELS", str(tmp_path / "none"))
     study = load_study(name, data_may_be_gone=True)
-    assert f"weights about {size(needed_bytes(FILES))} are missing: fetched once" in words(page(study, tmp_path))
+    assert f"weights about {size(needed_bytes(FILES))} are missing: fetched once" in words(
+        page(study, tmp_path)
+    )
 
 
 def test_on_a_cpu_the_text_encoder_lies_in_the_host_s_memory(tmp_path, kolors):
@@ -123,7 +132,8 @@ def test_finished_trials_of_this_study_give_the_pace(tmp_path, study):
     assert plan.basis == "measured on 2 finished trials of this study"
     assert plan.pace.parts_s(plan.typical.spec) == pytest.approx(TINY_S | {"train": 60.0})
     assert (plan.done, plan.todo) == (2, 8)
-    assert plan.ends_s(plan.pace)[-1] == pytest.approx(8 * 77.8 + 16.8)  # the base model's own story is not there yet
+    # the base model's own story is not there yet
+    assert plan.ends_s(plan.pace)[-1] == pytest.approx(8 * 77.8 + 16.8)
 
 
 def test_another_study_s_pace_counts_where_model_size_and_device_are_the_same(tmp_path, study):
@@ -155,7 +165,13 @@ def test_rows_go_from_the_cheapest_trial_to_the_dearest_and_to_the_hand_made(tmp
     plan = make_plan(kolors, Runs(tmp_path))
     rows = [plan.cheapest, plan.typical, plan.dearest, *plan.first]
     assert [row.name for row in rows] == ["cheapest", "typical", "dearest", "first 1", "first 2"]
-    assert [(row.spec.train.lora_rank, row.spec.train.epochs) for row in rows] == [(4, 2), (16, 7), (64, 12), (16, 5), (16, 10)]
+    assert [(row.spec.train.lora_rank, row.spec.train.epochs) for row in rows] == [
+        (4, 2),
+        (16, 7),
+        (64, 12),
+        (16, 5),
+        (16, 10),
+    ]
 
 
 def test_the_hand_made_trials_come_first_in_the_sweep_s_time(tmp_path, study):
@@ -171,21 +187,27 @@ def test_the_hand_made_trials_come_first_in_the_sweep_s_time(tmp_path, study):
 def test_the_verdict_comes_first(tmp_path, study):
     finish(Runs(tmp_path), study, 0)
     assert page(study, tmp_path, width=200).startswith(
-        f"quick: 9 more trials take about 12 min on the CPU; all fit before 07:00 ({ZONE}), done by")
+        f"quick: 9 more trials take about 12 min on the CPU; all fit before 07:00 ({ZONE}), done by"
+    )
     assert page(study, tmp_path, until="22:05", width=200).startswith(
-        f"quick: 9 more trials take about 12 min on the CPU; 3 of them fit before 22:05 ({ZONE}), 5 min from now.")
+        f"quick: 9 more trials take about 12 min on the CPU; 3 of them fit before 22:05 ({ZONE}), 5 min from now."
+    )
     assert "none of them fits before 22:01" in page(study, tmp_path, until="22:01")
-    assert f"The disk is too small for that: {tmp_path} has 1.0 MB free and" in page(study, tmp_path, free_bytes=10**6, width=200)
+    assert f"The disk is too small for that: {tmp_path} has 1.0 MB free and" in page(
+        study, tmp_path, free_bytes=10**6, width=200
+    )
     for number in range(1, 10):
         finish(Runs(tmp_path), study, number)
-    assert page(study, tmp_path).startswith("quick: 10 trials done, none left to do; one more takes about 78 s on the CPU.")
+    assert page(study, tmp_path).startswith(
+        "quick: 10 trials done, none left to do; one more takes about 78 s on the CPU."
+    )
 
 
 def test_missing_weights_count_where_the_trials_lie_on_the_same_disk(tmp_path, kolors, monkeypatch):
     monkeypatch.setenv("LORA_SWEEP_MODELS", str(tmp_path / "models"))
     plan = make_plan(kolors, Runs(tmp_path))
     assert plan.fetch_bytes > 20e9
-    disk, = disks(plan, Runs(tmp_path))
+    (disk,) = disks(plan, Runs(tmp_path))
     assert (disk.folder, disk.needed_bytes) == (tmp_path, plan.disk_bytes + plan.fetch_bytes)
     assert "The disk is too small for that" in page(kolors, tmp_path, free_bytes=plan.disk_bytes + 10**9)
     assert "The disk is too small" not in page(kolors, tmp_path, free_bytes=disk.needed_bytes)
@@ -238,15 +260,23 @@ def test_the_measured_card_s_pace_is_the_measured_one(tmp_path, kolors, nvidia_s
 @pytest.mark.parametrize(("choice", "tflop"), [("on", 20.9), ("off", 14.5), ("auto", 14.5)])
 def test_the_study_s_word_on_checkpointing_counts(tmp_path, kolors, nvidia_smi, choice, tflop):
     nvidia_smi(RTX_4090)
-    plan = make_plan(kolors.model_copy(update={"train": Training(gradient_checkpointing=choice)}), Runs(tmp_path))
+    plan = make_plan(
+        kolors.model_copy(update={"train": Training(gradient_checkpointing=choice)}), Runs(tmp_path)
+    )
     assert plan.pace.parts_s(plan.first[0].spec)["train"] == pytest.approx(500 * tflop / (165 * 0.45))
 
 
-@pytest.mark.parametrize(("answer", "reason"), [
-    ("NVIDIA GeForce RTX 4090 Laptop GPU, 16376, 1, 550.90, [N/A]", "RTX 4090 Laptop GPU is at this cannot be known"),
-    ("NVIDIA H100 80GB HBM3, 81559, 1, 550.90, Enabled", "is cut into MIG slices"),
-    ("something else", "nvidia-smi's answer cannot be read"),
-])
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (
+            "NVIDIA GeForce RTX 4090 Laptop GPU, 16376, 1, 550.90, [N/A]",
+            "RTX 4090 Laptop GPU is at this cannot be known",
+        ),
+        ("NVIDIA H100 80GB HBM3, 81559, 1, 550.90, Enabled", "is cut into MIG slices"),
+        ("something else", "nvidia-smi's answer cannot be read"),
+    ],
+)
 def test_where_the_card_says_nothing_no_time_is_told(tmp_path, kolors, nvidia_smi, answer, reason):
     nvidia_smi(answer)
     plan = make_plan(kolors, Runs(tmp_path))
@@ -301,8 +331,15 @@ def test_the_counted_layers_are_the_model_s(name):
         assert sum(layer.in_features + layer.out_features for layer in layers) == per_rank
 
 
-@pytest.mark.parametrize(("written", "expected"), [("23:30", datetime(2026, 3, 1, 23, 30)), ("7:00", datetime(2026, 3, 2, 7)),
-                                                   ("22:00", datetime(2026, 3, 2, 22)), ("00:00", datetime(2026, 3, 2))])
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("23:30", datetime(2026, 3, 1, 23, 30)),
+        ("7:00", datetime(2026, 3, 2, 7)),
+        ("22:00", datetime(2026, 3, 2, 22)),
+        ("00:00", datetime(2026, 3, 2)),
+    ],
+)
 def test_the_deadline_is_the_next_such_time(written, expected):
     assert deadline(written, EVENING) == expected
 

@@ -1,4 +1,5 @@
 """Whatever takes the words of a command, or no longer does, a command does its work."""
+
 import os
 import pty
 import signal
@@ -27,13 +28,23 @@ open("done", "w").close()
 
 
 def plan(folder: Path, shell: str = '"$@"', **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["sh", "-c", shell, "sh", *PLAN, "--runs", str(folder / "runs")], capture_output=True, text=True,
-                          timeout=120, env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | env, check=False)
+    return subprocess.run(
+        ["sh", "-c", shell, "sh", *PLAN, "--runs", str(folder / "runs")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | env,
+        check=False,
+    )
 
 
-def test_a_character_that_does_not_fit_is_escaped(tmp_path: Path, cli: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_a_character_that_does_not_fit_is_escaped(
+    tmp_path: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     done = cli("status", "--runs", tmp_path / "蓝队", PYTHONIOENCODING="ascii")
-    assert done.stdout.startswith(f"no study was started under {tmp_path}/\\u84dd\\u961f yet (try: "), done.stderr
+    assert done.stdout.startswith(f"no study was started under {tmp_path}/\\u84dd\\u961f yet (try: "), (
+        done.stderr
+    )
     table = plan(tmp_path, PYTHONIOENCODING="ascii:strict").stdout
     assert "+----" in table  # a frame of characters that there are
     assert "\\u2500" not in table
@@ -47,15 +58,25 @@ def test_a_command_ends_well_though_nobody_takes_its_words(taken: str, tmp_path:
 
 def test_a_file_never_becomes_the_output_that_was_closed(tmp_path: Path) -> None:
     words = "import os; from sweep.process.console import steady; steady(); f = open('kept', 'w'); os.write(1, b'x'); os.write(2, b'x')"
-    subprocess.run(["sh", "-c", '"$@" >&- 2>&- <&-', "sh", sys.executable, "-c", words], cwd=tmp_path, check=True,
-                   env=os.environ | {"PYTHONPATH": str(ROOT)})
+    subprocess.run(
+        ["sh", "-c", '"$@" >&- 2>&- <&-', "sh", sys.executable, "-c", words],
+        cwd=tmp_path,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     assert (tmp_path / "kept").read_bytes() == b""
 
 
 def test_work_goes_on_after_the_reader_has_left(tmp_path: Path) -> None:
     """As under `| head -1`, for both streams and whoever writes to them."""
-    process = subprocess.Popen([sys.executable, "-c", WORDS], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORDS],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
     for pipe in (process.stdout, process.stderr):
         assert pipe
         assert pipe.readline().startswith("to standard")
@@ -71,8 +92,16 @@ def test_colours_are_for_terminals_only(tmp_path: Path) -> None:
 
 def test_a_terminal_has_colours(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    done = subprocess.run([sys.executable, "-c", "from sweep.process.console import out, steady; steady(); out.print('[bold]x')"],
-                          stdout=theirs, env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"}, check=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from sweep.process.console import out, steady; steady(); out.print('[bold]x')",
+        ],
+        stdout=theirs,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm"},
+        check=True,
+    )
     assert done.returncode == 0
     assert os.read(ours, 100) == b"\x1b[1mx\x1b[0m\r\n"
     os.close(ours)
@@ -81,23 +110,45 @@ def test_a_terminal_has_colours(tmp_path: Path) -> None:
 
 def test_a_notebook_s_interrupt_ends_as_ctrl_c_does(tmp_path: Path, write_study: Callable[..., Path]) -> None:
     """It goes to the whole process group, the children that are there included."""
-    words = [sys.executable, "-m", "sweep.cli", "run", str(write_study(tmp_path)), "--runs", str(tmp_path / "runs")]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-                          env=os.environ | {"PYTHONPATH": str(ROOT), "FORCE_COLOR": "1"}) as process:
+    words = [
+        sys.executable,
+        "-m",
+        "sweep.cli",
+        "run",
+        str(write_study(tmp_path)),
+        "--runs",
+        str(tmp_path / "runs"),
+    ]
+    with subprocess.Popen(
+        words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "FORCE_COLOR": "1"},
+    ) as process:
         assert process.stdout
         first = next(line for line in process.stdout if line.startswith("study "))  # it is at work
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     *earlier, last = errors.splitlines()
     assert (process.returncode, last) == (
-        130, "lora-sweep: stopped by SIGINT after 0 trials; everything is kept, the same command goes on"), errors
+        130,
+        "lora-sweep: stopped by SIGINT after 0 trials; everything is kept, the same command goes on",
+    ), errors
     assert all(line.startswith("MLflow ") for line in earlier)  # where it had no time to take all
     assert "\x1b" not in first
 
 
 def test_an_interrupt_before_the_command_has_begun_leaves_no_traceback() -> None:
-    done = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False,
-                          env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        timeout=60,
+    )
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 

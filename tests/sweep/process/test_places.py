@@ -1,4 +1,5 @@
 """Where the runs folder is, and what may be done there."""
+
 import ctypes
 import errno
 import fcntl
@@ -26,14 +27,24 @@ Done = subprocess.CompletedProcess[str]
 
 
 def command(*words: object, before: Callable[[], None] | None = None, **env: str) -> Done:
-    return subprocess.run([sys.executable, "-m", "sweep.cli", *map(str, words)], capture_output=True, text=True, timeout=120,
-                          preexec_fn=before, check=False, cwd=ROOT,
-                          env={key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "LORA_SWEEP"))}
-                          | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"} | env)
+    return subprocess.run(
+        [sys.executable, "-m", "sweep.cli", *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=before,
+        check=False,
+        cwd=ROOT,
+        env={key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW", "LORA_SWEEP"))}
+        | {"PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+        | env,
+    )
 
 
 def obey_permissions() -> None:
-    """Also as root, who may otherwise write anywhere: without these capabilities the program that follows is as bound as any."""
+    """Also as root, who may otherwise write anywhere: without these capabilities the program that follows is
+    as bound as any.
+    """
     for capability in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
         ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, capability, 0, 0, 0)
 
@@ -42,7 +53,12 @@ def have_no_flock() -> None:
     """The kernel answers flock as on a network file system that was mounted without locks."""
     load, jump, answer = 0x20, 0x15, 0x06  # linux/filter.h: BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
     refused, allowed = 0x00050000 | errno.ENOLCK, 0x7FFF0000
-    steps = [(load, 0, 0, 0), (jump, 0, 1, FLOCK[platform.machine()]), (answer, 0, 0, refused), (answer, 0, 0, allowed)]
+    steps = [
+        (load, 0, 0, 0),
+        (jump, 0, 1, FLOCK[platform.machine()]),
+        (answer, 0, 0, refused),
+        (answer, 0, 0, allowed),
+    ]
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
     libc = ctypes.CDLL(None)
     assert libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
@@ -72,15 +88,27 @@ def finished(make_study: Callable[..., StudyFolder]) -> StudyFolder:  # noqa: F8
     return study
 
 
-def test_a_study_that_may_only_be_read_can_be_looked_at_and_exported(finished: StudyFolder, tmp_path: Path) -> None:
+def test_a_study_that_may_only_be_read_can_be_looked_at_and_exported(
+    finished: StudyFolder, tmp_path: Path
+) -> None:
     runs = ("--runs", finished.path.parent)
     with read_only(finished.path.parent):
         for words in (("status",), ("status", finished.path.name)):
             done = command(*words, *runs, before=obey_permissions)
             assert (done.returncode, done.stderr) == (0, "")
             assert "not running, 1 of" in done.stdout
-        done = command("export", finished.path.name, "--team", "t", "--title", "x", "--out", tmp_path / "out", *runs,
-                       before=obey_permissions)
+        done = command(
+            "export",
+            finished.path.name,
+            "--team",
+            "t",
+            "--title",
+            "x",
+            "--out",
+            tmp_path / "out",
+            *runs,
+            before=obey_permissions,
+        )
         assert (done.returncode, done.stderr) == (0, "")
         for words in (("report", finished.path.name), ("run", "demo")):
             done = command(*words, *runs, before=obey_permissions)
@@ -104,7 +132,10 @@ def test_a_file_system_without_locks_is_refused_in_one_line(finished: StudyFolde
     done = command("run", "demo", "--runs", finished.path.parent, before=have_no_flock)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert "its file system cannot lock files (No locks available); choose another folder with --runs" in done.stderr
+    assert (
+        "its file system cannot lock files (No locks available); choose another folder with --runs"
+        in done.stderr
+    )
     shown = command("status", "--runs", finished.path.parent, before=have_no_flock)
     assert "not running, 1 of" in shown.stdout, shown.stderr
 
@@ -116,18 +147,30 @@ def test_home_is_meant_where_no_shell_has_looked(words: tuple[str, ...], finishe
     assert "not running, 1 of" in done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("env", [{"LORA_SWEEP_RUNS": "~nobody-of-this-name/x"}, {"LORA_SWEEP_MODELS": "~nobody-of-this-name/x"}])
+@pytest.mark.parametrize(
+    "env", [{"LORA_SWEEP_RUNS": "~nobody-of-this-name/x"}, {"LORA_SWEEP_MODELS": "~nobody-of-this-name/x"}]
+)
 def test_a_home_that_is_not_known_is_one_line(env: dict[str, str]) -> None:
     done = command("doctor", "kolors_folder", **env)
     assert done.returncode == 2
-    assert done.stderr == ("lora-sweep: ~nobody-of-this-name/x: whose home ~nobody-of-this-name is cannot be told here; "
-                           "write the whole path\n")
+    assert done.stderr == (
+        "lora-sweep: ~nobody-of-this-name/x: whose home ~nobody-of-this-name is cannot be told here; "
+        "write the whole path\n"
+    )
 
 
 @pytest.mark.parametrize("home", ["", "relative"])
 def test_libraries_have_a_home_though_the_user_has_none(home: str) -> None:
     """As in a container that runs under a number without a name."""
-    code = "import sweep.tracking.tracking; from core.kolors.files import models_folder; print(models_folder())"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120,
-                          env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": home})
+    code = (
+        "import sweep.tracking.tracking; from core.kolors.files import models_folder; print(models_folder())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": home},
+    )
     assert done.stdout == "/.cache/lora-sweep/models\n", done.stderr

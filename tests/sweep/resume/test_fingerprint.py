@@ -1,4 +1,5 @@
 """What the scores of a study stand on may not change unasked; everything else may."""
+
 import json
 import re
 import shutil
@@ -21,17 +22,36 @@ from sweep.study.errors import StudyError
 from sweep.study.study import STUDIES, load_frozen, load_study
 from tests.reports.conftest import make_result, make_spec
 
-STORY = {"title": "t", "template": "draw {scene}", "negative_prompt": "blur",
-         "scenes": [{"prompt": f"scene {n}", "seed": n} for n in range(1, 9)]}
-STUDY: dict[str, Any] = {
-    "name": "mine", "story": STORY, "data": {"source": "pictures", "caption": "{prompt}, watercolor style"},
-    "train": {"steps_per_epoch": 20}, "render": {"size_px": 128},
-    "space": {"lora_rank": {"choices": [2, 4, 8]}, "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
-              "epochs": {"low": 1, "high": 5}},
-    "first": [{"lora_rank": 8}], "budget": {"trials": 3}, "sampler": {"startup_trials": 2},
+STORY = {
+    "title": "t",
+    "template": "draw {scene}",
+    "negative_prompt": "blur",
+    "scenes": [{"prompt": f"scene {n}", "seed": n} for n in range(1, 9)],
 }
-READY = {"weights": {"unet": "a" * 64, "scorer": "b" * 64}, "scorer": "tiny-aesthetic-v1", "scoring_version": 1,
-         "device": "cuda:0", "seconds": 1.0, "threads": 2, "unknown_words": ()}
+STUDY: dict[str, Any] = {
+    "name": "mine",
+    "story": STORY,
+    "data": {"source": "pictures", "caption": "{prompt}, watercolor style"},
+    "train": {"steps_per_epoch": 20},
+    "render": {"size_px": 128},
+    "space": {
+        "lora_rank": {"choices": [2, 4, 8]},
+        "learning_rate": {"low": 1e-4, "high": 1e-2, "log": True},
+        "epochs": {"low": 1, "high": 5},
+    },
+    "first": [{"lora_rank": 8}],
+    "budget": {"trials": 3},
+    "sampler": {"startup_trials": 2},
+}
+READY = {
+    "weights": {"unet": "a" * 64, "scorer": "b" * 64},
+    "scorer": "tiny-aesthetic-v1",
+    "scoring_version": 1,
+    "device": "cuda:0",
+    "seconds": 1.0,
+    "threads": 2,
+    "unknown_words": (),
+}
 
 
 @pytest.fixture
@@ -70,8 +90,9 @@ def study_of(folder: Path) -> StudyFolder:
     return Runs(folder / "runs").study("mine")
 
 
-def start(folder: Path, values: Any = STUDY, *accept: str, after_told: int = 0,
-          ready: Any = READY) -> tuple[Fingerprint, list[str]]:
+def start(
+    folder: Path, values: Any = STUDY, *accept: str, after_told: int = 0, ready: Any = READY
+) -> tuple[Fingerprint, list[str]]:
     """What a driver does with it: at its start, and when its worker is ready."""
     study = load_study(str(write_text(folder / "study.yaml", yaml.safe_dump(values))))
     notes: list[str] = []
@@ -98,11 +119,20 @@ def base_story(folder: Path) -> None:
 
 
 CHANGES = [
-    ("story.scenes.2.prompt", "a dragon", "story", "story.scenes[3].prompt ('draw scene 3' -> 'draw a dragon')"),
+    (
+        "story.scenes.2.prompt",
+        "a dragon",
+        "story",
+        "story.scenes[3].prompt ('draw scene 3' -> 'draw a dragon')",
+    ),
     ("story.scenes.7.seed", 99, "story", "story.scenes[8].seed (8 -> 99)"),
     ("story.scenes.0.negative_prompt", "", "story", "story.scenes[1].negative_prompt ('blur' -> '')"),
-    ("story.template", "paint {scene}", "story",
-     "story.scenes[1].prompt ('draw scene 1' -> 'paint scene 1') and 7 more"),
+    (
+        "story.template",
+        "paint {scene}",
+        "story",
+        "story.scenes[1].prompt ('draw scene 1' -> 'paint scene 1') and 7 more",
+    ),
     ("data.caption", "{prompt}", "data", "data.caption ('{prompt}, watercolor style' -> '{prompt}')"),
     ("data.filters.max_images", 5, "data", "data.filters.max_images (empty -> 5)"),
     ("train.batch_size", 2, "train", "train.batch_size (1 -> 2)"),
@@ -117,16 +147,18 @@ def test_words_that_scores_stand_on_are_refused_and_may_be_accepted(folder, path
     start(folder)
     now = with_value(STUDY, path, value)
     line = refusal(folder, now)
-    assert line.endswith(f"study.yaml: changed since the study was started: {told}; scores would not compare: undo it, give the "
-                         f"study another name, or go on with --accept-change {field}")
+    assert line.endswith(
+        f"study.yaml: changed since the study was started: {told}; scores would not compare: undo it, give the "
+        f"study another name, or go on with --accept-change {field}"
+    )
     fingerprint, notes = start(folder, now, field, after_told=7)
     assert notes == [f"accepted: {told}; scores do not compare with those of trials before 7"]
-    entry, = kept(folder)["history"]
+    (entry,) = kept(folder)["history"]
     assert (entry["field"], entry["from_trial"]) == (field, 7)
     assert fingerprint.tags == {f"changed_{field}": f"{entry['at'][:10]}, from trial 7: {told}"}
     assert load_frozen(study_of(folder).frozen).to_yaml() == load_study(str(folder / "study.yaml")).to_yaml()
     assert start(folder, now)[1] == []  # it is the study's now
-    assert field in refusal(folder)     # and the old words are a change
+    assert field in refusal(folder)  # and the old words are a change
 
 
 def test_what_a_start_would_refuse_is_known_before_it_and_nothing_is_written(folder):
@@ -143,7 +175,10 @@ def test_what_a_start_would_refuse_is_known_before_it_and_nothing_is_written(fol
     assert not study_of(folder).path.exists()  # it was not started yet
     start(folder)
     assert differs() == ""
-    for path, value, field in [("story.scenes.2.prompt", "a dragon", "story"), ("space.lora_rank.choices", [2, 8], "")]:
+    for path, value, field in [
+        ("story.scenes.2.prompt", "a dragon", "story"),
+        ("space.lora_rank.choices", [2, 8], ""),
+    ]:
         line = refusal(folder, with_value(STUDY, path, value))
         before = {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
         assert differs() == line
@@ -158,7 +193,10 @@ def test_a_changed_caption_or_picture_is_refused(folder):
     write_captions(folder, "a boat", "a bench")
     start(folder)
     (folder / "pictures/train/a.png").write_bytes(b"another")
-    assert re.search(r"data\.pictures\[1\]\.sha256 \([0-9a-f]{12} -> [0-9a-f]{12}\); .* --accept-change data$", refusal(folder))
+    assert re.search(
+        r"data\.pictures\[1\]\.sha256 \([0-9a-f]{12} -> [0-9a-f]{12}\); .* --accept-change data$",
+        refusal(folder),
+    )
     start(folder, STUDY, "data")
     (folder / "pictures/train/a.png").unlink()
     assert "-> not a file)" in refusal(folder)
@@ -174,8 +212,16 @@ def test_pictures_in_another_folder_are_the_same_pictures(folder):
 
 
 WORKERS = [
-    ({"weights": {"unet": "c" * 64, "scorer": "b" * 64}}, "weights", "weights.unet (aaaaaaaaaaaa -> cccccccccccc)"),
-    ({"weights": {"unet": "a" * 64, "scorer": "c" * 64}}, "scorer", "scorer.sha256 (bbbbbbbbbbbb -> cccccccccccc)"),
+    (
+        {"weights": {"unet": "c" * 64, "scorer": "b" * 64}},
+        "weights",
+        "weights.unet (aaaaaaaaaaaa -> cccccccccccc)",
+    ),
+    (
+        {"weights": {"unet": "a" * 64, "scorer": "c" * 64}},
+        "scorer",
+        "scorer.sha256 (bbbbbbbbbbbb -> cccccccccccc)",
+    ),
     ({"scoring_version": 2}, "scoring_version", "scoring_version (1 -> 2)"),
     ({"device": "cpu"}, "device", "device ('cuda' -> 'cpu')"),
 ]
@@ -191,19 +237,35 @@ def test_another_model_or_scorer_is_refused_once_a_worker_has_loaded_it(folder, 
     start(folder, ready=READY | changed)
 
 
-@pytest.mark.parametrize(("changed", "line"), [
-    ({"scoring_version": 2}, "study mine: this lora-sweep scores otherwise than the one that it was started with: "
-     "scoring_version (1 -> 2); scores would not compare: give the study another name, or go on with --accept-change "
-     "scoring_version"),
-    ({"device": "cpu"}, "study mine: it was started on another kind of device: device ('cuda' -> 'cpu'); scores would not "
-     "compare: go on with --device cuda, give the study another name, or go on with --accept-change device"),
-    ({"weights": {"unet": "c" * 64, "scorer": "c" * 64}}, "study mine: it was started with another scorer: scorer.sha256 "
-     "(bbbbbbbbbbbb -> cccccccccccc); it was started with other weights of the base model: weights.unet (aaaaaaaaaaaa -> "
-     "cccccccccccc); scores would not compare: go back to that scorer and go back to those weights, give the study another name, "
-     "or go on with --accept-change scorer --accept-change weights"),
-    ({"scoring_version": 2, "device": "cpu"}, "study mine: this lora-sweep scores otherwise than the one that it was started "
-     "with: scoring_version (1 -> 2); it was started on another kind of device: device ('cuda' -> 'cpu'); scores would not "
-     "compare: give the study another name, or go on with --accept-change scoring_version --accept-change device")])
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (
+            {"scoring_version": 2},
+            "study mine: this lora-sweep scores otherwise than the one that it was started with: "
+            "scoring_version (1 -> 2); scores would not compare: give the study another name, or go on with --accept-change "
+            "scoring_version",
+        ),
+        (
+            {"device": "cpu"},
+            "study mine: it was started on another kind of device: device ('cuda' -> 'cpu'); scores would not "
+            "compare: go on with --device cuda, give the study another name, or go on with --accept-change device",
+        ),
+        (
+            {"weights": {"unet": "c" * 64, "scorer": "c" * 64}},
+            "study mine: it was started with another scorer: scorer.sha256 "
+            "(bbbbbbbbbbbb -> cccccccccccc); it was started with other weights of the base model: weights.unet (aaaaaaaaaaaa -> "
+            "cccccccccccc); scores would not compare: go back to that scorer and go back to those weights, give the study another name, "
+            "or go on with --accept-change scorer --accept-change weights",
+        ),
+        (
+            {"scoring_version": 2, "device": "cpu"},
+            "study mine: this lora-sweep scores otherwise than the one that it was started "
+            "with: scoring_version (1 -> 2); it was started on another kind of device: device ('cuda' -> 'cpu'); scores would not "
+            "compare: give the study another name, or go on with --accept-change scoring_version --accept-change device",
+        ),
+    ],
+)
 def test_what_nobody_wrote_into_the_study_is_not_called_a_change_of_its_file(folder, changed, line):
     start(folder)
     base_story(folder)
@@ -222,8 +284,10 @@ def test_all_changes_are_refused_at_once_and_accepted_together(folder):
     start(folder)
     now = with_value(with_value(STUDY, "seed", 1), "render.steps", 30)
     assert refusal(folder, now).endswith("--accept-change render --accept-change seed")
-    assert refusal(folder, now, "seed").endswith("started: render.steps (50 -> 30); scores would not compare: undo it, give the "
-                                                 "study another name, or go on with --accept-change render --accept-change seed")
+    assert refusal(folder, now, "seed").endswith(
+        "started: render.steps (50 -> 30); scores would not compare: undo it, give the "
+        "study another name, or go on with --accept-change render --accept-change seed"
+    )
     assert start(folder, now, "seed", "render")[0].tags.keys() == {"changed_seed", "changed_render"}
 
 
@@ -234,15 +298,28 @@ def test_a_long_prompt_is_shown_from_where_it_differs(folder):
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(trials=st.integers(1, 100_000), startup=st.integers(1, 100), first=st.lists(st.sampled_from([2, 4, 8]), max_size=3),
-       low=st.integers(1, 5), wider=st.integers(0, 50), title=st.text("ab", min_size=1))
-def test_budget_sampler_first_title_and_ranges_are_free(tmp_path_factory, trials, startup, first, low, wider, title):
+@given(
+    trials=st.integers(1, 100_000),
+    startup=st.integers(1, 100),
+    first=st.lists(st.sampled_from([2, 4, 8]), max_size=3),
+    low=st.integers(1, 5),
+    wider=st.integers(0, 50),
+    title=st.text("ab", min_size=1),
+)
+def test_budget_sampler_first_title_and_ranges_are_free(
+    tmp_path_factory, trials, startup, first, low, wider, title
+):
     folder = make_folder(tmp_path_factory.mktemp("free"))
     start(folder)
     before = kept(folder)
     now = STUDY
-    for path, value in {"budget.trials": trials, "sampler.startup_trials": startup, "first": [{"lora_rank": r} for r in first],
-                        "space.epochs": {"low": low, "high": low + wider}, "story.title": title}.items():
+    for path, value in {
+        "budget.trials": trials,
+        "sampler.startup_trials": startup,
+        "first": [{"lora_rank": r} for r in first],
+        "space.epochs": {"low": low, "high": low + wider},
+        "story.title": title,
+    }.items():
         now = with_value(now, path, value)
     fingerprint, notes = start(folder, now)
     assert (fingerprint.tags, fingerprint.since, notes) == ({}, 0, [])
@@ -250,13 +327,19 @@ def test_budget_sampler_first_title_and_ranges_are_free(tmp_path_factory, trials
     assert load_frozen(study_of(folder).frozen).budget.trials == trials
 
 
-@pytest.mark.parametrize(("search", "told"), [
-    ({"choices": [2, 4]}, "[2, 4, 8] -> [2, 4]"), ({"choices": [8, 4, 2]}, "[2, 4, 8] -> [8, 4, 2]"),
-    ({"low": 2, "high": 8}, "[2, 4, 8] -> range")])
+@pytest.mark.parametrize(
+    ("search", "told"),
+    [
+        ({"choices": [2, 4]}, "[2, 4, 8] -> [2, 4]"),
+        ({"choices": [8, 4, 2]}, "[2, 4, 8] -> [8, 4, 2]"),
+        ({"low": 2, "high": 8}, "[2, 4, 8] -> range"),
+    ],
+)
 def test_choices_never_change(folder, search, told):
     start(folder)
     assert f"space.lora_rank changed since the study was started ({told})" in refusal(
-        folder, with_value(with_value(STUDY, "first", []), "space.lora_rank", search), *FIELDS)
+        folder, with_value(with_value(STUDY, "first", []), "space.lora_rank", search), *FIELDS
+    )
     assert "range -> log range" in refusal(folder, with_value(STUDY, "space.epochs.log", True))
 
 
@@ -274,7 +357,8 @@ def test_a_setting_may_leave_the_space_and_come_back_with_its_choices(folder):
 def test_only_trials_from_an_accepted_change_on_answer_a_repeat(folder):
     start(folder)
     assert start(folder, after_told=3)[0].since == 0
-    assert start(folder, STUDY, "weights", after_told=3)[0].since == 3  # it may turn out later that they did change
+    # it may turn out later that they did change
+    assert start(folder, STUDY, "weights", after_told=3)[0].since == 3
     assert start(folder, with_value(STUDY, "seed", 1), "seed", after_told=4)[0].since == 4
     assert start(folder, with_value(STUDY, "seed", 1), after_told=9)[0].since == 4
     write_json(study_of(folder).trial(9).result, {})  # finished, but its driver was killed before telling
@@ -282,7 +366,9 @@ def test_only_trials_from_an_accepted_change_on_answer_a_repeat(folder):
 
 
 def test_each_fingerprint_keeps_its_base_story_and_its_study(folder):
-    """Changed twice; a trial is compared with what it was made under, and what no change touched is there once."""
+    """Changed twice; a trial is compared with what it was made under, and what no change touched is there
+    once.
+    """
     study = study_of(folder)
 
     def tell_base(mean: float) -> None:
@@ -301,10 +387,15 @@ def test_each_fingerprint_keeps_its_base_story_and_its_study(folder):
     painted = with_value(seeded, "story.template", "paint {scene}")
     start(folder, painted, "story", after_told=5)
     assert study.base.read_result() is None
-    start(folder, with_value(painted, "story.template", "carve {scene}"), "story", after_told=5)  # before any trial was made
+    # before any trial was made
+    start(folder, with_value(painted, "story.template", "carve {scene}"), "story", after_told=5)
     tell_base(6.0)
     assert [of(number) for number in (0, 2, 4, 5)] == [
-        (5.0, 0, "draw scene 1"), (5.0, 1, "draw scene 1"), (5.0, 1, "draw scene 1"), (6.0, 1, "carve scene 1")]
+        (5.0, 0, "draw scene 1"),
+        (5.0, 1, "draw scene 1"),
+        (5.0, 1, "draw scene 1"),
+        (6.0, 1, "carve scene 1"),
+    ]
     assert [change.from_trial for change in study.verdict().changes] == [2, 5, 5]
 
 
@@ -313,14 +404,24 @@ def test_an_older_trial_s_epoch_is_drawn_with_the_weights_of_then_or_not_at_all(
     base_story(folder)
     other = {"unet": "c" * 64, "scorer": "b" * 64}
     start(folder, STUDY, "weights", after_told=4, ready=READY | {"weights": other})
-    assert [changed_weights(study_of(folder).fingerprint, number, READY["weights"]) for number in (3, 4)] == ["", "unet"]
+    assert [changed_weights(study_of(folder).fingerprint, number, READY["weights"]) for number in (3, 4)] == [
+        "",
+        "unet",
+    ]
     assert [changed_weights(study_of(folder).fingerprint, number, other) for number in (3, 4)] == ["unet", ""]
     assert changed_weights(study_of(folder).fingerprint, 4, other | {"scorer": "d" * 64}) == "scorer"
 
 
-@pytest.mark.parametrize(("path", "value", "field", "stays"), [
-    ("story.template", "paint {scene}", "story", False), ("render.steps", 30, "render", False), ("seed", 1, "seed", True),
-    ("objective.gate", 5, "gate", False), ("budget.trials", 9, "weights", False)])
+@pytest.mark.parametrize(
+    ("path", "value", "field", "stays"),
+    [
+        ("story.template", "paint {scene}", "story", False),
+        ("render.steps", 30, "render", False),
+        ("seed", 1, "seed", True),
+        ("objective.gate", 5, "gate", False),
+        ("budget.trials", 9, "weights", False),
+    ],
+)
 def test_the_base_model_tells_its_story_again_where_it_would_be_another(folder, path, value, field, stays):
     start(folder)
     base = write_json(study_of(folder).base.result, {})
@@ -357,15 +458,20 @@ def test_a_torn_fingerprint_is_one_line(folder):
 
 
 def test_a_wrong_field_is_one_line():
-    with pytest.raises(StudyError, match=r"--accept-change is 'stroy', but .*allowed: story, data, .*did you mean story\?"):
+    with pytest.raises(
+        StudyError, match=r"--accept-change is 'stroy', but .*allowed: story, data, .*did you mean story\?"
+    ):
         fields_of(["data", "stroy"])
 
 
 def test_a_changed_space_crashes_neither_running_nor_queued_trials(folder):
     """With a real store: the sampler keeps to the new range and learns from trials beside it."""
+
     def opened(values: Any) -> tuple[Store, Any]:
         study = load_study(str(write_text(folder / "study.yaml", yaml.safe_dump(values))))
-        return Store(folder / "study.db", "s", study.space, seed=0, startup_trials=2, allow=study.allowed), study
+        return Store(
+            folder / "study.db", "s", study.space, seed=0, startup_trials=2, allow=study.allowed
+        ), study
 
     store, study = opened(STUDY)
     for _ in range(4):
@@ -376,19 +482,28 @@ def test_a_changed_space_crashes_neither_running_nor_queued_trials(folder):
     store.enqueue([{"lora_rank": 8, "epochs": 5, "learning_rate": 1e-2}])
     assert store.after_told() == 4
     changed = with_value(with_value(STUDY, "space.epochs", ...), "first", [])
-    for path, value in {"space.learning_rate": {"low": 1e-5, "high": 1e-4, "log": True}, "train.epochs": 1,
-                        "space.batch_size": {"low": 1, "high": 2}}.items():
+    for path, value in {
+        "space.learning_rate": {"low": 1e-5, "high": 1e-4, "log": True},
+        "train.epochs": 1,
+        "space.batch_size": {"low": 1, "high": 2},
+    }.items():
         changed = with_value(changed, path, value)
     store, study = opened(changed)
     store.finish_asks()
-    again, = store.running()
+    (again,) = store.running()
     assert again.number == running.number
     assert running.params.items() < again.params.items()
     spec = study.spec(again.number, again.params)
-    assert (spec.train.epochs, spec.train.batch_size) == (running.params["epochs"], again.params["batch_size"])
+    assert (spec.train.epochs, spec.train.batch_size) == (
+        running.params["epochs"],
+        again.params["batch_size"],
+    )
     queued = store.ask()
     assert (queued.number, queued.params) == (5, {})
-    assert store.refused(queued) == "epochs is 5, but space does not search it (allowed: batch_size, learning_rate, lora_rank)"
+    assert (
+        store.refused(queued)
+        == "epochs is 5, but space does not search it (allowed: batch_size, learning_rate, lora_rank)"
+    )
     for _ in range(4):
         trial = store.ask()
         assert trial.params.keys() == study.space.keys()

@@ -1,4 +1,5 @@
 """One table decides what becomes of a leftover."""
+
 from dataclasses import replace
 from itertools import product
 
@@ -15,18 +16,21 @@ def found(*, known=True, allowed=True, told=False, stored=False, result=False, c
     return Found(known=known, allowed=allowed, told=told, stored=stored, result=result, checkpoint=checkpoint)
 
 
-@pytest.mark.parametrize(("left", "step"), [
-    (found(told=True, result=True), Step.NOTHING),
-    (found(told=True, stored=True), Step.RESTORE),
-    (found(told=True), Step.LOST),
-    (found(result=True), Step.ADOPT),
-    (found(result=True, checkpoint=True), Step.ADOPT),
-    (found(checkpoint=True), Step.GO_ON),
-    (found(), Step.AGAIN),
-    (found(allowed=False, checkpoint=True), Step.FAIL),
-    (found(allowed=False, result=True), Step.ADOPT),
-    (found(known=False, result=True), Step.SET_ASIDE),
-])
+@pytest.mark.parametrize(
+    ("left", "step"),
+    [
+        (found(told=True, result=True), Step.NOTHING),
+        (found(told=True, stored=True), Step.RESTORE),
+        (found(told=True), Step.LOST),
+        (found(result=True), Step.ADOPT),
+        (found(result=True, checkpoint=True), Step.ADOPT),
+        (found(checkpoint=True), Step.GO_ON),
+        (found(), Step.AGAIN),
+        (found(allowed=False, checkpoint=True), Step.FAIL),
+        (found(allowed=False, result=True), Step.ADOPT),
+        (found(known=False, result=True), Step.SET_ASIDE),
+    ],
+)
 def test_each_leftover_has_one_step(left, step):
     assert reconcile(left) is step
 

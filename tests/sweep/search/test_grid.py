@@ -1,4 +1,5 @@
 """Spaces whose points can be counted are tried point by point, each once."""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,23 @@ from tests.sweep.search.test_optuna_study import SPACE, complete, failed
 SMALL = {"lora_rank": Choices(choices=(2, 4, 8)), "epochs": Range(low=1, high=4)}
 SETTINGS = st.one_of(
     st.lists(st.sampled_from([1, 2, 4, None, "phash"]), min_size=1, max_size=3, unique=True).map(
-        lambda choices: Choices(choices=tuple(choices))),
-    st.builds(lambda low, more, step: Range(low=low, high=low + more * step, step=step), st.integers(-9, 99), st.integers(0, 3),
-              st.integers(1, 64)),
-    st.builds(lambda low, more: Range(low=low, high=low + more, log=True), st.integers(1, 99), st.integers(0, 2)),
-    st.builds(lambda low, more, step: Range(low=low, high=round(low + more * step, 9), step=step),
-              st.sampled_from([0.0, 0.1, 1e-4]), st.integers(0, 3), st.sampled_from([0.1, 0.3, 1e-5])),
+        lambda choices: Choices(choices=tuple(choices))
+    ),
+    st.builds(
+        lambda low, more, step: Range(low=low, high=low + more * step, step=step),
+        st.integers(-9, 99),
+        st.integers(0, 3),
+        st.integers(1, 64),
+    ),
+    st.builds(
+        lambda low, more: Range(low=low, high=low + more, log=True), st.integers(1, 99), st.integers(0, 2)
+    ),
+    st.builds(
+        lambda low, more, step: Range(low=low, high=round(low + more * step, 9), step=step),
+        st.sampled_from([0.0, 0.1, 1e-4]),
+        st.integers(0, 3),
+        st.sampled_from([0.1, 0.3, 1e-5]),
+    ),
     st.floats(0.1, 9).map(lambda value: Range(low=value, high=value)),
 )
 
@@ -43,7 +55,9 @@ def work(store: Store, trials: int) -> list[dict[str, Any]]:
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
-@given(space=st.dictionaries(st.sampled_from("abc"), SETTINGS, min_size=1, max_size=2), seed=st.integers(0, 99))
+@given(
+    space=st.dictionaries(st.sampled_from("abc"), SETTINGS, min_size=1, max_size=2), seed=st.integers(0, 99)
+)
 def test_as_many_trials_as_points_try_every_point(tmp_path_factory, space: dict[str, Any], seed: int) -> None:
     store, size = open_store(tmp_path_factory.mktemp("small"), space, seed), Grid(space).size
     seen = []
@@ -51,7 +65,9 @@ def test_as_many_trials_as_points_try_every_point(tmp_path_factory, space: dict[
         seen += work(store, 1)
         assert len(seen) <= size
     assert len(seen) == size
-    assert len({tuple(space[name].position(value) for name, value in params.items()) for params in seen}) == size
+    assert (
+        len({tuple(space[name].position(value) for name, value in params.items()) for params in seen}) == size
+    )
 
 
 def test_a_continued_study_goes_on_among_the_untried_as_an_uninterrupted_one_would(tmp_path: Path) -> None:
@@ -59,7 +75,9 @@ def test_a_continued_study_goes_on_among_the_untried_as_an_uninterrupted_one_wou
     (tmp_path / "stopped").mkdir()
     whole = work(open_store(tmp_path / "whole"), 12)
     assert len({tuple(params.items()) for params in whole}) == 12
-    assert [params for trials in (5, 1, 6) for params in work(open_store(tmp_path / "stopped"), trials)] == whole
+    assert [
+        params for trials in (5, 1, 6) for params in work(open_store(tmp_path / "stopped"), trials)
+    ] == whole
 
 
 def test_a_point_that_failed_by_accident_comes_again_last_and_once(tmp_path: Path) -> None:
@@ -76,13 +94,18 @@ def test_a_point_that_failed_by_accident_comes_again_last_and_once(tmp_path: Pat
 
 
 def test_status_and_run_count_the_same_points_as_tried(tmp_path: Path) -> None:
-    study = load_study("demo").model_copy(update={"first": (), "space": {"lora_rank": Choices(choices=(2, 4))}})
+    study = load_study("demo").model_copy(
+        update={"first": (), "space": {"lora_rank": Choices(choices=(2, 4))}}
+    )
     folder, store = Runs(tmp_path).study("s"), open_store(tmp_path, study.space)
     folder.path.mkdir()
     write_text(folder.frozen, study.to_yaml())
     for left in (2, 1, 1, 0):  # the second rank fails twice
         verdict = folder.verdict()
-        assert (study_status(folder, verdict).target - len(verdict.results), store.exhausted() is None) == (left, bool(left))
+        assert (study_status(folder, verdict).target - len(verdict.results), store.exhausted() is None) == (
+            left,
+            bool(left),
+        )
         if left:
             trial = store.ask()
             result = failed(trial.number, "device_lost") if trial.number else complete(0, 5.0)

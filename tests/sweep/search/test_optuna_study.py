@@ -17,13 +17,25 @@ def open_store(path, startup_trials=3):
 
 
 def spec(number):
-    return TrialSpec(study="s", number=number, seed=0, backbone="tiny", precision="fp32", data=Data(source="d"),
-                     story=Story(title="t", scenes=(Scene(prompt="p", negative_prompt="", seed=1),)), train=Training(),
-                     render=Rendering(), filters=Filters(), gate=6.0)
+    return TrialSpec(
+        study="s",
+        number=number,
+        seed=0,
+        backbone="tiny",
+        precision="fp32",
+        data=Data(source="d"),
+        story=Story(title="t", scenes=(Scene(prompt="p", negative_prompt="", seed=1),)),
+        train=Training(),
+        render=Rendering(),
+        filters=Filters(),
+        gate=6.0,
+    )
 
 
 def complete(number, mean):
-    return Result(state="complete", spec=spec(number), aesthetic=(mean,), aesthetic_mean=mean, passed_gate=mean >= 6)
+    return Result(
+        state="complete", spec=spec(number), aesthetic=(mean,), aesthetic_mean=mean, passed_gate=mean >= 6
+    )
 
 
 def failed(number, reason):
@@ -55,13 +67,22 @@ def test_a_story_under_the_gate_is_infeasible_and_never_best(tmp_path):
     assert optuna.load_study(storage=f"sqlite:///{tmp_path}/study.db", study_name="s").best_trial.number == 2
 
 
-@pytest.mark.parametrize(("reason", "state"), [("nan_loss", "PRUNED"), ("no_images", "PRUNED"), ("cuda_oom", "PRUNED"),
-                                               ("black_pictures", "PRUNED"), ("killed", "FAIL"), ("bug", "FAIL")])
+@pytest.mark.parametrize(
+    ("reason", "state"),
+    [
+        ("nan_loss", "PRUNED"),
+        ("no_images", "PRUNED"),
+        ("cuda_oom", "PRUNED"),
+        ("black_pictures", "PRUNED"),
+        ("killed", "FAIL"),
+        ("bug", "FAIL"),
+    ],
+)
 def test_a_failure_is_told_by_its_class(tmp_path, reason, state):
     store = open_store(tmp_path)
     trial = store.ask()
     store.tell(trial, failed(0, reason))
-    told, = frozen(tmp_path)
+    (told,) = frozen(tmp_path)
     assert (told.state.name, gate(told), told.user_attrs["reason"]) == (state, 20.0, reason)
 
 
@@ -76,6 +97,7 @@ def test_a_continued_study_samples_what_an_uninterrupted_one_would(tmp_path):
             store.tell(trial, complete(number, fake_score(trial.params)))
             seen.append(trial.params)
         return seen
+
     assert work(tmp_path / "whole", ()) == work(tmp_path / "stopped", (2, 5, 6))
 
 
@@ -84,6 +106,7 @@ def test_studies_with_neighbouring_seeds_share_no_draws(tmp_path):
         (tmp_path / str(seed)).mkdir()
         store = Store(tmp_path / str(seed) / "study.db", "s", SPACE, seed=seed, startup_trials=9)
         return {store.ask().params["learning_rate"] for _ in range(4)}
+
     assert not draws(0) & draws(1)
     assert len(draws(2**32 - 1)) == 4
 
@@ -112,7 +135,9 @@ def test_an_exact_repeat_gets_the_stored_result(tmp_path):
     assert (told.value, gate(told), told.user_attrs["same_as"]) == (6.5, -0.5, 0)
 
 
-@pytest.mark.parametrize(("reason", "answered"), [("nan_loss", True), ("no_images", True), ("cuda_oom", False), ("hung", False)])
+@pytest.mark.parametrize(
+    ("reason", "answered"), [("nan_loss", True), ("no_images", True), ("cuda_oom", False), ("hung", False)]
+)
 def test_a_repeat_of_settings_that_failed_is_told_so_unless_it_was_an_accident(tmp_path, reason, answered):
     store = open_store(tmp_path)
     first = store.ask()
@@ -124,9 +149,9 @@ def test_a_repeat_of_settings_that_failed_is_told_so_unless_it_was_an_accident(t
 def test_an_adopted_trial_is_not_constrained_twice(tmp_path, recwarn):
     store = open_store(tmp_path)
     trial = store.ask()
-    store._constrain(trial, -0.5)          # as far as a killed driver got
+    store._constrain(trial, -0.5)  # as far as a killed driver got
     store = open_store(tmp_path)
-    adopted, = store.running()
+    (adopted,) = store.running()
     store.tell(adopted, complete(0, 6.5))
     assert gate(frozen(tmp_path)[0]) == -0.5
     assert not [w for w in recwarn if "already set" in str(w.message)]
@@ -136,6 +161,7 @@ def test_an_adopted_trial_is_not_constrained_twice(tmp_path, recwarn):
 @pytest.mark.parametrize("asks", [1, 2, 6])
 def test_an_ask_that_was_cut_short_is_finished_as_it_would_have_been(tmp_path, asks, kept):
     """Killed between one parameter and the next: among hand-made settings, at random, by TPE."""
+
     def work(folder):
         folder.mkdir()
         store = open_store(folder)
@@ -147,12 +173,15 @@ def test_an_ask_that_was_cut_short_is_finished_as_it_would_have_been(tmp_path, a
 
     whole = work(tmp_path / "whole")[1].params
     _, trial = work(tmp_path / "cut")
-    with sqlite3.connect(tmp_path / "cut" / "study.db") as db:  # as if the process had died before it wrote them
+    # as if the process had died before it wrote them
+    with sqlite3.connect(tmp_path / "cut" / "study.db") as db:
         for name in list(SPACE)[kept:]:
-            db.execute("DELETE FROM trial_params WHERE trial_id = ? AND param_name = ?", (trial._trial_id, name))
+            db.execute(
+                "DELETE FROM trial_params WHERE trial_id = ? AND param_name = ?", (trial._trial_id, name)
+            )
     cut = open_store(tmp_path / "cut")
     cut.finish_asks()
-    adopted, = cut.running()
+    (adopted,) = cut.running()
     assert (adopted.number, adopted.params) == (asks - 1, whole)
 
 

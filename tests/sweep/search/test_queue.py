@@ -1,4 +1,7 @@
-"""Trials that somebody else queued, as a notebook does with `study.enqueue_trial`, and a study.db that is another's."""
+"""Trials that somebody else queued, as a notebook does with `study.enqueue_trial`, and a study.db that is
+another's.
+"""
+
 import shlex
 import shutil
 import sqlite3
@@ -17,7 +20,9 @@ from sweep.tracking.uri import sqlite_address
 from tests.sweep.search.test_optuna_study import complete
 
 OPENED: list[Callable[[Path, str], object]] = [  # by a start, and before it
-    lambda folder, name: open_store(folder, name), lambda folder, name: check_held(folder / "study.db", name)]
+    lambda folder, name: open_store(folder, name),
+    lambda folder, name: check_held(folder / "study.db", name),
+]
 
 DEMO = load_study("demo")
 GOOD = {"lora_rank": 8, "learning_rate": 1e-3}
@@ -36,7 +41,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"lora_rank": "8"}, "lora_rank is '8', but it must be a whole number (allowed: 1 to 256)"),
     ({"lora_rank": True}, "lora_rank is true, but it must be a whole number (allowed: 1 to 256)"),
     ({"lora_rank": [8]}, "lora_rank is a list of 1, but it must be a whole number (allowed: 1 to 256)"),
-    ({"lora_rank": 8, "learning_rate": 0.5}, "learning_rate is 0.5, but space.learning_rate does not reach it"),
+    (
+        {"lora_rank": 8, "learning_rate": 0.5},
+        "learning_rate is 0.5, but space.learning_rate does not reach it",
+    ),
     ({"learning_rate": float("nan")}, "learning_rate is nan, but it must be finite"),
     ({"learning_rate": None}, "learning_rate is empty, but it must be a number"),
     ({"lora_rnak": 8}, "did you mean lora_rank?"),
@@ -45,14 +53,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("params", "why"), REFUSED, ids=[str(params) for params, _ in REFUSED])
-def test_what_cannot_be_tried_is_refused_and_the_next_is_asked_for(tmp_path: Path, params: dict[str, Any], why: str) -> None:
+def test_what_cannot_be_tried_is_refused_and_the_next_is_asked_for(
+    tmp_path: Path, params: dict[str, Any], why: str
+) -> None:
     open_store(tmp_path)
     for queued in (params, GOOD):
         notebook(tmp_path).enqueue_trial(queued)
     store = open_store(tmp_path)
     trial = store.ask()
     assert why in (store.refused(trial) or "")
-    again, = open_store(tmp_path).running()  # its driver was killed before it told
+    (again,) = open_store(tmp_path).running()  # its driver was killed before it told
     assert (again.number, store.refused(again)) == (0, store.refused(trial))
     good = store.ask()
     assert store.refused(good) is None
@@ -66,7 +76,7 @@ def test_a_value_is_taken_in_its_setting_s_own_type(tmp_path: Path) -> None:
     notebook(tmp_path).enqueue_trial({"lora_alpha": 4})
     store = open_store(tmp_path)
     asked = store.ask().params
-    again, = open_store(tmp_path).running()
+    (again,) = open_store(tmp_path).running()
     assert (type(asked["lora_alpha"]), again.params) == (float, asked)
 
 
@@ -108,19 +118,28 @@ def test_what_an_older_version_queued_of_first_is_taken_out_too(tmp_path: Path) 
 def test_a_study_of_another_name_is_refused(tmp_path: Path, opened: Callable[[Path, str], object]) -> None:
     open_store(tmp_path)
     opened(tmp_path, "demo")
-    with pytest.raises(StudyError, match=r"study\.db: it holds study demo, and .* cannot be renamed .* \(other\)") as raised:
+    with pytest.raises(
+        StudyError, match=r"study\.db: it holds study demo, and .* cannot be renamed .* \(other\)"
+    ) as raised:
         opened(tmp_path, "other")
     assert len(str(raised.value).splitlines()) == 1
     assert optuna.get_all_study_names(f"sqlite:///{tmp_path}/study.db") == ["demo"]
 
 
-@pytest.mark.parametrize(("revision", "told"), [
-    ("v2.6.0.a", "an older Optuna than the installed .*; copy it, then .*optuna storage upgrade --storage .*sqlite"),
-    ("v9.0.0.a", "a newer Optuna than the installed .*; go on with the installation that made it"),
-])
+@pytest.mark.parametrize(
+    ("revision", "told"),
+    [
+        (
+            "v2.6.0.a",
+            "an older Optuna than the installed .*; copy it, then .*optuna storage upgrade --storage .*sqlite",
+        ),
+        ("v9.0.0.a", "a newer Optuna than the installed .*; go on with the installation that made it"),
+    ],
+)
 @pytest.mark.parametrize("opened", OPENED)
-def test_another_optuna_s_tables_are_one_line(tmp_path: Path, revision: str, told: str,
-                                              opened: Callable[[Path, str], object]) -> None:
+def test_another_optuna_s_tables_are_one_line(
+    tmp_path: Path, revision: str, told: str, opened: Callable[[Path, str], object]
+) -> None:
     tmp_path = tmp_path / "it's"
     tmp_path.mkdir()
     open_store(tmp_path)
@@ -130,7 +149,9 @@ def test_another_optuna_s_tables_are_one_line(tmp_path: Path, revision: str, tol
         opened(tmp_path, "demo")
     assert len(str(raised.value).splitlines()) == 1
     if "upgrade" in told:
-        assert shlex.split(str(raised.value).partition("copy it, then ")[2])[-1] == sqlite_address(tmp_path / "study.db")
+        assert shlex.split(str(raised.value).partition("copy it, then ")[2])[-1] == sqlite_address(
+            tmp_path / "study.db"
+        )
 
 
 def test_a_database_that_a_driver_left_half_written_is_left_to_the_start(tmp_path: Path) -> None:

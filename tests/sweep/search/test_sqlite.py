@@ -51,7 +51,8 @@ def test_a_reader_delays_a_commit_and_nothing_is_written_twice(database: Path) -
     with closing(sqlite3.connect(database, check_same_thread=False)) as reader:
         reader.execute("INSERT INTO numbers VALUES (0)")
         reader.commit()
-        rows = reader.execute("SELECT * FROM numbers UNION ALL SELECT * FROM numbers")  # not read to its end: a shared lock
+        # not read to its end: a shared lock
+        rows = reader.execute("SELECT * FROM numbers UNION ALL SELECT * FROM numbers")
         rows.fetchone()
         threading.Timer(0.5, rows.close).start()
         assert write(database, Patience()) == 2
@@ -72,6 +73,8 @@ def test_being_asked_to_stop_ends_it_at_once(database: Path) -> None:
 
 
 def test_other_mistakes_are_told_at_once(database: Path) -> None:
-    with closing(sqlite3.connect(database, **Patience().connect_args)) as ours, \
-            pytest.raises(sqlite3.OperationalError, match="no such table"):
+    with (
+        closing(sqlite3.connect(database, **Patience().connect_args)) as ours,
+        pytest.raises(sqlite3.OperationalError, match="no such table"),
+    ):
         ours.cursor().execute("SELECT * FROM letters")

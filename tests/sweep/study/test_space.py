@@ -1,4 +1,5 @@
 """The search space as Optuna sees it."""
+
 from dataclasses import dataclass
 
 import optuna
@@ -23,18 +24,31 @@ def searching(**space: Choices | Range) -> Searching:
 
 
 def test_every_kind_of_search_has_its_distribution() -> None:
-    assert distributions(searching(
-        lora_rank=Choices(choices=(2, 4)), epochs=Range(low=1, high=5), batch_size=Range(low=2, high=8, step=2),
-        steps=Range(low=1, high=50, log=True), size_px=Range(low=64, high=256), min_score=Range(low=0, high=1),
-        lora_dropout=Range(low=0, high=0.3, step=0.1), learning_rate=Range(low=1e-4, high=1e-2, log=True),
-        random_flip=Choices(choices=(True, False)), max_images=Choices(choices=(None, 8)),
-        deduplicate=Choices(choices=("phash", "none")),
-    ).space) == {
-        "lora_rank": CategoricalDistribution((2, 4)), "epochs": IntDistribution(1, 5),
-        "batch_size": IntDistribution(2, 8, step=2), "steps": IntDistribution(1, 50, log=True),
-        "size_px": IntDistribution(64, 256, step=64), "min_score": FloatDistribution(0, 1),
-        "lora_dropout": FloatDistribution(0, 0.3, step=0.1), "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
-        "random_flip": CategoricalDistribution((True, False)), "max_images": CategoricalDistribution((None, 8)),
+    assert distributions(
+        searching(
+            lora_rank=Choices(choices=(2, 4)),
+            epochs=Range(low=1, high=5),
+            batch_size=Range(low=2, high=8, step=2),
+            steps=Range(low=1, high=50, log=True),
+            size_px=Range(low=64, high=256),
+            min_score=Range(low=0, high=1),
+            lora_dropout=Range(low=0, high=0.3, step=0.1),
+            learning_rate=Range(low=1e-4, high=1e-2, log=True),
+            random_flip=Choices(choices=(True, False)),
+            max_images=Choices(choices=(None, 8)),
+            deduplicate=Choices(choices=("phash", "none")),
+        ).space
+    ) == {
+        "lora_rank": CategoricalDistribution((2, 4)),
+        "epochs": IntDistribution(1, 5),
+        "batch_size": IntDistribution(2, 8, step=2),
+        "steps": IntDistribution(1, 50, log=True),
+        "size_px": IntDistribution(64, 256, step=64),
+        "min_score": FloatDistribution(0, 1),
+        "lora_dropout": FloatDistribution(0, 0.3, step=0.1),
+        "learning_rate": FloatDistribution(1e-4, 1e-2, log=True),
+        "random_flip": CategoricalDistribution((True, False)),
+        "max_images": CategoricalDistribution((None, 8)),
         "deduplicate": CategoricalDistribution(("phash", "none")),
     }
 
@@ -57,7 +71,9 @@ def test_optuna_takes_what_the_setting_allows(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["lora_rank", "size_px", "cfg_scale", "learning_rate", "max_images"]))
     setting = SETTINGS[name]
     whole = st.integers(int(setting.low) // setting.multiple_of, int(setting.high) // setting.multiple_of)
-    numbers = st.floats(1, setting.high) if setting.kind is float else whole.map(lambda n: n * setting.multiple_of)
+    numbers = (
+        st.floats(1, setting.high) if setting.kind is float else whole.map(lambda n: n * setting.multiple_of)
+    )
     low, high = sorted((data.draw(numbers), data.draw(numbers)))
     try:
         search = check_search(name, Range(low=low, high=high, log=data.draw(st.booleans())))
@@ -68,13 +84,22 @@ def test_optuna_takes_what_the_setting_allows(data: st.DataObject) -> None:
     assert search.allows(high)
 
 
-@pytest.mark.parametrize(("name", "search", "value", "end"), [
-    ("lora_rank", Choices(choices=(4, 8, 16)), 16, "upper"), ("lora_rank", Choices(choices=(4, 8, 16)), 8, ""),
-    ("lora_rank", Choices(choices=(4, 8)), 8, ""), ("epochs", Range(low=1, high=5), 5, "upper"),
-    ("epochs", Range(low=1, high=5), 1, ""),  # fewer than one there are not
-    ("learning_rate", Range(low=1e-5, high=1e-2, log=True), 1.2e-5, "lower"),
-    ("deduplicate", Choices(choices=("phash", "ahash", "none")), "none", ""),
-    ("learning_rate", Range(low=1e-5, high=1e-2, log=True), 1e-4, ""), ("max_images", Choices(choices=(4, 8, None)), 8, "")])
+@pytest.mark.parametrize(
+    ("name", "search", "value", "end"),
+    [
+        ("lora_rank", Choices(choices=(4, 8, 16)), 16, "upper"),
+        ("lora_rank", Choices(choices=(4, 8, 16)), 8, ""),
+        ("lora_rank", Choices(choices=(4, 8)), 8, ""),
+        ("epochs", Range(low=1, high=5), 5, "upper"),
+        ("epochs", Range(low=1, high=5), 1, ""),  # fewer than one there are not
+        ("learning_rate", Range(low=1e-5, high=1e-2, log=True), 1.2e-5, "lower"),
+        ("deduplicate", Choices(choices=("phash", "ahash", "none")), "none", ""),
+        ("learning_rate", Range(low=1e-5, high=1e-2, log=True), 1e-4, ""),
+        ("max_images", Choices(choices=(4, 8, None)), 8, ""),
+    ],
+)
 def test_a_best_value_at_the_edge_of_its_search_is_told(name, search, value, end):
     study = searching(**{name: search})
-    assert [f"is at the {end} end of its search" in line for line in edges(study, {name: value})] == [True] * bool(end)
+    assert [f"is at the {end} end of its search" in line for line in edges(study, {name: value})] == [
+        True
+    ] * bool(end)

@@ -1,4 +1,5 @@
 """A key of a study file is declared once: its checks, its searches and its line in studies/README.md follow."""
+
 import json
 
 from sweep.study.story import StoryFile
@@ -47,13 +48,18 @@ print(json.dumps({
 
 def test_the_tables_in_the_readme_say_what_the_code_checks() -> None:
     page = README.read_text(encoding="utf-8")
-    assert with_tables(page, study=Study, story=StoryFile) == page, "they are stale: run python -m sweep.study --tables"
+    assert with_tables(page, study=Study, story=StoryFile) == page, (
+        "they are stale: run python -m sweep.study --tables"
+    )
 
 
 def test_a_new_setting_is_one_field(tmp_path) -> None:
     done = python(A_NEW_SETTING, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {
-        "line": "mine.yaml: train.weight_decay is 2, but it is too large (allowed: 0 to 1)", "default": 0.01,
-        "search": "FloatDistribution(high=0.5, log=False, low=0.0, step=None)", "params": 0.25,
-        "row": "| `weight_decay` | Pull of the weights to 0 | 0 to 1 | `0.01` |"}
+        "line": "mine.yaml: train.weight_decay is 2, but it is too large (allowed: 0 to 1)",
+        "default": 0.01,
+        "search": "FloatDistribution(high=0.5, log=False, low=0.0, step=None)",
+        "params": 0.25,
+        "row": "| `weight_decay` | Pull of the weights to 0 | 0 to 1 | `0.01` |",
+    }

@@ -1,4 +1,7 @@
-"""Addresses: what is written to a path's lies there, under every name, and what is shown of one holds no secret."""
+"""Addresses: what is written to a path's lies there, under every name, and what is shown of one holds no
+secret.
+"""
+
 import shutil
 import tempfile
 from pathlib import Path
@@ -18,8 +21,9 @@ from sweep.tracking.uri import NOT_SHOWN, plain_line, shown_address, sqlite_addr
 
 NAMES = ["a?b", "#a%b%41", "%2e%2e", " 水彩 a", "a;b;d=1", "{a}@b:c&d=e", "a?uri=true", "~a'b\"c\\d\n"]
 SPACE = {"lora_rank": Choices(choices=(2, 4))}
-FOLDER_NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=40).filter(
-    lambda name: name not in (".", "..") and len(name.encode()) <= 200)
+FOLDER_NAMES = st.text(
+    st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=40
+).filter(lambda name: name not in (".", "..") and len(name.encode()) <= 200)
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +51,9 @@ def test_sqlite_opens_the_file_itself_under_every_name(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_and_pictures_lie_in_their_folder_and_are_found_under_every_name(tmp_path, monkeypatch, empty_store, name):
+def test_runs_and_pictures_lie_in_their_folder_and_are_found_under_every_name(
+    tmp_path, monkeypatch, empty_store, name
+):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     runs = Runs(tmp_path / name)
     runs.study("s").path.mkdir(parents=True)
@@ -70,56 +76,88 @@ def test_two_runs_folders_with_a_question_mark_share_nothing(tmp_path):
         (tmp_path / name).mkdir()
         Store(tmp_path / name / "study.db", "s", SPACE, seed=0, startup_trials=1).ask()
     for name in ("a?1", "a?2"):
-        assert len(optuna.load_study(storage=sqlite_address(tmp_path / name / "study.db"), study_name="s").trials) == 1
+        assert (
+            len(
+                optuna.load_study(storage=sqlite_address(tmp_path / name / "study.db"), study_name="s").trials
+            )
+            == 1
+        )
 
 
 def test_a_path_that_is_not_utf8_is_one_line(tmp_path):
-    with pytest.raises(ValueError, match=r"not UTF-8, and no address can hold it; rename the folder") as raised:
+    with pytest.raises(
+        ValueError, match=r"not UTF-8, and no address can hold it; rename the folder"
+    ) as raised:
         sqlite_address(tmp_path / "a\udcff" / "a.db")
     assert str(raised.value).isascii()
 
 
-@pytest.mark.parametrize(("address", "shown"), [
-    ("http://ann:se@cret@host:5000/x", "http://host:5000/x"),
-    ("http://ann:se/cret@host:5000/x", "http://..."),
-    ("http://ann:5/cret@host:5000/x", "http://..."),
-    ("http://ann:se?cret@host:5000/x", "http://..."),
-    ("http://ann:se#cret@host:5000/x", "http://..."),
-    ("http://secret", "http://secret"),  # a host, as far as anybody can tell
-    ("http://ann:secret", "http://..."),
-    ("https://host/mlflow?token=secret", "https://host/mlflow"),
-    ("https://host/mlflow;token=secret", "https://host/..."),
-    ("http://[::1]:5000", "http://[::1]:5000"),
-    ("postgresql+psycopg://ann:secret@host/db?password=secret", "postgresql+psycopg://host/db"),
-    ("mssql+pyodbc:///?odbc_connect=PWD%3Dsecret", "mssql+pyodbc:///"),
-    ("sqlite:////home/ann@work/mlflow.db?key=secret", "sqlite:////home/ann@work/mlflow.db"),
-    ("ann:secret@host", NOT_SHOWN), ("http:/ann:secret@host", NOT_SHOWN), ("htp://ann:secret@host", NOT_SHOWN),
-    ("ann:secret@http://host", NOT_SHOWN), ("", NOT_SHOWN),
-])
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://ann:se@cret@host:5000/x", "http://host:5000/x"),
+        ("http://ann:se/cret@host:5000/x", "http://..."),
+        ("http://ann:5/cret@host:5000/x", "http://..."),
+        ("http://ann:se?cret@host:5000/x", "http://..."),
+        ("http://ann:se#cret@host:5000/x", "http://..."),
+        ("http://secret", "http://secret"),  # a host, as far as anybody can tell
+        ("http://ann:secret", "http://..."),
+        ("https://host/mlflow?token=secret", "https://host/mlflow"),
+        ("https://host/mlflow;token=secret", "https://host/..."),
+        ("http://[::1]:5000", "http://[::1]:5000"),
+        ("postgresql+psycopg://ann:secret@host/db?password=secret", "postgresql+psycopg://host/db"),
+        ("mssql+pyodbc:///?odbc_connect=PWD%3Dsecret", "mssql+pyodbc:///"),
+        ("sqlite:////home/ann@work/mlflow.db?key=secret", "sqlite:////home/ann@work/mlflow.db"),
+        ("ann:secret@host", NOT_SHOWN),
+        ("http:/ann:secret@host", NOT_SHOWN),
+        ("htp://ann:secret@host", NOT_SHOWN),
+        ("ann:secret@http://host", NOT_SHOWN),
+        ("", NOT_SHOWN),
+    ],
+)
 def test_scheme_host_port_and_path_are_shown(address, shown):
     assert shown_address(address) == shown
 
 
-PARTS = ("{0}:x@host", "ann:{0}@host", "ann:a/{0}@host", "ann:{0}/a@host", "host/?token={0}", "host/#{0}", "host/a;b={0}",
-         "ann:{0}")
+PARTS = (
+    "{0}:x@host",
+    "ann:{0}@host",
+    "ann:a/{0}@host",
+    "ann:{0}/a@host",
+    "host/?token={0}",
+    "host/#{0}",
+    "host/a;b={0}",
+    "ann:{0}",
+)
 
 
-@given(scheme=st.sampled_from(["http", "https", "postgresql", "mysql+pymysql", "mssql+pyodbc"]), part=st.sampled_from(PARTS),
-       noise=st.text(st.sampled_from("/?#@:;&=%+ '\"[]\\é水"), max_size=4))
+@given(
+    scheme=st.sampled_from(["http", "https", "postgresql", "mysql+pymysql", "mssql+pyodbc"]),
+    part=st.sampled_from(PARTS),
+    noise=st.text(st.sampled_from("/?#@:;&=%+ '\"[]\\é水"), max_size=4),
+)
 def test_no_secret_is_shown_wherever_it_stands(scheme, part, noise):
     assume("@" not in noise or "@" in part)  # else it stands where a host stands
     address = f"{scheme}://{part.format(f'{noise}SECRET')}"
     assert "SECRET" not in shown_address(address)
 
 
-@pytest.mark.parametrize(("address", "shown"), [
-    ("http://mlflow:S3CRET@host:5000", True), ("http://Mlflow@host:5000", True),
-    ("postgresql://postgres:S3CRET@host/mlflow", True),
-    ("http://mlflow:mlflow@host:5000", False), ("http://ann:mlflow@host:5000", False), ("http://flow:S3CRET@host", False),
-])
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("http://mlflow:S3CRET@host:5000", True),
+        ("http://Mlflow@host:5000", True),
+        ("postgresql://postgres:S3CRET@host/mlflow", True),
+        ("http://mlflow:mlflow@host:5000", False),
+        ("http://ann:mlflow@host:5000", False),
+        ("http://flow:S3CRET@host", False),
+    ],
+)
 def test_a_user_s_common_name_hides_no_error_and_a_password_always_does(address, shown, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
-    assert (plain_line(ConnectionError("MLflow, on PostgreSQL: refused")) == "MLflow, on PostgreSQL: refused") == shown
+    assert (
+        plain_line(ConnectionError("MLflow, on PostgreSQL: refused")) == "MLflow, on PostgreSQL: refused"
+    ) == shown
     assert ("S3CRET" in plain_line(ConnectionError("no S3CRET"))) == ("S3CRET" not in address)
 
 

@@ -1,4 +1,5 @@
 """The order in which things are sent, and what happens when they cannot be."""
+
 import threading
 import time
 
@@ -89,8 +90,11 @@ def test_lost_and_back_are_one_line_each(receiver, outbox, caplog):
         assert not outbox.flush(0.01)
     receiver.down = False
     assert outbox.flush(10)
-    assert caplog.messages == ["the receiver takes nothing at the moment (down); the sweep goes on, "
-                               "what is to be sent stays in a folder", "the receiver answers again; sending what waited"]
+    assert caplog.messages == [
+        "the receiver takes nothing at the moment (down); the sweep goes on, "
+        "what is to be sent stays in a folder",
+        "the receiver answers again; sending what waited",
+    ]
 
 
 def test_nothing_is_tried_before_the_pause_is_over(receiver, outbox):
@@ -114,8 +118,10 @@ def test_an_end_waits_as_long_as_parts_arrive(receiver, outbox, caplog):
     outbox.put("a", slow)
     assert outbox.flush(1.5)
     assert receiver.got == ["a"]
-    assert caplog.messages == ["the receiver is slow, waiting until it has everything; Ctrl-C ends this, "
-                               "the same command sends the rest"]
+    assert caplog.messages == [
+        "the receiver is slow, waiting until it has everything; Ctrl-C ends this, "
+        "the same command sends the rest"
+    ]
 
 
 def test_an_end_waits_for_a_part_that_takes_its_time(receiver, outbox):

@@ -1,4 +1,7 @@
-"""What MLflow is told, and that it is told all of it once, whatever MLflow does meanwhile. No torch: trials made by hand."""
+"""What MLflow is told, and that it is told all of it once, whatever MLflow does meanwhile. No torch: trials
+made by hand.
+"""
+
 import http.server
 import json
 import os
@@ -49,7 +52,8 @@ SETTINGS = {"backbone": "kolors", "seed": 7}
 
 @pytest.fixture(scope="session")
 def told(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    """A study's folder as its trials leave it (base, complete, failed, complete), beside a database that is empty.
+    """A study's folder as its trials leave it (base, complete, failed, complete), beside a database that is
+    empty.
 
     To make MLflow's tables takes seconds, to copy them does not.
     """
@@ -87,15 +91,23 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, told: Runs) -> Content
 
 
 def spec(number: int) -> TrialSpec:
-    return make_spec(number, train=replace(TRAINING, learning_rate=1e-4 * (1 + number)), prompts=("a lake", "a boat"))
+    return make_spec(
+        number, train=replace(TRAINING, learning_rate=1e-4 * (1 + number)), prompts=("a lake", "a boat")
+    )
 
 
 def date(folder: TrialFolder, noon: float) -> None:
     """Two epochs of three steps from `noon` on, then the result if there is one."""
     folder.path.mkdir(exist_ok=True)
     events = [{"event": "started", "time": noon}] + [
-        {"event": "epoch", "time": noon + epoch, "epoch": epoch, "losses": [0.5 / epoch, 0.4 / epoch, 0.3 / epoch]}
-        for epoch in (1, 2)]
+        {
+            "event": "epoch",
+            "time": noon + epoch,
+            "epoch": epoch,
+            "losses": [0.5 / epoch, 0.4 / epoch, 0.3 / epoch],
+        }
+        for epoch in (1, 2)
+    ]
     folder.events.write_text("".join(json.dumps(event) + "\n" for event in events))
     if folder.result.exists():
         os.utime(folder.result, (noon + 5, noon + 5))
@@ -131,8 +143,12 @@ def repeat(runs: Runs, tracking: Tracking) -> None:
     tracking.finish_trial(again, folder)
 
 
-def play(runs: Runs, tracking: Tracking, disturb: Callable[[], object] = lambda: None,
-         mend: Callable[[], object] = lambda: None) -> None:
+def play(
+    runs: Runs,
+    tracking: Tracking,
+    disturb: Callable[[], object] = lambda: None,
+    mend: Callable[[], object] = lambda: None,
+) -> None:
     """A whole sweep as the driver tells it; its middle third may be disturbed."""
     begin(runs, tracking)
     whole_trial(runs, tracking, 0)
@@ -149,6 +165,7 @@ def play(runs: Runs, tracking: Tracking, disturb: Callable[[], object] = lambda:
 @contextmanager
 def unavailable_server() -> Iterator[str]:
     """Answers every request with 503."""
+
     class Answer(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_error(503)
@@ -190,10 +207,13 @@ class Locked:
     """Another process holds the database for itself."""
 
     def __init__(self, path: Path) -> None:
-        code = ("import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None); "
-                "c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()")
-        self._process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE,
-                                         stdout=subprocess.PIPE)
+        code = (
+            "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None); "
+            "c.execute('BEGIN EXCLUSIVE'); print('locked', flush=True); sys.stdin.read()"
+        )
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         assert self._process.stdout
         assert self._process.stdout.readline() == b"locked\n"
 
@@ -204,6 +224,7 @@ class Locked:
 @contextmanager
 def impatient_sqlite() -> Iterator[None]:
     """MLflow 3.17 waits 20 s for a locked database (store/db/utils.py); nobody wants that in a test."""
+
     def shorten(_connection, _cursor, statement: str, parameters, _context, _many):
         return statement.replace("busy_timeout = 20000", "busy_timeout = 20"), parameters
 
@@ -215,17 +236,39 @@ def impatient_sqlite() -> Iterator[None]:
 def test_mlflow_has_one_run_a_trial_with_everything(undisturbed):
     assert undisturbed.keys() == {STUDY, *(f"trial-000{number}" for number in range(4))}
     assert {name: run["status"] for name, run in undisturbed.items()} == {
-        STUDY: "FINISHED", "trial-0000": "FINISHED", "trial-0001": "FAILED", "trial-0002": "FINISHED", "trial-0003": "FINISHED"}
+        STUDY: "FINISHED",
+        "trial-0000": "FINISHED",
+        "trial-0001": "FAILED",
+        "trial-0002": "FINISHED",
+        "trial-0003": "FINISHED",
+    }
     trial = undisturbed["trial-0002"]
     assert trial["parent"] == STUDY
-    assert trial["params"].items() >= {
-        "lora_rank": "4", "seed": "7", "backbone": "kolors", "precision": "fp32", "gate": "6.0", "data": "pictures",
-        "caption": "{prompt}, watercolor <style>", "min_images": "4"}.items()
+    assert (
+        trial["params"].items()
+        >= {
+            "lora_rank": "4",
+            "seed": "7",
+            "backbone": "kolors",
+            "precision": "fp32",
+            "gate": "6.0",
+            "data": "pictures",
+            "caption": "{prompt}, watercolor <style>",
+            "min_images": "4",
+        }.items()
+    )
     assert trial["metrics"]["train_loss"] == [
         (step + 1, pytest.approx(loss), (NOON + 1 + step // 3) * 1000)
-        for step, loss in enumerate([0.5, 0.4, 0.3, 0.25, 0.2, 0.15])]
+        for step, loss in enumerate([0.5, 0.4, 0.3, 0.25, 0.2, 0.15])
+    ]
     assert trial["metrics"]["aesthetic_mean"] == [(0, 6.5, (NOON + 5) * 1000)]
-    assert trial["artifacts"].keys() == {"story.png", "story/1.png", "story/2.png", "lora/lora.safetensors", "recipe.json"}
+    assert trial["artifacts"].keys() == {
+        "story.png",
+        "story/1.png",
+        "story/2.png",
+        "lora/lora.safetensors",
+        "recipe.json",
+    }
     assert (trial["tags"]["gate"], trial["tags"]["winner"]) == ("pass", "true")
 
 
@@ -272,7 +315,9 @@ def test_what_was_sent_is_known_at_the_next_start(runs):
     again.close()
 
 
-def test_what_was_sent_is_not_sent_again_though_mlflow_answers_only_after_the_start(runs, undisturbed, monkeypatch):
+def test_what_was_sent_is_not_sent_again_though_mlflow_answers_only_after_the_start(
+    runs, undisturbed, monkeypatch
+):
     play(runs, open_tracking(runs, STUDY))
     shutil.rmtree(runs.study(STUDY).trial(2).path)  # tidied away by hand
     monkeypatch.setattr(tracking_module, "START_S", 0.0)
@@ -336,7 +381,9 @@ def test_runs_of_trials_that_the_study_lost_are_deleted(runs):
     tracking.close()
 
 
-def test_studies_of_one_name_in_two_runs_folders_share_a_store_without_harm(runs, told, undisturbed, tmp_path, monkeypatch):
+def test_studies_of_one_name_in_two_runs_folders_share_a_store_without_harm(
+    runs, told, undisturbed, tmp_path, monkeypatch
+):
     """Trials of the same number under other words, one of them at work, and a study that knows fewer trials."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
     at_work = open_tracking(runs, STUDY)
@@ -374,7 +421,8 @@ def test_a_store_that_becomes_shared_keeps_what_was_sent_before(runs, undisturbe
 def test_another_store_has_nothing_yet(runs, told, undisturbed, monkeypatch):
     play(runs, open_tracking(runs, STUDY))
     other = f"sqlite:///{shutil.copy(told.tracking_db, runs.path / 'other.db')}"
-    with closing(sqlite3.connect(runs.path / "other.db")) as store, store:  # a copy has the date of birth of its original
+    # a copy has the date of birth of its original
+    with closing(sqlite3.connect(runs.path / "other.db")) as store, store:
         store.execute("UPDATE experiments SET creation_time = creation_time + 1")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", other)
     tracking = open_tracking(runs, STUDY)
@@ -383,7 +431,9 @@ def test_another_store_has_nothing_yet(runs, told, undisturbed, monkeypatch):
     assert content(other) == undisturbed
 
 
-def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(runs, undisturbed, monkeypatch, caplog):
+def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(
+    runs, undisturbed, monkeypatch, caplog
+):
     server = Server(runs, free_port())
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
@@ -414,11 +464,25 @@ def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(r
         server.kill()
     assert len(took) == len(set(took))  # a trial that was cut short goes on where it was
     assert [line.partition(" (")[0] for line in caplog.messages] == [
-        "MLflow takes nothing at the moment", "MLflow answers again; sending what waited"]
+        "MLflow takes nothing at the moment",
+        "MLflow answers again; sending what waited",
+    ]
 
 
-REQUESTS = ("create_experiment", "create_run", "delete_run", "get_experiment", "get_experiment_by_name", "get_metric_history",
-            "log_artifact", "log_batch", "search_runs", "set_tag", "set_terminated", "update_run")
+REQUESTS = (
+    "create_experiment",
+    "create_run",
+    "delete_run",
+    "get_experiment",
+    "get_experiment_by_name",
+    "get_metric_history",
+    "log_artifact",
+    "log_batch",
+    "search_runs",
+    "set_tag",
+    "set_terminated",
+    "update_run",
+)
 
 
 def test_each_request_fails_once_before_or_after_mlflow_has_carried_it_out(runs, undisturbed, monkeypatch):
@@ -433,6 +497,7 @@ def test_each_request_fails_once_before_or_after_mlflow_has_carried_it_out(runs,
             if len(seen) % 2:
                 request(*words, **more)
             raise ConnectionError("lost on the way there, or on the way back")
+
         return call
 
     with monkeypatch.context() as patch:
@@ -444,7 +509,9 @@ def test_each_request_fails_once_before_or_after_mlflow_has_carried_it_out(runs,
     assert content(store_uri(runs)) == undisturbed
 
 
-def test_a_server_that_is_never_there_fails_nothing_and_the_next_start_sends_all(runs, undisturbed, monkeypatch, caplog):
+def test_a_server_that_is_never_there_fails_nothing_and_the_next_start_sends_all(
+    runs, undisturbed, monkeypatch, caplog
+):
     with unavailable_server() as address, monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", f"http://ann:secret@{address}")
         patch.setattr(tracking_module, "END_S", 0.1)
@@ -504,7 +571,9 @@ def test_a_database_locked_for_longer_than_mlflow_waits(runs, undisturbed, caplo
     assert content(store_uri(runs)) == undisturbed
     lines = [record.getMessage() for record in caplog.records]
     assert [line.partition(" (")[0] for line in lines] == [
-        "MLflow takes nothing at the moment", "MLflow answers again; sending what waited"]
+        "MLflow takes nothing at the moment",
+        "MLflow answers again; sending what waited",
+    ]
     assert "database is locked" in lines[0]
 
 
@@ -621,8 +690,11 @@ def test_a_run_made_twice_by_a_request_that_was_given_up_is_one_again(runs, undi
     experiment = client.get_experiment_by_name(STUDY)
     assert experiment
     for _ in range(2):
-        client.create_run(experiment.experiment_id, run_name="trial-0000", tags={
-            "trial_number": "0", "state": "running", "sampled": "learning_rate"})
+        client.create_run(
+            experiment.experiment_id,
+            run_name="trial-0000",
+            tags={"trial_number": "0", "state": "running", "sampled": "learning_rate"},
+        )
     play(runs, tracking)
     assert content(store_uri(runs)) == undisturbed
 
@@ -630,17 +702,21 @@ def test_a_run_made_twice_by_a_request_that_was_given_up_is_one_again(runs, undi
 @pytest.fixture(params=["deleted", "purged"])
 def delete(request: pytest.FixtureRequest, runs: Runs) -> Callable[..., None]:
     """What a user does in MLflow's UI, to runs by their names; purged with `mlflow gc` as well."""
+
     def do(*names: str) -> None:
         client, ids = MlflowClient(store_uri(runs)), run_ids(runs)
         for name in names:
             client.delete_run(ids[name])
         if request.param == "purged":
             gc(runs)
+
     return do
 
 
 def gc(runs: Runs) -> None:
-    done = CliRunner().invoke(mlflow_gc, ["--backend-store-uri", store_uri(runs)], env={"MLFLOW_TRACKING_URI": store_uri(runs)})
+    done = CliRunner().invoke(
+        mlflow_gc, ["--backend-store-uri", store_uri(runs)], env={"MLFLOW_TRACKING_URI": store_uri(runs)}
+    )
     assert done.exit_code == 0, done.output
 
 
@@ -658,7 +734,9 @@ def test_what_the_user_deleted_stays_deleted_and_holds_up_nothing(runs, undistur
     tracking.finish_study("FINISHED", [2])
     left = {name: run for name, run in undisturbed.items() if name in (STUDY, "trial-0003")}
     assert content(store_uri(runs)) == left
-    assert caplog.messages == ["MLflow: the run of trial 1 was deleted there; it stays deleted, its folder has everything"]
+    assert caplog.messages == [
+        "MLflow: the run of trial 1 was deleted there; it stays deleted, its folder has everything"
+    ]
     play(runs, open_tracking(runs, STUDY))
     assert content(store_uri(runs)) == left
 
@@ -687,10 +765,14 @@ def test_a_parent_run_that_the_user_deleted_is_made_anew_with_all_it_had(runs, u
     assert content(store_uri(runs)) == undisturbed
     delete(STUDY, "trial-0000")
     play(runs, open_tracking(runs, STUDY))
-    assert content(store_uri(runs)) == {name: run for name, run in undisturbed.items() if name != "trial-0000"}
+    assert content(store_uri(runs)) == {
+        name: run for name, run in undisturbed.items() if name != "trial-0000"
+    }
 
 
-def test_an_experiment_that_the_user_purged_is_made_anew_for_what_comes(runs, undisturbed, monkeypatch, caplog):
+def test_an_experiment_that_the_user_purged_is_made_anew_for_what_comes(
+    runs, undisturbed, monkeypatch, caplog
+):
     monkeypatch.setattr(outbox_module, "FIRST_PAUSE_S", 0.05)
 
     def delete_experiment() -> None:
@@ -703,7 +785,9 @@ def test_an_experiment_that_the_user_purged_is_made_anew_for_what_comes(runs, un
     tracking = open_tracking(runs, STUDY)
     play(runs, tracking, disturb=delete_experiment, mend=purge)
     left = content(store_uri(runs))
-    assert left == {name: run for name, run in undisturbed.items() if name not in ("trial-0000", "trial-0001")}
+    assert left == {
+        name: run for name, run in undisturbed.items() if name not in ("trial-0000", "trial-0001")
+    }
     assert "was deleted: restore it there" in caplog.text
     play(runs, open_tracking(runs, STUDY))
     assert content(store_uri(runs)) == left
@@ -718,13 +802,17 @@ def test_what_mlflow_refuses_holds_up_nothing_else(runs, caplog):
     assert tracking.flush(60)
     assert tracking.sent() == {2}
     tracking.close()
-    line, = caplog.messages
+    (line,) = caplog.messages
     assert line.startswith("MLflow refuses trial 0: ")
     assert "timestamp" in line
 
 
-def test_a_copied_runs_folder_on_a_shared_store_takes_an_id_of_its_own(runs, undisturbed, tmp_path, monkeypatch, caplog):
-    """Copied while trial 1 is at work; the first machine goes on, then the copy starts and knows trials 0 and 1 alone."""
+def test_a_copied_runs_folder_on_a_shared_store_takes_an_id_of_its_own(
+    runs, undisturbed, tmp_path, monkeypatch, caplog
+):
+    """Copied while trial 1 is at work; the first machine goes on, then the copy starts and knows trials 0 and
+    1 alone.
+    """
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
     copies: list[Runs] = []
 
@@ -732,7 +820,7 @@ def test_a_copied_runs_folder_on_a_shared_store_takes_an_id_of_its_own(runs, und
         copies.append(Runs(shutil.copytree(runs.path, tmp_path / "copy")))
 
     play(runs, open_tracking(runs, STUDY), disturb=copy)
-    other, = copies
+    (other,) = copies
     tracking = start_knowing(other, 0, 1)
     assert study_id(other) != study_id(runs)
     assert tracking.sent() == set()
@@ -740,13 +828,17 @@ def test_a_copied_runs_folder_on_a_shared_store_takes_an_id_of_its_own(runs, und
     tracking.finish_study("FINISHED", [0])
     assert content(store_uri(runs), study_id=study_id(other)).keys() == {STUDY, "trial-0000"}
     assert content(store_uri(runs), study_id=study_id(runs)) == undisturbed
-    line, = caplog.messages
-    assert line.startswith(f"MLflow: a copy of {other.study(STUDY).path}, or the folder that it was copied from")
+    (line,) = caplog.messages
+    assert line.startswith(
+        f"MLflow: a copy of {other.study(STUDY).path}, or the folder that it was copied from"
+    )
     play(runs, open_tracking(runs, STUDY))
     assert content(store_uri(runs), study_id=study_id(runs)) == undisturbed
 
 
-def test_a_copy_at_work_at_the_same_time_deletes_and_ends_no_run_that_it_did_not_make(runs, tmp_path, monkeypatch):
+def test_a_copy_at_work_at_the_same_time_deletes_and_ends_no_run_that_it_did_not_make(
+    runs, tmp_path, monkeypatch
+):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
     first = open_tracking(runs, STUDY)
     begin(runs, first)
@@ -763,7 +855,11 @@ def test_a_copy_at_work_at_the_same_time_deletes_and_ends_no_run_that_it_did_not
     copied.finish_study("FINISHED")
     after = content(store_uri(runs))
     assert {name: run["status"] for name, run in after.items()} == {
-        STUDY: "FINISHED", "trial-0000": "RUNNING", "trial-0001": "KILLED", "trial-0002": "FINISHED"}
+        STUDY: "FINISHED",
+        "trial-0000": "RUNNING",
+        "trial-0001": "KILLED",
+        "trial-0002": "FINISHED",
+    }
     assert after["trial-0002"] == before["trial-0002"]
     first.close()
 
@@ -791,8 +887,10 @@ def test_a_moved_runs_folder_goes_on_with_its_pictures(runs, undisturbed, tmp_pa
     play(moved, open_tracking(moved, STUDY))
     assert content(sqlite_address(moved.tracking_db)) == undisturbed
     assert not runs.artifacts.exists()
-    assert caplog.messages == [f"{moved.path} was moved or copied here: MLflow's pictures and LoRAs are from now on those in "
-                               f"{moved.artifacts}"]
+    assert caplog.messages == [
+        f"{moved.path} was moved or copied here: MLflow's pictures and LoRAs are from now on those in "
+        f"{moved.artifacts}"
+    ]
 
 
 def test_a_copied_runs_folder_never_writes_into_the_original(runs, undisturbed, tmp_path):
@@ -813,7 +911,9 @@ def test_report_mends_a_moved_folder_and_says_so_once(runs, cli, write_study, tm
     assert artifacts(store_uri(moved), run_ids(moved)["trial-0000"]).keys() >= {"story/1.png"}
 
 
-def test_a_study_elsewhere_that_logs_to_our_own_store_is_left_alone(runs, told, undisturbed, tmp_path, monkeypatch):
+def test_a_study_elsewhere_that_logs_to_our_own_store_is_left_alone(
+    runs, told, undisturbed, tmp_path, monkeypatch
+):
     other = Runs(shutil.copytree(told.path, tmp_path / "other"))
     with monkeypatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
@@ -860,9 +960,19 @@ tracking.open_tracking(runs, study).finish_study("FINISHED")
     runs = Runs(tmp_path / "runs")
     runs.path.mkdir()
     (runs.path / ".mlflow.db.1.tmp").write_bytes(b"half a store, left by a process that was killed")
-    env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | {"PYTHONPATH": str(ROOT)}
-    started = [subprocess.Popen([sys.executable, "-c", code, str(runs.path), study], stdin=subprocess.PIPE, env=env,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE) for study in ("one", "two")]
+    env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"} | {
+        "PYTHONPATH": str(ROOT)
+    }
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(runs.path), study],
+            stdin=subprocess.PIPE,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for study in ("one", "two")
+    ]
     for process in started:
         assert process.stdout
         assert process.stdout.readline() == b"ready\n"
@@ -877,20 +987,23 @@ tracking.open_tracking(runs, study).finish_study("FINISHED")
     assert not list(runs.path.glob(".mlflow.db.*"))
 
 
-@pytest.mark.parametrize(("uri", "words"), [
-    ("gopher://ann:secret@host", "allowed: an address that starts with one of http"),
-    ("runs/mlruns", "allowed: an address that starts with one of http"),
-    ("ann:secret@host", "allowed: an address that starts with one of http"),
-    ("http:/ann:secret@host", "allowed: an address that starts with one of http"),
-    ("http://ann:secret@host:99999", "host or port is none"),
-    ("http://ann:se/secret@host", "host or port is none"),
-    ("http://ann:5/secret@host", "with an @ behind its host: .* write / as %2F"),
-    ("https://host/?token=secret", "which goes on with \\? or #"),
-    ("sqlite+nonsense:///x.db", "which cannot work"),
-    ("sqlite://", "names no file"),
-    ("mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3Dsecret", "cannot work: No module named 'pyodbc'"),
-    ("sqlite:///{runs}/lake_painter/study.db", "a study's own database"),
-])
+@pytest.mark.parametrize(
+    ("uri", "words"),
+    [
+        ("gopher://ann:secret@host", "allowed: an address that starts with one of http"),
+        ("runs/mlruns", "allowed: an address that starts with one of http"),
+        ("ann:secret@host", "allowed: an address that starts with one of http"),
+        ("http:/ann:secret@host", "allowed: an address that starts with one of http"),
+        ("http://ann:secret@host:99999", "host or port is none"),
+        ("http://ann:se/secret@host", "host or port is none"),
+        ("http://ann:5/secret@host", "with an @ behind its host: .* write / as %2F"),
+        ("https://host/?token=secret", "which goes on with \\? or #"),
+        ("sqlite+nonsense:///x.db", "which cannot work"),
+        ("sqlite://", "names no file"),
+        ("mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3Dsecret", "cannot work: No module named 'pyodbc'"),
+        ("sqlite:///{runs}/lake_painter/study.db", "a study's own database"),
+    ],
+)
 def test_a_uri_that_can_never_work_is_said_at_once_and_without_its_password(runs, monkeypatch, uri, words):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri.format(runs=runs.path))
     with pytest.raises(ValueError, match=words) as raised:
@@ -919,8 +1032,12 @@ def test_ui_shows_the_runs_of_a_sweep_and_their_pictures(runs):
     try:
         server.start()
         page = requests.get(server.uri, timeout=60)
-        run = requests.get(f"{server.uri}/ajax-api/2.0/mlflow/runs/get", {"run_id": run_id}, timeout=60).json()["run"]
-        picture = requests.get(f"{server.uri}/get-artifact", {"run_uuid": run_id, "path": "story/1.png"}, timeout=60)
+        run = requests.get(
+            f"{server.uri}/ajax-api/2.0/mlflow/runs/get", {"run_id": run_id}, timeout=60
+        ).json()["run"]
+        picture = requests.get(
+            f"{server.uri}/get-artifact", {"run_uuid": run_id, "path": "story/1.png"}, timeout=60
+        )
     finally:
         server.kill()
     assert "<title>MLflow</title>" in page.text
@@ -929,9 +1046,17 @@ def test_ui_shows_the_runs_of_a_sweep_and_their_pictures(runs):
 
 
 ADDRESSES = (
-    "http://ann:S3CRET@127.0.0.1:1", "http://S3CRET@127.0.0.1:1", "http://ann:x/S3CRET@127.0.0.1:1", "http:/ann:S3CRET@host",
-    "ann:S3CRET@host", "https://127.0.0.1:1/?token=S3CRET", "htp://S3CRET@host", "http://ann:S3CRET",
-    "mssql+pyodbc:///?odbc_connect=PWD%3DS3CRET", "sqlite:///{folder}/other.db?key=S3CRET")
+    "http://ann:S3CRET@127.0.0.1:1",
+    "http://S3CRET@127.0.0.1:1",
+    "http://ann:x/S3CRET@127.0.0.1:1",
+    "http:/ann:S3CRET@host",
+    "ann:S3CRET@host",
+    "https://127.0.0.1:1/?token=S3CRET",
+    "htp://S3CRET@host",
+    "http://ann:S3CRET",
+    "mssql+pyodbc:///?odbc_connect=PWD%3DS3CRET",
+    "sqlite:///{folder}/other.db?key=S3CRET",
+)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -956,7 +1081,10 @@ def test_no_secret_of_an_address_is_told_by_anything(runs, told, monkeypatch, ca
 def test_commands_and_processes_tell_no_secret(runs, cli, write_study, tmp_path):
     study = write_study(tmp_path, name=STUDY)
     shutil.copy(study, runs.study(STUDY).frozen)
-    for address, shown in (("http://ann:S3CRET@host:5000", "http://host:5000"), ("ann:S3CRET@host", "(not shown")):
+    for address, shown in (
+        ("http://ann:S3CRET@host:5000", "http://host:5000"),
+        ("ann:S3CRET@host", "(not shown"),
+    ):
         for words in (("ui",), ("status", STUDY)):
             done = cli(*words, "--runs", runs.path, MLFLOW_TRACKING_URI=address)
             assert shown in done.stdout + done.stderr
@@ -966,11 +1094,19 @@ def test_commands_and_processes_tell_no_secret(runs, cli, write_study, tmp_path)
 def test_a_sweep_tells_no_secret_in_words_files_params_tags_or_process_lists(write_study, tmp_path):
     runs, store = Runs(tmp_path / "runs"), tmp_path / "other" / "mlflow.db"
     store.parent.mkdir()
-    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{store}?key=S3CRET", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{store}?key=S3CRET",
+        "PYTHONPATH": str(ROOT),
+    }
     words = ("run", write_study(tmp_path, trials=1), "--runs", runs.path)
     processes = set()
-    with subprocess.Popen([sys.executable, "-m", "sweep.cli", *map(str, words)], text=True, env=environment,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as driver:
+    with subprocess.Popen(
+        [sys.executable, "-m", "sweep.cli", *map(str, words)],
+        text=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as driver:
         while driver.poll() is None:
             with suppress(psutil.NoSuchProcess):
                 found = psutil.Process(driver.pid)
@@ -981,7 +1117,9 @@ def test_a_sweep_tells_no_secret_in_words_files_params_tags_or_process_lists(wri
     assert [line for line in processes if "sweep.worker" in line]
     assert not [text for text in (told, *processes) if "S3CRET" in text]
     client = MlflowClient(f"sqlite:///{store}")
-    run = client.search_runs([client.get_experiment_by_name("quick").experiment_id], "attributes.run_name = 'trial-0000'")[0]
+    run = client.search_runs(
+        [client.get_experiment_by_name("quick").experiment_id], "attributes.run_name = 'trial-0000'"
+    )[0]
     assert run.info.status == "FINISHED"
     assert run.data.params
     for file in filter(Path.is_file, (*runs.path.rglob("*"), *store.parent.rglob("*"))):
@@ -1006,7 +1144,11 @@ def test_ui_answers_when_it_says_so_keeps_its_store_s_address_to_itself_and_ends
     finally:
         server.kill()
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
-    assert not [text for text in (server.log.read_text(), runs.ui_log.read_text()) if "S3CRET" in text or "Traceback" in text]
+    assert not [
+        text
+        for text in (server.log.read_text(), runs.ui_log.read_text())
+        if "S3CRET" in text or "Traceback" in text
+    ]
 
 
 def test_ui_ends_without_a_traceback_while_it_starts(runs):

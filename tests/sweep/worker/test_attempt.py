@@ -1,4 +1,5 @@
 """What may be an accident is tried once more; memory is tried with fewer rows at a time."""
+
 import pytest
 
 from sweep.events import Attempt

@@ -1,4 +1,5 @@
 """How a worker's death is told apart."""
+
 import os
 import signal
 from pathlib import Path
@@ -12,11 +13,14 @@ from sweep.worker.local import LocalWorker, WorkerDied
 
 @pytest.mark.parametrize(("killed_for_memory", "reason"), [(3, "killed"), (4, "host_oom")])
 def test_a_worker_that_the_kernel_killed_for_memory_is_known_by_the_kernel_s_count(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_for_memory: int, reason: str) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_for_memory: int, reason: str
+) -> None:
     """The count is the test's: to use up a machine's memory for real would end the test too."""
     counts = iter([3, killed_for_memory])
     monkeypatch.setattr(local_worker, "_oom_kills", lambda: next(counts))
-    worker = LocalWorker(tmp_path / "worker.log", Setup(cache=tmp_path / "cache", device="cpu", checkpoint_every_s=120))
+    worker = LocalWorker(
+        tmp_path / "worker.log", Setup(cache=tmp_path / "cache", device="cpu", checkpoint_every_s=120)
+    )
     os.kill(worker._process.pid, signal.SIGKILL)
     with pytest.raises(WorkerDied) as death:
         worker.next_message(30)
@@ -24,16 +28,23 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_known_by_the_kernel_s_cou
     worker.close()
 
 
-@pytest.mark.parametrize(("asked_to_stop", "told"), [(False, ("killed", "SIGSEGV")), (True, ("hung", "does not end"))])
+@pytest.mark.parametrize(
+    ("asked_to_stop", "told"), [(False, ("killed", "SIGSEGV")), (True, ("hung", "does not end"))]
+)
 def test_a_worker_that_takes_its_time_to_crash_is_killed_and_not_hung(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_to_stop: bool, told: tuple[str, str]) -> None:
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_to_stop: bool, told: tuple[str, str]
+) -> None:
     """A core dump, or a card's memory to give back, keeps a process for seconds after its pipes are closed."""
     crash = tmp_path / "crash"
     now = tmp_path / "now"
-    crash.write_text(f"#!/bin/sh\nuntil [ -e '{now}' ]; do sleep 0.05; done\nexec <&- >&-\nsleep 3\nkill -SEGV $$\n")
+    crash.write_text(
+        f"#!/bin/sh\nuntil [ -e '{now}' ]; do sleep 0.05; done\nexec <&- >&-\nsleep 3\nkill -SEGV $$\n"
+    )
     crash.chmod(0o755)
     monkeypatch.setattr(local_worker.sys, "executable", str(crash))
-    worker = LocalWorker(tmp_path / "worker.log", Setup(cache=tmp_path / "cache", device="cpu", checkpoint_every_s=120))
+    worker = LocalWorker(
+        tmp_path / "worker.log", Setup(cache=tmp_path / "cache", device="cpu", checkpoint_every_s=120)
+    )
     if asked_to_stop:
         worker.wake()
         assert worker.next_message(30) is None
@@ -49,5 +60,5 @@ def test_the_kernel_s_count_is_read() -> None:
     place = next((place for place in places if place.exists() and "oom_kill " in place.read_text()), None)
     if place is None:
         pytest.skip("this system tells nobody")
-    told, = (line.split()[1] for line in place.read_text().splitlines() if line.startswith("oom_kill "))
+    (told,) = (line.split()[1] for line in place.read_text().splitlines() if line.startswith("oom_kill "))
     assert local_worker._oom_kills() == int(told)

@@ -1,4 +1,5 @@
 """The deadline follows the worker's phase and its own pace."""
+
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ TRAINING, ALIVE = events.Training(images=8, steps=100), events.Alive()
 def clock(monkeypatch):
     class Clock:
         now = 1000.0
+
     monkeypatch.setattr(watchdog.time, "monotonic", lambda: Clock.now)
     return Clock
 
@@ -24,10 +26,19 @@ def clock(monkeypatch):
 def test_each_phase_has_its_own_floor(clock):
     dog = Watchdog()
     assert dog.left_s == FLOORS_S["start"]
-    ready = events.Ready(device="cpu", seconds=1.0, threads=2, unknown_words=(), weights={}, scorer="", scoring_version=1)
-    for event, phase in ((ready, "prepare"), (events.Started(), "prepare"), (TRAINING, "step"), (ALIVE, "step"),
-                         (events.Epoch(epoch=1, losses=(0.5,)), "step"), (events.Drawing(8), "picture"),
-                         (events.Picture(1), "picture"), (events.Started(), "prepare")):
+    ready = events.Ready(
+        device="cpu", seconds=1.0, threads=2, unknown_words=(), weights={}, scorer="", scoring_version=1
+    )
+    for event, phase in (
+        (ready, "prepare"),
+        (events.Started(), "prepare"),
+        (TRAINING, "step"),
+        (ALIVE, "step"),
+        (events.Epoch(epoch=1, losses=(0.5,)), "step"),
+        (events.Drawing(8), "picture"),
+        (events.Picture(1), "picture"),
+        (events.Started(), "prepare"),
+    ):
         dog.heard(said_now(event))
         assert (dog.phase, dog.left_s) == (phase, FLOORS_S[phase])
 

@@ -1,4 +1,5 @@
 """Whatever goes wrong in a trial gets the class that decides what is done about it."""
+
 import errno
 
 import pytest
@@ -22,11 +23,19 @@ CLASSES = [
     (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "cuda_oom"),
     (RuntimeError("CUDA error: an illegal memory access was encountered" + OF_THE_DEVICE), "device_lost"),
     (MemoryError(), "host_oom"),
-    (RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
-                  "allocate 4096 bytes. Error code 12 (Cannot allocate memory)"), "host_oom"),
+    (
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+            "allocate 4096 bytes. Error code 12 (Cannot allocate memory)"
+        ),
+        "host_oom",
+    ),
     (OSError(errno.ENOSPC, "No space left on device"), "disk_full"),
     (OSError(errno.EDQUOT, "Disk quota exceeded"), "disk_full"),
-    (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "disk_full"),
+    (
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        "disk_full",
+    ),
     (DataError("pictures: no such folder"), "bad_image"),
     (PictureError("cannot be read: it is cut short or damaged"), "bad_image"),
     (NoImagesError("the filters keep 3 of 11 pictures"), "no_images"),
@@ -39,7 +48,9 @@ CLASSES = [
 ]
 
 
-@pytest.mark.parametrize(("error", "reason"), CLASSES, ids=[f"{type(e).__name__}-{r}-{n}" for n, (e, r) in enumerate(CLASSES)])
+@pytest.mark.parametrize(
+    ("error", "reason"), CLASSES, ids=[f"{type(e).__name__}-{r}-{n}" for n, (e, r) in enumerate(CLASSES)]
+)
 def test_a_failure_has_the_class_of_what_was_raised(error: Exception, reason: str) -> None:
     assert failure_class(error) == reason
     assert reason in FAILURES
