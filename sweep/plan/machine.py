@@ -93,7 +93,7 @@ def refusal(backbone: str, device: str, precision: str) -> str:
 
 def ask_torch(*words: str, timeout_s: float) -> "subprocess.CompletedProcess[str]":
     """Put a question of sweep/plan/ask_torch.py. Raises TimeoutExpired, OSError."""
-    return ask([sys.executable, "-P", "-m", "sweep.plan.plan.ask_torch", *words], timeout_s)
+    return ask([sys.executable, "-P", "-m", "sweep.plan.ask_torch", *words], timeout_s)
 
 
 def ask(command: list[str], timeout_s: float) -> "subprocess.CompletedProcess[str]":
