@@ -8,7 +8,7 @@ from core.files.files import write_json
 from reports.console import leaderboard_table
 from reports.leaderboard import leaderboard
 from reports.units import counted, numbered, size
-from tests.reports.conftest import fill, make_spec
+from tests.examples import fill, make_spec
 
 
 def printed(study) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 from core.files.files import write_text
 from core.folders import StudyFolder
 from reports.page import write_report
-from tests.reports.conftest import HOSTILE, fill, make_spec
+from tests.examples import HOSTILE, fill, make_spec
 from tests.reports.test_leaderboard import accept_change
 
 

@@ -26,7 +26,7 @@ from sweep.events import (
     said_now,
     write_journal,
 )
-from tests.reports.conftest import make_spec
+from tests.examples import make_spec
 
 SAID: list[Event] = [
     events.Ready(

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from core.files.files import read_json, sha256
 from core.folders import TrialFolder
 from reports.submission.export import ExportError, export, weight_stem
-from tests.reports.conftest import ADDED, HOSTILE, STUDY, fill, make_spec
+from tests.examples import ADDED, HOSTILE, STUDY, fill, make_spec
 from tests.reports.test_leaderboard import accept_change
 
 

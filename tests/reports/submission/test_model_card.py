@@ -5,7 +5,7 @@ import yaml
 from markdown_it import MarkdownIt
 
 from reports.submission.model_card import Card, escape_markdown, model_card
-from tests.reports.conftest import HOSTILE, make_result, make_spec
+from tests.examples import HOSTILE, make_result, make_spec
 
 EVIL = 'x" ]\n---\nlicense: evil'
 

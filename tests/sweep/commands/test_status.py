@@ -12,7 +12,7 @@ from core.trial.spec import Training
 from core.verdict import BASE_PASSES
 from sweep.commands.status import findings
 from sweep.study.study import load_study
-from tests.reports.conftest import make_result, make_spec
+from tests.examples import make_result, make_spec
 from tests.sweep.resume.test_fingerprint import STUDY, make_folder, with_value
 
 GATE = "objective.gate is 5, but the challenge's gate is 6"

@@ -20,7 +20,7 @@ from sweep.resume.fingerprint import FIELDS, Fingerprint, check_changes, fields_
 from sweep.search.optuna_study import Store
 from sweep.study.errors import StudyError
 from sweep.study.study import STUDIES, load_frozen, load_study
-from tests.reports.conftest import make_result, make_spec
+from tests.examples import make_result, make_spec
 
 STORY = {
     "title": "t",

@@ -17,7 +17,7 @@ from mlflow.artifacts import download_artifacts
 
 from core.files.install import ROOT
 from core.folders import Runs
-from tests.reports.conftest import STUDY
+from tests.examples import STUDY
 
 Content = dict[str, dict[str, Any]]
 

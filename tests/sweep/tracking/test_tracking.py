@@ -42,7 +42,7 @@ from sweep.tracking.record import result_tags
 from sweep.tracking.store import EXPERIMENT_TAGS
 from sweep.tracking.tracking import Tracking, open_tracking
 from sweep.tracking.uri import sqlite_address
-from tests.reports.conftest import STUDY, fill, make_failure, make_result, make_spec
+from tests.examples import STUDY, fill, make_failure, make_result, make_spec
 from tests.sweep.tracking.mlflow_store import Content, Server, artifacts, content, free_port, store_uri
 
 NOON = 1_700_000_000.0  # s; files and events are dated by hand, so that two stores can be compared

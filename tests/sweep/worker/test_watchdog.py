@@ -9,7 +9,7 @@ from sweep import events
 from sweep.events import said_now
 from sweep.worker import watchdog
 from sweep.worker.watchdog import FLOORS_S, LOOK_S, PATIENCE, Watchdog, work_of
-from tests.reports.conftest import make_spec
+from tests.examples import make_spec
 
 TRAINING, ALIVE = events.Training(images=8, steps=100), events.Alive()
 
