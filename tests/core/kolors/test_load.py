@@ -118,7 +118,7 @@ def test_latents_decoded_a_few_at_a_time_give_the_same_pictures(
 ) -> None:
     latents = noise(3, 4, 8, 8)
     together = kolors.decode(latents)
-    monkeypatch.setattr(core.backbone, "DECODED_CELLS", 2 * 8 * 8)
+    monkeypatch.setattr(core.backbone.backbone, "DECODED_CELLS", 2 * 8 * 8)
     for one, other in zip(together, kolors.decode(latents), strict=True):
         assert np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max() <= 1
 
