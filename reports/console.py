@@ -96,7 +96,8 @@ def _reasons(trials: pd.DataFrame) -> list[str]:
         lines.append(f"and {len(same) - MAX_REASONS} more reasons, in the report")
     if (trials["gate"] == "older").any():
         lines.append(
-            "older: made before a change that was accepted; these scores compare with the base story above them, "
+            "older: made before a change that was accepted; these scores compare with the base story above "
+            "them, "
             "not with later trials"
         )
     return lines

@@ -74,7 +74,8 @@ def run_sweep(
             log.debug("the driver cannot go on", exc_info=True)  # louder would be a traceback on the terminal
             line = first_line(error.__cause__ or error)
             raise SweepError(
-                f"{folder.path}: its files cannot be read or written ({line}); mend that and run the same again"
+                f"{folder.path}: its files cannot be read or written ({line}); mend that and run the same "
+                "again"
             ) from None
 
 
@@ -352,7 +353,8 @@ class Sweep:
     def _check_filters(self, result: Result) -> None:
         if result.reason == NO_IMAGES.name and not self.study.space.keys() & setting_names(Filters):
             raise SweepError(
-                f"{result.message}, and no filter is searched, so no trial can have more; lora-sweep data shows "
+                f"{result.message}, and no filter is searched, so no trial can have more; lora-sweep data "
+                "shows "
                 "what each of them keeps"
             )
 
@@ -364,7 +366,8 @@ class Sweep:
         self._failures_in_a_row += 1
         if self._failures_in_a_row == MAX_FAILURES_IN_A_ROW:
             raise SweepError(
-                f"{MAX_FAILURES_IN_A_ROW} trials in a row failed, the last as {result.reason}: {result.message}; "
+                f"{MAX_FAILURES_IN_A_ROW} trials in a row failed, the last as {result.reason}: "
+                f"{result.message}; "
                 f"{advice}; the same command goes on"
             )
 
@@ -390,6 +393,7 @@ def other_threads(results: Iterable[Result], ready: Ready) -> str:
     if not earlier or ready.device != "cpu":
         return ""
     return (
-        f"note: {ready.threads} threads compute now, {' or '.join(map(str, sorted(earlier)))} did for earlier trials: "
+        f"note: {ready.threads} threads compute now, {' or '.join(map(str, sorted(earlier)))} did for "
+        "earlier trials: "
         "on a CPU scores are then equal within rounding only (OMP_NUM_THREADS sets it)"
     )

@@ -49,7 +49,10 @@ DEVICE_LOST = Failure(
     name="device_lost",
     retried=True,
     retires_worker=True,
-    advice="the GPU or its driver is in trouble: look at `nvidia-smi` and the system's log, or start the machine again",
+    advice=(
+        "the GPU or its driver is in trouble: look at `nvidia-smi` and the system's log, or start the "
+        "machine again"
+    ),
 )
 HOST_OOM = Failure(
     name="host_oom",

@@ -48,7 +48,8 @@ class PlainProgress:
         self.note(f"worker ready on {ready.device} ({ready.seconds:.1f} s to load the base model)")
         if ready.unknown_words:
             self.note(
-                "note: the base model does not know these pieces of the prompts, which a LoRA learns where captions "
+                "note: the base model does not know these pieces of the prompts, which a LoRA learns where "
+                "captions "
                 f"have them: {', '.join(ready.unknown_words)}"
             )
 
@@ -69,7 +70,8 @@ class PlainProgress:
     def trial_finished(self, result: Result, params: dict[str, Any]) -> None:
         self.told += 1
         self.note(
-            f"trial {result.spec.number} ({self.told} of {self.target}): {self._verdict(result)}  {describe(params)}"
+            f"trial {result.spec.number} ({self.told} of {self.target}): {self._verdict(result)}  "
+            f"{describe(params)}"
         )
 
     def note(self, text: str) -> None:
@@ -85,7 +87,10 @@ class PlainProgress:
         best = result.passed_gate and (self.best is None or mean > self.best)
         if best:
             self.best = mean
-        return f"{mean:.2f} {'passes the gate' if result.passed_gate else 'under the gate'}{', best so far' if best else ''}"
+        return (
+            f"{mean:.2f} "
+            f"{'passes the gate' if result.passed_gate else 'under the gate'}{', best so far' if best else ''}"
+        )
 
 
 class LiveProgress(PlainProgress):
@@ -181,7 +186,8 @@ class Summary:
         )
         if self.stopped and not self.stopped.by_signal:
             return (
-                f"stopped at {self.stopped.name}: {new} in {duration(self.wall_s)}, {self.told} in all, {said}; the same "
+                f"stopped at {self.stopped.name}: {new} in {duration(self.wall_s)}, {self.told} in all, "
+                f"{said}; the same "
                 "command goes on"
             ), 0
         if self.stopped:
@@ -191,7 +197,8 @@ class Summary:
             )
         if self.points:
             return (
-                f"study {self.study} is complete: all {counted(self.points, 'point')} of its space tried, {told} finished, "
+                f"study {self.study} is complete: all {counted(self.points, 'point')} of its space tried, "
+                f"{told} finished, "
                 f"{said}; a wider range or another setting in space gives more; next: {following}"
             ), 0
         queued = (
@@ -199,7 +206,8 @@ class Summary:
         )
         if not self.new:
             return (
-                f"study {self.study} is complete: {told} finished, {said}{queued}; --trials asks for more; next: "
+                f"study {self.study} is complete: {told} finished, {said}{queued}; --trials asks for more; "
+                "next: "
                 f"{following}"
             ), 0
         return f"{new} finished in {duration(self.wall_s)}, {said}{queued}; next: {following}", 0

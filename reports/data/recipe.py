@@ -52,7 +52,10 @@ def write_recipe(survey: Survey, folder: Path) -> Path:
         f"# {name} is searched: {search}; here its loosest.\n" for name, search in survey.searched.items()
     )
     if survey.is_toy:
-        comments += "# The toy study's scores come from its own scorer: Data-Juicer's image_aesthetics_filter gives others.\n"
+        comments += (
+            "# The toy study's scores come from its own scorer: Data-Juicer's image_aesthetics_filter gives "
+            "others.\n"
+        )
     return write_text(recipe, comments + yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
 
 

@@ -63,9 +63,15 @@ class Survey:
             for word, why in (("loosest", self.why_loosest), ("strictest", self.why_strictest))
         }
         if kept["loosest"] < least:
-            return f"every trial would fail: at most {kept['loosest']} pictures are kept, data.min_images is {least}"
+            return (
+                f"every trial would fail: at most {kept['loosest']} pictures are kept, data.min_images is "
+                f"{least}"
+            )
         if kept["strictest"] < least:
-            return f"trials near the strictest bounds fail as no_images: {kept['strictest']} kept, data.min_images is {least}"
+            return (
+                f"trials near the strictest bounds fail as no_images: {kept['strictest']} kept, "
+                f"data.min_images is {least}"
+            )
         return ""
 
     def _bounds(self, stage: str) -> str:

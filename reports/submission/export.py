@@ -133,7 +133,8 @@ def _check_result(result: Result, folder: TrialFolder, older: str, force: bool) 
         )
     if older and not force:
         raise ExportError(
-            f"trial {number} was made before the study was changed ({older}), and its score does not compare with "
+            f"trial {number} was made before the study was changed ({older}), and its score does not compare "
+            "with "
             "later ones; --force exports it all the same"
         )
     pictures = [folder.picture(index) for index in range(1, len(result.spec.story.scenes) + 1)]
@@ -171,7 +172,8 @@ def _check_out(out: Path) -> None:
     )
     if changed:
         raise ExportError(
-            f"{out} holds {changed!r}, which was changed after its export; move it away or choose another --out"
+            f"{out} holds {changed!r}, which was changed after its export; move it away or choose another "
+            "--out"
         )
 
 

@@ -56,7 +56,8 @@ def epoch_story(
     backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
     if changed := changed_weights(study.fingerprint, result.spec.number, backbone.weights):
         raise UserError(
-            f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story drawn "
+            f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story "
+            "drawn "
             f"now would not compare; only the last epoch, as it was drawn then, can be exported"
         )
     put_on_file(backbone.unet, folder.lora)

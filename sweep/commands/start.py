@@ -24,7 +24,8 @@ def check_place(study: Study, runs: Path, device: str) -> None:
     except NotKnown as unknown:
         why = ""
         say(
-            f"note: whether {study.backbone} can train on this machine is not known ({unknown}); going on without knowing"
+            f"note: whether {study.backbone} can train on this machine is not known ({unknown}); going on "
+            "without knowing"
         )
     if why:
         model = base_model(study.backbone)

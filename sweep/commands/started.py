@@ -32,5 +32,6 @@ def mend_places(runs: Path) -> None:
             say(line)
     except sqlite3.Error as error:  # locked for long, or not MLflow's
         warn(
-            f"{Runs(runs).tracking_db}: cannot be read ({error}); if the folder was moved, MLflow does not find its pictures"
+            f"{Runs(runs).tracking_db}: cannot be read ({error}); if the folder was moved, MLflow does not "
+            "find its pictures"
         )

@@ -53,19 +53,24 @@ def guess_on_gpu(work: CountedWork, gpu: Gpu, precision: str, checkpointing: boo
     if gpu.sliced:
         return Guess(
             None,
-            f"{gpu.name} is cut into MIG slices, and how fast one is cannot be known before a trial ran on it",
+            f"{gpu.name} is cut into MIG slices, and how fast one is cannot be known before a trial ran on "
+            "it",
         )
     if gpu.name not in CARDS:
         return Guess(None, f"how fast {gpu.name} is at this cannot be known before a trial ran on it")
     if precision == "fp32":
         return Guess(None, "how fast this GPU is in fp32 cannot be known before a trial ran on it")
     peak, shares = CARDS[gpu.name]
-    step = f"{_step_tflop(work, checkpointing):g} TFLOP for a training row{' with checkpointing' if checkpointing else ''}"
+    step = (
+        f"{_step_tflop(work, checkpointing):g} TFLOP for a training "
+        f"row{' with checkpointing' if checkpointing else ''}"
+    )
     training, drawing = (peak * share for share in shares)
     basis = "as measured on an H100" if shares == HOPPER else "assumed"
     return Guess(
         gpu_pace(work, gpu.name, checkpointing=checkpointing),
-        f"counted work ({step}, {work.forward_tflop} for a forward, at 1024 px) at {training:.0f} TFLOP/s in training and "
+        f"counted work ({step}, {work.forward_tflop} for a forward, at 1024 px) at {training:.0f} TFLOP/s in "
+        "training and "
         f"{drawing:.0f} in drawing, shares of the GPU's peak of {peak} {basis}",
     )
 
@@ -98,5 +103,6 @@ def guess_on_cpu(measured: MeasuredOnCpu) -> Guess:
             trials=0,
             picture_s=measured.picture_s,
         ),
-        "a rough guess: two cores of a server CPU at 2.6 GHz were measured, yours may well be two or three times off",
+        "a rough guess: two cores of a server CPU at 2.6 GHz were measured, yours may well be two or three "
+        "times off",
     )

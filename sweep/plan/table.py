@@ -54,7 +54,10 @@ def verdict(plan: Plan, now: datetime, until: datetime) -> str:
         return f"{name}: how long a trial takes here is not known: {plan.basis}."
     if not plan.todo:
         more_s = plan.pace.trial_s(plan.typical.spec)
-        return f"{name}: {counted(plan.done, 'trial')} done, none left to do; one more takes about {duration(more_s)} on {place}."
+        return (
+            f"{name}: {counted(plan.done, 'trial')} done, none left to do; one more takes about "
+            f"{duration(more_s)} on {place}."
+        )
     ends_s, left_s = plan.ends_s(plan.pace)[1:], seconds_until(until, now)
     fitting = sum(end_s <= left_s for end_s in ends_s)
     trials = counted(plan.todo, "more trial" if plan.done else "trial")
@@ -139,7 +142,10 @@ def _pictures(plan: Plan) -> str:
     if not plan.new_pictures:
         return ""
     takes = f": about {duration(plan.pictures_s(plan.pace))}" if plan.pace and plan.pace.picture_s else ""
-    return f"{counted(plan.new_pictures, 'picture')} never scored here: read, scored and encoded once, in the first trial{takes}"
+    return (
+        f"{counted(plan.new_pictures, 'picture')} never scored here: read, scored and encoded once, in the "
+        f"first trial{takes}"
+    )
 
 
 def _gpu_memory(plan: Plan) -> str:
@@ -151,7 +157,8 @@ def _gpu_memory(plan: Plan) -> str:
         enough += " with checkpointing"
     here = f"; this one has {plan.gpu.memory_bytes / 2**30:.0f} GB" if plan.gpu else ""
     return (
-        f"about {size(plan.memory.training)} in training, {size(plan.memory.checkpointed)} with checkpointing, "
+        f"about {size(plan.memory.training)} in training, {size(plan.memory.checkpointed)} with "
+        "checkpointing, "
         f"{size(plan.memory.encoding)} while text is encoded: {enough}{here}"
     )
 
@@ -159,7 +166,8 @@ def _gpu_memory(plan: Plan) -> str:
 def _disk(plan: Plan, free_bytes: int) -> str:
     left = f"about {size(plan.disk_bytes)} for the {counted(plan.todo, 'trial')} left; " if plan.todo else ""
     return (
-        f"{left}{size(plan.story_texts_bytes)} in the cache for the story's prompts, {size(plan.picture_bytes)} for each "
+        f"{left}{size(plan.story_texts_bytes)} in the cache for the story's prompts, "
+        f"{size(plan.picture_bytes)} for each "
         f"training picture; {size(free_bytes)} are free"
     )
 

@@ -125,7 +125,8 @@ class Bench:
             apart = checks.pictures_apart("", stock[:1], stock[1:])
             self._findings.checks.append(
                 checks.pictures_apart(
-                    f"picture against the stock pipeline's, mean level of 255 (two scenes: {apart.value:.0f})",
+                    "picture against the stock pipeline's, mean level of 255 (two scenes: "
+                    f"{apart.value:.0f})",
                     ours,
                     stock,
                 )
@@ -249,7 +250,8 @@ class Bench:
                 saved_s = TRIAL_STEPS * (eager.seconds - measured["seconds"])
                 self._findings.lines.append(
                     f"compiling the transformer blocks took {compiling_s:.1f} s and saves {saved_s:.1f} s in "
-                    f"{TRIAL_STEPS} steps: for one trial it {'pays' if saved_s > compiling_s else 'does not pay'}"
+                    f"{TRIAL_STEPS} steps: for one trial it "
+                    f"{'pays' if saved_s > compiling_s else 'does not pay'}"
                 )
             return measured
 

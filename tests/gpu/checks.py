@@ -100,7 +100,10 @@ def replayed_against_launched(device: torch.device) -> Iterator[Check]:
             finally:
                 cuda_graph.works_here = True
             yield Check(
-                name=f"toy losses in {precision} replayed against launched, {way}, micro-batches of {micro_batch}",
+                name=(
+                    f"toy losses in {precision} replayed against launched, {way}, micro-batches of "
+                    f"{micro_batch}"
+                ),
                 value=max(abs(a - b) for a, b in zip(replayed, launched, strict=True)),
                 limit=1e-3,
             )

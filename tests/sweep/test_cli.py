@@ -42,7 +42,7 @@ def one_line(done: subprocess.CompletedProcess, code: int = 2) -> str:
 def test_help_names_only_what_exists(cli):
     help_text = cli("--help").stdout
     names = {"run", "data", "status", "plan", "doctor", "report", "export", "score", "ui"}
-    assert set(re.findall(r"^  ([a-z]+)  ", help_text, re.M)) == names
+    assert set(re.findall(r"^  ([a-z]+)  ", help_text, re.MULTILINE)) == names
 
 
 @pytest.mark.parametrize(

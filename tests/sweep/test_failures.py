@@ -8,7 +8,7 @@ from sweep.failures import FAILURES
 
 def test_the_page_on_nights_tells_of_every_class_what_is_done_about_it() -> None:
     page = (ROOT / "docs" / "night.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", page, re.M)
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| ([^|]+) \|$", page, re.MULTILINE)
     told = {
         name: (again.startswith("once"), what.startswith("teaches the sampler"), what.startswith("count"))
         for name, again, what in rows

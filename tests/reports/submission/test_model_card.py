@@ -90,12 +90,14 @@ def test_card_of_a_story_under_the_gate_says_so():
         (
             7,
             5.5,
-            "failed the gate:** its mean aesthetic score is 5.500, under 7. The challenge counts it as invalid.",
+            "failed the gate:** its mean aesthetic score is 5.500, under 7. The challenge counts it as "
+            "invalid.",
         ),
         (
             5,
             5.5,
-            "Under the challenge's gate:** its mean aesthetic score is 5.500, under 6.0. The challenge counts it as invalid.",
+            "Under the challenge's gate:** its mean aesthetic score is 5.500, under 6.0. The challenge "
+            "counts it as invalid.",
         ),
         (5, 6.5, ""),
     ],

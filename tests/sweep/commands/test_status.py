@@ -16,7 +16,10 @@ from tests.examples import make_result, make_spec
 from tests.sweep.resume.test_fingerprint import STUDY, make_folder, with_value
 
 GATE = "objective.gate is 5, but the challenge's gate is 6"
-RATE = "the best learning_rate, 0.01, is at the upper end of its search (0.0001 to 0.01): a wider one may hold a better"
+RATE = (
+    "the best learning_rate, 0.01, is at the upper end of its search (0.0001 to 0.01): a wider one may hold "
+    "a better"
+)
 
 
 def study_with(

@@ -54,8 +54,8 @@ def test_run_and_doctor_say_that_it_is_not_known(tmp_path, monkeypatch, write_st
     loaded = load_study(str(study))
     check_place(loaded, tmp_path / "runs", "auto")
     assert (
-        "note: whether tiny can train on this machine is not known (torch gave no answer in 0.2 s); going on without knowing"
-        in " ".join(capsys.readouterr().out.split())
+        "note: whether tiny can train on this machine is not known (torch gave no answer in 0.2 s); going on "
+        "without knowing" in " ".join(capsys.readouterr().out.split())
     )
     check = check_gpu(make_plan(loaded, Runs(tmp_path)))
     assert (check.state, check.found) == (

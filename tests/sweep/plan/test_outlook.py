@@ -69,7 +69,8 @@ def test_a_good_study_has_nothing_to_say_and_nothing_is_written(study, tmp_path)
     [
         (
             {"min_width": 4096},
-            "the filters keep 0 of 6 pictures (image_shape_filter drops 6), data.min_images is 4, so every trial",
+            "the filters keep 0 of 6 pictures (image_shape_filter drops 6), data.min_images is 4, so every "
+            "trial",
         ),
         ({"subset": "Anime"}, "(subset drops 6)"),
         ({"min_size": 10**9}, "(image_size_filter drops 6)"),
@@ -178,7 +179,8 @@ def test_pictures_smaller_than_they_are_trained_at_are_noted(study, tmp_path):
     study = study.model_copy(update={"render": Rendering(size_px=1024)})
     (note,) = look_ahead(study, Runs(tmp_path)).notes
     assert note == (
-        "6 of 6 pictures have a side under size_px 1024 and are enlarged for training, the smallest from 128 x 128 "
+        "6 of 6 pictures have a side under size_px 1024 and are enlarged for training, the smallest from 128 "
+        "x 128 "
         "px: there is no detail in them to learn"
     )
 
@@ -197,8 +199,10 @@ def test_captions_that_are_cut_off_are_noted_with_the_template_s_lost_words(tmp_
     runs = Runs(tmp_path / "runs")
     (note,) = look_ahead(load_study(str(path)), runs).notes
     assert note == (
-        "2 captions are longer than the 256 tokens that the text encoder reads, so the end is cut off (02.png with "
-        "365, 03.png with 605); of 2 of them that takes away words of data.caption, ', watercolor style': write them "
+        "2 captions are longer than the 256 tokens that the text encoder reads, so the end is cut off "
+        "(02.png with "
+        "365, 03.png with 605); of 2 of them that takes away words of data.caption, ', watercolor style': "
+        "write them "
         "before {prompt}"
     )
     path.write_text(path.read_text().replace("{prompt}, watercolor style", "watercolor style, {prompt}"))

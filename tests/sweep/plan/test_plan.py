@@ -190,7 +190,8 @@ def test_the_verdict_comes_first(tmp_path, study):
         f"quick: 9 more trials take about 12 min on the CPU; all fit before 07:00 ({ZONE}), done by"
     )
     assert page(study, tmp_path, until="22:05", width=200).startswith(
-        f"quick: 9 more trials take about 12 min on the CPU; 3 of them fit before 22:05 ({ZONE}), 5 min from now."
+        f"quick: 9 more trials take about 12 min on the CPU; 3 of them fit before 22:05 ({ZONE}), 5 min from "
+        "now."
     )
     assert "none of them fits before 22:01" in page(study, tmp_path, until="22:01")
     assert f"The disk is too small for that: {tmp_path} has 1.0 MB free and" in page(
