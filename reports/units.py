@@ -1,12 +1,15 @@
 """Numbers as people read them: durations, sizes, counts."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
+
+from core.trial.spec import Value
 
 MAX_NUMBERS = 6
 
 
 def duration(seconds: float) -> str:
+    """`4.2 s`, `87 s`, `45 min`, `2.3 h`."""
     minutes = round(seconds / 60)
     if seconds < 9.95:
         return f"{seconds:.1f} s"
@@ -41,7 +44,7 @@ def size(count_bytes: float) -> str:
     return f"{count_bytes:.0f} B"
 
 
-def describe(params: dict[str, Any]) -> str:
+def describe(params: Mapping[str, Value]) -> str:
     """Sampled parameters on one line: `lora_rank 8, learning_rate 0.0021`."""
     return ", ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {json.dumps(value).strip(chr(34))}"

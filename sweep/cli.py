@@ -4,9 +4,10 @@ import re
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from typer.models import OptionInfo
 
 from core.errors import UserError
 from core.files.files import at_home
@@ -22,7 +23,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    help="Find the LoRA worth handing in: sweep its settings overnight, compare the stories, export the winner.\n\n"
+    help="Find the LoRA worth handing in: sweep its settings overnight, compare the stories, "
+    "export the winner.\n\n"
     "STUDY is a study file, or the name of one in studies/ (try: lora-sweep run demo).",
 )
 
@@ -42,7 +44,7 @@ RunsFolder = Annotated[
 
 
 def checked_device(name: str) -> str:
-    """Raises UserError on one that there cannot be."""
+    """`name` itself. Raises UserError unless it is auto, cpu, cuda or cuda:N."""
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", name):
         raise UserError(
             f"--device is {name!r}, but there is no such device (allowed: auto, cpu, cuda, cuda:1)"
@@ -50,7 +52,7 @@ def checked_device(name: str) -> str:
     return name
 
 
-def _place(what: str, auto: str = "a GPU for kolors where there is one, else the CPU") -> Any:
+def _place(what: str, auto: str = "a GPU for kolors where there is one, else the CPU") -> OptionInfo:
     return typer.Option(
         metavar="NAME", callback=checked_device, help=f"Where to {what}: cpu, cuda, cuda:1; auto is {auto}."
     )
@@ -65,8 +67,9 @@ PlanDevice = Annotated[str, _place("carry out the trials", "the GPU for kolors, 
 
 
 def main() -> None:
+    """Run the command that sys.argv names, and exit with its code; an error is one line on stderr."""
     steady()
-    # what libraries say to their developers; PYTHONWARNINGS=error would make failures of it
+    # Warnings of libraries are for their developers; PYTHONWARNINGS=error would turn them into failures.
     warnings.simplefilter("ignore")
     line, code = outcome(lambda: app(sys.argv[1:] or ["--help"], standalone_mode=False))
     if line:

@@ -1,4 +1,4 @@
-"""Room on the disk: what the next trial needs, and whose weights may go for it."""
+"""Room on the disk: what the next trial needs, and which trials' weights may be removed for it."""
 
 import shutil
 from collections.abc import Collection, Iterator
@@ -28,8 +28,8 @@ def ensure_room(
 ) -> list[int]:
     """Remove weights if trial `spec` needs their room -> the trials that lost theirs. Raises NoRoom.
 
-    The best `keep` trials and the `baselines` never lose theirs; pictures, scores and recipes stay in any
-    case. Trials that MLflow has (`sent`) lose theirs first.
+    The best `keep` trials and the `baselines` never lose theirs; images, scores and recipes always stay.
+    Trials that were uploaded to MLflow (`sent`) lose theirs first.
     """
     need = LEAST_BYTES + trial_disk_bytes(spec) + checkpoint_disk_bytes(spec)
     removed: list[int] = []
@@ -61,8 +61,10 @@ def _lacking(study: StudyFolder, need: int, limit_gb: float | None) -> float:
 def _expendable(
     study: StudyFolder, keep: int, baselines: set[int], sent: Collection[int]
 ) -> Iterator[Result]:
-    """Finished trials that have weights, neither among the best nor a baseline nor a repeat's twin: those
-    that MLflow has before those that it waits for, each from the worst on."""
+    """Trials whose weights may be removed, in this order: uploaded to MLflow before others, worst first.
+
+    Not the best, the baselines, nor a trial whose weights one of these shares (`same_as`).
+    """
     results = study.verdict().ranked
     complete = [result for result in results if result.state == "complete"]
     best = {result.spec.number for result in complete[:keep]} | baselines

@@ -1,6 +1,6 @@
-"""The sweep: asks Optuna, has trials carried out, tells outcomes, writes MLflow. Imports no torch.
+"""The sweep: asks Optuna for trials, has workers run them, reports results to Optuna and MLflow. No torch.
 
-While the worker trains one trial, the driver logs the one before: the device never waits for bookkeeping.
+While the worker trains one trial, the driver logs the previous one: the device never waits for bookkeeping.
 """
 
 import logging
@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import optuna
 import sqlalchemy.exc
@@ -21,7 +20,7 @@ from core.files.fail_point import fail_point
 from core.files.files import write_json
 from core.folders import Runs, StudyFolder
 from core.trial.result import Result
-from core.trial.spec import Filters, TrialSpec, setting_names
+from core.trial.spec import Filters, TrialSpec, Value, setting_names
 from reports.units import describe, duration, numbered
 from sweep import events
 from sweep.disk_room import ensure_room
@@ -59,7 +58,7 @@ def run_sweep(
     accept: Iterable[str] = (),
     until: Hour | None = None,
 ) -> Summary:
-    """Work until as many trials as the budget has are told in all, or go on where a killed run left off.
+    """Run trials until the study's budget is finished, resuming an earlier start of the study.
 
     Raises SweepError, StudyBusy, CannotWrite, NoRoom; StudyError where scores would not compare with earlier
     ones (`accept`: fields that may change). Asked to stop, or at the hour `until`, it leaves everything
@@ -97,7 +96,7 @@ def _locked_sweep(
         allow=study.allowed,
     )
     if folder.frozen.exists():
-        with suppress(StudyError):  # it cannot be read by this version: what it queued runs
+        with suppress(StudyError):  # unreadable for this version: then what it queued runs as it is
             store.claim(load_frozen(folder.frozen).first)
     fingerprint = record_start(study, folder, accept, store.after_told(), progress.note)
     fail_point("frozen")
@@ -109,13 +108,13 @@ def _locked_sweep(
 
 @dataclass(kw_only=True)
 class TrialJob(Job):
-    """A trial that Optuna asked for, handed to the worker or about to be."""
+    """A job with its Optuna trial."""
 
     trial: Trial
 
 
 class Sweep:
-    """One driver at work on one study."""
+    """One start of a sweep: `run` is called once."""
 
     def __init__(
         self,
@@ -137,8 +136,9 @@ class Sweep:
         self._failures_in_a_row = 0
 
     def run(self, target: int) -> Summary:
+        """Run trials until `target` are finished in all. Raises as `run_sweep` does."""
         started, cpu_before = time.monotonic(), 0.0
-        told_before = len(self.store.told())
+        finished_before = len(self.store.told())
         status = "FAILED"
         if self._wants_more(target) or self.store.running():
             self.supervisor.start()  # its imports run while MLflow's do
@@ -157,7 +157,7 @@ class Sweep:
                 fail_point("tracked")
                 self._again = recover(self.study, self.store, self.folder, self.tracking, self.progress)
                 self.tracking.tag_older(self.fingerprint.comparable_since)
-                # opening the stores (imports, schema) is paid once, not per trial
+                # Opening the stores (imports, schema) happens once: not part of the CPU time per trial.
                 cpu_before = time.process_time()
                 self._work(target)
                 status = "KILLED" if self._stopped(target) else "FINISHED"
@@ -168,30 +168,33 @@ class Sweep:
                 best_first = [result.spec.number for result in self.folder.verdict().passed]
                 fail_point("finish_study")
                 self.tracking.finish_study(status, best_first)
-        told = len(self.store.told())
+        finished = len(self.store.told())
         return Summary(
             study=self.study.name,
-            told=told,
-            new=told - told_before,
+            finished=finished,
+            new=finished - finished_before,
             wall_s=time.monotonic() - started,
             driver_cpu_s=time.process_time() - cpu_before,
             idle_s=self.supervisor.idle_s,
             stopped=self._stopped(target),
             queued=self.store.queued(),
-            points=self.store.exhausted(self.fingerprint.since) if told < target else None,
+            points=self.store.exhausted(self.fingerprint.since) if finished < target else None,
         )
 
     def _stopped(self, target: int) -> StopRequest | None:
-        """Why this call ended before its work was done."""
+        """Why this start ended before its work was done; None if it was done."""
         unfinished = self._wants_more(target) or self._again or self.store.running()
         return self.supervisor.stop_asked if unfinished else None
 
     def _work(self, target: int) -> None:
-        best, told = self.folder.verdict().winner, len(self.store.told())
+        best, finished = self.folder.verdict().winner, len(self.store.told())
         self.progress.start(
-            self.study.name, told, max(target, told + len(self._again)), best.aesthetic_mean if best else None
+            self.study.name,
+            finished,
+            max(target, finished + len(self._again)),
+            best.aesthetic_mean if best else None,
         )
-        self._tell_base_story(wanted=self._wants_more(target) or bool(self._again))
+        self._render_base_story(wanted=self._wants_more(target) or bool(self._again))
         job = self._next(target)
         while job:
             result = self._carry_out(job)
@@ -211,8 +214,9 @@ class Sweep:
             job = following
 
     def _next(self, target: int) -> TrialJob | None:
-        """A trial to go on with, or a new one; exact repeats and what cannot be tried are answered here and
-        cost nothing.
+        """An unfinished trial, or a new one; None if there is no more to do.
+
+        Exact repeats and trials that the study does not allow get their results here, without a worker.
         """
         while not self.supervisor.stop_asked and (self._again or self._wants_more(target)):
             if self._again:
@@ -236,9 +240,7 @@ class Sweep:
         return len(self.store.told()) < target and not self.store.exhausted(self.fingerprint.since)
 
     def _startable(self, job: TrialJob) -> TrialJob | None:
-        """The trial, if it can finish by the hour and there is room for it; else the next start goes on with
-        it.
-        """
+        """The job, if it can finish by the hour; else None: the next start begins with it. Raises NoRoom."""
         removed = ensure_room(
             self.folder,
             job.spec,
@@ -266,7 +268,7 @@ class Sweep:
         return None
 
     def _carry_out(self, job: TrialJob) -> Result:
-        # Before the run is opened: the worker is at work while MLflow writes.
+        # Sent first, so that the worker is busy while MLflow opens the run.
         self.supervisor.send(job)
         fail_point("sent")
         self.tracking.start_trial(job.spec, job.trial.params)
@@ -274,7 +276,7 @@ class Sweep:
         return self.supervisor.carry_out(job, partial(self._hear, job))
 
     def _hear(self, job: Job, message: Message) -> None:
-        """Pass one event of a trial on."""
+        """Pass one event of a trial on to the user and MLflow. Raises SweepRefused."""
         spec = job.spec
         match message.event:
             case Ready() as ready:
@@ -307,13 +309,13 @@ class Sweep:
             self._note_once(note)
 
     def _note_once(self, text: str) -> None:
-        """What each trial finds again, such as a picture that cannot be read, is said once."""
+        """Show a note unless it was shown before: each trial notices the same unreadable image again."""
         if text not in self._noted:
             self._noted.add(text)
             self.progress.note(text)
 
-    def _tell_base_story(self, wanted: bool) -> None:
-        """The base model's own story, once per study: the row that every trial is compared with."""
+    def _render_base_story(self, wanted: bool) -> None:
+        """Once per study, make and log the base model's own story, which every trial is compared with."""
         result = self.folder.base.read_result()
         if not wanted and (result is None or result.state == "failed"):
             return
@@ -330,7 +332,7 @@ class Sweep:
         self.progress.base(result)
 
     def _repeat(self, trial: Trial, stored: Result) -> None:
-        """An exact repeat is told the stored result, and has a result and a run of its own, marked same_as."""
+        """Finish an exact repeat with the stored result, marked `same_as`, and an MLflow run of its own."""
         result = replace(
             stored,
             spec=replace(stored.spec, number=trial.number),
@@ -342,7 +344,7 @@ class Sweep:
         self._answer(trial, result)
 
     def _answer(self, trial: Trial, result: Result) -> None:
-        """A result that costs no work."""
+        """Finish a trial with a result that needed no worker."""
         params = self.store.wanted(trial)
         write_json(self.folder.trial(trial.number).result, result.to_json())
         self.store.tell(trial, result)
@@ -374,7 +376,7 @@ class Sweep:
     def _spec(self, trial: Trial) -> TrialSpec:
         return self.study.spec(trial.number, trial.params)
 
-    def _study_params(self) -> dict[str, Any]:
+    def _study_params(self) -> dict[str, Value]:
         return {
             "backbone": self.study.backbone,
             "precision": self.study.precision,
@@ -386,8 +388,9 @@ class Sweep:
 
 
 def other_threads(results: Iterable[Result], ready: Ready) -> str:
-    """A note where a CPU computes with another number of threads than before; nobody fixes it:
-    OMP_NUM_THREADS, a job's cores.
+    """A note where a CPU computes with another number of threads than earlier trials did; empty otherwise.
+
+    The number comes from OMP_NUM_THREADS or the cores of a job, so it may differ between starts.
     """
     earlier = {result.threads for result in results if result.threads} - {ready.threads}
     if not earlier or ready.device != "cpu":

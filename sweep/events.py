@@ -1,28 +1,28 @@
-"""The protocol between the driver and a worker: everything that either ever says to the other.
+"""The protocol between the driver and a worker: every message in either direction.
 
 A worker is a process of its own that owns one device. It is given its `Setup` once, as arguments, when it
 starts. After that both sides write one JSON object a line.
 
 Driver to worker, on the worker's standard input: `Pack`s of trials to carry out (of one trial each, for now),
-and at any time `Stop`: finish the step at work, save a checkpoint, say `Stopped` and end. When this stream
-ends the driver is gone, and the worker ends at once.
+and at any time `Stop`: finish the current step, save a checkpoint, send `Stopped` and end. When this stream
+ends, the driver is gone, and the worker ends at once.
 
 Worker to driver, on the worker's standard output: events, each with the trial's number and two clocks
 (`Message`).
-- With its first pack it loads the base model and says `Ready`, or `Refused` with `loading` and ends.
-- Then, for each trial: `Started`; `Looking` and `Note` while its images are looked at; `Training`; `Resumed`
-  and the `Epoch`s that a checkpoint holds, if there is one; an `Epoch` after each; `Drawing`; a `Picture`
-  after each; `Finished`, whether it is complete or failed. The base model's own story goes from `Started` to
-  `Drawing`.
-- `Refused` without `loading` takes the place of `Finished` where damaged weights keep every trial from being
-  made; it ends.
+- With its first pack it loads the base model and sends `Ready`, or sends `Refused` with `loading` and ends.
+- Then, for each trial: `Started`; `Looking` and `Note` while its images are read and scored; `Training`;
+  `Resumed` and the `Epoch`s that a checkpoint holds, if there is one; an `Epoch` after each further epoch;
+  `Drawing`; a `Picture` after each image; `Finished`, whether the trial is complete or failed. The base
+  model's own story has no training: `Drawing` follows `Started`.
+- `Refused` without `loading` takes the place of `Finished` where damaged weights make every trial impossible;
+  then the worker ends.
 - `Alive` is the heartbeat of long work, at most once a second.
-A worker that dies says nothing: the driver sees the stream end, or waits too long for a heartbeat
-(sweep/worker/watchdog.py). It may then start a fresh worker and give it the same trial; to its own listeners
-it says `Again`, which no worker ever sends.
+A worker that dies sends nothing: the driver sees the stream end, or waits too long for a heartbeat
+(sweep/worker/watchdog.py). It may then start a fresh worker and send it the same trial; the driver itself
+reports this as `Again`, which no worker ever sends.
 
-All events of a trial but `Alive` and `Stopped` are kept in its journal, `trials/NNNN/events.jsonl`, as the
-same lines; each attempt begins a new one.
+All events of a trial but `Alive` and `Stopped` are also written to its journal, `trials/NNNN/events.jsonl`,
+as the same lines; each attempt begins a new journal.
 """
 
 import json
@@ -41,59 +41,66 @@ from sweep.failures import CUDA_OOM, failure
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setup:
-    """What a worker is given once: the cache's folder, the device (`auto`, `cpu`, `cuda:1`), and how often to
-    save training.
-    """
+    """Arguments of a worker process; `device` is a name such as `auto`, `cpu` or `cuda:1`."""
 
     cache: Path
     device: str
     checkpoint_every_s: float
 
     def arguments(self) -> list[str]:
+        """The command line's arguments; `from_arguments` reads them."""
         return [str(self.cache), self.device, str(self.checkpoint_every_s)]
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str]) -> Self:
+        """Raises ValueError where they are not those of `arguments`."""
         cache, device, checkpoint_every_s = arguments
         return cls(cache=Path(cache), device=device, checkpoint_every_s=float(checkpoint_every_s))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """One try at a trial: `retried` holds how each earlier one ended (sweep/failures.py), `micro_batch` is
-    how many rows go through the UNet at a time; it divides the batch size."""
+    """One attempt at a trial.
+
+    `retried` has the failure class of each earlier attempt (sweep/failures.py); `micro_batch` is how many
+    rows go through the UNet at a time, a divisor of the batch size.
+    """
 
     micro_batch: int
     retried: tuple[str, ...] = ()
 
     @property
     def was_out_of_memory(self) -> bool:
+        """Whether an earlier attempt ran out of GPU memory."""
         return CUDA_OOM.name in self.retried
 
     def after(self, reason: str | None) -> Self | None:
-        """The next attempt after one that ended so; None when another would not help."""
+        """The attempt after this one failed with `reason`; None if a retry would not help."""
         if not reason or not failure(reason).retried or reason in self.retried:
             return None
         again = replace(self, retried=(*self.retried, reason))
         if reason != CUDA_OOM.name:
             return again
         smaller = [size for size in range(1, self.micro_batch) if self.micro_batch % size == 0]
-        # the memory may have been another program's
+        # Without a smaller size it is retried as it is: another program may have held the memory.
         return replace(again, micro_batch=smaller[-1]) if smaller else again
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values for an order or a file."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
+        """The attempt that `to_json` wrote. Raises KeyError or TypeError where it is none."""
         return cls(micro_batch=values["micro_batch"], retried=tuple(values["retried"]))
 
     def save(self, path: Path) -> None:
+        """Keep it for a later driver, which reads it with `load`."""
         write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: Path, batch_size: int) -> Self:
-        """What an earlier driver wrote down, if it did and it is about this batch size."""
+        """What an earlier driver saved, if its micro-batch divides `batch_size`; else a first attempt."""
         try:
             attempt = cls.from_json(read_json(path))
             return attempt if batch_size % attempt.micro_batch == 0 else cls(micro_batch=batch_size)
@@ -103,7 +110,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Task:
-    """One trial to carry out: its settings, the folder for its files, and which attempt at it this is."""
+    """One trial to run: its settings, the folder for its files, and which attempt this is."""
 
     spec: TrialSpec
     folder: TrialFolder
@@ -112,14 +119,14 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Trials that one worker carries out together."""
+    """Trials that one worker runs together."""
 
     tasks: tuple[Task, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Finish the step at work, save, end."""
+    """Finish the current step, save a checkpoint, end."""
 
 
 Order = Pack | Stop
@@ -127,9 +134,11 @@ Order = Pack | Stop
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ready:
-    """The base model is loaded. `weights` has the sha256 of each part's files, `unknown_words` what the
-    story's prompts have that its tokenizer does not know, `threads` how many a CPU computes with, `seconds`
-    how long loading took."""
+    """The base model is loaded, which took `seconds`.
+
+    `weights` has the sha256 of each part's files, `unknown_words` the pieces of the story's prompts that its
+    tokenizer does not know, `threads` how many threads compute if the device is a CPU.
+    """
 
     device: str
     seconds: float
@@ -142,7 +151,7 @@ class Ready:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Refused:
-    """The base model cannot be loaded, or its weights are damaged: no trial can be made. The worker ends."""
+    """The base model cannot be loaded, or its weights are damaged: no trial is possible. The worker ends."""
 
     message: str
     loading: bool = False
@@ -155,7 +164,7 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Looking:
-    """Image `picture` of `pictures` is looked at, or scored, for the first time."""
+    """Image `picture` of `pictures` is read, or scored, for the first time."""
 
     picture: int
     pictures: int
@@ -185,7 +194,7 @@ class Resumed:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Epoch:
-    """Epoch `epoch`, counted from 1, is trained and saved; `losses` has one number a step."""
+    """Epoch `epoch`, counted from 1, is trained and saved; `losses` has one loss for each step."""
 
     epoch: int
     losses: Sequence[float]
@@ -207,7 +216,7 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finished:
-    """The trial is over, and result.json is written if the disk took it."""
+    """The trial is over; result.json is written, unless the disk is full."""
 
     state: Literal["complete", "failed"]
     reason: str | None
@@ -216,7 +225,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """Asked to stop, the worker has saved the trial at work, and ends."""
+    """As asked, the worker has saved a checkpoint of the current trial; it ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +280,11 @@ SENT: dict[str, type[Event]] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """An event and when it was said: by the worker's clock (seconds since 1970), and by the one clock that
-    all processes of a machine share and nobody sets (time.monotonic). `number` is the trial's; None where it
-    is about the worker."""
+    """An event and its time.
+
+    `time` is in seconds since 1970, `monotonic` by time.monotonic, which all processes of a machine share and
+    nobody can set. `number` is the trial's; None where the event is about the worker.
+    """
 
     event: Event
     number: int | None = None
@@ -282,10 +293,12 @@ class Message:
 
 
 def said_now(event: Event, number: int | None = None) -> Message:
+    """The event as a message of this moment, for trial `number`."""
     return Message(event=event, number=number, time=time.time(), monotonic=time.monotonic())
 
 
 def encode(message: Message) -> str:
+    """The message as one line of JSON with its line break; `decode` reads it."""
     head = {
         "event": type(message.event).__name__.lower(),
         "time": message.time,
@@ -296,7 +309,7 @@ def encode(message: Message) -> str:
 
 
 def decode(line: str) -> Message:
-    """Raises ValueError, KeyError or TypeError where it is no message of this version."""
+    """The message of one line. Raises ValueError, KeyError or TypeError where it is none of this version."""
     values = json.loads(line)
     kind = SENT[values["event"]]
     facts = {field.name: values[field.name] for field in fields(kind) if field.name in values}
@@ -309,6 +322,7 @@ def decode(line: str) -> Message:
 
 
 def encode_order(order: Order) -> str:
+    """The order as one line of JSON with its line break; `decode_order` reads it."""
     if isinstance(order, Stop):
         return json.dumps({"stop": True}) + "\n"
     return (
@@ -329,6 +343,7 @@ def encode_order(order: Order) -> str:
 
 
 def decode_order(line: str) -> Order:
+    """The order of one line. Raises ValueError, KeyError or TypeError where it is none."""
     values = json.loads(line)
     if "stop" in values:
         return Stop()
@@ -345,14 +360,14 @@ def decode_order(line: str) -> Order:
 
 
 def write_journal(journal: Path, message: Message) -> None:
-    """Add one line."""
+    """Append the message as one line."""
     with journal.open("a", encoding="utf-8") as handle:
         fail_point(f"write {journal.name}")
         handle.write(encode(message))
 
 
 def read_journal(journal: Path) -> list[Message]:
-    """What was said of a trial so far; a line that is not whole, or not of this version, counts as not there."""
+    """The messages of a trial so far; lines that are incomplete or of another version are left out."""
     if not journal.exists():
         return []
     messages = []

@@ -1,6 +1,6 @@
-"""Every class of failure, one row each: what is done about a trial that ends so, and about its worker.
+"""Every class of failure, one row each: what is done about a trial that fails so, and about its worker.
 
-docs/night.md has the same table in words for users; a test compares the two.
+docs/night.md has the same table for users; a test compares the two.
 """
 
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from dataclasses import dataclass
 class Failure:
     """`name` is the `reason` in result.json, Optuna, MLflow and the tables.
 
-    `retried`: it may be an accident. The trial is run once more, from its checkpoint, in a fresh worker; a
-    later trial with the same settings is run too instead of being given the same outcome. `retires_worker`:
-    its process or its device context cannot be trusted with the next trial. `by_parameters`: the settings
-    caused it. Optuna is told PRUNED, which teaches the sampler to stay away from them; otherwise FAIL, which
-    says nothing about them. `explained`: the message says everything; of the others worker.log has the
-    traceback. `advice`: what to do after three failures in a row, the last of them this one; empty where such
-    failures never stop a sweep.
+    `retried`: it may be an accident. The trial is retried once, from its checkpoint, in a fresh worker; a
+    later trial with the same settings is run too instead of getting the same result. `retires_worker`: its
+    process or its device context is not used for another trial. `by_parameters`: the settings caused it. Its
+    state in Optuna is PRUNED, from which the sampler learns to avoid them; otherwise FAIL, from which it
+    learns nothing. `explained`: the message says everything; for the others worker.log has the traceback.
+    `advice`: what to do after three failures in a row, the last of them this one; empty where such failures
+    never stop a sweep.
     """
 
     name: str
@@ -31,7 +31,7 @@ NAN_LOSS = Failure(name="nan_loss", by_parameters=True, explained=True)
 CUDA_OOM = Failure(name="cuda_oom", retried=True, retires_worker=True, by_parameters=True, explained=True)
 BLACK_PICTURES = Failure(name="black_pictures", by_parameters=True, explained=True)
 NO_IMAGES = Failure(name="no_images", by_parameters=True, explained=True)
-# queued with settings that the study does not have: never run
+# Queued with settings that the study does not allow; it is not run.
 NOT_ALLOWED = Failure(name="not_allowed", explained=True)
 BAD_IMAGE = Failure(
     name="bad_image", explained=True, advice="lora-sweep data shows what is wrong with the pictures"
@@ -82,5 +82,5 @@ FAILURES = {
 
 
 def failure(reason: str | None) -> Failure:
-    """The row of a result's `reason`; one that this version does not know, or none, counts as a bug."""
+    """The row of a result's `reason`; None, and one that this version does not know, counts as a bug."""
     return FAILURES.get(reason or "", BUG)

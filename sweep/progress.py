@@ -1,18 +1,17 @@
-"""What the user sees while a sweep runs: a live display on a terminal, plain lines elsewhere, and the last
-line.
-"""
+"""What the user sees of a sweep: a live display on a terminal, plain lines elsewhere, and the last line."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
+from typing_extensions import override
 
 from core.trial.result import Result
-from core.trial.spec import TrialSpec
+from core.trial.spec import TrialSpec, Value
 from core.verdict import BASE_PASSES
 from reports.units import counted, describe, duration
 from sweep.events import Ready
@@ -20,30 +19,47 @@ from sweep.stop import StopRequest
 
 
 class Progress(Protocol):
-    """Told of everything that happens, in the order it happens."""
+    """Shows a sweep; the driver calls its methods as things happen."""
 
-    def start(self, study: str, told: int, target: int, best: float | None = None) -> None: ...
-    def worker_ready(self, ready: Ready) -> None: ...
-    def base(self, result: Result) -> None: ...
-    def looking(self, spec: TrialSpec, number: int, total: int) -> None: ...
-    def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: Sequence[float]) -> None: ...
-    def picture(self, spec: TrialSpec, number: int) -> None: ...
-    def trial_finished(self, result: Result, params: dict[str, Any]) -> None: ...
-    def note(self, text: str) -> None: ...
+    def start(self, study: str, finished: int, target: int, best: float | None = None) -> None:
+        """The sweep begins with `finished` of `target` trials; `best` is the best passing mean so far."""
+
+    def worker_ready(self, ready: Ready) -> None:
+        """A worker has loaded the base model."""
+
+    def base(self, result: Result) -> None:
+        """The base model's own story is scored."""
+
+    def looking(self, spec: TrialSpec, number: int, total: int) -> None:
+        """Training image `number` of `total` is read and scored for the first time."""
+
+    def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: Sequence[float]) -> None:
+        """Epoch `epoch` is trained, `step` steps in all; `losses` has the loss of each of its steps."""
+
+    def picture(self, spec: TrialSpec, number: int) -> None:
+        """Image `number` of the story is rendered."""
+
+    def trial_finished(self, result: Result, params: Mapping[str, Value]) -> None:
+        """A trial is complete or failed; `params` are its sampled settings."""
+
+    def note(self, text: str) -> None:
+        """A line for the user."""
 
 
-class PlainProgress:
-    """One line for each thing worth a line; for logs, pipes and batch systems."""
+class PlainProgress(Progress):
+    """Plain lines, none for epochs and images; for logs, pipes and batch systems."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.best: float | None = None
-        self.told, self.target = 0, 0
+        self.finished, self.target = 0, 0
 
-    def start(self, study: str, told: int, target: int, best: float | None = None) -> None:
-        self.told, self.target, self.best = told, target, best
-        self.note(f"study {study}: {told} of {counted(target, 'trial')} finished")
+    @override
+    def start(self, study: str, finished: int, target: int, best: float | None = None) -> None:
+        self.finished, self.target, self.best = finished, target, best
+        self.note(f"study {study}: {finished} of {counted(target, 'trial')} finished")
 
+    @override
     def worker_ready(self, ready: Ready) -> None:
         self.note(f"worker ready on {ready.device} ({ready.seconds:.1f} s to load the base model)")
         if ready.unknown_words:
@@ -53,29 +69,35 @@ class PlainProgress:
                 f"have them: {', '.join(ready.unknown_words)}"
             )
 
+    @override
     def base(self, result: Result) -> None:
         self.note(f"base model's own story: {result.aesthetic_mean:.2f}")
         if result.passed_gate:
             self.note(f"note: {BASE_PASSES}")
 
+    @override
     def looking(self, spec: TrialSpec, number: int, total: int) -> None:
         pass
 
+    @override
     def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: Sequence[float]) -> None:
         pass  # too many lines for a log
 
+    @override
     def picture(self, spec: TrialSpec, number: int) -> None:
         pass
 
-    def trial_finished(self, result: Result, params: dict[str, Any]) -> None:
-        self.told += 1
+    @override
+    def trial_finished(self, result: Result, params: Mapping[str, Value]) -> None:
+        self.finished += 1
         self.note(
-            f"trial {result.spec.number} ({self.told} of {self.target}): {self._verdict(result)}  "
+            f"trial {result.spec.number} ({self.finished} of {self.target}): {self._verdict(result)}  "
             f"{describe(params)}"
         )
 
+    @override
     def note(self, text: str) -> None:
-        # a full disk under the log, a closed pipe (rich would exit): the sweep goes on
+        # The sweep goes on with a full disk under the log or a closed pipe, at which rich would exit.
         with suppress(OSError, SystemExit):
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -87,14 +109,12 @@ class PlainProgress:
         best = result.passed_gate and (self.best is None or mean > self.best)
         if best:
             self.best = mean
-        return (
-            f"{mean:.2f} "
-            f"{'passes the gate' if result.passed_gate else 'under the gate'}{', best so far' if best else ''}"
-        )
+        gate = "passes the gate" if result.passed_gate else "under the gate"
+        return f"{mean:.2f} {gate}{', best so far' if best else ''}"
 
 
 class LiveProgress(PlainProgress):
-    """The same lines above two bars: the sweep's trials, and the steps of the trial at work."""
+    """The same lines above two bars: the sweep's trials, and the steps of the current trial."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -111,15 +131,18 @@ class LiveProgress(PlainProgress):
         self._sweep = self._bars.add_task("trials", total=1, word="")
         self._trial = self._bars.add_task("trial", total=1, visible=False, word="")
 
-    def start(self, study: str, told: int, target: int, best: float | None = None) -> None:
-        super().start(study, told, target, best)
-        self._bars.update(self._sweep, completed=told, total=target)
+    @override
+    def start(self, study: str, finished: int, target: int, best: float | None = None) -> None:
+        super().start(study, finished, target, best)
+        self._bars.update(self._sweep, completed=finished, total=target)
         self._bars.start()
 
+    @override
     def base(self, result: Result) -> None:
         super().base(result)
         self._bars.reset(self._trial, visible=False, word="")
 
+    @override
     def looking(self, spec: TrialSpec, number: int, total: int) -> None:
         self._bars.update(
             self._trial,
@@ -130,6 +153,7 @@ class LiveProgress(PlainProgress):
             word="looking at the pictures",
         )
 
+    @override
     def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: Sequence[float]) -> None:
         assert spec.train
         self._bars.update(
@@ -141,6 +165,7 @@ class LiveProgress(PlainProgress):
             word=f"loss {sum(losses) / len(losses):.4f}",
         )
 
+    @override
     def picture(self, spec: TrialSpec, number: int) -> None:
         self._bars.update(
             self._trial,
@@ -151,23 +176,28 @@ class LiveProgress(PlainProgress):
             word="drawing the story",
         )
 
-    def trial_finished(self, result: Result, params: dict[str, Any]) -> None:
+    @override
+    def trial_finished(self, result: Result, params: Mapping[str, Value]) -> None:
         super().trial_finished(result, params)
         self._bars.reset(self._trial, visible=False, word="")
         best = f"best {self.best:.2f}" if self.best is not None else "none passes yet"
-        self._bars.update(self._sweep, completed=self.told, word=best)
+        self._bars.update(self._sweep, completed=self.finished, word=best)
 
     def stop(self) -> None:
+        """Remove the bars from the terminal."""
         self._bars.stop()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """`stopped` says why it ended early; `points` how many the space has, if all of them were tried before
-    the budget was used, `queued` how many trials wait that somebody asked for."""
+    """What one start of a sweep did: `new` trials, so that `finished` are in all.
+
+    `stopped` is why it ended early. `points` is the size of the space if all of it was tried before the
+    budget was used, `queued` the number of requested trials that were not run.
+    """
 
     study: str
-    told: int
+    finished: int
     new: int
     wall_s: float
     driver_cpu_s: float
@@ -178,7 +208,7 @@ class Summary:
 
     def closing(self, best: Result | None, following: str) -> tuple[str, int]:
         """The last line for the user, which names the command `following` this one, and the exit code."""
-        new, told = counted(self.new, "trial"), counted(self.told, "trial")
+        new, finished = counted(self.new, "trial"), counted(self.finished, "trial")
         said = (
             f"best {best.aesthetic_mean:.2f} (trial {best.spec.number})"
             if best
@@ -186,19 +216,20 @@ class Summary:
         )
         if self.stopped and not self.stopped.by_signal:
             return (
-                f"stopped at {self.stopped.name}: {new} in {duration(self.wall_s)}, {self.told} in all, "
+                f"stopped at {self.stopped.name}: {new} in {duration(self.wall_s)}, {self.finished} in all, "
                 f"{said}; the same "
                 "command goes on"
             ), 0
         if self.stopped:
             return (
-                f"stopped by {self.stopped.name} after {told}; everything is kept, the same command goes on",
+                f"stopped by {self.stopped.name} after {finished}; everything is kept, the same command goes "
+                "on",
                 130,
             )
         if self.points:
             return (
                 f"study {self.study} is complete: all {counted(self.points, 'point')} of its space tried, "
-                f"{told} finished, "
+                f"{finished} finished, "
                 f"{said}; a wider range or another setting in space gives more; next: {following}"
             ), 0
         queued = (
@@ -206,7 +237,8 @@ class Summary:
         )
         if not self.new:
             return (
-                f"study {self.study} is complete: {told} finished, {said}{queued}; --trials asks for more; "
+                f"study {self.study} is complete: {finished} finished, {said}{queued}; --trials asks for "
+                "more; "
                 "next: "
                 f"{following}"
             ), 0

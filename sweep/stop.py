@@ -1,4 +1,4 @@
-"""When to stop: a signal (the first asks, the second insists), or the time of day that the user named."""
+"""When to stop: at a signal (a second one stops at once), or at the time of day that the user named."""
 
 import re
 import signal
@@ -20,22 +20,20 @@ MORNING = "07:00"
 
 @dataclass(frozen=True, slots=True)
 class StopRequest:
-    """Why a sweep is to stop before its work is done: a signal, by its name, or else the hour asked for, such
-    as 07:00.
-    """
+    """Why a sweep stops early; `name` is the signal's name, or the hour that was asked for, such as 07:00."""
 
     name: str
     by_signal: bool
 
 
 class Stopped(Exception):
-    """The sweep was asked to stop and has left everything resumable."""
+    """The sweep was asked to stop; everything is resumable."""
 
 
 @contextmanager
 def asked_by_signal(stop: Callable[[StopRequest], None]) -> Iterator[None]:
-    """Call `stop` on the first one; the second raises KeyboardInterrupt where it stands."""
-    # Python delivers signals to the main thread only
+    """Call `stop` at the first signal; the second raises KeyboardInterrupt in the code that runs."""
+    # Only the main thread may set handlers.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -48,7 +46,7 @@ def asked_by_signal(stop: Callable[[StopRequest], None]) -> Iterator[None]:
         asked = True
         stop(StopRequest(signal.Signals(number).name, by_signal=True))
 
-    # What the shell had ignored (nohup, a background job) stays ignored.
+    # Signals that the shell set to be ignored (nohup, a background job) stay ignored.
     before = {
         number: signal.signal(number, handle)
         for number in SIGNALS
@@ -62,7 +60,7 @@ def asked_by_signal(stop: Callable[[StopRequest], None]) -> Iterator[None]:
 
 
 def stop_by_keyboard() -> None:
-    """Before a sweep has begun, every such signal ends the command as Ctrl-C does."""
+    """Have each of `SIGNALS` end the command as Ctrl-C does; for the time before a sweep has begun."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -74,27 +72,29 @@ def stop_by_keyboard() -> None:
 
 @dataclass(frozen=True, slots=True)
 class Hour:
-    """When to stop: its name for the user, and the moment by time.time: the clock that the user named it by.
-    It goes on while a laptop sleeps, which time.monotonic does not (clock_gettime(2))."""
+    """An hour to stop at: `name` as the user wrote it, `moment` in seconds since 1970.
+
+    Compared with time.time, which goes on while a laptop sleeps; time.monotonic does not (clock_gettime(2)).
+    """
 
     name: str
     moment: float
 
     @property
     def left_s(self) -> float:
+        """Seconds until then; negative if it is over."""
         return self.moment - time.time()
 
 
 def hour(written: str) -> Hour:
-    """The next `HH:MM`. Raises UserError."""
+    """The next `HH:MM` from now on. Raises UserError."""
     return Hour(written, deadline(written, datetime.now()).timestamp())
 
 
 def deadline(written: str, now: datetime) -> datetime:
     """The next `HH:MM` after `now`, on this machine's clock. Raises UserError.
 
-    `now` is naive local time; the answer too, so that a night with a change of the clock is counted by the
-    clock.
+    Both are naive local times: in a night in which the clock is changed, its hands count.
     """
     if not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", written):
         raise UserError(f"--until is {written!r}, but it must be a time of day (allowed: 00:00 to 23:59)")
@@ -104,12 +104,10 @@ def deadline(written: str, now: datetime) -> datetime:
 
 
 def clock(moment: datetime) -> str:
-    """`07:00 (UTC+02:00)`: naive local time, with the zone that this machine counts it in; a container's is
-    often UTC.
-    """
+    """A naive local time as `07:00 (UTC+02:00)`, in this machine's zone: in containers often UTC."""
     return f"{moment:%H:%M} (UTC{moment.astimezone().isoformat(timespec='minutes')[-6:]})"
 
 
 def seconds_until(moment: datetime, now: datetime) -> float:
-    """Both naive local times; seconds that really pass between them, also where the clock is changed."""
+    """Seconds that really pass between two naive local times, also where the clock is changed."""
     return moment.timestamp() - now.timestamp()

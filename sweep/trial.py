@@ -1,11 +1,11 @@
-"""The way of one trial, from its parameters to its verdict."""
+"""One trial: images, training, story, score, verdict, files."""
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from typing import Any, cast
+from typing import TypedDict, Unpack, cast
 
 import pandas as pd
 import torch
@@ -38,20 +38,28 @@ from sweep import events
 from sweep.events import Attempt, Event
 
 Report = Callable[[Event], None]
-MIXED_PRECISION = {"fp32": "no"}  # kohya's word for it; the others are called as ours
+MIXED_PRECISION = {"fp32": "no"}  # kohya's name of it; the others have the same name
 PACKAGES = ("torch", "diffsynth", "peft", "lightning", "transformers", "simple-aesthetics-predictor")
 
 
 class NoImagesError(LoraSweepError):
-    """The filters leave too few pictures to learn a style from."""
+    """The filters keep fewer images than data.min_images."""
 
 
 class BlackPicturesError(LoraSweepError):
-    """A picture came out in one single colour: these settings broke the model."""
+    """An image of the story has one single colour: these settings broke the model."""
+
+
+class Measured(TypedDict, total=False):
+    """Fields of a Result that are measured while the trial runs."""
+
+    duration_s: float
+    timings_s: dict[str, float]
+    encoded: dict[str, int]
 
 
 class Clock:
-    """What a trial takes: the seconds of each part, and how much had to be encoded anew."""
+    """Measures a trial from its creation on: seconds of each part, and how much the cache did not have."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache, self._encoded_before = cache, cache.encoded.copy()
@@ -59,12 +67,13 @@ class Clock:
         self.timings_s: dict[str, float] = {}
 
     def part_done(self, part: str) -> None:
+        """End a part: its time began when the part before ended."""
         now = time.monotonic()
         self.timings_s[part] = now - self._last
         self._last = now
 
-    def measured(self) -> dict[str, Any]:
-        """As in the result; the duration ends with the last part."""
+    def measured(self) -> Measured:
+        """Fields of a Result; the duration ends with the last part."""
         return {
             "duration_s": self._last - self._started,
             "timings_s": self.timings_s,
@@ -85,24 +94,24 @@ def run_trial(
 ) -> Result:
     """Take one trial from its parameters to its verdict; every output lies under `folder`, result.json last.
 
-    Goes on from the folder's checkpoint if an earlier attempt at the same words left one.
+    Resumes from the folder's checkpoint if an earlier attempt with the same settings left one.
     """
     if spec.train is None:
         return _base_story(spec, backbone, cache, folder, report, attempt, beat)
     clock = Clock(cache)
     _write_spec(spec, folder)
-    table = look_at_images(spec, backbone, cache, report)  # no model for too few pictures
-    # before the UNet comes: both need not fit the device together
-    encode_missing(all_words(spec, cache), backbone, cache, beat)
-    unet = backbone.unet  # read here: minutes from a slow disk must not count as a step's silence
+    table = look_at_images(spec, backbone, cache, report)  # fails here, before any model is loaded
+    # Before the UNet is loaded: text encoder and UNet need not fit the device together.
+    encode_missing(all_texts(spec, cache), backbone, cache, beat)
+    unet = backbone.unet  # loaded here: minutes from a slow disk must not count as silence of a step
     table = select_images(spec, table, backbone, cache, report, beat)
     examples = encode_examples(table, spec.render.size_px, backbone, cache, beat)
     fail_point("encoded")
     report(events.Training(images=len(table), steps=spec.train.total_steps))
     clock.part_done("prepare")
     try:
-        words = _words(spec, table, backbone)
-        state = _resumable(spec.train, folder, words, report)
+        key = _checkpoint_key(spec, table, backbone)
+        state = _resumable(spec.train, folder, key, report)
         losses = train_lora(
             backbone,
             examples,
@@ -111,14 +120,14 @@ def run_trial(
             _epoch_saver(spec, spec.train, backbone, folder, len(table), report),
             state=state,
             micro_batch=attempt.micro_batch,
-            checkpoint=Checkpoint(folder.checkpoint, words, checkpoint_every_s),
+            checkpoint=Checkpoint(folder.checkpoint, key, checkpoint_every_s),
             beat=beat,
         )
         last = folder.epoch_lora(spec.train.epochs)
         write_whole(folder.lora, lambda to: to.write_bytes(last.read_bytes()))
         clock.part_done("train")
         if state:
-            del clock.timings_s["train"]  # of some of the steps only: no measure of the pace
+            del clock.timings_s["train"]  # of some of the steps only, so no measure of the pace
         pictures = draw_story(spec, backbone, cache, folder, report, beat)
     finally:
         lora.take_off(unet)
@@ -134,14 +143,14 @@ def _base_story(
     attempt: Attempt,
     beat: Beat,
 ) -> Result:
-    """The base model's own story: a trial without pictures to train on and without a LoRA."""
+    """The base model's own story: a trial without training images and without a LoRA."""
     clock = Clock(cache)
     _write_spec(spec, folder)
-    # as in a trial, which then has its words already
-    encode_missing(all_words(spec, cache), backbone, cache, beat)
-    _ = backbone.unet  # as in a trial
+    # Also the captions: the first trial then finds them in the cache.
+    encode_missing(all_texts(spec, cache), backbone, cache, beat)
+    _ = backbone.unet  # loaded here as in a trial
     clock.part_done("prepare")
-    clock.part_done("train")  # nothing, but a result has all the parts
+    clock.part_done("train")  # no time, but a result has every part
     pictures = draw_story(spec, backbone, cache, folder, report, beat)
     return _conclude(spec, backbone, folder, pictures, clock, attempt, losses=[], images=0)
 
@@ -162,7 +171,7 @@ def _conclude(
     losses: list[float],
     images: int,
 ) -> Result:
-    """Score the story that was drawn, and write recipe and result; the checkpoint has served."""
+    """Score the rendered story, write recipe and result, and remove the checkpoint."""
     clock.part_done("render")
     fail_point("score")
     score = score_pictures(backbone, pictures)
@@ -188,16 +197,14 @@ def _conclude(
 
 
 def _sparing(train: Training, attempt: Attempt) -> Training:
-    """After a lack of memory, one row at a time and with activations computed again, unless the study forbids
-    it.
-    """
+    """Turn gradient checkpointing on if one row at a time ran out of memory, unless the study sets it."""
     if train.gradient_checkpointing == "auto" and attempt.micro_batch == 1 and attempt.was_out_of_memory:
         return replace(train, gradient_checkpointing="on")
     return train
 
 
-def _words(spec: TrialSpec, table: pd.DataFrame, backbone: Backbone) -> str:
-    """What a checkpoint must have been written for: the spec, and what the spec does not say."""
+def _checkpoint_key(spec: TrialSpec, table: pd.DataFrame, backbone: Backbone) -> str:
+    """A digest of all that training depends on: the spec, its images and captions, the base model."""
     return content_key(
         spec.to_json(),
         list(table["sha256"]),
@@ -207,11 +214,11 @@ def _words(spec: TrialSpec, table: pd.DataFrame, backbone: Backbone) -> str:
     )
 
 
-def _resumable(train: Training, folder: TrialFolder, words: str, report: Report) -> TrainState | None:
-    """The checkpoint, if it is of the same words and every epoch before it is there; the journal is told of
-    them again.
+def _resumable(train: Training, folder: TrialFolder, key: str, report: Report) -> TrainState | None:
+    """The checkpoint, if its key matches and the LoRA of every epoch before it exists; reports these epochs
+    again.
     """
-    state = load_state(folder.checkpoint, words)
+    state = load_state(folder.checkpoint, key)
     epochs = range(1, (state.step if state else 0) // train.steps_per_epoch + 1)
     if state is None or not all(folder.epoch_lora(epoch).exists() for epoch in epochs):
         return None
@@ -222,19 +229,20 @@ def _resumable(train: Training, folder: TrialFolder, words: str, report: Report)
     return state
 
 
-def all_words(spec: TrialSpec, cache: Cache) -> list[str]:
+def all_texts(spec: TrialSpec, cache: Cache) -> list[str]:
     """Every caption and prompt that a trial of this study can meet, whatever its filters keep."""
     pictures = read_folder(local_data(spec.data, cache.folder)).pictures
     captions = [caption_of(picture.prompt, spec.data.caption) for picture in pictures if not picture.problem]
     return [
         *captions,
-        *(words for scene in spec.story.scenes for words in (scene.prompt, scene.negative_prompt)),
+        *(text for scene in spec.story.scenes for text in (scene.prompt, scene.negative_prompt)),
     ]
 
 
 def look_at_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Report) -> pd.DataFrame:
-    """The audit table, of which the filters keep enough. Raises NoImagesError; DataError where no filter
-    could help.
+    """The audit table of a trial's images.
+
+    Raises NoImagesError where the filters keep too few of them, DataError where no filters could keep enough.
     """
 
     def note(text: str) -> None:
@@ -258,14 +266,12 @@ def select_images(
     report: Report,
     beat: Beat = no_beat,
 ) -> pd.DataFrame:
-    """The audit table's rows that pass the filters, without those that cannot be encoded. Raises as
-    `look_at_images` does.
-    """
+    """The rows of the table that pass the filters and can be encoded. Raises as `look_at_images` does."""
     kept = _keep(spec, table)
     while unfit := encode_pictures(kept, spec.render.size_px, backbone, cache, beat):
         table = table.assign(problem=pd.Series(unfit).reindex(table.index).fillna(table["problem"]))
         report(events.Note(f"note: {say_bad(bad_pictures(table.loc[list(unfit)]))}"))
-        kept = _keep(spec, table)  # another may take its place
+        kept = _keep(spec, table)  # with max_images another image may take its place
     return kept
 
 
@@ -288,6 +294,8 @@ def _keep(spec: TrialSpec, table: pd.DataFrame) -> pd.DataFrame:
 def audit_data(
     data: Data, backbone: Backbone, cache: Cache, filters: Filters, looking: Looking, note: Note
 ) -> pd.DataFrame:
+    """The audit table of a data set, with aesthetic scores of 1 to 10 by the backbone's scorer."""
+
     def score(image: Image.Image) -> float:
         return rate(backbone, image).aesthetic
 
@@ -302,13 +310,13 @@ def draw_story(
     report: Report,
     beat: Beat = no_beat,
 ) -> list[Image.Image]:
-    """Render, check and save the story's pictures and their sheet. Raises BlackPicturesError."""
+    """Render and save the story's images and the sheet of them all. Raises BlackPicturesError."""
     report(events.Drawing(len(spec.story.scenes)))
     pictures = []
     for number, picture in enumerate(
         render_scenes(backbone, spec.story.scenes, spec.render, cache, beat), start=1
     ):
-        # one pair a channel
+        # getextrema gives one pair for each channel
         if all(low == high for low, high in cast(list[tuple[int, int]], picture.getextrema())):
             raise BlackPicturesError(f"picture {number} is one single colour")
         write_whole(folder.picture(number), partial(picture.save, format="PNG"))
@@ -326,9 +334,12 @@ def judge(
     score: Score,
     *,
     losses: list[float],
-    **measured: Any,
+    images: int,
+    micro_batch: int = 1,
+    retried: tuple[str, ...] = (),
+    **measured: Unpack[Measured],
 ) -> Result:
-    """Put what was measured under the gate."""
+    """The complete result of a rendered and scored story; `losses` are those of every training step."""
     return Result(
         state="complete",
         spec=spec,
@@ -338,12 +349,15 @@ def judge(
         aesthetic_std=score.std,
         coherence=score.coherence,
         passed_gate=passes(score.mean, spec.gate),
+        images=images,
         train_loss=_mean(losses[-spec.train.steps_per_epoch :]) if spec.train and losses else None,
         lora_sha256=sha256(folder.lora) if spec.train else None,
         scorer=backbone.scorer_name,
         scoring_version=SCORING_VERSION,
         device=str(backbone.device),
         dtype=str(backbone.dtype).removeprefix("torch."),
+        micro_batch=micro_batch,
+        retried=retried,
         threads=torch.get_num_threads() if backbone.device.type == "cpu" else None,
         versions={name: version(name) for name in PACKAGES},
         **measured,
@@ -351,6 +365,7 @@ def judge(
 
 
 def write_recipe(result: Result, folder: TrialFolder) -> None:
+    """Write the trial's recipe.json: what its story can be made from again, and the sha256 of each image."""
     pictures = [folder.picture(number) for number in range(1, len(result.spec.story.scenes) + 1)]
     write_json(folder.recipe, Recipe.of(result, [sha256(path) for path in pictures]).to_json())
 
@@ -358,7 +373,7 @@ def write_recipe(result: Result, folder: TrialFolder) -> None:
 def _epoch_saver(
     spec: TrialSpec, train: Training, backbone: Backbone, folder: TrialFolder, images: int, report: Report
 ) -> EpochDone:
-    """Saves the LoRA as it is at an epoch's end, and then says that the epoch is done."""
+    """A function that saves the LoRA at the end of an epoch and then reports the epoch."""
     shape = lora.LoraShape(rank=train.lora_rank, alpha=train.lora_alpha)
 
     def save(epoch: int, losses: list[float]) -> None:

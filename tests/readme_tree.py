@@ -1,4 +1,4 @@
-"""The README's tree of rooms, made from the rooms' docstrings: `python -m tests.readme_tree` writes it anew."""
+"""The README's tree of rooms, from the rooms' docstrings: `python -m tests.readme_tree` writes it."""
 
 import ast
 from pathlib import Path

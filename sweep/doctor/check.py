@@ -1,4 +1,4 @@
-"""One line of the doctor's answer."""
+"""The result of one check."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,9 +6,9 @@ from typing import Literal
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """What was found, and what to do about it; `missing` means that the study cannot run like this.
+    """What was found, and what to do about it; with state `missing` the study cannot run.
 
-    `files` are those that are missing, where it is about files.
+    `files` lists missing files, each with its size.
     """
 
     name: str

@@ -1,6 +1,4 @@
-"""Is this machine ready for a study? Every check looks on its own, changes nothing, and may hang without
-harm.
-"""
+"""Is this machine ready for a study? Each check has its own thread, changes nothing and may hang."""
 
 import json
 import subprocess
@@ -40,14 +38,14 @@ LIMIT_S = 40.0
 TORCH_LIMIT_S = 30
 STYLES = {"OK": "green", "warn": "yellow", "missing": "bold red"}
 NOT_LOOKED_AT = (
-    "Not looked at: whether the weights' content is right, whether the network is there, and how long a trial takes "
-    "(lora-sweep plan)."
+    "Not looked at: whether the weights' content is right, whether the network is there, and how long a "
+    "trial takes (lora-sweep plan)."
 )
 Answer = TypeVar("Answer")
 
 
 def examine(study: Study, runs: Runs) -> list[Check]:
-    """Look at everything at once; what gives no answer in time is told as such."""
+    """Run all checks at once; one that gives no answer within `LIMIT_S` seconds is reported as not known."""
     plan = _ask(lambda: make_plan(study, runs))
     looks: dict[str, Callable[[], Check]] = {
         "Python": check_python,
@@ -67,6 +65,7 @@ def examine(study: Study, runs: Runs) -> list[Check]:
 
 
 def is_ready(checks: Sequence[Check]) -> bool:
+    """Whether the study can run here: nothing that it needs is missing. Warnings do not count."""
     return all(check.state != "missing" for check in checks)
 
 
@@ -87,9 +86,7 @@ def checks_page(study: str, checks: Sequence[Check]) -> Group:
 
 
 def check_gpu(plan: Plan) -> Check:
-    """The cards, and whether torch can compute on them; torch is asked in a child process, only where there
-    is a card.
-    """
+    """The GPUs, and whether torch can compute on them, which a child process finds out if there is one."""
     model, gpus = base_model(plan.study.backbone), find_gpus()
     try:
         why = "" if model.needs_gpu else refusal(plan.study.backbone, "auto", plan.study.precision)
@@ -108,7 +105,8 @@ def check_gpu(plan: Plan) -> Check:
             found=gpus.problem
             if model.needs_gpu
             else f"{gpus.problem}: {model.name} runs on the CPU, Kolors needs one",
-            todo=f"{model.title} needs an NVIDIA GPU, 24 GB are enough; tiny runs without (lora-sweep run demo)"
+            todo=f"{model.title} needs an NVIDIA GPU, 24 GB are enough; "
+            "tiny runs without (lora-sweep run demo)"
             if model.needs_gpu
             else "",
         )
@@ -120,14 +118,14 @@ def check_gpu(plan: Plan) -> Check:
             name="GPU",
             state="missing" if model.needs_gpu else "warn",
             found=f"{cards}; {problem}",
-            todo="a CUDA build of torch that fits this driver is needed (see docs/cloud.md); CUDA_VISIBLE_DEVICES "
-            "must not hide the GPU",
+            todo="a CUDA build of torch that fits this driver is needed (see docs/cloud.md); "
+            "CUDA_VISIBLE_DEVICES must not hide the GPU",
         )
     return _check_gpu_memory(plan, gpus.found[0], cards)
 
 
 def torch_problem() -> str:
-    """Why torch cannot compute on the card; empty when it can."""
+    """Why torch cannot compute on the GPU; empty when it can."""
     try:
         done = ask_torch("gpu", timeout_s=TORCH_LIMIT_S)
     except subprocess.TimeoutExpired:
@@ -159,7 +157,7 @@ def _check_gpu_memory(plan: Plan, gpu: Gpu, cards: str) -> Check:
 
 
 def check_weights(study: Study) -> Check:
-    """What is there by name and size; whether the content is right is seen when a file is loaded."""
+    """Whether all files are there, by name and size; their content is verified only when they are loaded."""
     model = base_model(study.backbone)
     files, folder = model.files.FILES, model.weights_folder(study.weights)
     gone = model.files.missing_files(folder)
@@ -177,7 +175,8 @@ def check_weights(study: Study) -> Check:
         return Check(
             name="weights",
             state="OK",
-            found=f"all {len(there)} files, {size(sum(path.stat().st_size for path in there))}, in {shown_path(folder)}",
+            found=f"all {len(there)} files, {size(sum(path.stat().st_size for path in there))}, "
+            f"in {shown_path(folder)}",
         )
     fetched = f"{len(gone)} of {len(files)} files (about {size(needed_bytes(gone))})"
     return Check(
@@ -191,11 +190,11 @@ def check_weights(study: Study) -> Check:
 
 
 def check_data(study: Study, runs: Runs) -> Check:
-    """What the folder holds; of a remote data set the copy that an earlier start made, if there is one."""
+    """Whether the filters can keep enough images of the folder, or of a remote data set's downloaded copy."""
     source = shown_path(Path(study.data_value.source))
     try:
         local_data(study.data_value, runs.cache)
-    except DataError:  # it was not brought here yet
+    except DataError:  # not downloaded yet
         if not installed("datasets"):
             return Check(
                 name="data",
@@ -230,7 +229,9 @@ def check_data(study: Study, runs: Runs) -> Check:
 
 
 def check_runs(study: Study, runs: Runs) -> Check:
-    """May results be written, and does another driver work on this study? A lock file alone means nothing."""
+    """Can results be written, and does another driver hold the lock on this study? A mere lock file does not
+    count.
+    """
     nearest = existing(runs.path)
     try:
         tempfile.TemporaryFile(dir=nearest).close()
@@ -255,7 +256,7 @@ def check_runs(study: Study, runs: Runs) -> Check:
         return Check(
             name="runs", state="missing", found=str(changed), todo="lora-sweep run refuses it like this"
         )
-    except ValueError:  # of the pictures, which are another check
+    except ValueError:  # about the images, which are another check
         pass
     return Check(
         name="runs", state="OK", found=f"{runs.path} can be written; no driver is at work on {study.name}"
@@ -293,10 +294,11 @@ def check_disk(plan: Plan, runs: Runs) -> Check:
 
 
 def check_memory(plan: Plan) -> Check:
+    """Whether the host's memory is large enough to load the model; only a warning where others use it now."""
     memory, needed = host_memory(), plan.host_bytes
     found = (
-        f"{cores()} cores; {size(memory.free_bytes)} of {size(memory.total_bytes)} memory free, about {size(needed)} needed "
-        "(estimate)"
+        f"{cores()} cores; {size(memory.free_bytes)} of {size(memory.total_bytes)} memory free, "
+        f"about {size(needed)} needed (estimate)"
     )
     if memory.total_bytes < needed:
         return Check(
@@ -310,7 +312,7 @@ def check_memory(plan: Plan) -> Check:
 
 
 def _ask(look: Callable[[], Answer]) -> "Future[Answer]":
-    """Start a look in a thread that does not keep the program alive."""
+    """Start a check in a daemon thread, which does not keep the program from ending."""
     future: Future[Answer] = Future()
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""Are the packages here that were tested together? Read from their metadata; nothing is imported."""
+"""Are the installed packages those that were tested together? Read from metadata; imports none of them."""
 
 import sys
 import tomllib
@@ -15,6 +15,7 @@ PYTHON = (3, 11)
 
 
 def check_python() -> Check:
+    """Whether this Python is new enough."""
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < PYTHON:
         return Check(name="Python", state="missing", found=found, todo="Python 3.11 or later is needed")
@@ -22,7 +23,7 @@ def check_python() -> Check:
 
 
 def check_packages() -> Check:
-    """Ranges are needed, the exact versions of constraints.txt are only those that were tested."""
+    """Missing or out of range: the study cannot run; other than in constraints.txt: only a warning."""
     needed = requirements()
     here = {requirement.name: installed(requirement.name) for requirement in needed}
     wrong = [
@@ -56,7 +57,7 @@ def check_packages() -> Check:
 
 
 def requirements() -> list[Requirement]:
-    """What lora-sweep needs: from the source tree where it runs from one, else as it was installed."""
+    """What lora-sweep depends on: from pyproject.toml in a source tree, else from its metadata."""
     if PROJECT.exists():
         written = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
     else:
@@ -70,6 +71,7 @@ def requirements() -> list[Requirement]:
 
 
 def installed(name: str) -> str | None:
+    """The version of a package; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -77,11 +79,12 @@ def installed(name: str) -> str | None:
 
 
 def fits(requirement: Requirement, found: str | None) -> bool:
+    """Whether version `found` (None: not installed) is in the range; pre-releases count."""
     return found is not None and requirement.specifier.contains(found, prereleases=True)
 
 
 def tested_versions() -> dict[str, str]:
-    """constraints.txt by canonical name; empty where there is none."""
+    """Package -> version as in constraints.txt, by canonical name; empty if there is no such file."""
     if not CONSTRAINTS.exists():
         return {}
     lines = (line.partition("#")[0].strip() for line in CONSTRAINTS.read_text(encoding="utf-8").splitlines())

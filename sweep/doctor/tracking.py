@@ -1,4 +1,4 @@
-"""Can the tracking store be reached, and is the port of `lora-sweep ui` free? Nothing here waits long."""
+"""Is the tracking store reachable, and the port of `lora-sweep ui` free? Waits at most 4 s for an answer."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ UNSET = "unset MLFLOW_TRACKING_URI to keep runs under the runs folder"
 
 
 def check_tracking(runs: Runs) -> Check:
-    """Where MLflow's runs go, and whether that answers."""
+    """Whether the place that MLflow's runs are written to is reachable."""
     try:
         place = tracking_place(runs)
     except ValueError as error:

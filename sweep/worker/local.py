@@ -18,13 +18,13 @@ from sweep.failures import HOST_OOM, HUNG, KILLED
 COMMAND = ("-P", "-m", "sweep.worker")  # what Python runs as a worker
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # no hub access behind the user's back
 END_S = 2.0  # for a killed process to be gone; Ctrl-C is answered within 10 s in all
-# for one that crashed: a core dump, or gigabytes of a card to give back, come after its pipes are closed
+# For a crashed process, which writes its core dump and frees GPU memory after its pipes are closed.
 CRASH_S = 30.0
-LOOK_S = 0.05  # between two looks at whether it is gone
+LOOK_S = 0.05  # between two polls of its exit code
 
 
 class WorkerDied(RuntimeError):
-    """The worker is gone; `reason` is the class of failure, the message says how it ended."""
+    """The worker is gone or unusable; `reason` is the class of failure, the message says how it ended."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
@@ -32,16 +32,17 @@ class WorkerDied(RuntimeError):
 
 
 class _Sign(Enum):
-    """In the inbox between messages: somebody asks to be heard now; no message will follow any more."""
+    """What the inbox holds besides messages: WOKEN interrupts a waiting reader, GONE ends the stream."""
 
     WOKEN = auto()
     GONE = auto()
 
 
 class LocalWorker:
-    """Starts at once, so that its imports run while the driver does other things.
+    """A worker process, and messages to and from it.
 
-    In a process session of its own: Ctrl-C reaches only the driver, which then decides.
+    Its process starts at once, so that its imports run while the driver does other things. It has a process
+    session of its own: Ctrl-C reaches only the driver, which decides what to do.
     """
 
     def __init__(self, log: Path, setup: Setup) -> None:
@@ -67,25 +68,23 @@ class LocalWorker:
         self._write(pack)
 
     def ask_to_stop(self) -> None:
-        """Finish the step, save, end. Its last event is `stopped`."""
+        """Have the worker finish its step, save a checkpoint and end; its last event is `Stopped`."""
         with suppress(WorkerDied):
             self._write(Stop())
 
     def wake(self) -> None:
-        """Have a waiting `next_message` return now, None if nothing was said; may be called from a signal
-        handler.
-        """
+        """Interrupt a waiting `next_message`, which then returns None; safe in a signal handler."""
         self._woken = True
         self._inbox.put(_Sign.WOKEN)
 
     @property
     def waiting(self) -> bool:
-        """Whether something was said that nobody has heard yet, as after a pause of the driver (Ctrl-Z)."""
+        """Whether there are unread messages, as after a pause of the driver (Ctrl-Z)."""
         assert self._process.stdout
         return not self._inbox.empty() or bool(select.select([self._process.stdout], [], [], 0)[0])
 
     def next_message(self, timeout_s: float) -> Message | None:
-        """The next message; None after `timeout_s` or `wake`. Raises WorkerDied when there will be no more."""
+        """The next message; None after `timeout_s` or `wake`. Raises WorkerDied when there can be no more."""
         try:
             found = self._inbox.get(timeout=max(0.0, timeout_s))
         except queue.Empty:
@@ -102,9 +101,10 @@ class LocalWorker:
                 os.killpg(self._process.pid, signal.SIGKILL)
         try:
             self._process.wait(END_S)
-        # stuck in a device or a network folder: SIGKILL waits there, we do not,
+        # Stuck in a device or a network folder, where SIGKILL takes effect only later: wait neither for it
+        # nor for the thread that still reads from it.
         except subprocess.TimeoutExpired:
-            return  # nor for the thread that still reads from it
+            return
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe
             with suppress(BrokenPipeError):  # an order that the dead worker never read
@@ -112,7 +112,7 @@ class LocalWorker:
 
     def _read(self) -> None:
         assert self._process.stdout
-        with suppress(ValueError):  # closed under our hands; or a last line cut short by its death
+        with suppress(ValueError):  # the pipe was closed, or the last line is incomplete
             for line in self._process.stdout:
                 self._inbox.put(decode(line))
         self._inbox.put(_Sign.GONE)
@@ -139,9 +139,7 @@ class LocalWorker:
 
 
 def _oom_kills() -> int:
-    """How many processes the kernel has killed for memory, in this container or on this machine; 0 where it
-    does not tell.
-    """
+    """How many processes of this container or machine were killed for lack of memory; 0 if unknown."""
     for place in ("/sys/fs/cgroup/memory.events", "/proc/vmstat"):
         with suppress(OSError, ValueError):
             facts = Path(place).read_text(encoding="ascii").split()

@@ -1,6 +1,4 @@
-"""Has a worker carry out trials: watches its silence, replaces it when it fails, tries again what may be an
-accident.
-"""
+"""Has a worker run trials: notices hangs, replaces a failed worker, retries where that may help."""
 
 import logging
 import time
@@ -30,27 +28,25 @@ OnMessage = Callable[[Message], None]
 
 
 class WorkerCannotStart(LoraSweepError):
-    """No trial's fault: the machine or the installation is broken; the message is one line for the user."""
+    """The machine or installation is broken, not the trial; the message is one line for the user."""
 
 
 @dataclass(kw_only=True)
 class Job:
-    """What a worker is to carry out, in one attempt or more; `steps` are those of training that were heard of
-    in this one.
-    """
+    """A trial for a worker, in one attempt or more; `steps` counts the training steps of this attempt."""
 
     spec: TrialSpec
     folder: TrialFolder
     steps: int = 0
 
     def task(self) -> Task:
-        """The attempt that is due."""
+        """The next attempt, as an earlier one left it in the trial's folder."""
         batch_size = self.spec.train.batch_size if self.spec.train else 1
         return Task(spec=self.spec, folder=self.folder, attempt=Attempt.load(self.folder.attempt, batch_size))
 
 
 class Supervisor:
-    """Owns the worker; only the driver's main thread calls it, `ask_to_stop` also a signal handler."""
+    """Owns the worker. For the driver's main thread only; `ask_to_stop` also for a signal handler."""
 
     def __init__(self, log_file: Path, setup: Setup, until: Hour | None = None) -> None:
         self._log_file, self._setup = log_file, setup
@@ -65,29 +61,32 @@ class Supervisor:
         self.stop_asked: StopRequest | None = None
 
     def start(self) -> None:
-        """Start the worker if there is none: its imports run while the driver does other things."""
+        """Start a worker if there is none: its imports run while the driver does other things."""
         if self._worker is None:
             self._worker = LocalWorker(self._log_file, self._setup)
             self._watchdog.watch()
             self._sent.clear()
 
     def ask_to_stop(self, request: StopRequest) -> None:
+        """Have `carry_out` raise Stopped soon: during training once the worker has saved a checkpoint."""
         self.stop_asked = request
         if self._worker:
             self._worker.wake()
 
     @property
     def stop_asked_by_signal(self) -> bool:
+        """Whether a signal, not the hour, asked to stop."""
         return self.stop_asked is not None and self.stop_asked.by_signal
 
     def close(self) -> None:
+        """Kill the worker, if there is one."""
         if self._worker:
             self._worker.close()
             self._worker = None
 
     def send(self, job: Job) -> None:
-        """Hand a trial over ahead of `carry_out`, so that the device does not wait for bookkeeping; once is
-        enough.
+        """Send a trial to the worker ahead of `carry_out`, so that the device does not wait for bookkeeping;
+        idempotent.
         """
         if job.folder.path in self._sent:
             return
@@ -99,9 +98,9 @@ class Supervisor:
             self._worker.send(Pack((job.task(),)))
 
     def carry_out(self, job: Job, hear: OnMessage) -> Result:
-        """One trial to its end, retried where that may help; every message but heartbeats goes to `hear`.
+        """Run one trial to its end, retried where that may help; `hear` gets every message but heartbeats.
 
-        Raises Stopped, and WorkerCannotStart, which is no fault of the trial.
+        Raises Stopped and WorkerCannotStart.
         """
         while True:
             self.send(job)
@@ -114,7 +113,7 @@ class Supervisor:
                 continue
             again = task.attempt.after(result.reason)
             if again is None:
-                with suppress(OSError):  # in a dead worker's place, for tables read the disk
+                with suppress(OSError):  # a dead worker did not write it
                     write_json(job.folder.result, result.to_json())
                 return result
             hear(
@@ -131,8 +130,8 @@ class Supervisor:
             job.folder.result.unlink(missing_ok=True)
 
     def _follow(self, task: Task, hear: OnMessage) -> Result | None:
-        """Read messages until the trial is finished; a silent or dead worker ends it too. None if the worker
-        did not start.
+        """Read messages until the trial is finished, or its worker is dead or hung -> its result; None if the
+        worker did not start.
         """
         try:
             while True:
@@ -141,12 +140,12 @@ class Supervisor:
                 if not isinstance(message.event, events.Alive):
                     hear(message)
                 if isinstance(message.event, events.Finished):
-                    # On a full disk the worker could say how it ended, but not write it.
+                    # On a full disk the worker could send how it ended, but not write it.
                     return task.folder.read_result() or self._failed(
                         task, message.event.reason, message.event.message
                     )
         except WorkerDied as death:
-            log.info("trial %d: %s", task.spec.number, death)  # the user hears of it as an event
+            log.info("trial %d: %s", task.spec.number, death)  # the user sees it as an event
             if self._watchdog.phase == "start" and death.reason != DEVICE_LOST.name:
                 self._failed_starts += 1
                 if self._failed_starts == MAX_FAILED_STARTS:
@@ -161,13 +160,11 @@ class Supervisor:
             return self._failed(task, death.reason, str(death))
 
     def _learn(self, message: Message) -> None:
-        """What a message says of the worker itself. Raises WorkerDied where it was refused a device that it
-        had before.
-        """
+        """Note what a message says of the worker. Raises WorkerDied where it cannot get its device again."""
         match message.event:
             case events.Ready(device=device):
                 self._failed_starts, self._was_ready = 0, True
-                # a fresh worker takes this one or none: never the CPU instead
+                # A fresh worker must use this device: never the CPU instead of a lost GPU.
                 self._setup = replace(self._setup, device=device)
             case events.Refused(message=why, loading=True) if self._was_ready:
                 raise WorkerDied(DEVICE_LOST.name, why)
@@ -188,7 +185,7 @@ class Supervisor:
         )
 
     def _next_message(self) -> Message:
-        """Raises WorkerDied, also for one that was killed for its silence, and Stopped."""
+        """The worker's next message. Raises Stopped, and WorkerDied, also after killing a hung worker."""
         assert self._worker
         while True:
             now = time.monotonic()
@@ -221,9 +218,7 @@ class Supervisor:
                 )
 
     def _stop(self, now: float) -> None:
-        """Training is asked to save its step; anything else is made again from the last checkpoint. Raises
-        Stopped.
-        """
+        """Have a training worker save a checkpoint. Raises Stopped if it takes too long or trains nothing."""
         assert self._worker
         if self._stop_by is None:
             if self._watchdog.phase != "step":

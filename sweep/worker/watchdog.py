@@ -1,4 +1,4 @@
-"""How long the worker may be silent before it counts as hung: learned from its own pace, never under a floor."""
+"""How long a worker may be silent before it counts as hung: learned from its pace, with a minimum."""
 
 import os
 import time
@@ -17,14 +17,14 @@ NEXT_PHASE: dict[type[Event], str] = {
     events.Drawing: "picture",
 }
 PATIENCE = 20.0  # times the longest silence so far
-MOST_MORE_S = 3600.0  # than that: a hang early in the night must be noticed before the morning
-# a driver that waits looks so often; what is more it stood still itself, and with it perhaps the whole
-# machine
+MOST_MORE_S = 3600.0  # longer than that at most: an early hang must be noticed before the morning
+# A waiting driver calls `look` this often. Where more time has passed, the driver was suspended itself, and
+# perhaps the whole machine.
 LOOK_S = 1.0
 
 
 class Watchdog:
-    """Told of every message of one worker."""
+    """The silence of one worker: call `heard` with each of its messages, and `look` before using `left_s`."""
 
     def __init__(self) -> None:
         # Tests shorten the floor of a step; nobody else should.
@@ -36,19 +36,20 @@ class Watchdog:
         self.watch()
 
     def watch(self) -> None:
-        """A fresh worker: it is starting up."""
+        """Begin with a fresh worker, which is starting up."""
         self.phase = "start"
         self.rest(self._work)
 
     def rest(self, work: float = 1.0) -> None:
-        """Work was handed over now: silence counts from here. `work` as `work_of` tells it."""
+        """Count silence from now, for work was sent; `work` is how much one step is, from `work_of`."""
         self._work = work
         self._heard_at = self._said_at = self._looked_at = time.monotonic()
         self._stood_still_s = 0.0  # the driver, since the worker last said something
 
     def look(self) -> None:
-        """Called before each judgement: time in which the driver itself stood still (SIGSTOP, `docker pause`,
-        a busy disk) is no silence of the worker, which may have stood still with it."""
+        """Leave out time in which the driver itself was suspended (SIGSTOP, `docker pause`, a busy disk): the
+        worker may have been suspended with it.
+        """
         now = time.monotonic()
         stood_still_s = max(0.0, now - self._looked_at - LOOK_S)
         self._looked_at = now
@@ -56,8 +57,11 @@ class Watchdog:
         self._stood_still_s += stood_still_s
 
     def heard(self, message: Message) -> None:
-        """Learns from the worker's own stamps (one clock for all processes), so that a pause of the driver is
-        no silence; nor does it learn from a pause of both."""
+        """Learn how long the worker was silent before this message.
+
+        Measured by the times in messages (one clock for all processes), so that a pause of the driver does
+        not count; nor does a pause of both.
+        """
         self._heard_at = time.monotonic()
         silent_s = message.monotonic - self._said_at - self._stood_still_s
         self._longest_s[self.phase, self._work] = max(
@@ -68,9 +72,7 @@ class Watchdog:
 
     @property
     def allowed_s(self) -> float:
-        """The longest silence in this phase: of a size of work that was never measured, the floor for that
-        much more work.
-        """
+        """Seconds of silence allowed in this phase; for a size of work never measured, the floor times it."""
         floor_s, longest_s = self._floors_s[self.phase], self._longest_s.get((self.phase, self._work))
         if longest_s is None:
             more = self._work if self.phase in ("step", "picture") else 1.0
@@ -79,12 +81,11 @@ class Watchdog:
 
     @property
     def left_s(self) -> float:
+        """Seconds until the worker counts as hung; negative if it does."""
         return self._heard_at + self.allowed_s - time.monotonic()
 
 
 def work_of(spec: TrialSpec) -> float:
-    """How many pictures of a megapixel one step is worth, at least one; attention grows with the square of
-    the pixels.
-    """
+    """Work of one step in images of 1 MP, at least 1; attention grows with the square of the pixels."""
     size = max(1.0, megapixels(spec))
     return size * max(1.0, size * (spec.train.batch_size if spec.train else 1))

@@ -41,6 +41,7 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 def main() -> None:
+    """Run this process as a worker: `Setup` in sys.argv, orders on stdin, events on stdout, log on stderr."""
     # A batch system may send its warning to every process of a job: only the driver answers, and asks for a
     # checkpoint.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -53,15 +54,13 @@ def main() -> None:
 
 
 def _end_with_the_driver() -> None:
-    """Have the kernel end this process with its parent: one that hangs in a device cannot see by itself that
-    nobody is left.
-    """
+    """Have the kernel kill this process when its parent dies: hung in a device, it could not notice that."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def serve(setup: Setup, packs: "PackQueue", out: TextIO) -> None:
-    """Load the base model for the first pack, then carry packs out until told to stop."""
+    """Load the base model for the first pack, then run the trials of each pack until asked to stop."""
     # Here, not at the first pack: these imports run while the driver opens its stores.
     import torch
 
@@ -82,7 +81,7 @@ def serve(setup: Setup, packs: "PackQueue", out: TextIO) -> None:
 
 
 def _load(spec: TrialSpec, device: str, out: TextIO) -> "Backbone | None":
-    """The base model; None if it cannot be loaded. Says either."""
+    """The base model, sending `Ready`; None if it cannot be loaded, sending `Refused`."""
     import torch
 
     from core.backbone.backbone import load_backbone, unknown_story_words
@@ -112,10 +111,10 @@ def _load(spec: TrialSpec, device: str, out: TextIO) -> "Backbone | None":
 
 
 class PackQueue:
-    """Packs as they come on stdin; `stop` is set as soon as the driver asks for it.
+    """Iterates over the packs that arrive on stdin; `stop` is set as soon as the driver asks to stop.
 
-    Once the driver is gone nobody waits for this trial: the process ends in the middle of it, so that it
-    never writes into a folder that the next driver's worker has taken over.
+    When stdin ends, the driver is gone: the process then exits in the middle of a trial, so that it never
+    writes into a folder that the next driver's worker has taken over.
     """
 
     def __init__(self, stdin: TextIO) -> None:
@@ -139,18 +138,19 @@ class PackQueue:
 
 
 class Reporter:
-    """Reports on one trial: events for the driver, kept in the trial's journal too."""
+    """Sends events of one trial to the driver, and writes them to the trial's journal."""
 
     def __init__(self, out: TextIO, journal: Path, number: int, stop: threading.Event) -> None:
         self._out, self._journal, self._number, self._stop = out, journal, number, stop
         self._spoke_at = 0.0
 
     def report(self, event: Event) -> None:
+        """Send an event and write it to the journal. Raises OSError where the journal cannot be written."""
         _send(self._out, event, self._number, self._journal)
         self._spoke_at = time.monotonic()
 
     def beat(self) -> None:
-        """A heartbeat, at most once a second. Raises Interrupted when the driver wants to stop."""
+        """Send a heartbeat, at most once a second. Raises Interrupted when the driver wants to stop."""
         from core.heartbeat import Interrupted
 
         if self._stop.is_set():
@@ -160,14 +160,14 @@ class Reporter:
             self._spoke_at = time.monotonic()
 
     def say(self, event: Event) -> None:
-        """Report it without a line in the journal."""
+        """Send an event without writing it to the journal."""
         _send(self._out, event, self._number)
 
 
 def _carry_out(
     task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporter, checkpoint_every_s: float
 ) -> bool:
-    """One trial to its end -> whether the worker can go on with another."""
+    """Run one trial to its end -> whether the worker can go on with another."""
     from core.files.weight_files import WeightsError
     from core.heartbeat import Interrupted
 
@@ -187,9 +187,7 @@ def _carry_out(
 def _attempt(
     task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporter, checkpoint_every_s: float
 ) -> Result:
-    """Run a trial; whatever goes wrong in it becomes its failed result, but for weights that no trial can be
-    made with.
-    """
+    """Run a trial; an exception becomes its failed result. Raises Interrupted and WeightsError."""
     from core.files.weight_files import WeightsError
     from core.heartbeat import Interrupted
     from sweep.trial import run_trial
@@ -229,7 +227,7 @@ def _attempt(
             result.message,
             exc_info=None if failure(reason).explained else error,
         )
-        with suppress(OSError):  # on a full disk; the driver hears of it all the same
+        with suppress(OSError):  # on a full disk; the driver gets the event all the same
             if reason == BUG.name:  # the others are explained by their message
                 write_text(folder.traceback, "".join(traceback.format_exception(error)))
             write_json(folder.result, result.to_json())
@@ -237,9 +235,7 @@ def _attempt(
 
 
 def _clear(folder: TrialFolder) -> None:
-    """Room for a new attempt: half-written files and the old journal go, a checkpoint and finished epochs
-    stay.
-    """
+    """Remove what an earlier attempt left, but for its checkpoint and its finished epochs."""
     folder.path.mkdir(parents=True, exist_ok=True)
     for path in (folder.events, folder.result, folder.traceback, *folder.path.rglob(".*.tmp")):
         path.unlink(missing_ok=True)
@@ -270,7 +266,7 @@ def failure_class(error: Exception) -> str:
 def _send(out: TextIO, event: Event, number: int | None = None, journal: Path | None = None) -> None:
     message = said_now(event, number)
     if journal:
-        # On a full disk the driver must hear of the end all the same; anything earlier ends the trial as
+        # A full disk must not keep `Finished` from the driver; at any earlier event it ends the trial as
         # disk_full.
         with suppress(OSError) if isinstance(event, events.Finished) else nullcontext():
             write_journal(journal, message)

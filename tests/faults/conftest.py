@@ -35,7 +35,7 @@ first: [{{lora_rank: 2, lora_alpha: 4, learning_rate: 5.0e-4}}]
 budget: {{trials: {trials}}}
 sampler: {{startup_trials: 1}}
 storage: {{checkpoint_every_s: 0}}
-"""
+"""  # noqa: E501  as in a file
 TRIALS = 3
 EMPTY_STORE = "empty.db"
 Done = subprocess.CompletedProcess[str]

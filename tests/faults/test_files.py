@@ -1,4 +1,4 @@
-"""Torn files, files that went, a full disk: one start of the same command, and nothing is lost that was told."""
+"""Torn and lost files, a full disk: after one more start of the same command no reported result is lost."""
 
 import os
 import resource

@@ -62,7 +62,7 @@ JOURNAL = """\
 {"event": "drawing", "time": 1764000004.5, "monotonic": 14.5, "number": 3, "pictures": 8}
 {"event": "picture", "time": 1764000005.5, "monotonic": 15.5, "number": 3, "picture": 1}
 {"event": "finished", "time": 1764000006.5, "monotonic": 16.5, "number": 3, "state": "complete", "reason": null, "message": null}
-"""
+"""  # noqa: E501  as in a file
 
 
 @pytest.mark.parametrize("event", SAID, ids=lambda event: type(event).__name__)

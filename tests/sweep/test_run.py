@@ -137,8 +137,8 @@ def test_the_second_trial_encodes_nothing(swept):
 
 def test_the_last_line_says_what_it_came_to_and_what_is_next(swept):
     assert re.search(
-        r"\n2 trials finished in \d+ (?:s|min), none passes the gate yet; next: \S*lora-sweep report quick --runs "
-        + re.escape(f"{swept[0] / 'runs'}\n"),
+        r"\n2 trials finished in \d+ (?:s|min), none passes the gate yet; "
+        r"next: \S*lora-sweep report quick --runs " + re.escape(f"{swept[0] / 'runs'}\n"),
         swept[2].stdout,
     )
 
@@ -347,7 +347,7 @@ def test_a_trial_that_kills_its_workers_costs_one_trial(tmp_path, write_study, m
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     study = load_study(str(write_study(tmp_path))).with_trials(2)
     summary = run_sweep(study, Runs(tmp_path / "runs"), "cpu", WorkerKiller(Console(quiet=True)))
-    assert summary.told == 2
+    assert summary.finished == 2
     first, second = trials_of(tmp_path)
     assert (first.state.name, second.state.name) == ("FAIL", "COMPLETE")
     assert first.user_attrs["reason"] == "killed"
@@ -431,7 +431,7 @@ def test_a_device_that_is_gone_for_a_fresh_worker_is_lost_and_never_another_one(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     study = load_study(str(write_study(tmp_path))).with_trials(1)
     summary = run_sweep(study, Runs(tmp_path / "runs"), "auto", CardLoser(Console(quiet=True), monkeypatch))
-    assert summary.told == 1
+    assert summary.finished == 1
     (result,) = study_folder(tmp_path).results()
     assert (result.reason, result.retried) == ("device_lost", ("killed", "device_lost"))
     assert "CUDA error" in result.message

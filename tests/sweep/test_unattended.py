@@ -25,7 +25,7 @@ from tests.faults.conftest import EMPTY_STORE, ROOT, Done, Sweeps
 from tests.sweep.tracking.mlflow_store import Server, content, free_port, store_uri
 
 CLOCK = '''
-"""Python's time.time, and the times of files written whole, are an hour back from the moment that a file appears."""
+"""Python's time.time, and the times of files written whole, are an hour back once a file appears."""
 import os
 import time
 
@@ -109,7 +109,7 @@ def ended(driver: subprocess.Popen[str]) -> Done:
 
 
 def catch_up(sweeps: Sweeps, done: Done, **env: str) -> None:
-    """MLflow was away in this start; where a busy machine had no time to send all of it, the next start does."""
+    """MLflow was away in this start; what a busy machine had no time to upload, the next start uploads."""
     assert done.returncode == 0, done.stderr
     assert "MLflow takes nothing at the moment" in done.stderr
     if "MLflow has not received everything yet" in done.stderr:
@@ -258,7 +258,7 @@ def command(sweeps: Sweeps, word: str, **env: str) -> Done:
 def test_an_mlflow_db_for_which_there_is_no_room_is_made_once_there_is(
     tmp_path: Path, undisturbed: Sweeps
 ) -> None:
-    """A real refusal by the system, in the middle of MLflow's tables: no other file of the sweep is as large."""
+    """The system refuses to write in the middle of MLflow's tables: no other file of the sweep is as large."""
     sweeps = fresh(tmp_path, undisturbed, trials=3)
     sweeps.runs.tracking_db.unlink()
     with started(sweeps, "told@2=SIGSTOP;locked=SIGSTOP") as driver:

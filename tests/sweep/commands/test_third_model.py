@@ -22,7 +22,9 @@ from dataclasses import replace
 import sweep  # puts the import path in order
 from core.base_models import BASE_MODELS, TINY
 
-BASE_MODELS["third"] = replace(TINY, name="third", precision="bf16", scorer="third-scorer-v1", architecture="third-unet")
+BASE_MODELS["third"] = replace(
+    TINY, name="third", precision="bf16", scorer="third-scorer-v1", architecture="third-unet"
+)
 if sys.argv[1:2] == ["worker"]:
     del sys.argv[1]  # what follows is the worker's setup
     from sweep.worker.worker import main

@@ -1,4 +1,4 @@
-"""How a worker's death is told apart."""
+"""How the deaths of a worker are classified."""
 
 import os
 import signal
@@ -29,12 +29,12 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_known_by_the_kernel_s_cou
 
 
 @pytest.mark.parametrize(
-    ("asked_to_stop", "told"), [(False, ("killed", "SIGSEGV")), (True, ("hung", "does not end"))]
+    ("asked_to_stop", "expected"), [(False, ("killed", "SIGSEGV")), (True, ("hung", "does not end"))]
 )
 def test_a_worker_that_takes_its_time_to_crash_is_killed_and_not_hung(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_to_stop: bool, told: tuple[str, str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked_to_stop: bool, expected: tuple[str, str]
 ) -> None:
-    """A core dump, or a card's memory to give back, keeps a process for seconds after its pipes are closed."""
+    """A core dump, or GPU memory to free, keeps a process for seconds after its pipes are closed."""
     crash = tmp_path / "crash"
     now = tmp_path / "now"
     crash.write_text(
@@ -49,9 +49,9 @@ def test_a_worker_that_takes_its_time_to_crash_is_killed_and_not_hung(
         worker.wake()
         assert worker.next_message(30) is None
     now.touch()
-    with pytest.raises(WorkerDied, match=told[1]) as death:
+    with pytest.raises(WorkerDied, match=expected[1]) as death:
         worker.next_message(30)
-    assert death.value.reason == told[0]
+    assert death.value.reason == expected[0]
     worker.close()
 
 
@@ -60,5 +60,5 @@ def test_the_kernel_s_count_is_read() -> None:
     place = next((place for place in places if place.exists() and "oom_kill " in place.read_text()), None)
     if place is None:
         pytest.skip("this system tells nobody")
-    (told,) = (line.split()[1] for line in place.read_text().splitlines() if line.startswith("oom_kill "))
-    assert local_worker._oom_kills() == int(told)
+    (count,) = (line.split()[1] for line in place.read_text().splitlines() if line.startswith("oom_kill "))
+    assert local_worker._oom_kills() == int(count)
