@@ -1,13 +1,14 @@
-"""The two streams to the user: what nobody can take is lost, a character that does not fit is escaped, and
-nothing ends for it.
+"""Standard output and standard error: what cannot be written is dropped, a character that the encoding lacks
+is escaped, and neither raises an error.
 """
 
 import io
 import os
 import sys
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
+from typing_extensions import Buffer
 
 from sweep.process.environment import NOT_PASSED_ON
 
@@ -21,7 +22,7 @@ if not out.is_terminal and "COLUMNS" not in os.environ:
 
 
 def steady() -> None:
-    """Make standard output and error so, also for what libraries print."""
+    """Replace sys.stdout and sys.stderr by streams that never raise, also for what libraries print."""
     for number in (0, 1, 2):
         try:
             os.fstat(number)
@@ -39,34 +40,35 @@ def _stream(number: int, before: TextIO | None) -> TextIO:
 
 
 class _Lossy(io.FileIO):
-    """A pipe whose reader left, a full disk under a log, a terminal that hung up."""
+    """Drops what cannot be written: to a closed pipe, to a log on a full disk, to a terminal that hung up."""
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Buffer, /) -> int:
         try:
             return super().write(data)
         except OSError:
-            return len(data)
+            return memoryview(data).nbytes
 
 
 def say(line: str) -> None:
-    """One line to people, whatever is in it."""
+    """Print one line on standard output as it is, without markup and without folding."""
     out.print(line, markup=False, soft_wrap=True)
 
 
 def warn(line: str) -> None:
-    """The same on standard error."""
+    """Print one line on standard error as it is, without markup and without folding."""
     err.print(line, markup=False, soft_wrap=True)
 
 
-def complain(words: str) -> None:
-    """What kept a command from its work, each line with the program's name."""
-    for line in words.splitlines():
+def complain(message: str) -> None:
+    """Print an error message on standard error, each line after the program's name."""
+    for line in message.splitlines():
         warn(f"lora-sweep: {line}")
 
 
 def say_not_passed_on() -> None:
-    """Name the variables that are kept from the libraries, if there are any."""
+    """Print the environment variables that are kept from the libraries, if there are any."""
     if NOT_PASSED_ON:
         say(
-            f"note: environment variables not passed on to the libraries, because the study decides: {', '.join(NOT_PASSED_ON)}"
+            "note: environment variables not passed on to the libraries, because the study decides: "
+            f"{', '.join(NOT_PASSED_ON)}"
         )

@@ -1,4 +1,4 @@
-"""Where a command works, and how the next one must be typed there."""
+"""The runs folder of a command, and how the user must type the next command for it."""
 
 import os
 import shlex
@@ -12,12 +12,12 @@ RUNS_VARIABLE = "LORA_SWEEP_RUNS"
 HERE = Path("runs")
 
 
-def command(words: str, runs: Path) -> str:
-    """A command as it must be typed here, with the runs folder of this one."""
+def command(arguments: str, runs: Path) -> str:
+    """A command line for the user to type: program, `arguments`, and --runs if `runs` is not the default."""
     program = (
         "lora-sweep"
         if shutil.which("lora-sweep")
         else shown_path(Path(sys.executable).with_name("lora-sweep"))
     )
     elsewhere = runs != Path(os.environ.get(RUNS_VARIABLE) or HERE)
-    return f"{program} {words}" + (f" --runs {shlex.quote(str(runs))}" if elsewhere else "")
+    return f"{program} {arguments}" + (f" --runs {shlex.quote(str(runs))}" if elsewhere else "")

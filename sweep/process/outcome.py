@@ -9,12 +9,12 @@ from core.errors import LoraSweepError
 
 
 def outcome(command: Callable[[], int | None]) -> tuple[str, int]:
-    """Carry it out -> the line, if any, and 0 done, 1 it failed, 2 the words were wrong, 130 interrupted and
-    resumable.
+    """Run `command` -> a line for the user, or "", and the exit code: 0 done, 1 failed, 2 wrong arguments or
+    settings, 130 interrupted (the same command resumes).
     """
     try:
         code = command() or 0
-        if code == 130:  # typer 0.29 answers Ctrl-C with this number and no word
+        if code == 130:  # typer 0.29 answers Ctrl-C with this number and no message
             raise KeyboardInterrupt
         return "", code
     except typer.Exit as exit_:

@@ -1,10 +1,10 @@
-"""The fingerprint: what the scores of a study stand on. Going on under other words, pictures or weights is
-refused.
+"""The fingerprint: everything that the scores of a study depend on. A study whose settings, images or weights
+have changed is not resumed unless the user accepts the change.
 
-It lies in `runs/<study>/fingerprint.json` as `field -> key -> value`, the fields being what a user may accept
-a change of. A searched setting is in none of them: ranges may change, and a setting may move between `space`
-and its fixed home, for each trial has its own value. Title, `first`, sampler and budget decide about no
-score; a data folder counts by its pictures.
+It is stored in `runs/<study>/fingerprint.json` as `field -> key -> value`; a user accepts changes by field.
+Searched settings are not part of it: ranges may change, and a setting may move between `space` and its fixed
+place, as each trial records its own value. Title, `first`, sampler and budget do not affect scores; a data
+folder is represented by its images.
 """
 
 import re
@@ -20,7 +20,7 @@ from core.data.hub import local_data
 from core.files.files import sha256, write_text, write_whole
 from core.fingerprint import Change, Changes, Fields, FingerprintFile
 from core.folders import Runs, StudyFolder, shown_path
-from core.trial.spec import Data
+from core.trial.spec import Data, Filters, Rendering, Training, Value
 from core.verdict import SCORING_VERSION, comparable_since
 from sweep.events import Ready
 from sweep.resume.lock import is_locked
@@ -43,7 +43,7 @@ FIELDS = (
     "scoring_version",
     "device",
 )
-NOT_IN_THE_FILE = {  # what a user did not write: how that changed, and what would undo it
+NOT_IN_THE_FILE = {  # fields that are not in the study file: the message about a change, and how to undo it
     "scorer": ("it was started with another scorer", "go back to that scorer"),
     "weights": ("it was started with other weights of the base model", "go back to those weights"),
     "scoring_version": ("this lora-sweep scores otherwise than the one that it was started with", ""),
@@ -56,8 +56,8 @@ ABSENT, SEARCHED = "not there", "searched"
 
 
 class Fingerprint:
-    """One study's fingerprint while a driver works on it: `record_start` makes it, `record_worker` adds what
-    a worker loaded.
+    """One study's fingerprint while a driver works on it: made by `record_start`; `record_worker` adds the
+    base model and scorer that the worker has loaded.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class Fingerprint:
         note: Callable[[str], None],
         stored: FingerprintFile,
     ) -> None:
-        """`accept` holds the fields that may change this time; `next_trial` is the first that would be made
-        under a change.
+        """`accept` has the fields that may change at this start; `next_trial` is the number of the first
+        trial after a change; `note` shows a line to the user.
         """
         self._study, self._folder, self._accept, self._next_trial, self._note = (
             study,
@@ -82,8 +82,10 @@ class Fingerprint:
         self._stored, self._now = stored, _with_space(stored, study)
 
     def record_worker(self, ready: Ready) -> None:
-        """Compare what a worker says of base model and scorer, and write it down. Raises StudyError."""
-        # nothing was made with what was found before
+        """Compare and record the base model and scorer of a worker. Raises StudyError for a change that is
+        not accepted.
+        """
+        # no trial was made with the weights of an earlier start: they do not count
         if not (self._next_trial or _has_base_story(self._folder)):
             self._now = _without_worker(self._now)
         weights = dict(ready.weights)
@@ -93,38 +95,38 @@ class Fingerprint:
                 "scorer": scorer,
                 "weights": {f"weights.{part}": digest for part, digest in weights.items()},
                 "scoring_version": {"scoring_version": ready.scoring_version},
-                # a GPU draws other noise than a CPU
+                # the noise from a seed differs between GPU and CPU
                 "device": {"device": ready.device.partition(":")[0]},
             }
         )
 
     @property
     def since(self) -> int:
-        """The first trial that answers an exact repeat: a repeat of an earlier one is a trial of its own."""
+        """The first trial whose result may be reused for a trial with the same parameters."""
         if self._accept & OF_THE_WORKER:
             return self._next_trial
         return max((change.from_trial for change in self._now.history), default=0)
 
     @property
     def comparable_since(self) -> int:
-        """The first trial whose score compares with the newest."""
+        """The first trial whose score compares with that of the newest."""
         return comparable_since(self._now.accepted)
 
     @property
     def tags(self) -> dict[str, str]:
-        """What changed so far, for the study's run in MLflow."""
+        """All changes so far, as tags for the study's run in MLflow."""
         lines: dict[str, list[str]] = {}
         for change in self._now.history:
-            line = f"{change.at[:10]}, from trial {change.from_trial}: {_told(change.changes)}"
+            line = f"{change.at[:10]}, from trial {change.from_trial}: {_described(change.changes)}"
             lines.setdefault(f"changed_{change.field}", []).append(line)
         return {tag: "\n".join(entries) for tag, entries in lines.items()}
 
-    def record_words(self, words: Fields) -> None:
-        """Compare what the study file fixes, and write it down, with a frozen copy of the study. Raises
-        StudyError.
+    def record_study(self, fixed: Fields) -> None:
+        """Compare and record what the study file fixes, and write a frozen copy of the study. Raises
+        StudyError for a change that is not accepted.
         """
-        self._record(words)
-        # whether they did change will be known too late to tell the base story again
+        self._record(fixed)
+        # render the base story again: once a worker tells whether they changed it is too late for that
         if self._accept & OF_THE_WORKER:
             self._set_base_aside()
         if (
@@ -134,8 +136,8 @@ class Fingerprint:
             write_text(self._folder.frozen, self._study.to_yaml())
 
     def _record(self, now: Fields) -> None:
-        """Write `now`, with a line of history for each field that differs; a StudyError if one of them is not
-        accepted.
+        """Write `now` and an entry of the history for each field that differs. Raises StudyError if a change
+        is not accepted.
         """
         found, to_accept = _accepted_changes(self._study, self._now, now, self._accept)
         if to_accept:
@@ -152,7 +154,7 @@ class Fingerprint:
                 field=field,
                 from_trial=self._next_trial,
                 changes=changes,
-                told=_told(changes),
+                told=_described(changes),
                 compares=field not in to_accept,
             )
             for field, changes in found.items()
@@ -163,17 +165,18 @@ class Fingerprint:
             self._stored = self._now
         for accepted in to_accept.values():
             self._note(
-                f"accepted: {_told(accepted)}; scores do not compare with those of trials before {self._next_trial}"
+                f"accepted: {_described(accepted)}; "
+                f"scores do not compare with those of trials before {self._next_trial}"
             )
 
     def _keep_frozen(self) -> None:
-        """Trials made so far keep the study that they were made under."""
+        """Keep the frozen study for the trials that were made with it."""
         kept = self._folder.earlier(self._next_trial).frozen
         if self._next_trial and self._folder.frozen.exists() and not kept.exists():
             write_whole(kept, lambda to: shutil.copyfile(self._folder.frozen, to))
 
     def _set_base_aside(self) -> None:
-        """It is told again; trials made so far keep the one that they compare with."""
+        """Have the base story rendered again; the old one is kept for the trials that compare with it."""
         base, kept = self._folder.base, self._folder.earlier(self._next_trial).base
         if self._next_trial and base.read_result() and not kept.result.exists():
             kept.path.parent.mkdir(parents=True, exist_ok=True)
@@ -184,29 +187,30 @@ class Fingerprint:
 def record_start(
     study: Study, folder: StudyFolder, accept: Iterable[str], after_told: int, note: Callable[[str], None]
 ) -> Fingerprint:
-    """Compare the study with what it was started under, or start its fingerprint. Raises StudyError where a
-    change of it is not among those to `accept`.
+    """Compare the study with its fingerprint, or make that if there is none. Raises StudyError for a change
+    of a field that is not among those to `accept`.
 
-    A study from before there were fingerprints is compared with its frozen words; the rest is taken as it is
-    now. A finished trial that was not told yet counts as told.
+    A study of a version without fingerprints is compared with its frozen copy; images, weights and scorer are
+    taken as they are now. `after_told` is the number after the last trial that Optuna has finished; trials
+    with a result that Optuna does not have yet count as well.
     """
     next_trial = max(after_told, _after_finished(folder))
     pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))
     fingerprint = Fingerprint(
         study, folder, frozenset(accept), next_trial, note, _read(folder, pictures, note)
     )
-    fingerprint.record_words(_words(study, pictures))
+    fingerprint.record_study(_fixed_values(study, pictures))
     return fingerprint
 
 
 def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ()) -> None:
-    """Raises the StudyError or StoreError that a start would raise for what changed; writes nothing.
+    """Raise the StudyError or StoreError that a start would raise for changes; writes nothing.
 
-    Weights, scorer and kind of device are compared only once a worker has loaded the base model.
+    Weights, scorer and kind of device are not compared: that needs a worker with the base model loaded.
     """
-    # a driver at work may just be making its tables, and refuses a second one
+    # a driver that is at work may be creating the tables now; a start would be refused anyway
     if folder.db.exists() and not is_locked(folder):
-        # with Optuna, which whoever looks at a new study need not wait for
+        # imports Optuna, which takes time that a check of a new study does not need
         from sweep.search.optuna_study import check_held
 
         check_held(folder.db, study.name)
@@ -214,23 +218,23 @@ def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ())
         return
     pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))
     kept = _with_space(_read(folder, pictures, lambda text: None), study)
-    accepted, _ = _accepted_changes(study, kept, _words(study, pictures), frozenset(accept))
+    accepted, _ = _accepted_changes(study, kept, _fixed_values(study, pictures), frozenset(accept))
     if "backbone" not in accepted and (_after_finished(folder) or _has_base_story(folder)):
         _accepted_changes(
             study, kept, {"scoring_version": {"scoring_version": SCORING_VERSION}}, frozenset(accept)
         )
 
 
-def fields_of(words: Iterable[str]) -> frozenset[str]:
-    """The fields that a user names. Raises StudyError."""
-    for word in words:
-        if word not in FIELDS:
-            guess = near(word, FIELDS)
+def fields_of(names: Iterable[str]) -> frozenset[str]:
+    """The fields that the user named in --accept-change. Raises StudyError for an unknown one."""
+    for name in names:
+        if name not in FIELDS:
+            guess = near(name, FIELDS)
             raise StudyError(
-                f"--accept-change is {shown(word)}, but there is no such field (allowed: {', '.join(FIELDS)})"
+                f"--accept-change is {shown(name)}, but there is no such field (allowed: {', '.join(FIELDS)})"
                 + (f"; did you mean {guess}?" if guess else "")
             )
-    return frozenset(words)
+    return frozenset(names)
 
 
 def _read(folder: StudyFolder, pictures: dict[str, Any], note: Callable[[str], None]) -> FingerprintFile:
@@ -245,14 +249,15 @@ def _read(folder: StudyFolder, pictures: dict[str, Any], note: Callable[[str], N
     if not folder.frozen.exists():
         return FingerprintFile(fields={}, space={}, history=())
     note(
-        "note: this study is older than its fingerprint: pictures, base model and scorer are taken as they are now"
+        "note: this study is older than its fingerprint: "
+        "pictures, base model and scorer are taken as they are now"
     )
     before = load_frozen(folder.frozen)
-    return FingerprintFile(fields=_words(before, pictures), space=_kinds(before), history=())
+    return FingerprintFile(fields=_fixed_values(before, pictures), space=_kinds(before), history=())
 
 
 def _after_finished(folder: StudyFolder) -> int:
-    """The number after the last finished trial's."""
+    """The number after that of the last trial with a result.json."""
     return max(
         (int(path.parent.name) + 1 for path in folder.path.glob("trials/[0-9]*/result.json")), default=0
     )
@@ -284,7 +289,7 @@ def _with_space(kept: FingerprintFile, study: Study) -> FingerprintFile:
 def _accepted_changes(
     study: Study, kept: FingerprintFile, now: Fields, accept: frozenset[str]
 ) -> tuple[dict[str, Changes], dict[str, Changes]]:
-    """What differs by field, and of that what had to be accepted. Raises StudyError where it was not."""
+    """All changes by field, and those of them that must be accepted. Raises StudyError if one is not."""
     found = {
         field: changes
         for field, values in now.items()
@@ -301,24 +306,26 @@ def _accepted_changes(
 
 
 def _what_and_undo(study: Study, refused: dict[str, Changes]) -> tuple[str, str]:
-    """What changed, all of it in the study and its pictures or none of it, and what a user may do to have it
-    as it was.
+    """The message about changes that are not accepted, and how to undo them. The changes are all in the study
+    file and its images, or all outside them.
     """
     if not refused.keys() <= OF_THE_WORKER:
-        told = "; ".join(map(_told, refused.values()))
-        return f"{shown_path(study.file)}: changed since the study was started: {told}", "undo it, "
-    told = "; ".join(f"{NOT_IN_THE_FILE[field][0]}: {_told(changes)}" for field, changes in refused.items())
+        changed = "; ".join(map(_described, refused.values()))
+        return f"{shown_path(study.file)}: changed since the study was started: {changed}", "undo it, "
+    changed = "; ".join(
+        f"{NOT_IN_THE_FILE[field][0]}: {_described(changes)}" for field, changes in refused.items()
+    )
     ways = [
         NOT_IN_THE_FILE[field][1].format(before=next(iter(changes.values()))[0])
         for field, changes in refused.items()
     ]
-    return f"study {study.name}: {told}", f"{' and '.join(ways)}, " if all(ways) else ""
+    return f"study {study.name}: {changed}", f"{' and '.join(ways)}, " if all(ways) else ""
 
 
-def _words(study: Study, pictures: dict[str, Any]) -> Fields:
-    """What the study file fixes that a score stands on; scenes as the prompter gets them."""
+def _fixed_values(study: Study, pictures: dict[str, Any]) -> Fields:
+    """Everything in the study file that scores depend on, by field; scenes as the text encoder gets them."""
 
-    def fixed(home: str, section: Any) -> dict[str, Any]:
+    def fixed(home: str, section: Training | Rendering | Filters) -> dict[str, Any]:
         return {f"{home}.{name}": value for name, value in asdict(section).items() if name not in study.space}
 
     scenes = {
@@ -326,10 +333,10 @@ def _words(study: Study, pictures: dict[str, Any]) -> Fields:
         for number, scene in enumerate(study.story_value.scenes, start=1)
         for key, value in asdict(scene).items()
     }
-    words = {"data.caption": study.data.caption, "data.min_images": study.data.min_images}
+    captions = {"data.caption": study.data.caption, "data.min_images": study.data.min_images}
     return {
         "story": scenes,
-        "data": words | fixed("data.filters", study.data.filters) | pictures,
+        "data": captions | fixed("data.filters", study.data.filters) | pictures,
         "render": fixed("render", study.render),
         "train": fixed("train", study.train),
         "seed": {"seed": study.seed},
@@ -340,26 +347,26 @@ def _words(study: Study, pictures: dict[str, Any]) -> Fields:
 
 
 def _pictures(data: Data) -> dict[str, Any]:
-    """Every picture that is meant, in its order: file, caption and content, as in the audit table. Reads each
+    """Every image of the data set, in its order: file, caption and SHA-256, as in the audit table. Reads each
     file once.
     """
     found: dict[str, Any] = {}
-    meant = [picture for picture in read_folder(data).pictures if picture.in_table]
-    for number, picture in enumerate(meant, start=1):
-        facts = {"file": picture.file, "caption": picture.prompt, "sha256": _content(picture.path)}
+    listed = [picture for picture in read_folder(data).pictures if picture.in_table]
+    for number, picture in enumerate(listed, start=1):
+        facts = {"file": picture.file, "caption": picture.prompt, "sha256": _digest(picture.path)}
         found |= {f"data.pictures[{number}].{key}": value for key, value in facts.items()}
     return found
 
 
-def _content(path: Path) -> str:
+def _digest(path: Path) -> str:
     try:
         return sha256(path) if path.is_file() else "not a file"
-    except OSError:  # the audit says what is wrong with it
+    except OSError:  # the audit reports the error
         return "cannot be read"
 
 
 def _kinds(study: Study) -> dict[str, Any]:
-    def kind(search: Choices | Range) -> Any:
+    def kind(search: Choices | Range) -> list[Value] | str:
         if isinstance(search, Choices):
             return list(search.choices)
         return "log range" if search.log else "range"
@@ -368,7 +375,7 @@ def _kinds(study: Study) -> dict[str, Any]:
 
 
 def _changes(before: dict[str, Any], now: dict[str, Any]) -> Changes:
-    def value(values: dict[str, Any], key: str) -> Any:
+    def value(values: dict[str, Any], key: str) -> object:
         return values.get(key, SEARCHED if key in MOVABLE else ABSENT)
 
     return {
@@ -382,15 +389,15 @@ def _without_moves(changes: Changes) -> Changes:
     return {key: values for key, values in changes.items() if key not in MOVABLE or SEARCHED not in values}
 
 
-def _told(changes: Changes) -> str:
-    """`story.scenes[3].prompt ('a' -> 'b') and 2 more`"""
+def _described(changes: Changes) -> str:
+    """Changes in short: `story.scenes[3].prompt ('a' -> 'b') and 2 more`."""
     key, values = next(iter(changes.items()))
     more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
     return f"{key} ({' -> '.join(_short(*values))}){more}"
 
 
-def _short(before: Any, now: Any) -> tuple[str, str]:
-    """Both as text; of hashes the first digits, of long words what differs."""
+def _short(before: object, now: object) -> tuple[str, str]:
+    """Both values as text; of hashes the first digits, of long texts the part that differs."""
     if not (isinstance(before, str) and isinstance(now, str)):
         return shown(before), shown(now)
     if re.fullmatch(r"[0-9a-f]{64}", before) or re.fullmatch(r"[0-9a-f]{64}", now):
@@ -400,5 +407,5 @@ def _short(before: Any, now: Any) -> tuple[str, str]:
         min(len(before), len(now)),
     )
     if same > SHOWN_CHARACTERS // 2:
-        before, now = (f"...{text[same - 10 :]}" for text in (before, now))
+        return shown(f"...{before[same - 10 :]}"), shown(f"...{now[same - 10 :]}")
     return shown(before), shown(now)

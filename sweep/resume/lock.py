@@ -1,4 +1,4 @@
-"""One driver per study: a lock that dies with its process, and a note of who holds it."""
+"""One driver per study: a file lock that ends with its process, and a file that names the process."""
 
 import errno
 import fcntl
@@ -13,7 +13,7 @@ from core.errors import LoraSweepError, UserError
 from core.files.files import read_json, write_json
 from core.folders import StudyFolder
 
-WAIT_S, LOOK_S = 0.5, 0.05  # `status` holds the lock for an instant to look
+WAIT_S, LOOK_S = 0.5, 0.05  # `status` holds the lock for an instant when it checks it
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -27,9 +27,9 @@ class CannotWrite(LoraSweepError):
 
 @contextmanager
 def study_lock(folder: StudyFolder) -> Iterator[None]:
-    """Hold the study. The system drops the lock of a dead process. Raises StudyBusy, CannotWrite.
+    """Hold the study's lock. The kernel releases the lock of a dead process. Raises StudyBusy, CannotWrite.
 
-    Where the file system knows no such locks there is none that would die with its process: refused.
+    A file system without such locks is refused (CannotWrite): any other lock would outlive a killed process.
     """
     try:
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,10 @@ def study_lock(folder: StudyFolder) -> Iterator[None]:
 
 
 def is_locked(folder: StudyFolder) -> bool:
-    """Looks by reading alone, for a study may be somebody else's; where nobody can lock nobody works."""
+    """Whether a driver works on the study; only reads, as the folder may belong to another user.
+
+    False where the file system has no locks: no driver can work there.
+    """
     try:
         with folder.lock.open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,5 +1,5 @@
-"""What to do with what an earlier run left: decided once per trial, from what Optuna, the disk and MLflow
-say.
+"""Resumes a study after an earlier start: decides once per trial what to do, from what Optuna and the disk
+have, and makes MLflow agree.
 """
 
 import shutil
@@ -25,6 +25,8 @@ from sweep.tracking.tracking import Tracking
 
 
 class Step(Enum):
+    """What to do with a trial of an earlier start; the value ends the sentence `trial 7 ...` for the user."""
+
     ADOPT = "was finished but not recorded yet; its result is taken over"
     GO_ON = "was interrupted; it resumes from its last whole checkpoint"
     AGAIN = "has no checkpoint; it starts again with the same settings"
@@ -37,23 +39,21 @@ class Step(Enum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:
-    """One trial as three witnesses tell it."""
+    """What Optuna and the disk have of one trial."""
 
-    known: bool  # Optuna asked for a trial of this number
-    allowed: bool  # with settings that today's version still knows and allows
-    told: bool  # and its outcome
-    stored: bool  # Optuna keeps a copy of its result
-    result: bool  # a whole result.json lies in its folder
-    checkpoint: bool  # and a checkpoint
+    known: bool  # Optuna has a trial of this number
+    allowed: bool  # its settings are still known and allowed
+    finished: bool  # Optuna has its outcome
+    stored: bool  # Optuna has a copy of its result
+    result: bool  # its folder has a complete result.json
+    checkpoint: bool  # its folder has a checkpoint
 
 
 def reconcile(found: Found) -> Step:
-    """The one table. MLflow has no row of its own: it is made equal to the disk afterwards, whatever the step
-    was.
-    """
+    """The decision table. MLflow is no input: it is made equal to the disk afterwards in every case."""
     if not found.known:
         return Step.SET_ASIDE
-    if found.told:
+    if found.finished:
         if found.result:
             return Step.NOTHING
         return Step.RESTORE if found.stored else Step.LOST
@@ -67,24 +67,24 @@ def reconcile(found: Found) -> Step:
 def recover(
     study: Study, store: Store, folder: StudyFolder, tracking: Tracking, progress: Progress
 ) -> list[Trial]:
-    """Make Optuna, the disk and MLflow tell the same story -> the trials to go on with, by number."""
+    """Make Optuna, the disk and MLflow agree -> the unfinished trials to run, by number."""
     store.finish_asks()
     asked = {trial.number: trial for trial in store.running()}
-    told = {trial.number: trial for trial in store.told()}
+    finished = {trial.number: trial for trial in store.told()}
     notes: list[str] = []
     again: list[Trial] = []
-    for number in sorted(told.keys() | asked.keys() | folder.numbers()):
+    for number in sorted(finished.keys() | asked.keys() | folder.numbers()):
         trial = folder.trial(number)
         refused = _refused(store, asked[number]) if number in asked else None
         if number in asked and refused is None:
             _take_back_retried(study.spec(number, asked[number].params), trial)
         step = reconcile(
             Found(
-                known=number in told or number in asked,
+                known=number in finished or number in asked,
                 allowed=refused is None,
-                told=number in told,
+                finished=number in finished,
                 result=trial.read_result() is not None,
-                stored=number in told and "result" in told[number].user_attrs,
+                stored=number in finished and "result" in finished[number].user_attrs,
                 checkpoint=trial.checkpoint.exists(),
             )
         )
@@ -94,7 +94,7 @@ def recover(
         if step is Step.SET_ASIDE:
             shutil.move(trial.path, trial.path.with_name(f"aside-{trial.path.name}-{int(time.time())}"))
         elif step is Step.RESTORE:
-            _restore(store, told[number], _spec(study, told[number], trial), trial)
+            _restore(store, finished[number], _spec(study, finished[number], trial), trial)
         elif step is Step.ADOPT:
             _adopt(store, asked[number], trial)
         elif step is Step.FAIL:
@@ -105,7 +105,7 @@ def recover(
         elif step in (Step.GO_ON, Step.AGAIN):
             again.append(asked[number])
     _say(notes, folder, progress)
-    tracking.keep_only(told.keys() | asked.keys())
+    tracking.keep_only(finished.keys() | asked.keys())
     sent = tracking.sent()
     for frozen in store.told():
         if frozen.number not in sent:
@@ -114,8 +114,8 @@ def recover(
 
 
 def _refused(store: Store, asked: Trial) -> str | None:
-    """Why a trial cannot be carried out: it was queued with other values than the study allows, or by an
-    older version.
+    """Why an unfinished trial cannot be run: it was queued with values that the study does not allow, or an
+    older version asked for settings that are not allowed any more. None if it can.
     """
     if why := store.refused(asked):
         return why
@@ -130,14 +130,14 @@ def _refused(store: Store, asked: Trial) -> str | None:
 
 
 def not_allowed(study: Study, number: int, wanted: dict[str, Any], why: str) -> Result:
-    """How a trial ends that cannot be carried out with the settings `wanted`; those that make sense stay in
-    the tables.
+    """The result of a trial that cannot be run with the settings `wanted`; its spec has those of them that
+    are valid.
     """
-    sense = {name: value for name, value in wanted.items() if _is_one(name, value)}
-    return Result(state="failed", spec=study.spec(number, sense), reason=NOT_ALLOWED.name, message=why)
+    valid = {name: value for name, value in wanted.items() if _is_valid(name, value)}
+    return Result(state="failed", spec=study.spec(number, valid), reason=NOT_ALLOWED.name, message=why)
 
 
-def _is_one(name: str, value: Any) -> bool:
+def _is_valid(name: str, value: object) -> bool:
     try:
         return name in SETTINGS and SETTINGS[name].check(value) == value
     except Mistake:
@@ -145,12 +145,12 @@ def _is_one(name: str, value: Any) -> bool:
 
 
 def _take_back_retried(spec: TrialSpec, trial: TrialFolder) -> None:
-    """A failure that was to be tried once more when the driver died is not the trial's end."""
+    """Delete the result of a failed attempt whose retry was due when the driver died."""
     result, attempt = (
         trial.read_result(),
         Attempt.load(trial.attempt, spec.train.batch_size if spec.train else 1),
     )
-    # it was noted, but the result was not yet taken away
+    # the retry is recorded already, only the result is not deleted yet
     if result and attempt.retried == (*result.retried, result.reason):
         trial.result.unlink()
         return
@@ -161,7 +161,7 @@ def _take_back_retried(spec: TrialSpec, trial: TrialFolder) -> None:
 
 
 def _spec(study: Study, frozen: FrozenTrial, trial: TrialFolder) -> TrialSpec:
-    """What the trial was told, which an accepted change of the study's fixed settings does not change."""
+    """The spec in the trial's folder, for the study may have changed since; else that of the study."""
     try:
         return TrialSpec.from_json(read_json(trial.spec))
     except (OSError, ValueError, KeyError, TypeError):
@@ -182,7 +182,7 @@ def _adopt(store: Store, asked: Trial, trial: TrialFolder) -> None:
 
 
 def _say(notes: list[str], folder: StudyFolder, progress: Progress) -> None:
-    """Now, and to whoever asks `status` later."""
+    """Show the notes now, and write them to the folder for `status`."""
     for note in notes:
         progress.note(note)
     if notes:
@@ -192,7 +192,7 @@ def _say(notes: list[str], folder: StudyFolder, progress: Progress) -> None:
 
 
 def _track(study: Study, frozen: FrozenTrial, trial: TrialFolder, tracking: Tracking) -> None:
-    """Have MLflow told what Optuna was told before an earlier run was killed."""
+    """Send MLflow a finished trial that an earlier start did not send."""
     result = trial.read_result() or Result(
         state="failed",
         spec=_spec(study, frozen, trial),

@@ -1,4 +1,4 @@
-"""A space as points that can be counted, where they can."""
+"""A search space as a grid of points: which are tried, and which untried one is nearest to another."""
 
 import math
 from collections.abc import Collection, Iterable, Iterator
@@ -9,11 +9,11 @@ import numpy as np
 
 from sweep.study.space import Space
 
-Point = tuple[int, ...]  # positions along the settings of a space, in its order
+Point = tuple[int, ...]  # for each setting of a space, in its order, the position of a value
 
 
 class Grid:
-    """The points of a space; they mean something only where its `size` is finite."""
+    """The points of a space; only for a space whose `size` is finite."""
 
     def __init__(self, space: Space) -> None:
         self.space = space
@@ -21,17 +21,18 @@ class Grid:
 
     @property
     def size(self) -> float:
-        """How many points there are; infinity where some setting has any number of values."""
+        """How many points there are; infinity where a setting has infinitely many values."""
         return math.prod(self._counts)
 
     def point(self, params: dict[str, Any]) -> Point | None:
-        """None where `params` lack a setting of the space or lie beside it."""
+        """The point of `params`; None where they lack a setting of the space or lie outside it."""
         if not self.space.keys() <= params.keys():
             return None
         positions = [search.position(params[name]) for name, search in self.space.items()]
         return None if None in positions else tuple(place for place in positions if place is not None)
 
     def params(self, point: Point) -> dict[str, Any]:
+        """The value of each setting at `point`."""
         return {
             name: search.value_at(place)
             for (name, search), place in zip(self.space.items(), point, strict=True)
@@ -40,16 +41,16 @@ class Grid:
     def nearest(
         self, start: Point, taken: Collection[Point], free: Collection[str], random: np.random.Generator
     ) -> Point | None:
-        """The point not `taken` that differs from `start` in the fewest of the `free` settings; None when
-        there is none.
+        """The point not `taken` that differs from `start` in the fewest settings, only `free` ones; None if
+        there is none. Ties are broken by `random`.
         """
         if start not in taken:
             return start
         return next((point for point in self._around(start, free, random) if point not in taken), None)
 
     def tried(self, trials: Iterable[tuple[dict[str, Any], bool]]) -> set[Point]:
-        """Points that need no further trial, of parameters and whether that trial failed for no fault of
-        theirs: such a point may be tried once more."""
+        """Points that need no further trial. `trials` has the parameters of each, and whether it failed for
+        another reason than its parameters: such a point may be tried a second time."""
         points: set[Point] = set()
         accidents: set[Point] = set()
         for params, accident in trials:

@@ -1,5 +1,5 @@
-"""The Optuna study: asks for parameters, is told outcomes. The one place where an outcome becomes a trial's
-state.
+"""The Optuna study of a sweep: asks for parameters and tells results. The only place where a result becomes
+an Optuna state.
 """
 
 import logging
@@ -31,16 +31,15 @@ from sweep.study.space import Choices, Range, Space
 from sweep.tracking.uri import sqlite_address
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
-# Our own marks, as user attributes: a hand-made setting of the study file's, and one that was taken out of it
-# again.
+# User attributes of trials: queued from `first` of the study file; taken out of `first` again before it ran.
 HAND_MADE, WITHDRAWN = "hand_made", "withdrawn"
 
 
 class Store:
     """One study in one SQLite file, with one driver.
 
-    Others may queue trials meanwhile, as a notebook does with `study.enqueue_trial`; `allow` gives their
-    values in the settings' own types, or raises Mistake.
+    Other programs may queue trials meanwhile, as a notebook does with `study.enqueue_trial`; `allow` returns
+    their values in the settings' own types, or raises Mistake.
     """
 
     def __init__(
@@ -71,15 +70,16 @@ class Store:
         )
 
     def wait_unless(self, stop_asked: Callable[[], object]) -> None:
-        """From now on a file that somebody else has locked is waited for only until `stop_asked`: then
-        KeyboardInterrupt.
+        """From now on, waiting for a file that another process has locked ends with KeyboardInterrupt once
+        `stop_asked` returns true.
         """
         self._patience.stop_asked = stop_asked
 
     def enqueue(self, first: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Queue hand-made settings to be tried before sampling; repeated calls add nothing -> those of an
-        earlier call that are not among them any more and did not run yet: they are taken out again, and count
-        nowhere."""
+        """Queue the hand-made settings `first`, to be tried before any sampling; those that are known already
+        are not queued again. Settings of an earlier call that are missing now and have not run are withdrawn
+        -> these.
+        """
         wanted, withdrawn = list(first), []
         for trial in self._trials(TrialState.WAITING, TrialState.RUNNING):
             waits = trial.state == TrialState.WAITING
@@ -98,14 +98,14 @@ class Store:
         return withdrawn
 
     def claim(self, first: Iterable[dict[str, Any]]) -> None:
-        """Mark what waits of an earlier `first`: versions that had no mark for it queued it too."""
+        """Mark queued trials of an earlier `first` as hand-made: older versions queued them unmarked."""
         earlier = list(first)
         for trial in self._trials(TrialState.WAITING):
             if HAND_MADE not in trial.user_attrs and _queued(trial) in earlier:
                 self._study._storage.set_trial_user_attr(trial._trial_id, HAND_MADE, True)
 
     def _withdraw(self, trial: FrozenTrial) -> None:
-        """As a trial that ran, for Optuna has no other that is over."""
+        """Mark the trial as withdrawn and end it as failed: Optuna cannot delete a queued trial."""
         storage = self._study._storage
         storage.set_trial_user_attr(trial._trial_id, WITHDRAWN, True)
         if trial.state == TrialState.WAITING:
@@ -113,11 +113,11 @@ class Store:
         storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def ask(self, since: int = 0) -> Trial:
-        """The next trial: one that is queued, else a sampled one, where there is one of a point untried by
-        the trials from `since` on. A queued one may be `refused`.
+        """The next trial: a queued one, which may be `refused`, else a sampled one, if possible of a point
+        that no trial from `since` on has tried.
 
-        Optuna does not store the sampler's state: a fresh sampler seeded by the number of trials so far
-        samples after a restart what an uninterrupted study would have sampled.
+        Optuna does not store the sampler's state. Therefore each call makes a new sampler, seeded by the
+        number of trials so far: after a restart it samples what an uninterrupted study would have sampled.
         """
         trials = self.trials()
         self._study.sampler = self._sampler(len(trials), trials[since:])
@@ -125,7 +125,7 @@ class Store:
         frozen = self._frozen(trial)
         if _queued(frozen) is None:
             for name, distribution in self._space.items():
-                # as Study.ask does, but not before it is known that nobody has queued it
+                # as Study.ask does, but only now that the trial is known to be no queued one
                 trial._suggest(name, distribution)
             return trial
         if not self.refused(trial):
@@ -133,7 +133,9 @@ class Store:
         return Trial(self._study, trial._trial_id)
 
     def _sampler(self, trials: int, before: list[FrozenTrial]) -> optuna.samplers.BaseSampler:
-        """Mixed, for a sum would give the next study seed the same draws one trial later."""
+        """A sampler seeded by a mix of study seed and number of trials: with their sum, the next study seed
+        would sample the same one trial later.
+        """
         seeds = np.random.SeedSequence((self._seed, trials))
         sampler = optuna.samplers.TPESampler(
             seed=int(seeds.generate_state(1)[0]), n_startup_trials=self._startup_trials
@@ -143,8 +145,8 @@ class Store:
         return Untried(sampler, self._grid, self._space, before, np.random.default_rng(seeds))
 
     def exhausted(self, since: int = 0) -> int | None:
-        """How many points the space has, once trials from `since` on have tried every one of them and nothing
-        is queued.
+        """How many points the space has, if the trials from `since` on have tried all of them and none is
+        queued; else None.
         """
         if isinf(self._grid.size) or self.queued():
             return None
@@ -154,19 +156,19 @@ class Store:
         return int(self._grid.size) if len(tried) >= self._grid.size else None
 
     def running(self) -> list[Trial]:
-        """Trials that were asked for and never told, by number."""
+        """Trials that were asked for and not finished yet, by number."""
         return [Trial(self._study, frozen._trial_id) for frozen in self._trials(TrialState.RUNNING)]
 
     def finish_asks(self) -> None:
-        """Sample what is missing where an ask was cut short."""
+        """Sample the missing parameters of trials whose `ask` was interrupted."""
         for trial in self.running():
             if not self._space.keys() <= trial.params.keys() and not self.refused(trial):
                 self._finish_asking(self._frozen(trial))
 
     def refused(self, trial: Trial) -> str | None:
-        """Why the values that a trial was queued with cannot be tried."""
+        """Why the values that a trial was queued with are not allowed; None if they are."""
         queued = _queued(self._frozen(trial))
-        if queued is None or self._space.keys() <= trial.params.keys():  # it was asked for when they could
+        if queued is None or self._space.keys() <= trial.params.keys():  # allowed when it was asked for
             return None
         try:
             self._allow(queued)
@@ -175,23 +177,23 @@ class Store:
         return None
 
     def wanted(self, trial: Trial) -> dict[str, Any]:
-        """What a trial was asked for or queued with, be it allowed or not."""
+        """The parameters that a trial was sampled or queued with, allowed or not."""
         return (_queued(self._frozen(trial)) or {}) | trial.params
 
     def queued(self) -> int:
-        """How many trials wait to be asked for before any is sampled."""
+        """How many trials are queued."""
         return len(self._trials(TrialState.WAITING))
 
     def enqueued(self) -> set[int]:
-        """Hand-made settings: the baselines that samples are compared with."""
+        """Numbers of the trials that were queued: the baselines that sampled ones are compared with."""
         return {trial.number for trial in self.trials() if _queued(trial) is not None}
 
     def trials(self) -> list[FrozenTrial]:
-        """All of them, by number, in whatever state."""
+        """All trials, by number, in any state."""
         return self._study.get_trials(deepcopy=False)
 
     def _finish_asking(self, frozen: FrozenTrial) -> None:
-        """Sample what is missing as the undisturbed study would have: same trials before it, same seed."""
+        """Sample missing parameters as an uninterrupted study would have: same earlier trials, same seed."""
         trials, queued = self.trials(), _queued(frozen)
         asked = [trial for trial in trials[: frozen.number] if trial.state != TrialState.WAITING]
         before = optuna.create_study(
@@ -206,15 +208,16 @@ class Store:
                 self._study._storage.set_trial_param(frozen._trial_id, name, internal, self._space[name])
 
     def told(self) -> list[FrozenTrial]:
+        """The finished trials, by number, without those that were withdrawn."""
         return [trial for trial in self._trials(*TOLD) if WITHDRAWN not in trial.user_attrs]
 
     def after_told(self) -> int:
-        """The number after the last trial that was told."""
+        """The number after that of the last finished trial."""
         return max((trial.number for trial in self.told()), default=-1) + 1
 
     def twin(self, trial: Trial, since: int = 0) -> FrozenTrial | None:
-        """An earlier trial, `since` or later, with exactly these parameters, whose outcome a repeat would
-        have too.
+        """A finished trial, from number `since` on, with exactly these parameters, whose outcome a repeat
+        would have too; None if there is none.
         """
         return next(
             (
@@ -222,18 +225,18 @@ class Store:
                 for other in self._trials(TrialState.COMPLETE, TrialState.PRUNED)
                 if other.number >= since
                 and other.params == trial.params
-                # memory may have been another program's
+                # such a failure may not repeat, as when another program took the memory
                 and not failure(other.user_attrs.get("reason")).retried
             ),
             None,
         )
 
     def tell(self, trial: Trial, result: Result) -> None:
-        """Turn an outcome into a state; the gate's constraint always first, for a trial without it counts as
-        feasible.
+        """Store a result and finish the trial in Optuna. The gate's constraint is stored first: Optuna takes
+        a trial without it as feasible.
         """
         stored = {name: value for name, value in result.to_json().items() if name != "spec"}
-        trial.set_user_attr("result", stored)  # should result.json ever be lost
+        trial.set_user_attr("result", stored)  # a copy, should result.json be lost
         fail_point("constrain")
         if result.same_as is not None:
             trial.set_user_attr("same_as", result.same_as)
@@ -251,14 +254,14 @@ class Store:
         )
 
     def stored(self, frozen: FrozenTrial, spec: TrialSpec) -> Result | None:
-        """The copy of a told result."""
+        """The copy of a finished trial's result in study.db, or None."""
         values = frozen.user_attrs.get("result")
         return Result.from_json(values | {"spec": spec.to_json()}) if values else None
 
     def _constrain(self, trial: Trial, value: float) -> None:
-        if "gate_constraint" not in trial.user_attrs:  # an adopted trial may have got this far before
+        if "gate_constraint" not in trial.user_attrs:  # set already if an earlier driver was killed here
             trial.set_constraint("gate", value)
-            # dashboards show user attributes only (optuna-dashboard 0.21)
+            # again as a user attribute: optuna-dashboard 0.21 shows only those
             trial.set_user_attr("gate_constraint", value)
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
@@ -269,7 +272,7 @@ class Store:
 
 
 def distributions(space: Space) -> Distributions:
-    """A space as Optuna has it, by setting."""
+    """A space as Optuna's distributions, by setting."""
     return {name: _distribution(search) for name, search in space.items()}
 
 
@@ -277,12 +280,12 @@ def _distribution(search: Choices | Range) -> BaseDistribution:
     if isinstance(search, Choices):
         return CategoricalDistribution(search.choices)
     if isinstance(search.low, int):
-        return IntDistribution(search.low, search.high, log=search.log, step=search.distance)
+        return IntDistribution(search.low, search.high, log=search.log, step=search.step or 1)
     return FloatDistribution(search.low, search.high, log=search.log, step=search.step)
 
 
 def check_held(path: Path, name: str) -> None:
-    """Raises the StoreError or StudyError that a start would raise for what the file holds; only reads it."""
+    """Raise the StoreError or StudyError that a start would raise for the file at `path`; only reads it."""
     if not path.exists() or not path.stat().st_size:
         return
     try:
@@ -292,8 +295,8 @@ def check_held(path: Path, name: str) -> None:
         finally:
             storage.engine.dispose()
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError):
-        # locked, or left half written by a driver that died: one that may write waits, mends it, or says why
-        # it cannot
+        # Locked, or left half written by a driver that died: a start, which may write, waits for it, repairs
+        # it, or reports why it cannot.
         pass
 
 
@@ -301,14 +304,14 @@ def _check_name(storage: optuna.storages.RDBStorage, path: Path, name: str) -> N
     held = optuna.get_all_study_names(storage)
     if held and name not in held:
         raise StudyError(
-            f"{shown_path(path)}: it holds study {held[0]}, and a study that was started cannot be renamed or "
-            f"copied under another name ({name}): call study and folder {held[0]} again, or move "
+            f"{shown_path(path)}: it holds study {held[0]}, and a study that was started cannot be renamed "
+            f"or copied under another name ({name}): call study and folder {held[0]} again, or move "
             f"{shown_path(path.parent)} away to start study {name} from nothing"
         )
 
 
 def _open(path: Path, patience: Patience | None) -> optuna.storages.RDBStorage:
-    """Without patience only to read. Raises StoreError where the file is another Optuna's."""
+    """The storage, read-only without `patience`. Raises StoreError if another version of Optuna made it."""
     address = sqlite_address(path)
     read_only = {
         "creator": lambda: sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", timeout=TRY_S, uri=True)
@@ -319,19 +322,19 @@ def _open(path: Path, patience: Patience | None) -> optuna.storages.RDBStorage:
             skip_table_creation=patience is None,
             engine_kwargs=read_only if patience is None else {"connect_args": patience.connect_args},
         )
-    # what Optuna 5.0 raises where its tables are not as its own version makes them
+    # raised by Optuna 5.0 if the tables are of another version
     except RuntimeError as error:
         older = "storage upgrade" in str(error)
         command = shlex.join(
             [str(Path(sys.executable).with_name("optuna")), "storage", "upgrade", "--storage", address]
         )
         raise StoreError(
-            f"{shown_path(path)}: its tables are those of {'an older' if older else 'a newer'} Optuna than the "
-            f"installed {optuna.__version__}; "
+            f"{shown_path(path)}: its tables are those of {'an older' if older else 'a newer'} Optuna "
+            f"than the installed {optuna.__version__}; "
             f"{f'copy it, then {command}' if older else 'go on with the installation that made it'}"
         ) from None
 
 
 def _queued(trial: FrozenTrial) -> dict[str, Any] | None:
-    """The values that a trial was queued with, by us or from elsewhere; None where it was not."""
+    """The values that a trial was queued with, by us or by another program; None if it was sampled."""
     return trial.system_attrs.get("fixed_params")

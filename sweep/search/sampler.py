@@ -1,6 +1,6 @@
-"""The sampler of a space whose points can be counted: it prefers those that are untried."""
+"""An Optuna sampler for a space with a finite number of points, which prefers those that are untried."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,9 @@ Distributions = dict[str, BaseDistribution]
 
 
 class Untried(BaseSampler):
-    """Samples as `inner` does; in place of a point that is known already it takes the untried one most like
-    it.
+    """Samples as `inner` does, but replaces a point that was tried `before` by the nearest untried one.
+
+    Once every point is tried it prefers those whose trial failed for another reason than its parameters.
     """
 
     def __init__(
@@ -29,19 +30,23 @@ class Untried(BaseSampler):
     ) -> None:
         asked = {point for trial in before if (point := grid.point(trial.params)) is not None}
         self._inner, self._grid, self._distributions, self._random = inner, grid, distributions, random
-        # accidents come last
+        # sets of points to avoid: all that were asked for, else those that need no further trial
         self._taken = asked, grid.tried((trial.params, trial.state == TrialState.FAIL) for trial in before)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> Distributions:
+        """The whole space: all settings are sampled together, by `sample_relative`."""
         return self._distributions
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: Distributions
     ) -> dict[str, Any]:
+        """A value for each setting: those of an untried point, as long as there is one."""
         related = self._inner.infer_relative_search_space(study, trial)
         drawn = self._inner.sample_relative(study, trial, related)
         for name, search in self._grid.space.items():
-            if name not in drawn or not search.allows(drawn[name]):  # startup, or a range that changed
+            if name not in drawn or not search.allows(
+                drawn[name]
+            ):  # during startup, or after a range has changed
                 drawn[name] = self._inner.sample_independent(study, trial, name, self._distributions[name])
         queued = trial.system_attrs.get("fixed_params", {})
         start, free = self._grid.point(drawn | queued), self._grid.space.keys() - queued.keys()
@@ -52,11 +57,16 @@ class Untried(BaseSampler):
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
+    ) -> object:
+        """Optuna asks for single settings only outside the space: left to `inner`."""
         return self._inner.sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Passed on to `inner`."""
         self._inner.before_trial(study, trial)
 
-    def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Any) -> None:
+    def after_trial(
+        self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Passed on to `inner`."""
         self._inner.after_trial(study, trial, state, values)

@@ -1,6 +1,6 @@
-"""SQLite connections that wait for a file that somebody else has locked, and hear Ctrl-C meanwhile.
+"""SQLite connections that wait while another process has locked the file, and react to Ctrl-C meanwhile.
 
-SQLite's own timeout waits inside a C function, where no signal is answered.
+SQLite's own timeout waits inside a C function, where Python handles no signal.
 """
 
 import sqlite3
@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 
 from core.errors import LoraSweepError
 
-BUSY_S = 90.0  # a backup or a dashboard may hold the file for a while: rather wait than lose a night
-PAUSE_S = 0.05  # where SQLite does not wait at all
-TRY_S = 1.0  # SQLite's own wait; signals are answered in between
+BUSY_S = 90.0  # how long to wait: a backup or a dashboard may hold the file for a while
+PAUSE_S = 0.05  # between retries, for locks that SQLite does not wait for
+TRY_S = 1.0  # SQLite's own timeout; signals are handled between its ends
 LOCKED = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 Answer = TypeVar("Answer")
 
@@ -23,8 +23,8 @@ class StoreError(LoraSweepError):
 
 
 class Patience:
-    """How long a study's connections wait; `stop_asked` says whether to give up, which raises
-    KeyboardInterrupt.
+    """How long a study's connections wait for a locked file: `busy_s` seconds, or until `stop_asked` returns
+    true, which raises KeyboardInterrupt.
     """
 
     def __init__(self, busy_s: float = BUSY_S) -> None:
@@ -33,15 +33,17 @@ class Patience:
 
     @property
     def connect_args(self) -> dict[str, Any]:
-        """For sqlite3.connect."""
+        """Keyword arguments for sqlite3.connect that make it return a connection which waits."""
         return {"timeout": TRY_S, "factory": partial(_Connection, self)}
 
-    def insist(self, work: Callable[..., Answer], *words: Any) -> Answer:
-        """Do it again until the file is free. Raises sqlite3.OperationalError, KeyboardInterrupt."""
+    def insist(self, work: Callable[..., Answer], *args: object) -> Answer:
+        """Call `work` until the file is not locked -> its result. Raises sqlite3.OperationalError for any
+        other error or after `busy_s`, and KeyboardInterrupt once `stop_asked`.
+        """
         end = time.monotonic() + self._busy_s
         while True:
             try:
-                return work(*words)
+                return work(*args)
             except sqlite3.OperationalError as error:
                 if getattr(error, "sqlite_errorcode", 0) & 0xFF not in LOCKED:
                     raise
@@ -53,11 +55,11 @@ class Patience:
 
 
 class _Connection(sqlite3.Connection):
-    def __init__(self, patience: Patience, *words: Any, **more: Any) -> None:
-        super().__init__(*words, **more)
+    def __init__(self, patience: Patience, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  sqlite3's own
+        super().__init__(*args, **kwargs)
         self._patience = patience
 
-    def cursor(self, *_: Any) -> "_Cursor":  # type: ignore[override]  # nobody asks for another kind
+    def cursor(self, *_: object) -> "_Cursor":  # type: ignore[override]  # nobody asks for another kind
         return _Cursor(self, self._patience)
 
     def commit(self) -> None:
@@ -69,10 +71,10 @@ class _Cursor(sqlite3.Cursor):
         super().__init__(connection)
         self._patience = patience
 
-    def execute(self, *words: Any) -> "_Cursor":
-        self._patience.insist(super().execute, *words)
+    def execute(self, *args: object) -> "_Cursor":
+        self._patience.insist(super().execute, *args)
         return self
 
-    def executemany(self, *words: Any) -> "_Cursor":
-        self._patience.insist(super().executemany, *words)
+    def executemany(self, *args: object) -> "_Cursor":
+        self._patience.insist(super().executemany, *args)
         return self

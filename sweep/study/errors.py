@@ -1,4 +1,4 @@
-"""A line for each thing that is wrong in a study file: the file, the key, the value, why, what is allowed,
+"""Mistakes in a study file as one line each: the file, the key, the value, why it is wrong, what is allowed,
 the likely fix.
 """
 
@@ -16,7 +16,7 @@ from core.errors import UserError
 from core.folders import shown_path
 
 SHOWN_CHARACTERS = 60
-FOLLOWS = "default_factory_not_called"  # of another mistake: a default that depends on other keys
+FOLLOWS = "default_factory_not_called"  # pydantic's error that only follows from a mistake in another key
 PLAIN_KEY = re.compile(r"[\w.-]{1,60}")
 Key = str | int
 Model = TypeVar("Model", bound=BaseModel)
@@ -36,8 +36,8 @@ class StudyError(UserError):
 
 @dataclass(eq=False)
 class Mistake(ValueError):
-    """What a check found wrong, before the file and the key are known; `at` leads from the checked value
-    inwards.
+    """What a check found wrong, raised before the file and the key are known. `at` is the path from the
+    checked value to the wrong one, `value` the wrong one if it is not the checked one.
     """
 
     why: str
@@ -56,8 +56,8 @@ class UnknownKey(Mistake):
         super().__init__("there is no such key", ", ".join(known), guess, (*within, key))
 
 
-def parse(model: type[Model], values: Any, file: Path, **context: Any) -> Model:
-    """Turn a file's values into `model`, or raise a StudyError that has a line for every mistake."""
+def parse(model: type[Model], values: object, file: Path, **context: object) -> Model:
+    """Validate the values of `file` as `model`; a StudyError has a line for every mistake."""
     try:
         return model.model_validate(values, context={"file": file, **context})
     except ValidationError as found:
@@ -71,9 +71,7 @@ def parse(model: type[Model], values: Any, file: Path, **context: Any) -> Model:
 
 
 def combined(errors: Iterable[Mistake | ValidationError]) -> ValidationError:
-    """Several mistakes, some of which pydantic may have found, as the one error that a validator of
-    pydantic's may raise.
-    """
+    """Several mistakes, of ours and of pydantic's, as a single error for a pydantic validator to raise."""
     details: list[InitErrorDetails] = []
     for error in errors:
         if isinstance(error, Mistake):
@@ -89,7 +87,7 @@ def combined(errors: Iterable[Mistake | ValidationError]) -> ValidationError:
 
 
 def all_checked(checks: Iterable[Callable[[], Checked]]) -> list[Checked]:
-    """What each check returns, or all the mistakes that they raise at once."""
+    """The results of all checks; if any of them raise mistakes, all of those as one ValidationError."""
     checked, errors = [], []
     for check in checks:
         try:
@@ -101,8 +99,8 @@ def all_checked(checks: Iterable[Callable[[], Checked]]) -> list[Checked]:
     return checked
 
 
-def shown(value: Any) -> str:
-    """A value as one short piece of text, whatever it is."""
+def shown(value: object) -> str:
+    """Any value as a short text for an error message."""
     match value:
         case None:
             return "empty"
@@ -117,26 +115,30 @@ def shown(value: Any) -> str:
     return str(value)
 
 
-def near(word: str, words: Iterable[str]) -> str | None:
-    """The word that was probably meant."""
-    return next(iter(difflib.get_close_matches(word, list(words), n=1)), None)
+def near(written: str, known: Iterable[str]) -> str | None:
+    """The one of the `known` names that was probably meant; None if none is similar."""
+    return next(iter(difflib.get_close_matches(written, list(known), n=1)), None)
 
 
 def sentence(mistake: Mistake, loc: tuple[Key, ...] = (), value: str = "") -> str:
-    """`lora_rank is 3, but space.lora_rank does not reach it (allowed: 2, 4)`; `loc` leads to what was
-    checked, `value` is it.
+    """A mistake as a sentence, such as
+    `lora_rank is 3, but space.lora_rank does not reach it (allowed: 2, 4)`.
+
+    `loc` is the path to the checked value in the file, `value` that value as text.
     """
     key = _path((*loc, *mistake.at)) or "the file"
     if isinstance(mistake, UnknownKey):
-        return f"unknown key {key} ({f'did you mean {mistake.guess}?' if mistake.guess else f'allowed: {mistake.allowed}'})"
+        hint = f"did you mean {mistake.guess}?" if mistake.guess else f"allowed: {mistake.allowed}"
+        return f"unknown key {key} ({hint})"
     allowed = f" (allowed: {mistake.allowed})" if mistake.allowed else ""
     guess = f"; did you mean {mistake.guess}?" if mistake.guess else ""
-    return f"{key} is {value if mistake.value is _SAME else shown(mistake.value)}, but {mistake.why}{allowed}{guess}"
+    wrong = value if mistake.value is _SAME else shown(mistake.value)
+    return f"{key} is {wrong}, but {mistake.why}{allowed}{guess}"
 
 
 def _lines(file: Path, error: ErrorDetails) -> tuple[str, ...]:
     cause = error.get("ctx", {}).get("error")
-    if isinstance(cause, StudyError):  # a file that this one names has its own lines
+    if isinstance(cause, StudyError):  # from another file that this one names
         return cause.lines
     mistake = cause if isinstance(cause, Mistake) else _from_pydantic(error)
     value = "missing" if error["type"] == "missing" else shown(error["input"])
@@ -144,7 +146,7 @@ def _lines(file: Path, error: ErrorDetails) -> tuple[str, ...]:
 
 
 def _from_pydantic(error: ErrorDetails) -> Mistake:
-    """Our own checks leave only the shapes of containers to pydantic."""
+    """An error that pydantic itself found: these are only missing keys and wrong kinds of containers."""
     match error["type"]:
         case "missing":
             return Mistake("it has no default and must be written")
@@ -156,8 +158,8 @@ def _from_pydantic(error: ErrorDetails) -> Mistake:
 
 
 def _path(loc: tuple[Key, ...]) -> str:
-    """`scenes[3].seed`: entries count from 1, as the pictures do; pydantic's own tags (`<range>`) are left
-    out.
+    """A path such as `scenes[3].seed`: entries count from 1, as the images do; the tags of pydantic's unions
+    (`<range>`) are left out.
     """
     path = ""
     for key in loc:

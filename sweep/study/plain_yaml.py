@@ -1,5 +1,5 @@
-"""YAML as plain data: no tags, no aliases, no key twice, keys are words, `1e-4` is a number, and `on` is a
-word.
+"""Reads YAML as plain data: tags, aliases, duplicate keys and keys that are not text are refused; `1e-4` is a
+number and `on` is text.
 """
 
 import re
@@ -13,10 +13,11 @@ from core.folders import shown_path
 from sweep.study.errors import StudyError, shown
 
 MAX_DIGITS = 40
-# What libyaml's grammar says of a common slip -> what to do about it; the pattern is looked for in the
-# message.
+# Pattern in PyYAML's error message for a common slip -> how to fix it.
 HINTS = {
-    r"expected (<block end>|',' or '[}\]]')|found unexpected end of stream": "put text with { } or [ ] in quotes",
+    r"expected (<block end>|',' or '[}\]]')|found unexpected end of stream": (
+        "put text with { } or [ ] in quotes"
+    ),
     r"mapping values are not allowed here": "put text with a colon in quotes, or look at the indentation",
     r"character '\\t' that cannot start": "indent with blanks, not with tabs",
     r"character '.' that cannot start": "put text that begins with it in quotes",
@@ -24,8 +25,8 @@ HINTS = {
 }
 
 
-def read_yaml(file: Path) -> Any:
-    """The file's values; a StudyError says in one line why it cannot be read."""
+def read_yaml(file: Path) -> object:
+    """The values of a YAML file. Raises a StudyError of one line if it cannot be read."""
     try:
         return yaml.load(file.read_bytes().decode("utf-8-sig"), PlainLoader)  # a SafeLoader
     except OSError as error:
@@ -52,41 +53,42 @@ def _hint(error: yaml.MarkedYAMLError) -> str:
 
 
 class PlainLoader(yaml.SafeLoader):
-    """A SafeLoader that refuses what plain data does not need."""
+    """A SafeLoader that refuses tags, aliases, duplicate keys and keys that are not text."""
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuse aliases and tags."""
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
-            raise _refusal(
-                f"the alias *{event.anchor} is not allowed, write the value again", event.start_mark
-            )
+            raise _refusal(f"the alias *{event.anchor} is not allowed, write the value again", event)
         if tag := getattr(event, "tag", None):
-            raise _refusal(f"the tag {shown(tag)} is not allowed, a study is plain data", event.start_mark)
+            raise _refusal(f"the tag {shown(tag)} is not allowed, a study is plain data", event)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Refuse keys that are not text and keys that are written twice."""
         seen = set()
         for key, _ in node.value:
             if key.tag != "tag:yaml.org,2002:str":
-                raise _refusal(f"the key {shown(key.value)} is not a word, put it in quotes", key.start_mark)
+                raise _refusal(f"the key {shown(key.value)} is not a word, put it in quotes", key)
             if key.value in seen:
-                raise _refusal(f"the key {shown(key.value)} is written twice, keep one", key.start_mark)
+                raise _refusal(f"the key {shown(key.value)} is written twice, keep one", key)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Refuse numbers of more than MAX_DIGITS digits."""
         if len(node.value) > MAX_DIGITS:  # Python 3.11 reads hexadecimal of any length, but cannot print it
-            raise _refusal(f"the number {shown(node.value)} is too long", node.start_mark)
+            raise _refusal(f"the number {shown(node.value)} is too long", node)
         return super().construct_yaml_int(node)
 
 
 PlainLoader.add_constructor("tag:yaml.org,2002:int", PlainLoader.construct_yaml_int)
-# PyYAML 6 follows YAML 1.1, where 1e-4 is text for want of a dot; YAML 1.2 reads the number that was meant.
+# PyYAML 6 follows YAML 1.1, where 1e-4 is text because it has no dot; in YAML 1.2 it is a number.
 PlainLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
-# There `on`, `off`, `yes` and `no` are booleans too; in YAML 1.2 they are words, and a setting may be on, off
-# or auto.
+# In YAML 1.1 `on`, `off`, `yes` and `no` are booleans; in YAML 1.2 they are text, as settings that may be on,
+# off or auto need it.
 for letter in "oOyYnN":
     PlainLoader.yaml_implicit_resolvers[letter] = [
         (tag, pattern)
@@ -95,5 +97,6 @@ for letter in "oOyYnN":
     ]
 
 
-def _refusal(problem: str, mark: Any) -> yaml.MarkedYAMLError:
-    return yaml.constructor.ConstructorError(problem=problem, problem_mark=mark)
+def _refusal(problem: str, where: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
+    mark = where.start_mark
+    return yaml.constructor.ConstructorError(problem=problem, problem_mark=mark)  # type: ignore[arg-type]  # the stubs add libyaml's marks

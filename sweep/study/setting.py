@@ -32,21 +32,22 @@ MAX_SEED = 2**32 - 1
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """One value: its kind, its meaning, its bounds. Pydantic checks by it and tells the schema."""
+    """A value in a study file: its kind, meaning and bounds, for pydantic's validation and JSON schema."""
 
     kind: type[Any]
     meaning: str
     low: float = 0
     high: float = 0
-    above: bool = False  # `low` itself is too little
+    above: bool = False  # `low` itself is not allowed
     multiple_of: int = 1
     choices: tuple[str, ...] = ()
     pattern: str = ""
-    form: str = ""  # the pattern in words
+    form: str = ""  # the pattern described for the user
     optional: bool = False  # may be empty (YAML's null)
 
     @property
     def allowed(self) -> str:
+        """The allowed values, for error lines and tables: `1 to 256`, `auto, on, off`, `text, or null`."""
         none = ", or null" if self.optional else ""
         if self.kind not in (int, float):
             return (", ".join(self.choices) or self.form or KINDS[self.kind]) + none
@@ -54,10 +55,8 @@ class Setting:
         return bounds + (f" in steps of {self.multiple_of}" if self.multiple_of > 1 else "") + none
 
     @classmethod
-    def of(cls, annotation: Any) -> Self:
-        """What a field may be that is annotated such as `Annotated[int | None, Bounds(1, 256), Doc("Size of
-        ...")]`.
-        """
+    def of(cls, annotation: object) -> Self:
+        """From a dataclass field's annotation: `Annotated[int | None, Bounds(1, 256), Doc("...")]`."""
         written, *marks = get_args(annotation)
         parts = get_args(written)  # of `int | None` both, of a Literal its choices
         choices = parts if get_origin(written) is Literal else ()
@@ -77,8 +76,8 @@ class Setting:
             meaning=next(mark.documentation for mark in marks if isinstance(mark, Doc)),
         )
 
-    def check(self, value: Any, *at: Key) -> Any:
-        """The value, numbers in their own type; a Mistake otherwise. `at` is where it stands, for the error."""
+    def check(self, value: Any, *at: Key) -> Any:  # noqa: ANN401  anything from a file -> a value of `kind`
+        """The value as `kind`, or None if `optional`. Raises Mistake; `at` is the path to the value."""
         if value is None and self.optional:
             return None
         if type(value) is not self.kind and not (self.kind is float and type(value) is int):
@@ -114,10 +113,10 @@ class Setting:
             raise self._mistake(f"it is no multiple of {self.multiple_of}", number, at, guess)
         return float(number) if self.kind is float else number
 
-    def _mistake(self, why: str, value: Any, at: tuple[Key, ...], guess: str | None = None) -> Mistake:
+    def _mistake(self, why: str, value: object, at: tuple[Key, ...], guess: str | None = None) -> Mistake:
         return Mistake(why, self.allowed, guess, at, value)
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_plain_validator_function(self.check)
 
     def __get_pydantic_json_schema__(
@@ -140,13 +139,13 @@ class Setting:
 
 
 def text(meaning: str, *, optional: bool = False) -> Setting:
-    """Text that must not be blank."""
+    """A setting for text that must not be blank."""
     return Setting(kind=str, meaning=meaning, pattern=NOT_BLANK.pattern, optional=optional)
 
 
 def check_template(template: str, slot: str, allowed: str) -> str:
-    """The template, whose only braces must be those of `slot`, such as {scene}. Raises Mistake on what would
-    not be filled in.
+    """The template itself; its only braces must be those of `slot`, such as {scene}. Raises Mistake for any
+    other placeholder, which would not be filled in.
     """
     braces = re.findall(rf"\{{(?:{re.escape(slot)}|[^{{}}])*\}}", template)
     if wrong := next((found for found in braces if found != slot), None):
@@ -173,14 +172,14 @@ class Section(BaseModel):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _check_keys(cls, values: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+    def _check_keys(cls, values: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
         """Raises the mistakes in the keys and those in the values as one error."""
         if isinstance(values, cls):
             return values
         if not isinstance(values, dict):
             raise Mistake("it must be a mapping", f"the keys {', '.join(cls.model_fields)}", value=values)
         mistakes = cls.mistaken_keys(values)
-        # read as that
+        # a misspelt key is read as the one that was meant, so that its value is checked too
         meant = {mistake.at[0]: mistake.guess for mistake in mistakes if isinstance(mistake, UnknownKey)}
         read = {meant[key]: value for key, value in values.items() if meant.get(key)} | values
         try:
@@ -193,6 +192,7 @@ class Section(BaseModel):
 
     @classmethod
     def mistaken_keys(cls, values: dict[str, Any]) -> list[Mistake]:
+        """A mistake for each unknown key."""
         known = cls.model_fields
         return [
             UnknownKey(key, known, near(key, known) or (f"{HOMES[key]}.{key}" if key in HOMES else None))
@@ -202,9 +202,8 @@ class Section(BaseModel):
 
 
 class Checked:
-    """Pydantic annotation for a dataclass whose fields are annotated as those of core.trial.spec: a mapping
-    of a study file becomes one, with a line for each key that is not as declared. `further` has the checks
-    that come after a field's own."""
+    """Pydantic annotation for a dataclass with fields annotated as in core.trial.spec: validates a mapping of
+    a study file and makes the dataclass of it. `further` has additional checks by field name."""
 
     def __init__(self, **further: Callable[..., Any]) -> None:
         self._further = further
@@ -220,13 +219,13 @@ class Checked:
         }
         return create_model(section.__name__, __base__=Section, __doc__=section.__doc__, **keys)
 
-    def _annotation(self, name: str, declared: Any) -> Any:
-        if is_dataclass(declared.__origin__):  # it brings its own checks
+    def _annotation(self, name: str, declared: Any) -> object:  # noqa: ANN401  an annotation
+        if is_dataclass(declared.__origin__):  # it is annotated with its own Checked
             return declared
         check = Annotated[Any, Setting.of(declared)]
         return Annotated[check, AfterValidator(self._further[name])] if name in self._further else check
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: type[Any], handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(
             lambda read: source(**dict(read)),
             handler.generate_schema(self.model(source)),

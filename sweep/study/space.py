@@ -1,21 +1,22 @@
-"""The search space: what may be chosen for each setting that the study searches. No Optuna."""
+"""The search space: the choices or the range of each setting that is searched. Does not import Optuna."""
 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from numbers import Real
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol, TypeGuard
 
 import yaml
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
+from core.trial.spec import Value
 from sweep.study.errors import SHOWN_CHARACTERS, Mistake, UnknownKey, all_checked, near, shown
 from sweep.study.setting import SETTINGS, Section, Setting
 
 MAX_STEPS = 10**6
-NEAR_EDGE = 0.05  # of a range without steps
-ON_STEP = 1e-8  # as exact as Optuna 5 is about a value being on a step (distributions.py)
+NEAR_EDGE = 0.05  # share of a range without steps that counts as its edge
+ON_STEP = 1e-8  # tolerance, in steps, as in Optuna 5 (distributions.py)
 
 
 class Choices(Section):
@@ -24,28 +25,30 @@ class Choices(Section):
     choices: tuple[Any, ...] = Field(description="The values to choose from, each once")
 
     @property
-    def start(self) -> Any:
-        """The value that stands for the search where nothing is sampled."""
+    def start(self) -> Value:
+        """The value that the base model's own story is rendered with: the first choice."""
         return self.choices[0]
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """The values that bound the search."""
+        """The values from which bounds are taken: all choices."""
         return self.choices
 
-    def allows(self, value: Any) -> bool:
+    def allows(self, value: object) -> bool:
+        """Whether `value` is one of the choices."""
         return value in self.choices
 
     @property
     def count(self) -> float:
-        """How many values there are."""
+        """How many choices there are."""
         return len(self.choices)
 
-    def position(self, value: Any) -> int | None:
-        """Where a value stands among them, from 0; None where it is none of them."""
+    def position(self, value: object) -> int | None:
+        """The index of a value, from 0; None if it is none of the choices."""
         return self.choices.index(value) if self.allows(value) else None
 
-    def value_at(self, position: int) -> Any:
+    def value_at(self, position: int) -> Value:
+        """The choice at an index from 0."""
         return self.choices[position]
 
     def __str__(self) -> str:
@@ -60,26 +63,31 @@ class Range(Section):
     step: Any = Field(
         None,
         json_schema_extra={"type": ["number", "null"]},
-        description="Distance between the numbers, from low on; by default 1, 64 for size_px, none for fractions",
+        description=(
+            "Distance between the numbers, from low on; by default 1, 64 for size_px, none for fractions"
+        ),
     )
     log: Annotated[
         bool, Setting(kind=bool, meaning="Whether small numbers get as many trials as large ones")
     ] = False
 
     @property
-    def start(self) -> Any:
+    def start(self) -> float:
+        """The value that the base model's own story is rendered with: the smallest."""
         return self.low
 
     @property
     def values(self) -> tuple[Any, ...]:
+        """The values from which bounds are taken: both ends."""
         return self.low, self.high
 
     @property
-    def distance(self) -> Any:
-        """From one number to the next; None where there are fractions of any kind."""
+    def distance(self) -> float | None:
+        """From one number to the next; None for a range of real numbers."""
         return self.step or (1 if isinstance(self.low, int) else None)
 
-    def allows(self, value: Any) -> bool:
+    def allows(self, value: object) -> TypeGuard[float]:
+        """Whether `value` is a number in the range and on a step."""
         if not isinstance(value, Real) or not self.low <= value <= self.high:
             return False
         steps: float = (value - self.low) / self.distance if self.distance else 0
@@ -87,19 +95,20 @@ class Range(Section):
 
     @property
     def count(self) -> float:
-        """How many numbers there are; infinity where there are any."""
+        """How many numbers there are; infinity for a range of real numbers."""
         if self.low == self.high:
             return 1
         return round((self.high - self.low) / self.distance) + 1 if self.distance else math.inf
 
-    def position(self, value: Any) -> int | None:
-        """Where a number stands among them, from 0; None where it is none of them."""
+    def position(self, value: object) -> int | None:
+        """The number of steps from `low` to a value; None if the value is not allowed."""
         if not self.allows(value):
             return None
         return round((value - self.low) / self.distance) if self.distance else 0
 
-    def value_at(self, position: int) -> Any:
-        return min(self.high, self.low + position * self.distance) if position else self.low
+    def value_at(self, position: int) -> float:
+        """The number that is `position` steps above `low`."""
+        return min(self.high, self.low + position * self.distance) if position and self.distance else self.low
 
     def __str__(self) -> str:
         return f"{self.low} to {self.high}" + (
@@ -107,11 +116,11 @@ class Range(Section):
         )
 
 
-def _has_choices(search: Any) -> bool:
+def _has_choices(search: object) -> bool:
     return "choices" in search if isinstance(search, dict) else isinstance(search, Choices)
 
 
-def _refuse_bare_list(search: Any) -> Any:
+def _refuse_bare_list(search: object) -> object:
     if isinstance(search, list):
         written = yaml.safe_dump(search, default_flow_style=True, allow_unicode=True, width=10_000).strip()
         raise Mistake(
@@ -131,29 +140,32 @@ Space = Mapping[str, Choices | Range]
 
 
 class Searched(Protocol):
-    """What of a study is needed here."""
+    """Anything with a search space, such as a Study, which imports this module."""
 
     @property
-    def space(self) -> Space: ...
+    def space(self) -> Space:
+        """The search of each setting that is searched."""
+        ...
 
 
 def edges(study: Searched, best: Mapping[str, Any]) -> list[str]:
-    """In one line each, the settings whose best value lies at the edge of what is searched, where a wider
-    search could go on.
+    """A line for each setting whose best value lies at an edge of its search, where a wider search is
+    possible. `best` has the parameters of the best trial.
     """
     found = (
         (name, search, _edge(SETTINGS[name], search, best[name])) for name, search in study.space.items()
     )
     return [
-        f"the best {name}, {shown(best[name])}, is at the {edge} end of its search ({search}): a wider one may hold a better"
+        f"the best {name}, {shown(best[name])}, is at the {edge} end of its search ({search}): "
+        "a wider one may hold a better"
         for name, search, edge in found
         if edge
     ]
 
 
-def _edge(setting: Setting, search: Choices | Range, value: Any) -> str:
-    """`lower` or `upper`, or nothing. The end that the setting itself sets is no edge, nor is any of two
-    choices.
+def _edge(setting: Setting, search: Choices | Range, value: float | None) -> str:
+    """`lower`, `upper`, or "" if the value is at no edge. A bound of the setting itself is no edge, nor is
+    either of two choices.
     """
     if setting.kind not in (int, float) or value is None or None in search.values:
         return ""
@@ -171,24 +183,28 @@ def _edge(setting: Setting, search: Choices | Range, value: Any) -> str:
 def check_space(
     space: dict[str, Any], read: Callable[[Any], dict[str, Choices | Range]]
 ) -> dict[str, Choices | Range]:
-    """Each search as `read` makes it of what was written, in its setting's own type; all mistakes at once."""
+    """The search of each setting, by `read` from what was written; raises all mistakes at once."""
 
     def check(name: str) -> Choices | Range:
         return check_search(name, read({name: space[name]})[name])
 
     names, searches = (partial(_check_name, name) for name in space), (partial(check, name) for name in space)
-    return dict(zip(space, all_checked([*searches, *names]), strict=False))
+    checks: list[Callable[[], Choices | Range | None]] = [*searches, *names]
+    checked = all_checked(checks)  # the names' results are None and come last
+    return {name: search for name, search in zip(space, checked, strict=False) if search is not None}
 
 
 def check_search(name: str, search: Choices | Range) -> Choices | Range:
-    """The search with its values in the setting's own type; a Mistake where it could never give a good value."""
+    """The search with its values in the setting's own type. Raises Mistake if it allows a value that the
+    setting does not.
+    """
     _check_name(name)
     if isinstance(search, Choices):
         return _check_choices(name, SETTINGS[name], search)
     return _check_range(name, SETTINGS[name], search)
 
 
-def _check_name(name: str) -> Any:
+def _check_name(name: str) -> None:
     if name not in SETTINGS:
         raise UnknownKey(name, SETTINGS, near(name, SETTINGS))
 

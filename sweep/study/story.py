@@ -1,4 +1,4 @@
-"""A story file: eight or more scenes that are one tale, each with its prompt and the seed of its noise."""
+"""A story file: the scenes that every trial renders, each with its prompt and the seed of its noise."""
 
 from pathlib import Path
 from typing import Annotated
@@ -72,6 +72,7 @@ class StoryFile(Section):
 
     @property
     def value(self) -> Story:
+        """The story as trials use it: template and default negative prompt are filled in."""
         return Story(
             title=self.title,
             scenes=tuple(

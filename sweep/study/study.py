@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -68,6 +68,7 @@ TAKEN_NAMES = (
 )  # MLflow's
 HUB_SOURCE = PREFIX + r"[\w.-]+/[\w.-]+"
 OWN_PRECISIONS = ", ".join(f"`{model.precision}` for {name}" for name, model in BASE_MODELS.items())
+Fixed = TypeVar("Fixed", bound=Training | Rendering | Filters)
 BOUND_PAIRS = tuple(
     (low, high)
     for low in setting_names(Filters)
@@ -77,15 +78,15 @@ BOUND_PAIRS = tuple(
 
 
 def load_study(name_or_path: str, *, data_may_be_gone: bool = False) -> "Study":
-    """Read a study: a path, or the name of a file in studies/; a StudyError says what is wrong, each mistake
-    in a line.
+    """Read a study from a path, or by the name of a file in studies/. Raises a StudyError with a line for
+    each mistake.
     """
     file = _find_study(name_or_path)
     return parse(Study, read_yaml(file), file, data_may_be_gone=data_may_be_gone)
 
 
 def load_frozen(path: Path) -> "Study":
-    """Read a frozen copy; its data may have gone since."""
+    """Read a frozen copy of a study; its data need not exist any more."""
     return parse(Study, read_yaml(path), path.absolute(), data_may_be_gone=True)
 
 
@@ -105,8 +106,8 @@ def _find_study(name: str) -> Path:
     )
 
 
-def _read_story(written: Any, info: ValidationInfo) -> Any:
-    """The story under `story`: a file's path, relative to the study file, or the story itself."""
+def _read_story(written: object, info: ValidationInfo) -> object:
+    """The story itself, read from its file if `written` is a path."""
     if not isinstance(written, str):
         return written
     file = Path(_absolute(written, info))
@@ -139,13 +140,13 @@ def _check_source(source: str, info: ValidationInfo) -> str:
 
 
 def _own_precision(read: dict[str, Any]) -> str:
-    """The backbone's own, from the keys that were read before."""
+    """The default precision of the backbone, given the keys that were read before."""
     model = BASE_MODELS.get(read.get("backbone", ""))
     return model.precision if model else PRECISIONS[0]
 
 
 def _absolute(written: str, info: ValidationInfo) -> str:
-    """A path of a study, which is relative to the study file; `~` is the user's home."""
+    """A path in a study file made absolute: it is relative to the study file, and `~` is the user's home."""
     folder: Path = _context(info)["file"].parent
     return os.path.abspath(folder / os.path.expanduser(written))
 
@@ -174,6 +175,7 @@ class DataKeys(Data):
 
     @property
     def value(self) -> Data:
+        """The data set as trials use it, without the filters."""
         return Data(**{name: getattr(self, name) for name in setting_names(Data)})
 
 
@@ -229,8 +231,8 @@ class Storage:
         int,
         Bounds(1, 100_000),
         Doc(
-            "How many of the best trials keep their LoRAs when room gets short, as every entry of `first` does; "
-            "pictures and recipes always stay"
+            "How many of the best trials keep their LoRAs when room gets short, "
+            "as every entry of `first` does; pictures and recipes always stay"
         ),
     ] = 5
     limit_gb: Annotated[
@@ -254,7 +256,8 @@ class Study(Section):
             kind=str,
             pattern=FOLDER_NAME,
             meaning=(
-                "Name of the study and of its folder under `runs/`: letters, digits, `.`, `_`, `-`; at most 64"
+                "Name of the study and of its folder under `runs/`: "
+                "letters, digits, `.`, `_`, `-`; at most 64"
             ),
         ),
     ]
@@ -267,7 +270,8 @@ class Study(Section):
             kind=str,
             choices=PRECISIONS,
             meaning=(
-                "Number format in training and rendering; the LoRA itself is trained in fp32, fp16 needs a GPU; Kolors' text encoder in "
+                "Number format in training and rendering; the LoRA itself is trained in fp32, "
+                "fp16 needs a GPU; Kolors' text encoder in "
                 f"fp32 takes 27 GB of GPU memory; default: {OWN_PRECISIONS}"
             ),
         ),
@@ -275,8 +279,8 @@ class Study(Section):
     weights: Annotated[
         str | None,
         text(
-            "Folder of Kolors' weights in DiffSynth's layout, relative to the study file or absolute; null: `LORA_SWEEP_MODELS`, "
-            "else a folder in the user's cache",
+            "Folder of Kolors' weights in DiffSynth's layout, relative to the study file or absolute; "
+            "null: `LORA_SWEEP_MODELS`, else a folder in the user's cache",
             optional=True,
         ),
         AfterValidator(_absolute_if_any),
@@ -295,13 +299,16 @@ class Study(Section):
         Rendering(), description="How the story is drawn, where fixed"
     )
     space: dict[str, Search] = Field(
-        description="What is searched: any setting of `train`, `render` or `data.filters`, as choices or as a range",
+        description=(
+            "What is searched: any setting of `train`, `render` or `data.filters`, as choices or as a range"
+        ),
         json_schema_extra={"minProperties": 1, "propertyNames": {"enum": list(SETTINGS)}},
     )
     first: tuple[dict[str, Any], ...] = Field(
         (),
         description=(
-            "Settings to try before sampling, each entry with values from `space`; what it leaves out is sampled; an entry taken out "
+            "Settings to try before sampling, each entry with values from `space`; "
+            "what it leaves out is sampled; an entry taken out "
             "before it ran is not run"
         ),
     )
@@ -311,11 +318,13 @@ class Study(Section):
     storage: Annotated[Storage, Checked()] = Field(Storage(), description="What is kept on the disk")
     _file: Path
 
-    def model_post_init(self, context: Any, /) -> None:
+    def model_post_init(self, context: Mapping[str, Any], /) -> None:
+        """Keep the path of the study file, which the validation context names."""
         self._file = context["file"]
 
     @classmethod
     def mistaken_keys(cls, values: dict[str, Any]) -> list[Mistake]:
+        """A mistake for each unknown key, and for each setting that is both fixed and searched."""
         return super().mistaken_keys(values) + [
             Mistake(
                 f"space.{name} searches it too",
@@ -336,7 +345,7 @@ class Study(Section):
 
     @field_validator("space", mode="wrap")
     @classmethod
-    def _check_space(cls, space: Any, read: ValidatorFunctionWrapHandler) -> dict[str, Search]:
+    def _check_space(cls, space: object, read: ValidatorFunctionWrapHandler) -> dict[str, Search]:
         if space == {}:
             raise Mistake("a sweep needs a setting to search", ", ".join(SETTINGS), value=space)
         return check_space(space, read) if isinstance(space, dict) else read(space)
@@ -375,12 +384,12 @@ class Study(Section):
         return self
 
     def _values(self, name: str) -> list[float]:
-        """What a bound may be in this study; no bound is infinity."""
+        """The values that a bound may have in this study; null is infinity."""
         fixed = getattr(self._section(HOMES[name]), name)
         values = self.space[name].values if name in self.space else (fixed,)
         return [float("inf") if value is None else value for value in values]
 
-    def _section(self, home: str) -> Any:
+    def _section(self, home: str) -> Training | Rendering | Filters:
         return self.data.filters if home == "data.filters" else getattr(self, home)
 
     def _never(self, name: str, value: float, why: str) -> Mistake:
@@ -388,31 +397,35 @@ class Study(Section):
         return Mistake(why, at=(*home.split("."), name), value=value)
 
     def with_trials(self, trials: int) -> Self:
-        """The same study with another budget."""
+        """The same study with a budget of `trials` trials."""
         return self.model_copy(update={"budget": Budget(trials=trials)})
 
     @property
     def file(self) -> Path:
+        """The study file that this study was read from."""
         return self._file
 
     @property
     def story_value(self) -> Story:
+        """The story as trials use it."""
         return self.story.value
 
     @property
     def data_value(self) -> Data:
+        """The data set as trials use it, without the filters."""
         return self.data.value
 
     def spec(self, number: int, sampled: Mapping[str, Value]) -> TrialSpec:
-        """Trial `number`: the fixed settings, and before them what was sampled, be it searched today or when
-        it was asked for.
+        """Trial `number`: the fixed settings, overridden by the `sampled` ones. These may include settings
+        that are no longer searched.
         """
         assert sampled.keys() <= SETTINGS.keys(), sampled
 
-        def overlay(fixed: Any) -> Any:
-            return replace(
-                fixed, **{name: sampled[name] for name in setting_names(type(fixed)) if name in sampled}
-            )
+        def overlay(fixed: Fixed) -> Fixed:
+            own: dict[str, Any] = {
+                name: sampled[name] for name in setting_names(type(fixed)) if name in sampled
+            }
+            return replace(fixed, **own)
 
         return TrialSpec(
             study=self.name,
@@ -430,45 +443,46 @@ class Study(Section):
         )
 
     def allowed(self, params: Mapping[str, Any]) -> dict[str, Value]:
-        """Values that somebody else queued, as an entry of `first` would have them. Raises Mistake."""
+        """Queued values in the settings' own types, checked as an entry of `first` is. Raises Mistake."""
         return {name: _check_value(self.space, name, value) for name, value in params.items()}
 
     def base_spec(self) -> TrialSpec:
-        """The base model's own story: no LoRA; a searched setting has its first choice or its low."""
+        """The trial of the base model without a LoRA; a searched setting has its first choice or its low."""
         starts = {name: search.start for name, search in self.space.items()}
         return replace(self.spec(-1, starts), train=None)
 
     def to_yaml(self) -> str:
-        """A frozen copy that needs no other file: story inside, data by its absolute path, every default
-        written.
+        """The study as YAML that needs no other file: it includes the story and every default, and names the
+        data by an absolute path.
         """
         values = self.model_dump()
-        for name in self.space:  # what is searched is not also fixed
+        for name in self.space:  # a searched setting may not be fixed too
             del _written(values, HOMES[name])[name]
         return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=100)
 
 
-def _written(values: Any, path: str) -> dict[str, Any]:
-    """The mapping under a path such as data.filters; an empty one where there is none."""
+def _written(values: object, path: str) -> dict[str, Any]:
+    """The mapping under a path such as data.filters; empty if there is none."""
     for key in path.split("."):
         values = values.get(key) if isinstance(values, dict) else None
     return values if isinstance(values, dict) else {}
 
 
-def _check_value(space: dict[str, Search] | None, name: str, value: Any, *at: Key) -> Any:
-    """A hand-made value of a searched setting, in the setting's own type; a Mistake otherwise. `at` leads to
-    its mapping; `space` is None where it has mistakes of its own."""
+def _check_value(space: dict[str, Search] | None, name: str, value: object, *at: Key) -> Value:
+    """A hand-made value of a searched setting, in the setting's own type. Raises Mistake. `at` is the path to
+    its mapping; `space` is None if it has mistakes itself."""
     if name not in SETTINGS and space is None:
         raise UnknownKey(name, SETTINGS, near(name, SETTINGS), at)
     if space is not None and name not in space:
         raise Mistake("space does not search it", ", ".join(space), near(name, space), (*at, name), value)
-    value = SETTINGS[name].check(value, *at, name)
-    if space is not None and not space[name].allows(value):
-        raise Mistake(f"space.{name} does not reach it", str(space[name]), at=(*at, name), value=value)
-    return value
+    checked: Value = SETTINGS[name].check(value, *at, name)
+    if space is not None and not space[name].allows(checked):
+        raise Mistake(f"space.{name} does not reach it", str(space[name]), at=(*at, name), value=checked)
+    return checked
 
 
 def main() -> None:
+    """Print the JSON schema of study files, or update the tables in studies/README.md."""
     parser = argparse.ArgumentParser(prog="python -m sweep.study", description="The study file's format.")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--schema", action="store_true", help="print its JSON schema, for editors")

@@ -1,4 +1,4 @@
-"""The tables of keys in studies/README.md, made from what study files are checked by."""
+"""The tables of keys in studies/README.md, made from the models that study files are validated with."""
 
 import re
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ HEAD = "| {} | meaning | allowed | default |\n|---|---|---|---|\n"
 
 
 def with_tables(page: str, **files: type[Section]) -> str:
-    """The page with its tables as they should be: the keys of each of `files` between the marks of that name,
-    and those of each section of settings between the marks `settings`."""
+    """`page` with its tables up to date: the keys of each model in `files` between the marks of that name,
+    and the keys of each section of settings between the marks `settings`."""
     tables = {name: table("key", file) for name, file in files.items()}
     tables["settings"] = "\n".join(
         table(f"`{home}`", Checked().model(section)) for home, section in SECTIONS.items()
@@ -26,7 +26,7 @@ def with_tables(page: str, **files: type[Section]) -> str:
 
 
 def table(title: str, section: type[Section]) -> str:
-    """One line of Markdown for each key, those of inner sections under their path."""
+    """A Markdown table with a row for each key; keys of inner sections by their path (`filters.min_side`)."""
     return HEAD.format(title) + "".join(f"| {' | '.join(cells)} |\n" for cells in _rows(section, ""))
 
 
@@ -47,12 +47,12 @@ def _rows(section: type[Section], path: str) -> Iterator[tuple[str, str, str, st
 
 
 def _allowed(setting: Setting) -> str:
-    """The choices as they are written in a file, or what the error line says is allowed."""
+    """The choices as they are written in a file, or else the text of the error line."""
     return ", ".join(f"`{choice}`" for choice in setting.choices) or setting.allowed
 
 
 def _default(field: FieldInfo) -> str:
-    if field.default_factory:  # its meaning says what it depends on
+    if field.default_factory:  # depends on other keys: described in its meaning
         return ""
     default: Any = list(field.default) if isinstance(field.default, tuple) else field.default
     return f"`{yaml.safe_dump(default, default_flow_style=True).splitlines()[0]}`"

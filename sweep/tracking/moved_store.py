@@ -1,5 +1,5 @@
-"""The tracking store of a runs folder that was moved or copied: it names the old place, for MLflow's
-addresses are absolute.
+"""Repairs the tracking store of a runs folder that was moved or copied: MLflow stores absolute addresses, so
+it still names the old folder.
 """
 
 import sqlite3
@@ -11,10 +11,10 @@ BUSY_S = 20.0
 
 
 def mend_artifact_places(runs: Runs) -> str | None:
-    """Make the artifact addresses in our own store name this runs folder -> one line if they named another.
-    Raises sqlite3.Error.
+    """Make the artifact addresses in the store of `runs` point to this folder -> a line for the user if any
+    pointed to another. Raises sqlite3.Error.
 
-    Otherwise a moved folder's pictures are not found, and a copy writes into the original.
+    Without it the images of a moved folder are not found, and a copy writes into the original.
     """
     if not runs.tracking_db.exists():
         return None
@@ -38,16 +38,20 @@ def mend_artifact_places(runs: Runs) -> str | None:
                 "UPDATE experiments SET artifact_location = ? WHERE artifact_location = ?", (here, place)
             )
             store.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) WHERE substr(artifact_uri, 1, ?) = ?",
+                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
+                "WHERE substr(artifact_uri, 1, ?) = ?",
                 (here, len(place) + 1, len(place) + 1, f"{place}/"),
             )
         store.execute("COMMIT")
-    return f"{runs.path} was moved or copied here: MLflow's pictures and LoRAs are from now on those in {runs.artifacts}"
+    return (
+        f"{runs.path} was moved or copied here: "
+        f"MLflow's pictures and LoRAs are from now on those in {runs.artifacts}"
+    )
 
 
 def _lies_here(store: sqlite3.Connection, place: str, runs: Runs) -> bool:
-    """Whether files of runs that name `place` are in this folder: others that log to this store have places
-    of their own.
+    """Whether artifacts of the runs under the address `place` are in this folder: other programs that log to
+    the same store have artifact folders of their own.
     """
     named = store.execute(
         "SELECT run_uuid FROM runs WHERE substr(artifact_uri, 1, ?) = ?", (len(place) + 1, f"{place}/")

@@ -1,6 +1,6 @@
-"""A trial's files in MLflow's words, and what its study's folder notes of the runs that it has there.
+"""A trial's files as MLflow's params, metrics, tags and artifacts, and the study folder's record of its runs.
 
-Every time comes from the files, never from the clock: sent again, it is the same.
+Timestamps come from the files, never from the clock, so that an upload is idempotent.
 """
 
 import json
@@ -27,13 +27,14 @@ ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 
 def as_params(values: Mapping[str, object]) -> list[Param]:
+    """Settings as MLflow's params: text as it is, anything else as JSON; cut to MLflow's limit."""
     assert len(values) <= MAX_PARAMS
-    words = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
-    return [Param(name, word[:MAX_PARAM_CHARS]) for name, word in words.items()]
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+    return [Param(name, text[:MAX_PARAM_CHARS]) for name, text in texts.items()]
 
 
 def loss_points(spec: TrialSpec, folder: TrialFolder) -> list[Metric]:
-    """The losses of the epochs done, one point a step from 1; of an epoch that was done twice the first."""
+    """Losses of the finished epochs, one point per step from 1; of a repeated epoch the first ones."""
     if spec.train is None:
         return []
     points: dict[int, Metric] = {}
@@ -46,7 +47,7 @@ def loss_points(spec: TrialSpec, folder: TrialFolder) -> list[Metric]:
 
 
 def result_points(result: Result, folder: TrialFolder, prefix: str = "") -> list[Metric]:
-    """Scores and duration, what there is of them."""
+    """Scores and duration as metrics; a value that is None is left out."""
     values = {
         "aesthetic_mean": result.aesthetic_mean,
         "aesthetic_min": result.aesthetic_min,
@@ -60,6 +61,7 @@ def result_points(result: Result, folder: TrialFolder, prefix: str = "") -> list
 
 
 def result_tags(result: Result) -> dict[str, str]:
+    """How the trial ended, as tags: state, scorer, device, and the gate's verdict or the failure."""
     tags = {
         "state": result.state,
         "scorer": result.scorer,
@@ -80,8 +82,8 @@ def result_tags(result: Result) -> dict[str, str]:
 
 
 def artifact_files(result: Result, folder: TrialFolder) -> list[tuple[Path, str | None]]:
-    """Files and the artifact folder of each; weights may have been tidied away since. A repeat has none: its
-    twin does.
+    """Each file to upload and its artifact folder; files that are gone, such as deleted LoRAs, are left out.
+    A trial that repeats another one has none: the other one has them.
     """
     if result.same_as is not None:
         return []
@@ -99,13 +101,13 @@ def artifact_files(result: Result, folder: TrialFolder) -> list[tuple[Path, str 
 
 
 def started_ms(folder: TrialFolder) -> int:
-    """When the worker noted its first event; now if it has not yet."""
+    """When the worker wrote its first event, in ms since the epoch; now if it has not yet."""
     messages = read_journal(folder.events)
     return _ms(messages[0].time if messages else time.time())
 
 
 def written_ms(folder: TrialFolder) -> int:
-    """When the result was written; now if the folder of a trial that was told long ago is gone."""
+    """When the result was written, in ms since the epoch; now if it is gone from the folder."""
     return _ms(folder.result.stat().st_mtime if folder.result.exists() else time.time())
 
 
@@ -115,10 +117,10 @@ def _ms(time_s: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """A trial's run. `written_ms`: the date of the result that it has with all that belongs to it; None while
-    at work.
+    """A trial's run in MLflow.
 
-    `deleted`: by the user, so that it stays deleted and is not sent again.
+    `written_ms`: when the result that is fully sent was written; None while the trial is not fully sent.
+    `deleted`: the user deleted the run, and it is not sent again.
     """
 
     run_id: str
@@ -127,11 +129,11 @@ class TrackedRun:
 
 
 class Tracked:
-    """The runs that this folder made in one store, and what tells them from those of other folders.
+    """The runs that this study folder made in one store, and the ids that identify them.
 
-    On a store that others use too, a run of ours has the study's id and the id of the request that made it.
-    Both are noted here first: a copy of this folder knows the id, but not the runs that are made after it was
-    copied.
+    In a shared store each of our runs has the study's id and the id of the request that created it as tags.
+    Both ids are written to the folder first: a copy of the folder has the same study id, but lacks the
+    request ids of runs that were created after the copy.
     """
 
     def __init__(
@@ -144,15 +146,15 @@ class Tracked:
         trials: dict[int, TrackedRun] | None = None,
         ids: Sequence[str] = (),
     ) -> None:
-        """`store` is the one of which all this is true, and `parent` the study's run in it."""
+        """`store` identifies the store of these runs (see `store_id`); `parent` is the study's run in it."""
         self._folder, self._shared = folder, shared
         self.store, self.parent, self.trials = store, parent, trials or {}
         self._id, self._requests = next(iter(ids), ""), list(ids[1:])
 
     @classmethod
     def read(cls, folder: StudyFolder, *, shared: bool) -> Self:
-        """As noted in the folder, where a store is `shared` with an id from now on; whatever cannot be read
-        is sent again.
+        """The folder's record, empty if it cannot be read: all runs are then sent again. With a `shared`
+        store the study gets an id if it has none.
         """
         ids = (
             ID.findall(folder.tracking_id.read_bytes().decode(errors="replace"))
@@ -178,18 +180,18 @@ class Tracked:
 
     @property
     def id(self) -> str | None:
-        """What tells this study from others of its name; None in a store of its own."""
+        """Tells this study from others of its name in a shared store; None in a store of its own."""
         return self._id if self._shared else None
 
     def is_own(self, run: Run) -> bool:
-        """Whether this folder made the run; those of before requests had an id have none."""
+        """Whether this folder created the run; runs of earlier versions have no request id."""
         study, request = run.data.tags.get(STUDY_ID), run.data.tags.get(REQUEST_ID)
         if not self._shared:
             return study in (None, self._id)
         return study == self._id and request in (None, *self._requests)
 
     def new_mark(self) -> dict[str, str]:
-        """Tags for a run that is about to be made."""
+        """Tags for a run that is about to be created; its new request id is written to the folder first."""
         if not self._shared:
             return {}
         self._requests.append(uuid.uuid4().hex)
@@ -197,23 +199,26 @@ class Tracked:
         return {STUDY_ID: self._id, REQUEST_ID: self._requests[-1]}
 
     def take_new_id(self) -> None:
-        """Begin with no runs."""
+        """Give the study a new id, with no runs."""
         self._make_id()
         self.parent, self.trials = None, {}
 
     def note(self, number: int, run: TrackedRun) -> None:
+        """Record the run of trial `number`, on the disk too."""
         if self.trials.get(number) != run:
             self._keep(self.trials | {number: run})
 
     def note_deleted(self, number: int) -> None:
+        """Record that the user deleted the run of trial `number` in MLflow."""
         self.note(number, replace(self.trials[number], deleted=True))
 
     def forget(self, number: int) -> None:
+        """Remove trial `number` from the record: it will get a new run."""
         if number in self.trials:
             self._keep({other: run for other, run in self.trials.items() if other != number})
 
     def _keep(self, trials: dict[int, TrackedRun]) -> None:
-        """On the disk first: what could not be noted there is sent again, which changes nothing."""
+        """Write the file first: if that fails the runs are sent again, which is idempotent."""
         write_json(
             self._folder.tracked,
             {

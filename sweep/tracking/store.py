@@ -26,7 +26,7 @@ EXPERIMENT_TAGS = {
 
 
 class TrackingError(UserError):
-    """Only the user can help: the words of the tracking URI, or a deleted experiment."""
+    """A problem that only the user can solve: a tracking URI that cannot work, or a deleted experiment."""
 
 
 def open_experiment(runs: Runs, study: str, place: TrackingPlace) -> tuple[MlflowClient, str]:
@@ -41,7 +41,7 @@ def open_experiment(runs: Runs, study: str, place: TrackingPlace) -> tuple[Mlflo
 
 
 def store_id(client: MlflowClient) -> int | None:
-    """What tells a store from others, its address being none: when it was made. None if it does not say."""
+    """When the store was created, in ms: identifies it though its address may change. None if unknown."""
     try:
         return client.get_experiment("0").creation_time  # MLflow makes it together with its tables
     except MlflowException as error:
@@ -51,12 +51,12 @@ def store_id(client: MlflowClient) -> int | None:
 
 
 def _open_store(runs: Runs, place: TrackingPlace) -> MlflowClient:
-    """Made by one process at a time: MLflow 3.17 fails when several find the same database empty."""
+    """One process at a time creates it: MLflow 3.17 fails when several find the same database empty."""
     runs.path.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(runs.tracking_lock, timeout=LOCK_S):
         database = runs.tracking_db
         if place.kind == "own" and not database.exists():
-            # with its journal, from a process that was killed
+            # left, as its journal, by a process that was killed
             for half in database.parent.glob(f".{database.name}.*"):
                 half.unlink()
             write_whole(database, _make_store)
@@ -70,8 +70,8 @@ def _open_store(runs: Runs, place: TrackingPlace) -> MlflowClient:
 
 
 def _make_store(path: Path) -> None:
-    """MLflow's tables in a new file; nothing in this process holds the file afterwards."""
-    # half a second, for a fresh runs folder only
+    """Create MLflow's tables in a new file; no connection to it stays open."""
+    # imported here as it takes half a second and only a new runs folder needs it
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
     uri = sqlite_address(path)
@@ -88,7 +88,7 @@ def _make_store(path: Path) -> None:
 def _find_experiment(client: MlflowClient, runs: Runs, study: str, place: TrackingPlace) -> str:
     experiment = client.get_experiment_by_name(study)
     if experiment is None:
-        # a server has a place of its own
+        # a server has an artifact folder of its own
         artifacts = None if place.kind == "server" else runs.artifacts.resolve().as_uri()
         return client.create_experiment(study, artifacts, EXPERIMENT_TAGS)
     if experiment.lifecycle_stage != "active":

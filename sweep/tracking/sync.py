@@ -1,9 +1,8 @@
 """MLflow as a mirror of the disk: makes the runs of a study equal to its folders.
 
-Everything here may be repeated, after a failure in the middle too: what MLflow has already is neither doubled
-nor missed. MLflow keeps one of two metric points with equal key, step, timestamp and value; params, tags and
-artifacts are the same when sent again; a run is looked for before it is made; and the final status comes
-last.
+Everything here is idempotent, also after a failure in the middle: MLflow keeps one of two metric points with
+equal key, step, timestamp and value; params, tags and artifacts are the same when sent again; a run is looked
+for before it is created; and the final status comes last.
 """
 
 import logging
@@ -42,14 +41,14 @@ from sweep.tracking.uri import TrackingPlace
 
 log = logging.getLogger(__name__)
 MAX_METRICS = 1000  # MLflow's own limit for one call
-SLOWEST_BYTES_PER_S = 250_000  # a line that carries files slower than this counts as standing still
+SLOWEST_BYTES_PER_S = 250_000  # an upload slower than this counts as no progress
 CHILDREN = "tags.trial_number LIKE '%'"
 OLDEST_FIRST = ["start_time ASC", "run_id ASC"]
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A trial's run, and what it had when it was found."""
+    """A trial's run, and the metrics that MLflow had for it when it was found."""
 
     run_id: str
     started_ms: int
@@ -60,7 +59,8 @@ class Child:
 class Mirror:
     """One study's experiment: a parent run, a child run for each trial. Used from one thread at a time.
 
-    `moves` is told of every part that has arrived, and before a file of the seconds that it may take.
+    `moves` is called after every part that has arrived with 0, and before a file with the seconds that its
+    upload may take.
     """
 
     def __init__(
@@ -70,10 +70,14 @@ class Mirror:
         self._folder = runs.study(study)
         self._client: MlflowClient | None = None
         self._children: dict[int, Child] = {}
-        self._uploads: dict[tuple[Any, ...], bool] = {}  # whether a file that was tried has arrived
-        self._of_the_parent: dict[str, Callable[[], None]] = {}  # what it was told, should it be deleted
+        self._uploads: dict[
+            tuple[Any, ...], bool
+        ] = {}  # by file: False after a failed attempt, True when sent
+        self._of_the_parent: dict[
+            str, Callable[[], None]
+        ] = {}  # to repeat should the user delete the parent run
         self._parent_is_empty = False
-        self.sure = False  # whether what was tracked is about this store
+        self.sure = False  # whether `tracked` was checked against this store
 
     def connect(self) -> None:
         """Open the store, the experiment and the parent run, once. Raises TrackingError."""
@@ -83,7 +87,7 @@ class Mirror:
         if not self.sure:
             self._leave_to_the_other_folder(client, experiment)
         found = self._find(client, experiment, "tags.kind = 'study'") or self._claim(client, experiment)
-        for lost in found[1:]:  # made by a request that we gave up too early
+        for lost in found[1:]:  # created by a request that had timed out here
             client.delete_run(lost.info.run_id)
         known, store = {run.info.run_id for run in found}, store_id(client)
         if self._tracked.parent not in known and (store is None or self._tracked.store != store):
@@ -99,19 +103,19 @@ class Mirror:
         self._parent_is_empty = self._parent_is_empty or not found
         self._experiment, self._client = experiment, client
         self.sure = True
-        if self._parent_is_empty:  # the first, or the user deleted the one before
+        if self._parent_is_empty:  # it is new, or replaces one that the user deleted
             self._adopt_children(client)
-            for tell in list(self._of_the_parent.values()):
-                tell()
+            for send in list(self._of_the_parent.values()):
+                send()
             self._parent_is_empty = False
 
     def forget(self) -> None:
-        """After a failure nothing is certain: look again at what MLflow has."""
+        """After a failure: connect again, and look again at what MLflow has."""
         self._client = None
         self._children.clear()
 
     def start_study(self, settings: dict[str, Any], study_file: Path) -> None:
-        """The parent run is at work; what an earlier run of the sweep left open is not."""
+        """Mark the parent run as running, and end the trials' runs that an earlier start left open."""
         self._describe(settings, study_file)
         self._end_open_children()
         client, run_id = self._connected()
@@ -125,18 +129,19 @@ class Mirror:
         self._of_the_parent["settings"] = partial(self._describe, settings, study_file)
 
     def keep_only(self, numbers: set[int]) -> None:
-        """Delete the runs of trials that the study knows no more, such as those of a study.db that was lost."""
+        """Delete the runs of trials that the study does not have, such as those of a lost study.db."""
         client, _ = self._connected()
         for run in self._find(client, self._experiment, CHILDREN):
             number = int(run.data.tags["trial_number"])
             if number not in numbers:
                 self._tracked.forget(number)
                 client.delete_run(run.info.run_id)
-        # the user deleted their runs; another trial may get the number
+        # their runs were deleted by the user; a new trial may get the same number
         for number in self._tracked.trials.keys() - numbers:
             self._tracked.forget(number)
 
     def tag_study(self, tags: dict[str, str]) -> None:
+        """Set tags of the parent run."""
         client, run_id = self._connected()
         client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()], synchronous=True)
         self._of_the_parent["tags"] = partial(self.tag_study, tags)
@@ -149,8 +154,8 @@ class Mirror:
                 client.set_tag(run.info.run_id, "older", "true", synchronous=True)
 
     def base(self, result: Result, folder: TrialFolder) -> None:
-        """The base model's own story, on the parent run; its numbers come last and say that the rest is
-        there.
+        """Log the base model's own story on the parent run; its metrics are sent last, as the mark that the
+        image has arrived.
         """
         client, run_id = self._connected()
         points = _missing(result_points(result, folder, "base_"), self._parent.data.metrics)
@@ -160,7 +165,7 @@ class Mirror:
         self._of_the_parent["base"] = partial(self.base, result, folder)
 
     def trial(self, spec: TrialSpec, sampled: str, folder: TrialFolder, result: Result | None) -> None:
-        """Everything that `folder` has by now; with a result the whole trial, its final status last."""
+        """Send everything that `folder` has by now; with a result the whole trial, its final status last."""
         client, parent = self._connected()
         if self._is_left_alone(spec.number) or (result and self._is_sent(spec.number)):
             return
@@ -168,7 +173,7 @@ class Mirror:
         if child is None:
             return
         points = result_points(result, folder) if result else []
-        # done again: old points would stay beside new ones
+        # the trial was run again: MLflow would keep the old points beside the new ones
         if folder.result.exists() and _contradicts(points, child.metrics):
             self._delete(child.run_id, spec.number)
             child = self._child(spec, sampled, folder)
@@ -196,15 +201,15 @@ class Mirror:
         self._tracked.note(spec.number, TrackedRun(child.run_id, ended_ms))
 
     def whole(self) -> set[int]:
-        """Trials of which nothing is left to send: their result, as it lies on the disk, was sent with all
-        that belongs to it, or the user deleted their run."""
+        """Trials of which nothing is left to send: the result that is on the disk was sent with its images
+        and LoRA, or the user deleted the run."""
         return {
             number for number in self._tracked.trials if self._is_left_alone(number) or self._is_sent(number)
         }
 
     def end_study(self, status: str, passed: Sequence[int]) -> None:
-        """End the parent run and whatever is still open under it. Tag the winner: the first of `passed`, best
-        first, whose run the user has not deleted."""
+        """End the parent run and all runs of trials that are still open. Tag the winner: the first of
+        `passed` (best first) whose run the user has not deleted."""
         client, parent = self._connected()
         self._end_open_children()
         runs, tracked = self._find(client, self._experiment, CHILDREN), self._tracked.trials
@@ -226,14 +231,14 @@ class Mirror:
         return self._client, self._parent.info.run_id
 
     def _child(self, spec: TrialSpec, sampled: str, folder: TrialFolder) -> Child | None:
-        """The trial's one run, open and with its params: found, or made; None if the user deleted it."""
+        """The trial's run, found or created, open and with its params; None if the user deleted it."""
         if spec.number in self._children:
             return self._children[spec.number]
         client, parent = self._connected()
         found = self._find(client, self._experiment, f"tags.trial_number = '{spec.number}'")
         params = as_params(spec.all_params())
         if found and any(found[0].data.params.get(param.key, param.value) != param.value for param in params):
-            # Begun under other words, and MLflow never changes a logged param.
+            # It was started with other settings, and MLflow never changes a logged param.
             self._delete(found.pop(0).info.run_id, spec.number)
         for lost in found[1:]:
             client.delete_run(lost.info.run_id)
@@ -249,7 +254,7 @@ class Mirror:
             found[0]
             if found
             else client.create_run(
-                # MLflow may hear of it much later
+                # when the trial started; this request may come much later
                 self._experiment,
                 start_time=started_ms(folder),
                 run_name=name,
@@ -264,7 +269,7 @@ class Mirror:
             )
         )
         run_id = run.info.run_id
-        # also where the trial was started again: it is not whole any more
+        # also if the trial was started again: it is no longer fully sent
         self._tracked.note(spec.number, TrackedRun(run_id))
         if run.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
@@ -276,7 +281,7 @@ class Mirror:
         return self._children[spec.number]
 
     def _log_losses(self, child: Child, spec: TrialSpec, folder: TrialFolder) -> None:
-        """Losses of the epochs done; steps that an earlier attempt logged are left as they are."""
+        """Send the losses of the finished epochs, but for the steps that MLflow has already."""
         client, _ = self._connected()
         points = [point for point in loss_points(spec, folder) if point.step not in child.loss_steps]
         for start in range(0, len(points), MAX_METRICS):
@@ -286,15 +291,15 @@ class Mirror:
             self._moves(0.0)
 
     def _upload(self, run_id: str, path: Path, where: str | None) -> None:
-        """Send one file, once. A size that the server or a proxy will never take must not hold up all that is
-        behind it.
+        """Send one file, once. A file that is too large for the server or a proxy is skipped with a warning,
+        so that it does not block the queue.
         """
         client, _ = self._connected()
         found = path.stat()
         upload = run_id, path, where, found.st_mtime_ns, found.st_size
         if self._uploads.get(upload):
             return
-        if upload not in self._uploads:  # a second try is no progress
+        if upload not in self._uploads:  # a retry is no progress
             self._moves(found.st_size / SLOWEST_BYTES_PER_S)
             self._uploads[upload] = False
         try:
@@ -311,22 +316,23 @@ class Mirror:
         for run in self._find(client, self._experiment, f"attributes.status = 'RUNNING' AND {CHILDREN}"):
             run_id = run.info.run_id
             known = self._tracked.trials.get(int(run.data.tags["trial_number"]))
-            # made by a request that we gave up too early
+            # created by a request that had timed out here
             if known and known.written_ms is not None and known.run_id != run_id:
                 client.delete_run(run_id)
             else:
                 client.set_terminated(run_id, "KILLED", max(run.info.start_time, _now_ms()))
 
     def _leave_to_the_other_folder(self, client: MlflowClient, experiment: str) -> None:
-        """Where another folder goes on under this study's id, the one is a copy of the other: this one takes
-        a new id.
+        """Take a new id where another folder sends runs under this study's id: one of the two folders is a
+        copy of the other.
         """
         if self._tracked.id and not all(
             map(self._tracked.is_own, _search(client, experiment, self._of_this_study("")))
         ):
             self._tracked.take_new_id()
             log.warning(
-                "MLflow: a copy of %s, or the folder that it was copied from, sends its trials under the same id; "
+                "MLflow: a copy of %s, or the folder that it was copied from, "
+                "sends its trials under the same id; "
                 "this folder gets an id of its own, and sends all its trials anew",
                 self._folder.path,
             )
@@ -336,8 +342,8 @@ class Mirror:
             client.set_tag(run.info.run_id, MLFLOW_PARENT_RUN_ID, self._parent.info.run_id, synchronous=True)
 
     def _find(self, client: MlflowClient, experiment: str, where: str) -> list[Run]:
-        """This study's runs: in a store that others use too, one of the same name in another runs folder has
-        its own.
+        """This study's runs that match a filter. In a shared store, runs of a study of the same name in
+        another runs folder are left out.
         """
         return [
             run
@@ -350,7 +356,7 @@ class Mirror:
         return " AND ".join(filter(None, (where, mine)))
 
     def _claim(self, client: MlflowClient, experiment: str) -> list[Run]:
-        """Runs that this study logged before the store was a shared one: tag them now."""
+        """Tag the runs that this study logged before it had an id -> its parent run, or none."""
         parents = [
             run
             for run in _search(client, experiment, "tags.kind = 'study'")
@@ -358,13 +364,13 @@ class Mirror:
         ]
         for parent in parents:
             children = _search(client, experiment, f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{parent.info.run_id}'")
-            for run in (*children, parent):  # the parent last, so that a claim that broke off is made again
+            for run in (*children, parent):  # the parent last, so that an interrupted claim is repeated
                 client.set_tag(run.info.run_id, STUDY_ID, self._tracked.id, synchronous=True)
         return parents
 
     def _delete(self, run_id: str, number: int) -> None:
-        """Delete a trial's run that is to be made anew. Forgotten first, or it would count as deleted by the
-        user.
+        """Delete a trial's run that is to be created anew. It is removed from the record first, or it would
+        count as deleted by the user.
         """
         client, _ = self._connected()
         self._tracked.forget(number)
@@ -382,12 +388,12 @@ class Mirror:
 
 
 def refused(error: MlflowException) -> bool:
-    """Whether sending the same again is useless: a param that differs, a run that the user deleted."""
+    """Whether a retry is useless: a param has another value already, or the user deleted the run."""
     return error.error_code == "INVALID_PARAMETER_VALUE"
 
 
 def _search(client: MlflowClient, experiment: str, where: str) -> list[Run]:
-    """Runs, oldest first; MLflow answers a thousand at a time."""
+    """All runs that match a filter, oldest first; MLflow returns a thousand at a time."""
     page = client.search_runs([experiment], where, order_by=OLDEST_FIRST)
     runs = list(page)
     while page.token:
@@ -401,7 +407,7 @@ def _now_ms() -> int:
 
 
 def _contradicts(points: list[Metric], known: dict[str, float]) -> bool:
-    """Whether MLflow has other values already; equal up to what a foreign database may round."""
+    """Whether MLflow has other values for these metrics, apart from the rounding of some databases."""
     return any(
         not math.isclose(point.value, known.get(point.key, point.value), rel_tol=1e-9) for point in points
     )

@@ -1,9 +1,9 @@
-"""What the driver tells MLflow: one parent run for the study, a child run for each trial; names as in study
+"""What the driver logs to MLflow: one parent run for the study, a child run for each trial; names as in study
 files and tables.
 
-MLflow may be dead, slow or full: the trial folders have everything already, and an `Outbox` brings MLflow up
-to date behind the driver's back. What it could not send is sent at the next start. Only `MlflowClient` with
-explicit run ids: no global active run that a death would leave behind.
+MLflow may be dead, slow or full: everything is in the trial folders already, and an `Outbox` sends it from a
+thread of its own. What it could not send is sent at the next start. Uses only `MlflowClient` with explicit
+run ids: a global active run would stay open if the process dies.
 """
 
 import logging
@@ -26,11 +26,11 @@ from sweep.tracking.uri import plain_line, tracking_place
 
 log = logging.getLogger(__name__)
 START_S = 10.0  # how long a start waits for MLflow
-END_S = 20.0  # and an end, from the last that MLflow took
+END_S = 20.0  # how long the end waits without progress
 # MLflow's answers about a run that was deleted, or purged
 GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 QUIET = {
-    # The outbox is patient in our place: MLflow 3.17 would retry for four minutes before it lets go.
+    # The outbox retries; MLflow 3.17 by itself would retry for four minutes before it raises.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print the URI's password too
@@ -38,10 +38,10 @@ QUIET = {
 
 
 def open_tracking(runs: Runs, study: str, stop_asked: Callable[[], object] = never) -> "Tracking":
-    """Begin to send what a study has, and wait a little for MLflow's first answer.
+    """Start to send what a study has, and wait up to START_S for MLflow's first answer.
 
     Raises UserError if the tracking URI can never work, or (TrackingError) if the experiment was deleted.
-    Once `stop_asked`, a start waits no longer for MLflow, and an end hardly.
+    Once `stop_asked` is true, nothing waits for MLflow for longer than a few seconds.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
@@ -61,8 +61,8 @@ def open_tracking(runs: Runs, study: str, stop_asked: Callable[[], object] = nev
 
 
 class Tracking:
-    """The study's experiment. No call waits for MLflow, apart from the start and the end, and none fails
-    because of it.
+    """The study's experiment. No call but `flush` and `finish_study` waits for MLflow, and none raises if it
+    fails.
     """
 
     def __init__(
@@ -77,56 +77,55 @@ class Tracking:
         self._put("the study", self._mirror.connect)
 
     def start_study(self, settings: dict[str, Any], study_file: Path) -> None:
+        """Mark the parent run as running, with the study's fixed settings as params and its file."""
         self._put("the study", partial(self._mirror.start_study, settings, study_file))
 
     def keep_only(self, numbers: Collection[int]) -> None:
-        """Only these trials are left: runs of others are deleted, which MLflow can undo."""
+        """Delete the runs of all other trials; MLflow can restore them."""
         self._put("the runs without a trial", partial(self._mirror.keep_only, set(numbers)))
 
     def tag_study(self, tags: dict[str, str]) -> None:
-        """Accepted changes, on the parent run."""
+        """Set tags of the parent run, such as the accepted changes."""
         if tags:
             self._put("the study's tags", partial(self._mirror.tag_study, tags))
 
     def tag_older(self, since: int) -> None:
-        """After an accepted change: which runs do not compare with those from trial `since` on."""
+        """After an accepted change: tag the runs of trials before `since`, whose scores no longer compare."""
         if since:
             self._put("the tags of older trials", partial(self._mirror.tag_older, since))
 
     def log_base(self, result: Result, folder: TrialFolder) -> None:
-        """The base model's own story, on the parent run."""
+        """Log the base model's own story on the parent run."""
         self._put("the base model's story", partial(self._mirror.base, result, folder))
 
     def start_trial(self, spec: TrialSpec, sampled: dict[str, Any]) -> None:
-        """Open the trial's run, or go on in the one it has."""
+        """Open the trial's run, or resume the one it has; `sampled` are the settings that Optuna chose."""
         self._specs[spec.number], self._sampled[spec.number] = spec, ",".join(sampled)
         self._put_trial(spec, self._folder.trial(spec.number))
 
     def log_losses(self, number: int) -> None:
-        """The losses that the trial's folder has by now."""
+        """Send the losses that the trial's folder has by now."""
         self._put_trial(self._specs[number], self._folder.trial(number))
 
     def finish_trial(self, result: Result, folder: TrialFolder) -> None:
-        """Scores, tags, losses, pictures and the LoRA; the run's final status last."""
+        """Send scores, tags, losses, images and the LoRA; the run's final status last."""
         self._put_trial(result.spec, folder, result)
 
     def sent(self) -> set[int]:
-        """Trials that MLflow has whole, as they lie on the disk: nothing about them is left to send. None
-        before MLflow has answered.
-
-        A trial that is finished a second time with the same result costs nothing.
+        """Trials that MLflow has as they are on the disk, so that nothing is left to send; none before MLflow
+        has answered.
         """
         return self._mirror.whole() if self._mirror.sure else set()
 
     def flush(self, patience_s: float) -> bool:
-        """Send what waits, now; False if MLflow took none of it for `patience_s`, or the user asked to stop
-        meanwhile.
+        """Send what waits now -> False if there was no progress for `patience_s` seconds, or if the user
+        asked to stop meanwhile.
         """
         return self._outbox.flush(patience_s, self._stop_asked)
 
     def finish_study(self, status: str, passed: Sequence[int] = ()) -> None:
-        """End the parent run (FINISHED, FAILED or KILLED), with it what is still open, and mark the winner of
-        the trials that `passed` the gate, best first."""
+        """End the parent run (FINISHED, FAILED or KILLED) and all open runs, and tag the winner among the
+        trials that `passed` the gate, best first."""
         self._put("the end", partial(self._mirror.end_study, status, passed))
         if not self.flush(END_S):
             log.warning(
@@ -136,7 +135,7 @@ class Tracking:
         self.close()
 
     def close(self) -> None:
-        """Send nothing more."""
+        """Send nothing more; the rest is sent at the next start."""
         self._outbox.close()
 
     def _put_trial(self, spec: TrialSpec, folder: TrialFolder, result: Result | None = None) -> None:
@@ -147,7 +146,7 @@ class Tracking:
         self._outbox.put(key, partial(self._carefully, send))
 
     def _carefully(self, send: Callable[[], None]) -> None:
-        """After a failure the mirror looks again; its message becomes one line without passwords."""
+        """Run `send`; after a failure the mirror reconnects, and the error becomes a line without secrets."""
         try:
             try:
                 send()
@@ -155,8 +154,8 @@ class Tracking:
                 if error.error_code not in GONE:
                     raise
                 self._mirror.forget()
-                # once more: a run may have been deleted since it was found, and what is looked for afresh is
-                # not
+                # Retry once: a run that was found earlier may have been deleted since, and is now looked for
+                # again.
                 send()
         except Exception as error:
             self._mirror.forget()

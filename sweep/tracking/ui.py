@@ -1,4 +1,4 @@
-"""MLflow's own UI on the right store."""
+"""Starts MLflow's own UI on the store of a runs folder."""
 
 import os
 import signal
@@ -19,16 +19,19 @@ from sweep.tracking.uri import shown_address, tracking_place
 
 HOST, PORT = "127.0.0.1", 5000
 LOOK_S, ANSWER_S = 0.3, 5.0
-END_S = 3.0  # for MLflow's server to end by itself; then it is killed
-ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # a server that listens everywhere is looked for here
+END_S = 3.0  # until MLflow's server, asked to end, is killed
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where to reach a server that listens on all
 
 
 class UiError(LoraSweepError):
-    """MLflow's server does not run; the message is one line for the user."""
+    """MLflow's server failed; the message is one line for the user."""
 
 
 def open_ui(runs: Runs, host: str, port: int, say: Callable[[str], None]) -> None:
-    """Run MLflow's server until Ctrl-C, or say where a server that was set up is. Raises UserError, UiError."""
+    """Run MLflow's server until Ctrl-C, or `say` the address of the server that is configured.
+
+    Raises UserError, UiError.
+    """
     place = tracking_place(runs)
     if place.kind == "server":
         say(f"your tracking server is {shown_address(place.uri)}: open it in a browser")
@@ -64,8 +67,9 @@ def _serve(runs: Runs, uri: str, host: str, port: int, say: Callable[[str], None
         "--workers",
         "1",
     ]
-    # The URI by the environment, for a command line is public and the URI may hold a password. Jobs are for
-    # chat models: without them MLflow 3.17 starts in two thirds of the time and ends in a fifth.
+    # The URI is passed in the environment: every user can see a command line, and the URI may hold a
+    # password. Jobs are for chat models: without them MLflow 3.17 starts in two thirds of the time and ends
+    # in a fifth.
     environment = os.environ | {
         "MLFLOW_BACKEND_STORE_URI": uri,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
@@ -73,7 +77,7 @@ def _serve(runs: Runs, uri: str, host: str, port: int, say: Callable[[str], None
     server: subprocess.Popen[bytes] | None = None
     runs.path.mkdir(parents=True, exist_ok=True)  # the store may be a database elsewhere
     with runs.ui_log.open("wb") as log:
-        # No Ctrl-C between the server's start and our knowing it; in a group of its own it hears none itself.
+        # Ctrl-C is blocked until `server` is assigned; in a process group of its own the server gets none.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
             server = subprocess.Popen(
@@ -92,20 +96,20 @@ def _serve(runs: Runs, uri: str, host: str, port: int, say: Callable[[str], None
 
 
 def _wait_until_it_answers(server: subprocess.Popen[bytes], host: str, port: int) -> None:
-    """Returns as well once it has ended."""
+    """Returns also if the server has ended."""
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while server.poll() is None:
         try:
             direct.open(f"{_address(ANYWHERE.get(host, host), port)}/health", timeout=ANSWER_S).close()
             break
-        except urllib.error.HTTPError:  # an answer all the same
+        except urllib.error.HTTPError:  # the server answers, if with an error
             break
         except (OSError, HTTPException):
             time.sleep(LOOK_S)
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    """End it with its child processes; another Ctrl-C changes nothing."""
+    """End the server and its child processes; a further Ctrl-C is ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     for number, patience_s in ((signal.SIGTERM, END_S), (signal.SIGKILL, END_S)):
@@ -120,7 +124,7 @@ def _address(host: str, port: int) -> str:
 
 
 def port_taken(host: str, port: int) -> str | None:
-    """Why nothing can listen there; None if it is free."""
+    """Why no server can listen on this port; None if it is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,5 +1,5 @@
-"""Where MLflow keeps its runs: MLFLOW_TRACKING_URI is parsed here, once; and how to speak of any address
-without a secret.
+"""Where MLflow keeps its runs: the only parser of MLFLOW_TRACKING_URI; and how to show an address without its
+secrets.
 """
 
 import os
@@ -18,7 +18,7 @@ from core.folders import Runs, StudyFolder
 VARIABLE = "MLFLOW_TRACKING_URI"
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 SECRETS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-# names of users that errors hold for other reasons
+# common user names, which errors may contain for other reasons
 NO_SECRET = {"admin", "mlflow", "mysql", "postgres", "root", "user"}
 NOT_SHOWN = "(not shown: it may hold a secret)"
 LONGEST_LINE = 300  # characters
@@ -33,8 +33,7 @@ _ADDRESS = re.compile(r"[\w+.-]+://[^\s'\"<>()]+")
 class TrackingPlace:
     """Where MLflow keeps its runs: in the runs folder's own SQLite file, or where MLFLOW_TRACKING_URI says.
 
-    `uri` may hold a password, as people may not see it; `server` is an http address without user and
-    password.
+    `uri` may hold a password and must not be shown; `server` is an http address without user and password.
     """
 
     uri: str = field(repr=False)
@@ -48,12 +47,12 @@ class TrackingPlace:
 
 
 class _Problem(Exception):
-    """Why MLflow cannot keep its runs at an address, in words that hold nothing secret of it."""
+    """Why MLflow cannot keep its runs at an address; the message holds no secret of it."""
 
 
 def tracking_place(runs: Runs) -> TrackingPlace:
-    """Where MLFLOW_TRACKING_URI says if it is set, else the SQLite file under `runs`. Raises UserError if it
-    can never work.
+    """The place that MLFLOW_TRACKING_URI names if it is set, else the SQLite file under `runs`. Raises
+    UserError if the variable can never work.
     """
     given = os.environ.get(VARIABLE)
     if not given:
@@ -65,7 +64,7 @@ def tracking_place(runs: Runs) -> TrackingPlace:
 
 
 def shown_place(runs: Runs) -> str | Path:
-    """The same for people, whether it can work or not."""
+    """The tracking place as it may be shown to people; raises nothing if it cannot work."""
     given = os.environ.get(VARIABLE)
     return shown_address(given) if given else runs.tracking_db
 
@@ -90,16 +89,16 @@ def _server(given: str) -> TrackingPlace:
         raise none from None
     if "@" in given.removeprefix(f"{parts.scheme}://{parts.netloc}"):
         raise _Problem(
-            "which cannot work: an address with an @ behind its host: in a user's name and password write / as %2F, "
-            "? as %3F, # as %23 and @ as %40"
+            "which cannot work: an address with an @ behind its host: in a user's name and password "
+            "write / as %2F, ? as %3F, # as %23 and @ as %40"
         )
     host = parts.netloc.rpartition("@")[2]
     if not parts.hostname or not port_is_known or not _HOST.fullmatch(host):
         raise none
     if parts.query or parts.fragment:
         raise _Problem(
-            "which cannot work: an address which goes on with ? or #: MLflow cannot use that (a token goes into "
-            "MLFLOW_TRACKING_TOKEN)"
+            "which cannot work: an address which goes on with ? or #: MLflow cannot use that "
+            "(a token goes into MLFLOW_TRACKING_TOKEN)"
         )
     return TrackingPlace(
         uri=given,
@@ -117,7 +116,7 @@ def _database(given: str, kind: str, runs: Runs) -> TrackingPlace:
         url = sqlalchemy.make_url(given)
         url.get_dialect().import_dbapi()
         file = sqlite_file(given) if kind == "sqlite" else None
-    # SQLAlchemy's, of whatever kind, for what it cannot read; ImportError for a missing driver
+    # SQLAlchemy raises errors of many kinds for a bad address; ImportError means a missing driver
     except Exception as error:
         raise _Problem(f"which cannot work: {plain_line(error)}") from None
     if kind == "sqlite" and file is None:
@@ -130,7 +129,7 @@ def _database(given: str, kind: str, runs: Runs) -> TrackingPlace:
 
 
 def _is_of_optuna(file: Path, runs: Runs) -> bool:
-    """Whether it holds Optuna's tables, or will."""
+    """Whether a SQLite file has Optuna's tables, or is where a study will create them."""
     file = file.resolve()
     if file.parent.parent == runs.path.resolve() and file == StudyFolder(file.parent).db:
         return True
@@ -140,18 +139,18 @@ def _is_of_optuna(file: Path, runs: Runs) -> bool:
                 database.execute("SELECT 1 FROM sqlite_master WHERE name = 'study_directions'").fetchone()
                 is not None
             )
-    except sqlite3.Error:  # not there yet, or what is wrong with it is said where it is opened
+    except sqlite3.Error:  # it does not exist yet, or the error is reported where it is opened
         return False
 
 
 def sqlite_address(file: Path) -> str:
-    """What SQLAlchemy, and so Optuna and MLflow, call a file, whatever characters its path has. Raises
-    UserError.
+    """A SQLite file as a SQLAlchemy URL, for Optuna and MLflow; any characters of its path are escaped.
+    Raises UserError if the path is not UTF-8.
     """
-    from sqlalchemy import URL  # a fifth of a second, which --help need not wait for
+    from sqlalchemy import URL  # takes 0.2 s, which --help need not wait for
 
-    # By the driver's full name: MLflow 3.17 takes what follows a plain sqlite:/// for a path and would make a
-    # folder a%3Fb beside a?b (store/db/utils.py).
+    # With the driver's name: MLflow 3.17 takes what follows a plain sqlite:/// as an unescaped path and would
+    # create a folder a%3Fb beside a?b (store/db/utils.py).
     url = URL.create("sqlite+pysqlite", database=str(file.resolve()))
     try:
         return url.render_as_string(hide_password=False)
@@ -162,7 +161,7 @@ def sqlite_address(file: Path) -> str:
 
 
 def sqlite_file(address: str) -> Path | None:
-    """The file that an address of SQLite's names; None if it names none."""
+    """The file that a SQLite URL names; None if it names none, such as :memory:."""
     from sqlalchemy import make_url
 
     url = make_url(address)
@@ -175,8 +174,8 @@ def sqlite_file(address: str) -> Path | None:
 
 
 def shown_address(address: str) -> str:
-    """Scheme, host, port and path, and of these only what is plainly one: anything else may be a secret that
-    was put there.
+    """An address without its secrets: scheme, host, port and path, each only if it is clearly one; anything
+    else may be a misplaced password.
     """
     scheme, mark, rest = address.strip().partition("://")
     if not mark or not _SCHEME.fullmatch(scheme.lower()):
@@ -194,19 +193,22 @@ def shown_address(address: str) -> str:
 
 
 def plain_line(error: BaseException) -> str:
-    """What a library says of a failure, on one line; not if that holds any word of an address beyond what may
-    be shown of it.
+    """A library's error message as one line; only its class if the text holds a part of an address that may
+    be secret.
     """
     line = " ".join(_ADDRESS.sub(lambda found: shown_address(found[0]), str(error)).split())
     lower, words = line.casefold(), _words(line)
     secrets = _secret_words()
     if secrets & words or any(secret in lower for secret in secrets if len(secret) > 3):
-        return f"{type(error).__name__}, whose text is not shown: it holds parts of an address that may be secret"
+        return (
+            f"{type(error).__name__}, whose text is not shown: "
+            "it holds parts of an address that may be secret"
+        )
     return line[:LONGEST_LINE] or type(error).__name__
 
 
 def _secret_words() -> set[str]:
-    """Of the addresses and passwords in the environment, all but what may be shown."""
+    """The words of the addresses and passwords in the environment that may not be shown."""
     addresses = [os.environ.get(VARIABLE, ""), *(proxy for proxy in getproxies().values() if "@" in proxy)]
     hidden = {
         word

@@ -1,4 +1,4 @@
-"""Whatever takes the words of a command, or no longer does, a command does its work."""
+"""A command does its work wherever its output goes, also if nobody reads it any more."""
 
 import os
 import pty
@@ -13,8 +13,8 @@ import pytest
 from core.files.install import ROOT
 
 PLAN = [sys.executable, "-m", "sweep.cli", "plan", "demo"]
-# Words by us, by a library, and by the log, more than a pipe holds, and then the work behind them.
-WORDS = """
+# Output of ours, of a library, and of the log, more than a pipe holds, and then the work.
+PROGRAM = """
 import logging
 from sweep.process.console import err, out, steady
 steady()
@@ -57,9 +57,12 @@ def test_a_command_ends_well_though_nobody_takes_its_words(taken: str, tmp_path:
 
 
 def test_a_file_never_becomes_the_output_that_was_closed(tmp_path: Path) -> None:
-    words = "import os; from sweep.process.console import steady; steady(); f = open('kept', 'w'); os.write(1, b'x'); os.write(2, b'x')"
+    program = (
+        "import os; from sweep.process.console import steady; steady(); "
+        "f = open('kept', 'w'); os.write(1, b'x'); os.write(2, b'x')"
+    )
     subprocess.run(
-        ["sh", "-c", '"$@" >&- 2>&- <&-', "sh", sys.executable, "-c", words],
+        ["sh", "-c", '"$@" >&- 2>&- <&-', "sh", sys.executable, "-c", program],
         cwd=tmp_path,
         check=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
@@ -70,7 +73,7 @@ def test_a_file_never_becomes_the_output_that_was_closed(tmp_path: Path) -> None
 def test_work_goes_on_after_the_reader_has_left(tmp_path: Path) -> None:
     """As under `| head -1`, for both streams and whoever writes to them."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WORDS],
+        [sys.executable, "-c", PROGRAM],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""Whatever lies around where a sweep is started, or is set there for other tools, changes nothing of it."""
+"""Files and variables that are there for other tools do not change a sweep."""
 
 import http.server
 import importlib.util
@@ -104,7 +104,7 @@ VARIABLES = {
 
 @pytest.fixture(scope="module")
 def their_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Modules of the user's own, by every name that may stand in the way: they tell if they are imported."""
+    """Modules of the user's own with names that may hide one of ours: they print if they are imported."""
     folder = tmp_path_factory.mktemp("theirs")
     early = subprocess.run(
         [sys.executable, "-c", BEFORE_US], capture_output=True, text=True, check=True, cwd="/"
@@ -165,7 +165,7 @@ def test_modules_of_the_user_s_own_are_in_nobody_s_way(
 
 
 def test_a_module_is_taken_from_the_users_path_where_nothing_else_has_it(their_folder: Path) -> None:
-    """Clusters bring packages by PYTHONPATH."""
+    """Clusters provide packages by PYTHONPATH."""
     (their_folder / "only_theirs.py").write_text("print('theirs')")
     done = run(
         [sys.executable, "-P"],
@@ -180,7 +180,7 @@ def test_a_module_is_taken_from_the_users_path_where_nothing_else_has_it(their_f
 def test_a_sweep_is_the_same_among_foreign_modules_and_variables(
     their_folder: Path, command: list[str], tmp_path: Path, write_study: Callable[..., Path]
 ) -> None:
-    """One trial in peace, one among all of them at once, its words read as by `head -1`."""
+    """One trial by itself, and one with all of these at once, its output read as by `head -1`."""
     starts = []
     for name in ("peace", "noise"):
         (tmp_path / name).mkdir()
@@ -228,7 +228,7 @@ def test_a_sweep_is_the_same_among_foreign_modules_and_variables(
 
 
 def narrow() -> None:
-    """As on a strict cluster: few files, nothing for others to read, and permissions that hold for root too."""
+    """As on a strict cluster: few open files, umask 077, and permissions that hold for root too."""
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
     os.umask(0o077)
     obey_permissions()
@@ -376,7 +376,7 @@ def test_another_number_of_threads_is_noted(before: list[int | None], device: st
 
 
 def test_mlflow_s_server_imports_nothing_from_the_current_folder(their_folder: Path) -> None:
-    """It is started by uvicorn, which looks there first, whatever Python was told."""
+    """It is started by uvicorn, which looks there first, whatever Python's own settings are."""
     code = "import sweep, subprocess, sys; subprocess.run([sys.executable, '-m', 'uvicorn', 'data:app'])"
     done = run([sys.executable, "-P"], their_folder, "-c", code, PYTHONPATH=str(ROOT))
     assert "the user has" not in done.stderr

@@ -1,4 +1,4 @@
-"""What the scores of a study stand on may not change unasked; everything else may."""
+"""What the scores of a study depend on may not change unless the user accepts it; everything else may."""
 
 import json
 import re
@@ -73,7 +73,7 @@ def write_captions(folder: Path, *captions: str) -> None:
 
 
 def with_value(values: Any, path: str, value: Any) -> Any:
-    """A copy with the value under a path such as story.scenes.2.seed replaced, or with the key dropped (...)."""
+    """A copy with the value under a path such as story.scenes.2.seed replaced, or the key dropped (...)."""
     copied = json.loads(json.dumps(values))
     *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
     inner = copied
@@ -148,8 +148,8 @@ def test_words_that_scores_stand_on_are_refused_and_may_be_accepted(folder, path
     now = with_value(STUDY, path, value)
     line = refusal(folder, now)
     assert line.endswith(
-        f"study.yaml: changed since the study was started: {told}; scores would not compare: undo it, give the "
-        f"study another name, or go on with --accept-change {field}"
+        f"study.yaml: changed since the study was started: {told}; scores would not compare: undo it, "
+        f"give the study another name, or go on with --accept-change {field}"
     )
     fingerprint, notes = start(folder, now, field, after_told=7)
     assert notes == [f"accepted: {told}; scores do not compare with those of trials before 7"]
@@ -243,26 +243,29 @@ def test_another_model_or_scorer_is_refused_once_a_worker_has_loaded_it(folder, 
         (
             {"scoring_version": 2},
             "study mine: this lora-sweep scores otherwise than the one that it was started with: "
-            "scoring_version (1 -> 2); scores would not compare: give the study another name, or go on with --accept-change "
-            "scoring_version",
+            "scoring_version (1 -> 2); scores would not compare: give the study another name, "
+            "or go on with --accept-change scoring_version",
         ),
         (
             {"device": "cpu"},
-            "study mine: it was started on another kind of device: device ('cuda' -> 'cpu'); scores would not "
-            "compare: go on with --device cuda, give the study another name, or go on with --accept-change device",
+            "study mine: it was started on another kind of device: device ('cuda' -> 'cpu'); "
+            "scores would not compare: go on with --device cuda, give the study another name, "
+            "or go on with --accept-change device",
         ),
         (
             {"weights": {"unet": "c" * 64, "scorer": "c" * 64}},
-            "study mine: it was started with another scorer: scorer.sha256 "
-            "(bbbbbbbbbbbb -> cccccccccccc); it was started with other weights of the base model: weights.unet (aaaaaaaaaaaa -> "
-            "cccccccccccc); scores would not compare: go back to that scorer and go back to those weights, give the study another name, "
-            "or go on with --accept-change scorer --accept-change weights",
+            "study mine: it was started with another scorer: scorer.sha256 (bbbbbbbbbbbb -> cccccccccccc); "
+            "it was started with other weights of the base model: "
+            "weights.unet (aaaaaaaaaaaa -> cccccccccccc); "
+            "scores would not compare: go back to that scorer and go back to those weights, "
+            "give the study another name, or go on with --accept-change scorer --accept-change weights",
         ),
         (
             {"scoring_version": 2, "device": "cpu"},
-            "study mine: this lora-sweep scores otherwise than the one that it was started "
-            "with: scoring_version (1 -> 2); it was started on another kind of device: device ('cuda' -> 'cpu'); scores would not "
-            "compare: give the study another name, or go on with --accept-change scoring_version --accept-change device",
+            "study mine: this lora-sweep scores otherwise than the one that it was started with: "
+            "scoring_version (1 -> 2); it was started on another kind of device: device ('cuda' -> 'cpu'); "
+            "scores would not compare: give the study another name, "
+            "or go on with --accept-change scoring_version --accept-change device",
         ),
     ],
 )
@@ -514,7 +517,7 @@ def test_a_changed_space_crashes_neither_running_nor_queued_trials(folder):
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory, write_study, cli):
-    """A sweep of one trial, a caption changed, the same command refused, then accepted with a second trial."""
+    """A sweep of one trial; a caption changed: first refused, then accepted with a second trial."""
     folder = tmp_path_factory.mktemp("swept")
     shutil.copytree(STUDIES / "data/watercolor", folder / "watercolor")
     study = write_study(folder, trials=1)

@@ -1,4 +1,4 @@
-"""Spaces whose points can be counted are tried point by point, each once."""
+"""Spaces with a finite number of points are tried point by point, each once."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -160,7 +160,7 @@ def test_an_adopted_trial_is_not_constrained_twice(tmp_path, recwarn):
 @pytest.mark.parametrize("kept", [0, 1])
 @pytest.mark.parametrize("asks", [1, 2, 6])
 def test_an_ask_that_was_cut_short_is_finished_as_it_would_have_been(tmp_path, asks, kept):
-    """Killed between one parameter and the next: among hand-made settings, at random, by TPE."""
+    """Killed between two parameters of a hand-made trial, of a random one, and of one by TPE."""
 
     def work(folder):
         folder.mkdir()

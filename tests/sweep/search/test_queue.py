@@ -71,7 +71,7 @@ def test_what_cannot_be_tried_is_refused_and_the_next_is_asked_for(
 
 
 def test_a_value_is_taken_in_its_setting_s_own_type(tmp_path: Path) -> None:
-    """Else the same trial would have other words when it goes on."""
+    """Otherwise the same trial would have other settings when it resumes."""
     open_store(tmp_path)
     notebook(tmp_path).enqueue_trial({"lora_alpha": 4})
     store = open_store(tmp_path)
@@ -105,7 +105,7 @@ def test_entries_taken_out_of_first_before_they_ran_are_not_run_and_count_nowher
 
 
 def test_what_an_older_version_queued_of_first_is_taken_out_too(tmp_path: Path) -> None:
-    """It queued without a mark, as a notebook does; the study's frozen copy tells them apart."""
+    """Older versions queued without a mark, as a notebook does; the study's frozen copy tells them apart."""
     store = open_store(tmp_path)
     for params in ({"lora_rank": 32}, {"lora_rank": 4}, {"lora_rank": 16}):
         notebook(tmp_path).enqueue_trial(params)
@@ -131,7 +131,8 @@ def test_a_study_of_another_name_is_refused(tmp_path: Path, opened: Callable[[Pa
     [
         (
             "v2.6.0.a",
-            "an older Optuna than the installed .*; copy it, then .*optuna storage upgrade --storage .*sqlite",
+            "an older Optuna than the installed .*; "
+            "copy it, then .*optuna storage upgrade --storage .*sqlite",
         ),
         ("v9.0.0.a", "a newer Optuna than the installed .*; go on with the installation that made it"),
     ],

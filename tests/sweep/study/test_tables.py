@@ -1,4 +1,4 @@
-"""A key of a study file is declared once: its checks, its searches and its line in studies/README.md follow."""
+"""A key of a study file is declared once; its checks, search and row in studies/README.md follow."""
 
 import json
 
@@ -29,7 +29,8 @@ from sweep.study.tables import table
 
 def study_with(**changes):
     demo = yaml.safe_load((STUDIES / "demo.yaml").read_text(encoding="utf-8"))
-    demo |= {"story": str(STUDIES / demo["story"]), "data": demo["data"] | {"source": str(STUDIES / demo["data"]["source"])}}
+    demo["story"] = str(STUDIES / demo["story"])
+    demo["data"] = demo["data"] | {"source": str(STUDIES / demo["data"]["source"])}
     Path("mine.yaml").write_text(yaml.safe_dump(demo | {"first": []} | changes), encoding="utf-8")
     return load_study("mine.yaml")
 
@@ -41,8 +42,12 @@ study = study_with(space={"weight_decay": {"low": 0, "high": 0.5}})
 spec = study.spec(0, {"weight_decay": 0.25})
 assert settings.TrialSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
 print(json.dumps({
-    "line": line, "default": study_with().train.weight_decay, "search": str(distributions(study.space)["weight_decay"]),
-    "params": spec.all_params()["weight_decay"], "row": table("train", Checked().model(settings.Training)).splitlines()[-1]}))
+    "line": line,
+    "default": study_with().train.weight_decay,
+    "search": str(distributions(study.space)["weight_decay"]),
+    "params": spec.all_params()["weight_decay"],
+    "row": table("train", Checked().model(settings.Training)).splitlines()[-1],
+}))
 """
 
 

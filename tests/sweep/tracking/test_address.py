@@ -1,6 +1,4 @@
-"""Addresses: what is written to a path's lies there, under every name, and what is shown of one holds no
-secret.
-"""
+"""Addresses: a SQLite URL names the right file whatever its path, and an address is shown without secrets."""
 
 import shutil
 import tempfile

@@ -1,4 +1,4 @@
-"""The order in which things are sent, and what happens when they cannot be."""
+"""The order of uploads, and what happens when they fail."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from sweep.tracking.outbox import Outbox, Refused
 
 
 class Receiver:
-    """Notes what it is sent; takes nothing while it is down."""
+    """Records what it is sent; raises while it is down."""
 
     def __init__(self) -> None:
         self.down = False

@@ -384,7 +384,7 @@ def test_runs_of_trials_that_the_study_lost_are_deleted(runs):
 def test_studies_of_one_name_in_two_runs_folders_share_a_store_without_harm(
     runs, told, undisturbed, tmp_path, monkeypatch
 ):
-    """Trials of the same number under other words, one of them at work, and a study that knows fewer trials."""
+    """Trials of the same number with other settings, one of them running, and a study with fewer trials."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
     at_work = open_tracking(runs, STUDY)
     begin(runs, at_work)
