@@ -1,4 +1,4 @@
-"""The leaderboard in a terminal: words first, colour only beside them."""
+"""Leaderboard and filters in a terminal; whatever colour shows, a text says too."""
 
 import pandas as pd
 from rich import box
@@ -10,17 +10,17 @@ from reports.leaderboard import TRAINED, cell, is_base
 from reports.units import numbered
 
 ALWAYS = ("trial", "gate", "aesthetic_mean", "coherence", "images")
-# on the page, where there is room
+# shown on the page only
 LEFT_OUT = ("state", "reason", "message", "aesthetic_min", "aesthetic_std", "duration_s")
-WIDE = 104  # columns: the LoRA's settings and four filters
+WIDE = 104  # columns: enough for the LoRA's settings and four filters
 GATE_STYLES = {"pass": "green", "fail": "yellow", "older": "dim"}
 REASON_CHARACTERS, MAX_REASONS = 160, 8
 
 
 def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
-    """`frame` as `reports.table.leaderboard` makes it; settings equal in all trials go into the caption.
+    """A table of `reports.leaderboard.leaderboard`; settings equal in all trials go into the caption.
 
-    A terminal of fewer than `WIDE` columns gets the LoRA's own settings only, and is told so.
+    With `width` under `WIDE` columns only the LoRA's own settings have columns; the caption names the others.
     """
     trials = frame[~frame["trial"].map(is_base).astype(bool)]
     settings = [name for name in frame.columns if name not in (*ALWAYS, *LEFT_OUT)]
@@ -41,7 +41,7 @@ def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
         if line
     )
     numbers = [*ALWAYS[2:], *narrow]
-    # six settings still fit into 100 columns, four into 80
+    # With a gap of 1, six settings fit into 100 columns and four into 80.
     gap = 2 if len(narrow) <= 5 and width >= WIDE else 1
     table = Table(
         box=box.SIMPLE_HEAD,
@@ -69,7 +69,7 @@ def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
 
 
 def data_table(survey: Survey) -> Table:
-    """How many pictures each filter leaves; two columns where bounds are searched."""
+    """How many images are left after each filter; for searched bounds at their loosest and strictest."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("filter")
     table.add_column("bounds", overflow="fold")
@@ -85,7 +85,7 @@ def data_table(survey: Survey) -> Table:
 
 
 def _reasons(trials: pd.DataFrame) -> list[str]:
-    """Why trials failed, each reason in a line with its trials; and what `older` means."""
+    """Lines of the caption: each reason for failures with its trials, and what `older` means."""
     same: dict[str, list[int]] = {}
     for _, row in trials[trials["state"] == "failed"].iterrows():
         same.setdefault(f"{row['reason']}: {row['message'] or 'no more is known'}", []).append(row["trial"])

@@ -1,4 +1,4 @@
-"""The leaderboard of a study: one row for each finished trial, under the base model's own row."""
+"""The leaderboard of a study: one row for each finished trial, below the base model's own row."""
 
 from dataclasses import asdict
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from core.trial.result import Result
-from core.trial.spec import Filters, setting_names
+from core.trial.spec import Filters, Value, setting_names
 from core.verdict import Group, Verdict
 
 BASE = "base"  # the `trial` of the base model's row: no LoRA, same prompts and seeds
@@ -23,12 +23,12 @@ DTYPES = {
 
 
 def leaderboard(verdict: Verdict) -> pd.DataFrame:
-    """Base model first, then the stories that passed by falling mean, those that did not, and failed trials;
-    after them all those from before a change that was accepted, for their scores do not compare, under the
-    base model's story of then.
+    """One row for each finished trial.
 
-    Settings outside `TRAINED` have a column only where trials differ in them. Scores from 1 to 10; absent is
-    NaN or None.
+    Base model first, then trials that passed the gate, best mean first, those that did not, and failed ones.
+    Below them, under the base model's story of that time, come trials from before an accepted change, whose
+    scores do not compare. Settings outside `TRAINED` have a column only if trials differ in them. Scores are
+    from 1 to 10; a missing value is NaN or None.
     """
     searched = searched_settings(verdict.ranked)
     rows = []
@@ -58,7 +58,7 @@ def base_name(group: Group) -> str:
 
 
 def is_base(trial: int | str) -> bool:
-    """Whether a row is the base model's, of whichever group."""
+    """Whether the `trial` of a row says that it is the base model's."""
     return isinstance(trial, str)
 
 
@@ -74,9 +74,7 @@ def searched_settings(trials: list[Result]) -> list[str]:
 
 
 def gate_word(result: Result, group: Group) -> str:
-    """`pass`, `fail`, `older` from before an accepted change, where no score compares, or nothing where there
-    is none.
-    """
+    """`pass` or `fail`; `older` for a trial from before an accepted change; empty for a failed trial."""
     if result.state == "failed":
         return ""
     if group.until is not None:
@@ -85,7 +83,7 @@ def gate_word(result: Result, group: Group) -> str:
 
 
 def _row(trial: int | str, result: Result, searched: list[str], group: Group) -> dict[str, Any]:
-    # no pictures, no filters
+    # The base model was trained on no images, so it has no filters.
     params = result.spec.params() if result.spec.train else asdict(result.spec.render)
     trained = result.spec.train and result.state == "complete"
     return {
@@ -103,8 +101,8 @@ def _row(trial: int | str, result: Result, searched: list[str], group: Group) ->
     }
 
 
-def cell(name: str, value: Any) -> str:
-    """A setting or a score as short as it reads well; a dash where there is none."""
+def cell(name: str, value: Value) -> str:
+    """A setting or score for a table, rounded to three digits; a dash for None and NaN."""
     if pd.isna(value):
         return "–"
     if name in SCORES:

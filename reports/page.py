@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import pandas as pd
@@ -17,13 +16,13 @@ from reports.leaderboard import base_name, cell, gate_word, is_base, leaderboard
 from reports.units import duration
 
 TEMPLATES = Path(__file__).with_name("templates")
-UNSHOWN = ("state", "reason", "message")  # columns whose words stand in the gate's column
-WORDS = ("trial", "gate")
+UNSHOWN = ("state", "reason", "message")  # columns that the gate's column stands for
+TEXT_COLUMNS = ("trial", "gate")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """One picture of a story; `path` is relative to the page, or None where the file is gone."""
+    """One image of a story; `path` is relative to the page, None if there is no such file."""
 
     number: int
     path: str | None
@@ -50,7 +49,7 @@ class Board:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cell:
-    """One cell of the leaderboard; `order` is what it sorts by, empty where there is nothing."""
+    """One cell of the leaderboard; `order` is what it is sorted by, empty for a missing value."""
 
     text: str
     order: str
@@ -58,9 +57,11 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Words:
-    """What the trials of one group were made under: the study, and the scenes, none where they are those of
-    the group above.
+class Origin:
+    """What the trials of one group were made with.
+
+    `before` is the trial before which they were made, None in the newest group; `scenes` are those of the
+    base model's story, empty if equal to those of the group above; `study_file` is the text of the study.
     """
 
     before: int | None
@@ -69,14 +70,14 @@ class Words:
 
 
 def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = (), title: str = "") -> Path:
-    """Write runs/<study>/report/index.html; pictures stay where they are and are linked.
+    """Write runs/<study>/report/index.html, which links the images where they are.
 
-    `notes` are what the results say of the study itself. `title` stands above it all.
+    `notes` are lines on the study as a whole; `title` is by default the story's.
     """
     newest, results, best = verdict.groups[0], verdict.ranked, verdict.winner
     base = newest.base.result if newest.base else None
-    # what is said of the study is said of it as it is now
-    told = [*newest.results, *([base] if base else []), *results]
+    # The newest results first: title and gate are those of the study as it is now.
+    newest_first = [*newest.results, *([base] if base else []), *results]
     shown = [(group, _boards(study, group, best)) for group in verdict.groups]
 
     frame = leaderboard(verdict)
@@ -87,7 +88,7 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
         .render(
             name=study.path.name,
             notes=notes,
-            title=title or _story_title(told),
+            title=title or _story_title(newest_first),
             best=best,
             base=base,
             is_toy=base is not None and base_model(base.spec.backbone).is_toy,
@@ -97,9 +98,9 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
             changes=verdict.changes,
             failed=sum(result.state == "failed" for result in results),
             unfinished=_unfinished(study),
-            gate=_gate(told),
+            gate=_gate(newest_first),
             columns=columns,
-            words=WORDS,
+            words=TEXT_COLUMNS,
             rows=[_cells(row, columns, best) for _, row in frame.iterrows()],
             boards=[board for _, boards in shown for board in boards],
             kept=_kept(study, shown),
@@ -131,22 +132,22 @@ def _boards(study: StudyFolder, group: Group, best: Result | None) -> list[Board
     return boards
 
 
-def _kept(study: StudyFolder, shown: list[tuple[Group, list[Board]]]) -> list[Words]:
-    """Each group's words, where they are not those of the group above."""
-    found: list[Words] = []
+def _kept(study: StudyFolder, shown: list[tuple[Group, list[Board]]]) -> list[Origin]:
+    """What each group was made with."""
+    found: list[Origin] = []
     above: list[tuple[str, str, int]] = []
     for group, boards in shown:
         file = study.frozen if group.until is None else study.frozen_of(group.until - 1)
         scenes = boards[0].pictures if boards else ()
-        told = [(scene.prompt, scene.negative_prompt, scene.seed) for scene in scenes]
+        story = [(scene.prompt, scene.negative_prompt, scene.seed) for scene in scenes]
         found.append(
-            Words(
+            Origin(
                 before=group.until,
-                scenes=() if told == above else scenes,
+                scenes=() if story == above else scenes,
                 study_file=file.read_text(encoding="utf-8", errors="replace") if file.exists() else "",
             )
         )
-        above = told
+        above = story
     return found
 
 
@@ -218,16 +219,16 @@ def _anchor(trial: int | str) -> str:
 
 
 def _linker(study: StudyFolder) -> Callable[[Path], str | None]:
-    """Links as the page needs them: relative to its folder, which lies in the study's."""
+    """A function from a file of the study to its link on the page; None for a file that does not exist."""
     return lambda path: f"../{path.relative_to(study.path).as_posix()}" if path.exists() else None
 
 
-def _story_title(told: list[Result]) -> str:
-    return next((result.spec.story.title for result in told), "")
+def _story_title(results: list[Result]) -> str:
+    return next((result.spec.story.title for result in results), "")
 
 
-def _gate(told: list[Result]) -> float | None:
-    return next((result.spec.gate for result in told), None)
+def _gate(results: list[Result]) -> float | None:
+    return next((result.spec.gate for result in results), None)
 
 
 def _unfinished(study: StudyFolder) -> int:
@@ -236,6 +237,7 @@ def _unfinished(study: StudyFolder) -> int:
 
 
 def template_environment() -> jinja2.Environment:
+    """Jinja for the HTML pages of `reports/templates`; values are escaped, undefined names raise."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -248,5 +250,5 @@ def template_environment() -> jinja2.Environment:
     return environment
 
 
-def _score(value: Any) -> str:
+def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"

@@ -1,4 +1,4 @@
-"""The contact sheet of a study's pictures: one offline page with what is kept, what goes, and why."""
+"""The contact sheet of a study's images: one offline page of those kept, those dropped, and why."""
 
 import base64
 import io
@@ -14,12 +14,12 @@ from reports.page import template_environment
 from reports.units import size
 
 THUMBNAIL_PX = 240
-MOST_SHOWN = 400  # in each section; the audit table has them all
+MOST_SHOWN = 400  # images in each section; the audit table has all of them
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """One picture; `thumbnail` is a data URI, so that the page needs no other file."""
+    """One image; `thumbnail` is a data URI, so that the page needs no other file."""
 
     file: str
     caption: str

@@ -1,8 +1,7 @@
-"""The filters of a study as a Data-Juicer recipe, and the pictures as the data set that it reads."""
+"""The filters of a study as a Data-Juicer recipe, and its images as a data set for Data-Juicer."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import yaml
@@ -11,7 +10,7 @@ from core.files.files import write_text
 from core.trial.spec import Filters
 from reports.data.survey import Survey
 
-# the name by which Data-Juicer divides by ten
+# For this name Data-Juicer divides scores by ten.
 SCORER = "shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
 HEADER = """\
 # The filters of study {study} for Data-Juicer: dj-process --config {recipe}
@@ -20,7 +19,7 @@ HEADER = """\
 
 
 def write_recipe(survey: Survey, folder: Path) -> Path:
-    """Write `data_juicer.yaml` and `data_juicer.jsonl`; a searched setting has its loosest bound."""
+    """Write `data_juicer.yaml` (searched settings at their loosest) and `data_juicer.jsonl`."""
     folder = folder.resolve()
     recipe, pictures = folder / "data_juicer.yaml", folder / "data_juicer.jsonl"
     good = survey.table[survey.table["problem"] == ""]
@@ -59,15 +58,13 @@ def write_recipe(survey: Survey, folder: Path) -> Path:
     return write_text(recipe, comments + yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
 
 
-def process(filters: Filters) -> list[dict[str, dict[str, Any]]]:
-    """Data-Juicer's operators in our order (names and parameters: its docs/Operators.md; sizes are text
-    there).
-    """
+def process(filters: Filters) -> list[dict[str, dict[str, object]]]:
+    """Data-Juicer's operators in our order, named as in its docs/Operators.md; sizes are text there."""
 
-    def given(**values: Any) -> dict[str, Any]:
+    def given(**values: object) -> dict[str, object]:
         return {name: value for name, value in values.items() if value is not None}
 
-    steps: list[dict[str, dict[str, Any]]] = []
+    steps: list[dict[str, dict[str, object]]] = []
     if filters.subset is not None:
         steps.append({"specified_field_filter": {"field_key": "subset", "target_value": [filters.subset]}})
     steps += [

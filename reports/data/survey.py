@@ -1,4 +1,4 @@
-"""What the filters of a study do to its pictures, at their loosest and at their strictest."""
+"""Which images the filters of a study keep, at their loosest and at their strictest."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,7 @@ from core.trial.spec import Data, Filters
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Survey:
-    """`table` is the audit; `searched` has the search of each filter setting in words, empty where all are
-    fixed.
-    """
+    """`table` is the audit, `searched` describes the search of each filter that is not fixed."""
 
     study: str
     data: Data
@@ -28,18 +26,21 @@ class Survey:
 
     @property
     def bad(self) -> dict[str, str]:
+        """File -> problem of each image that cannot be used."""
         return bad_pictures(self.table)
 
     @property
     def why_loosest(self) -> pd.Series:
+        """For each row of `table` which filter drops it at the loosest bounds; empty if it is kept."""
         return why_dropped(self.table, self.loosest)
 
     @property
     def why_strictest(self) -> pd.Series:
+        """As `why_loosest`, at the strictest bounds."""
         return why_dropped(self.table, self.strictest)
 
     def dropped(self) -> dict[str, str]:
-        """Filter -> the names of pictures that it drops even at its loosest."""
+        """Filter -> names of images that it drops even at its loosest."""
         why = self.why_loosest
         return {
             stage: some_names(list(self.table["file"][why == stage]))
@@ -48,15 +49,13 @@ class Survey:
         }
 
     def stages(self) -> list[tuple[str, str, int, int]]:
-        """For each filter its name, its bounds in words, and how many pictures are left after it, loosest and
-        strictest.
-        """
+        """For each filter its name, bounds, and how many images are left after it, loosest and strictest."""
         loosest, strictest = left_after(self.why_loosest), left_after(self.why_strictest)
         return [(stage, self._bounds(stage), loosest[stage], strictest[stage]) for stage in loosest]
 
     @property
     def warning(self) -> str:
-        """What a trial would come to whose bounds keep too few."""
+        """Whether all trials, or some, would keep fewer than data.min_images; empty if none."""
         least = self.data.min_images
         kept = {
             word: int((why == "").sum())
@@ -75,7 +74,7 @@ class Survey:
         return ""
 
     def _bounds(self, stage: str) -> str:
-        """`min_ratio 0.5, max_ratio 1.6 to 3.0`, without what bounds nothing."""
+        """`min_ratio 0.5, max_ratio 1.6 to 3.0`, without unset bounds."""
         values = {
             name: self.searched.get(name, getattr(self.loosest, name)) for name in STAGES.get(stage, ())
         }

@@ -1,4 +1,4 @@
-"""The submission folder: the LoRA, its story, and everything needed to make both again."""
+"""The submission folder: the LoRA, its story, and everything needed to reproduce both."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ CHECKSUMS, RECIPE, PROMPTS, CARD = "checksums.sha256", "recipe.json", "prompts.c
 
 
 class ExportError(UserError):
-    """Why this can't be handed in, in one line for the user."""
+    """A trial cannot be exported; the message is one line for the user."""
 
 
 def export(
@@ -40,11 +40,11 @@ def export(
     force: bool,
     epoch: int | None = None,
 ) -> Path:
-    """Write the submission of `result`, whose files lie in `folder`, to `out`; only an earlier export is
-    replaced.
+    """Write the submission of `result`, whose files are in `folder`, to `out` -> its absolute path.
 
-    `verdict` is that of the whole study. `epoch` says which epoch's LoRA `folder` holds, where it isn't the
-    last. `force` lets a story out that is under the gate, or from before an accepted change.
+    An earlier export at `out` is replaced, anything else is not. `verdict` is that of the whole study.
+    `epoch` is the epoch whose LoRA `folder` holds, None for the last. `force` allows a story under the gate,
+    or from before an accepted change. Raises ExportError.
     """
     out = out.resolve()
     team, title = _name("team", team), _name("title", title)
@@ -81,15 +81,15 @@ def export(
 
 
 def weight_stem(study: str, number: int, epoch: int | None) -> str:
-    """The LoRA's file name without its ending: plain ASCII whatever the study is called."""
+    """The LoRA's file name without its ending, in ASCII whatever the study's name."""
     slug = re.sub(r"[^a-z0-9]+", "-", study.lower()).strip("-")[:40] or "lora"
     return f"{slug}-{number:04d}" + (f"-epoch{epoch:02d}" if epoch else "")
 
 
 def write_lora(source: Path, target: Path, metadata: dict[str, str]) -> str:
-    """Copy a safetensors file bit by bit with `metadata` added; returns the sha256 of its tensor data.
+    """Copy a safetensors file with `metadata` added to its header -> the sha256 of its tensor data.
 
-    `modelspec.hash_sha256` is over the tensor data alone (ModelSpec 1.0.1), so it can stand in the header.
+    `modelspec.hash_sha256` is of the tensor data alone (ModelSpec 1.0.1), so that the header can hold it.
     """
     header, tensors = safetensors_header.split(source.read_bytes())
     digest = hashlib.sha256(tensors).hexdigest()
@@ -101,7 +101,7 @@ def write_lora(source: Path, target: Path, metadata: dict[str, str]) -> str:
 
 
 def write_checksums(folder: Path) -> None:
-    """`checksums.sha256` over every other file, as `sha256sum -c` reads it."""
+    """Write `checksums.sha256` of every other file, for `sha256sum -c`."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != CHECKSUMS)
     lines = [f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     write_text(folder / CHECKSUMS, "".join(lines))
@@ -148,7 +148,7 @@ def _check_result(result: Result, folder: TrialFolder, older: str, force: bool) 
 
 
 def _check_out(out: Path) -> None:
-    """Nothing but a folder this module made is ever replaced, and nothing that was put into one is lost."""
+    """Raise ExportError unless `out` is new, empty, or an export without added or changed files."""
     if not out.exists():
         return
     if not out.is_dir():
@@ -192,7 +192,7 @@ def _write_folder(made: Path, card: Card, folder: TrialFolder) -> None:
 
 
 def _metadata(card: Card, folder: TrialFolder) -> dict[str, str]:
-    """The date is that of the trained file, so that a second export is the same file."""
+    """Added metadata; its date is that of the trained file, so that a second export is the same file."""
     toy = "toy model, not for Kolors; " if card.is_toy else ""
     trained = datetime.fromtimestamp(folder.lora.stat().st_mtime, UTC)
     return {
@@ -223,9 +223,7 @@ def _prompts(result: Result) -> pd.DataFrame:
 
 
 def _submission(card: Card, made: Path, tensors_sha256: str) -> Submission:
-    """The result as it stands in result.json, but for places on this machine, and what ties it to the files
-    beside.
-    """
+    """The result without paths of this machine, and the checksums of the exported files."""
     spec = card.result.spec
     assert spec.train is not None, "checked in _check_result"
     placeless = replace(spec, data=replace(spec.data, source=shared_name(spec.data)), weights=None)
@@ -245,7 +243,7 @@ def _submission(card: Card, made: Path, tensors_sha256: str) -> Submission:
 
 
 def _swap(made: Path, out: Path) -> None:
-    """Put `made` in place of `out`; the old folder goes only once the new one stands."""
+    """Rename `made` to `out`; an old folder there is removed only after that."""
     if not out.exists():
         made.rename(out)
         return

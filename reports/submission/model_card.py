@@ -1,6 +1,4 @@
-"""The README.md of a submission: ModelScope's front matter, the story, and how to get the same pictures
-again.
-"""
+"""The README.md of a submission: ModelScope's front matter, the story, and how to reproduce its images."""
 
 import re
 from dataclasses import dataclass
@@ -21,9 +19,11 @@ MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]()#+!|~=$])")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """What a model card tells. `weight_name` is the LoRA's file name, `base_mean` the base model's own score,
-    `older` what of the study was changed after this trial, after which scores do not compare; empty if
-    nothing was."""
+    """Content of a model card.
+
+    `weight_name` is the LoRA's file name, `epoch` its epoch, None for the last, `base_mean` the base model's
+    own score. `older` names accepted changes since this trial, after which scores do not compare.
+    """
 
     name: str
     team: str
@@ -36,15 +36,17 @@ class Card:
 
     @property
     def is_toy(self) -> bool:
+        """Whether the LoRA is for the toy model only."""
         return self.model.is_toy
 
     @property
     def model(self) -> BaseModel:
+        """The base model that the LoRA is for."""
         return base_model(self.result.spec.backbone)
 
 
 def model_card(card: Card) -> str:
-    """Markdown with YAML front matter. Every value is escaped for Markdown unless the template marks it safe."""
+    """Markdown with YAML front matter; values are escaped unless the template marks them as safe."""
     assert card.result.aesthetic_mean is not None
     return (
         _environment()
@@ -64,7 +66,7 @@ def model_card(card: Card) -> str:
 
 
 def escape_markdown(text: object) -> str:
-    """`text` on one line, shown as written: neither Markdown nor HTML in it takes effect."""
+    """`text` on one line, shown literally: Markdown and HTML in it are escaped."""
     return MARKDOWN_SYNTAX.sub(r"\\\1", escape(_one_line(text), quote=False))
 
 
@@ -73,9 +75,7 @@ def _one_line(text: object) -> str:
 
 
 def _front_matter(card: Card) -> str:
-    """No value holds a line break, so none ends the block; the toy model is no base model ModelScope could
-    name.
-    """
+    """YAML without line breaks in values, which could end the block; the toy model has no base_model."""
     model = card.model
     values = {
         "license": model.licence,
@@ -89,7 +89,7 @@ def _front_matter(card: Card) -> str:
 
 
 def _code(value: object) -> Markup:
-    """A value as a Python literal; on one line, so that it can't close the fence around it."""
+    """A value as a Python literal on one line, so that it cannot close the code block around it."""
     return Markup(repr(value))
 
 

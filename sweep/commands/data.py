@@ -1,4 +1,4 @@
-"""Survey a study's pictures: audit them here, and find what its filters keep at their loosest and strictest."""
+"""Survey a study's images: audit them, and find what its filters keep at their loosest and strictest."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from core.data.filters import OPEN, select
 from core.data.folder import read_folder
 from core.data.hub import bring_data, local_data
 from core.folders import Runs, shown_path
-from core.trial.spec import Filters, setting_names
+from core.trial.spec import Filters, Value, setting_names
 from reports.console import data_table
 from reports.data.page import write_data_page
 from reports.data.recipe import write_recipe
@@ -26,9 +26,7 @@ from sweep.study.study import Study, load_study
 
 
 def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Survey:
-    """Raises DataError when the pictures cannot be had. Loads the study's scorer, and scores what was never
-    scored.
-    """
+    """Audit the images, scoring those that were never scored. Raises DataError where they cannot be read."""
     data = study.data_value
     loaded = bring_data(data, runs.cache)
 
@@ -61,7 +59,7 @@ def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Surv
 
 
 def _notes(study: Study, table: pd.DataFrame, runs: Runs) -> list[str]:
-    # the others go by a fixed filter, whatever is searched
+    # Images without a score are dropped by a fixed filter before scoring, whatever is searched.
     used = table[(table["problem"] == "") & table["score"].notna()]
     captioned = [
         picture
@@ -72,12 +70,11 @@ def _notes(study: Study, table: pd.DataFrame, runs: Runs) -> list[str]:
 
 
 def _extreme(study: Study, table: pd.DataFrame, pick: Callable[..., Any]) -> Filters:
-    """The fixed filters, and of each searched one the value that by itself keeps the most pictures, or the
-    fewest.
-    """
+    """The fixed filters, and each searched one at the value that alone keeps most (max) or fewest images."""
 
-    def kept(name: str, value: Any) -> int:
-        return len(select(table, replace(OPEN, **{name: value})))
+    def kept(name: str, value: Value) -> int:
+        setting: dict[str, Any] = {name: value}
+        return len(select(table, replace(OPEN, **setting)))
 
     return replace(
         study.data.filters,
@@ -90,7 +87,7 @@ def _extreme(study: Study, table: pd.DataFrame, pick: Callable[..., Any]) -> Fil
 
 
 def show_data(study: str, runs: Path, device: str) -> None:
-    """Say what the filters keep, and write page, table and recipe."""
+    """Print what the filters keep, and write contact sheet, audit table and Data-Juicer recipe."""
     say_not_passed_on()
     loaded = load_study(study)
     with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:

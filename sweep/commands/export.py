@@ -1,6 +1,4 @@
-"""Any epoch of a trial, made into a story of its own: the checkpoint that one picks must be the one that is
-judged.
-"""
+"""Make the submission of a trial, or of one of its epochs, whose story is then rendered and scored first."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,10 +16,10 @@ from sweep.process.console import say, say_not_passed_on
 def epoch_story(
     study: StudyFolder, result: Result, epoch: int, cache: Path, device: str
 ) -> tuple[TrialFolder, Result]:
-    """Render and score epoch `epoch` of a complete trial, once; the last epoch is the trial itself.
+    """Render and score the story of epoch `epoch` (from 1), once; the last epoch is the trial itself.
 
-    `auto` is the kind of device that the trial was made on. Raises UserError when the trial has no such
-    epoch, or the base model is another by now.
+    Device `auto` is the kind that the trial was made on. Raises UserError where the trial has no such epoch,
+    its LoRA was removed, or the base model was changed since.
     """
     trial = study.made(result)
     train = result.spec.train
@@ -49,7 +47,7 @@ def epoch_story(
     from core.story.score import score_pictures
     from sweep.trial import draw_story, judge, write_recipe
 
-    # k epochs are a prefix of k+1: this is the trial that would have stopped here.
+    # Training for k epochs is a prefix of training for k+1: the spec of a trial that ends at this epoch.
     spec = replace(result.spec, train=replace(train, epochs=epoch))
     torch.set_flush_denormal(True)  # as in a worker
     device = result.device.partition(":")[0] if device == "auto" else device
@@ -88,7 +86,7 @@ def export_trial(
     force: bool,
     device: str,
 ) -> None:
-    """Make the submission folder of a trial, None: the winner. Raises UserError."""
+    """Make the submission folder of trial `trial`, by default the winner. Raises UserError."""
     say_not_passed_on()
     folder = started(study, runs)
     verdict = folder.verdict()
@@ -114,7 +112,7 @@ def export_trial(
 
 
 def _exportable(verdict: Verdict) -> str:
-    """The trials that have a story; a failed one has none."""
+    """Which trials can be exported, as the end of an error line; failed trials have no story."""
     complete = [result.spec.number for result in verdict.results if result.state == "complete"]
     passing = {result.spec.number for result in verdict.passed}
     passed, under = (

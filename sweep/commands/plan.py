@@ -1,4 +1,4 @@
-"""What a study will cost here."""
+"""Print what a study will cost here."""
 
 from datetime import datetime
 from pathlib import Path
@@ -19,12 +19,12 @@ from sweep.study.study import Study, load_study
 
 
 def plan_study(study: str, runs: Path, until: str, device: str) -> None:
-    """Print what a study costs, also where its images are not here or a start would be refused."""
+    """Print the plan, also where images were not downloaded yet or a start would be refused."""
     loaded, outlook, refused = load_study(study, data_may_be_gone=True), None, ""
     try:
         outlook = look_ahead(loaded, Runs(runs))
         check_changes(loaded, Runs(runs).study(loaded.name))
-    except (DataError, StudyError, StoreError) as error:  # what a trial costs is known all the same
+    except (DataError, StudyError, StoreError) as error:  # the plan does not need the images
         source = loaded.data_value.source
         if isinstance(error, DataError) and not is_remote(source) and Path(source).exists():
             raise
@@ -35,7 +35,7 @@ def plan_study(study: str, runs: Path, until: str, device: str) -> None:
 
 
 def print_plan(study: Study, runs: Path, until: str, device: str, outlook: Outlook | None) -> None:
-    """Print the plan, then what a user should know of images and words before the night."""
+    """Print the plan, then the notes of `outlook` on images and texts; `until` is HH:MM. Raises UserError."""
     now = datetime.now()
     end = deadline(until, now)
     plan = make_plan(study, Runs(runs), device, outlook.unscored if outlook else 0)

@@ -28,9 +28,7 @@ def run_study(
     device: str,
     accept_change: list[str] | None,
 ) -> None:
-    """`trials`, `until` and `accept_change` as the user gave them. Exits with the sweep's code where that is
-    not 0.
-    """
+    """Start or resume a sweep, with the command's options. Exits with the sweep's code unless it is 0."""
     stop_by_keyboard()
     say_not_passed_on()
     accept = fields_of(accept_change or ())
@@ -44,7 +42,7 @@ def run_study(
     if stop_at:
         say(f"stops at {clock(datetime.fromtimestamp(stop_at.moment))}, {duration(stop_at.left_s)} from now")
     check_place(loaded, runs, device)
-    # before the weights: smaller, and it may be refused
+    # Before the weights: it is smaller, and its checks may refuse the start.
     if brought := bring_data(loaded.data_value, Runs(runs).cache):
         say(brought)
     outlook = check_start(loaded, runs, accept)
@@ -58,10 +56,10 @@ def run_study(
         if isinstance(progress, LiveProgress):
             progress.stop()
     winner = Runs(runs).study(loaded.name).verdict().winner
-    for note in at_edges(loaded, winner):  # the other findings were said above
+    for note in at_edges(loaded, winner):  # the other findings were printed above
         say(f"note: {note}")
-    words, code = summary.closing(winner, command(f"report {loaded.name}", runs))
+    line, code = summary.closing(winner, command(f"report {loaded.name}", runs))
     if code:
-        complain(words)
+        complain(line)
         sys.exit(code)
-    say(words)
+    say(line)

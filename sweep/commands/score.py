@@ -1,4 +1,4 @@
-"""The aesthetic scores of pictures that lie in a folder, wherever they come from."""
+"""The aesthetic scores of the images of a folder."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,11 +14,10 @@ Say = Callable[[str], None]
 
 
 def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn: Say) -> None:
-    """Say each picture's score and their mean; what cannot be read is left out with a warning. Raises
-    UserError.
+    """Print each image's score and their mean, without unreadable images. Raises UserError.
 
-    Of a trial's or an export's folder it is the story that is scored, not the sheet beside it, and by the
-    same scorer.
+    In the folder of a trial or an export, the images of the story are scored, by the scorer of that trial
+    unless `backbone` names another.
     """
     backbone = backbone or _backbone_of(folder) or _backbone_of(folder.parent) or DEFAULT
     if (folder / "recipe.json").exists() and (folder / "story").is_dir():
@@ -49,7 +48,7 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
 
 
 def _backbone_of(folder: Path) -> str | None:
-    """What the pictures of a trial or an export were made with; None where no recipe of ours says so."""
+    """The backbone that recipe.json in a trial's or an export's folder names; None without such a file."""
     try:
         named = Recipe.from_json(read_json(folder / "recipe.json")).backbone
     except (OSError, ValueError, KeyError, TypeError):

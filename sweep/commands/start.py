@@ -1,4 +1,4 @@
-"""What must be in order before a command does its work, and what is fetched for it."""
+"""Checks before a sweep starts, and the download of missing weights."""
 
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +17,7 @@ from sweep.tracking.uri import tracking_place
 
 
 def check_place(study: Study, runs: Path, device: str) -> None:
-    """What refuses a start whatever the pictures are, before anything is fetched. Raises UserError."""
+    """Check tracking place and device, before anything is downloaded. Raises UserError."""
     tracking_place(Runs(runs))
     try:
         why = refusal(study.backbone, device, study.precision)
@@ -36,10 +36,9 @@ def check_place(study: Study, runs: Path, device: str) -> None:
 
 
 def check_start(study: Study, runs: Path, accept: frozenset[str]) -> Outlook | None:
-    """What else refuses a start or should be known before it, as far as no model is needed: nothing is
-    fetched or drawn in vain.
+    """Check the study's changes and its images, as far as that needs no model -> notes for the user.
 
-    Raises StudyError, StoreError, NoTrialPossible, DataError. None for a data set that is not here yet.
+    Raises StudyError, StoreError, NoTrialPossible, DataError. None for a data set not downloaded yet.
     """
     if not is_here(study.data_value, Runs(runs).cache):
         check_loader(study.data_value)
@@ -49,7 +48,7 @@ def check_start(study: Study, runs: Path, accept: frozenset[str]) -> Outlook | N
 
 
 def fetch_weights(study: Study) -> None:
-    """Fetch what is missing before anything starts, announced and with a bar."""
+    """Download the base model's missing files, with a progress bar."""
     model = base_model(study.backbone)
     folder = model.weights_folder(study.weights)
     if model.download and model.files.missing_files(folder):

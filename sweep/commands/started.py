@@ -1,4 +1,4 @@
-"""The study that was started before, which a command is about."""
+"""Find a study that was started before."""
 
 import sqlite3
 from pathlib import Path
@@ -26,11 +26,11 @@ def started(study: str, runs: Path) -> StudyFolder:
 
 
 def mend_places(runs: Path) -> None:
-    """Have a runs folder that was moved or copied find its own images in MLflow again, and say so."""
+    """Correct artifact paths in MLflow's database after the runs folder was moved or copied, and say so."""
     try:
         if line := mend_artifact_places(Runs(runs)):
             say(line)
-    except sqlite3.Error as error:  # locked for long, or not MLflow's
+    except sqlite3.Error as error:  # locked for too long, or no MLflow database
         warn(
             f"{Runs(runs).tracking_db}: cannot be read ({error}); if the folder was moved, MLflow does not "
             "find its pictures"

@@ -26,9 +26,9 @@ from sweep.tracking.uri import shown_place
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """`left_s` is an estimate from the mean duration of the trials so far; None before the first.
+    """Counts of trials; `left_s` is estimated by the mean duration of complete ones, None before the first.
 
-    `recovered` is what the last start found unfinished, and did about it.
+    `recovered` has a line for each thing that the last start found unfinished, and what it did about it.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Status:
 
 
 def study_status(folder: StudyFolder, verdict: Verdict) -> Status:
+    """Where the study stands. Raises StudyError where its frozen file cannot be read."""
     left = max(0, _left(load_frozen(folder.frozen), verdict))
     complete = [result for result in verdict.results if result.state == "complete"]
     timed = [result for result in complete if result.same_as is None]  # a repeat takes no time
@@ -61,7 +62,7 @@ def study_status(folder: StudyFolder, verdict: Verdict) -> Status:
 
 
 def _left(study: Study, verdict: Verdict) -> int:
-    """Trials still to be done: of the budget, or of the untried points of a space that has no more."""
+    """Trials left: in the budget, or in the space if it has fewer untried points."""
     grid = Grid(study.space)
     tried = grid.tried(
         (result.spec.params(), result.state == "failed" and not failure(result.reason).by_parameters)
@@ -73,9 +74,7 @@ def _left(study: Study, verdict: Verdict) -> int:
 
 
 def findings(folder: StudyFolder, verdict: Verdict) -> list[str]:
-    """What the results say of the study itself, in one line each; no study file keeps anyone from looking at
-    results.
-    """
+    """Notes on gate, base story and ranges of a study, by its results; never fails for its frozen file."""
     try:
         study = load_frozen(folder.frozen)
     except StudyError as error:
@@ -85,7 +84,7 @@ def findings(folder: StudyFolder, verdict: Verdict) -> list[str]:
 
 
 def at_edges(study: Study, winner: Result | None) -> list[str]:
-    """Where the winner's value of a setting lies at the end of its search."""
+    """Notes on settings whose value in the winner is at an end of the searched range."""
     return edges(study, winner.spec.params()) if winner else []
 
 
@@ -97,7 +96,7 @@ def _recovered(folder: StudyFolder) -> tuple[str, ...]:
 
 
 def show_status(study: str | None, runs: Path) -> None:
-    """One line a study; of one study all that is known."""
+    """Print one line for each study, or for one study its notes, leaderboard and folders too."""
     folders = [started(study, runs)] if study else study_folders(Runs(runs))
     if not folders:
         say(f"no study was started under {runs} yet (try: {command('run demo', runs)})")

@@ -1,1 +1,1 @@
-"""What a study will cost on this machine, and what its images and words will come to."""
+"""What a study will cost on this machine, and how many images and texts it can use."""

@@ -1,5 +1,4 @@
-"""Questions to torch, in a process of its own, for it takes seconds to import and may hang in a driver or be
-broken.
+"""Questions to torch in a process of its own: it takes seconds to import, may hang or be broken.
 
 `python -m sweep.plan.ask_torch gpu`, or `... place BACKBONE DEVICE PRECISION`. Nothing imports this module.
 """
@@ -12,9 +11,7 @@ from sweep.plan.machine import REFUSED
 
 
 def gpu() -> None:
-    """Print as JSON what torch sees, and whether it multiplies well: a GPU too new or too old for it fails
-    only there.
-    """
+    """Print torch's version as JSON, and whether it multiplies on the GPU, where an unsupported one fails."""
     import torch
 
     said = {"version": torch.__version__, "built_for": torch.version.cuda, "well": False}
@@ -25,7 +22,7 @@ def gpu() -> None:
 
 
 def place(backbone: str, device: str, precision: str) -> None:
-    """Print why a base model cannot train here, if so, and exit with REFUSED."""
+    """Print why a base model cannot train here and exit with REFUSED; print nothing where it can."""
     from core.backbone.backbone import place_of
 
     try:

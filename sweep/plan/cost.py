@@ -1,4 +1,4 @@
-"""What a trial takes up: disk by exact arithmetic, memory by counted sizes and estimates. No torch."""
+"""What a trial needs: disk by exact arithmetic, memory by counted sizes and estimates. No torch."""
 
 from dataclasses import dataclass
 
@@ -7,22 +7,23 @@ from core.trial.spec import TrialSpec
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 TOKENS = 256
-HEADER_BYTES = 445  # of a LoRA file for each layer: three names, alpha
+HEADER_BYTES = 445  # per layer in the header of a LoRA file: three names, alpha
 PNG_BYTES_PER_PIXEL = 1.5  # assumed; the toy's pictures take 1.1
 
-ADAM_BYTES = 16  # a LoRA parameter in fp32, its gradient, two moments
-CUDA_BYTES = 1.0e9  # assumed: context, kernels, what the allocator holds back
-HOST_OF_LARGEST = 1.3  # loading: at most this many times the largest file
+ADAM_BYTES = 16  # per LoRA parameter: itself in fp32, its gradient, two moments
+CUDA_BYTES = 1.0e9  # assumed: context, kernels, memory that the allocator keeps
+HOST_OF_LARGEST = 1.3  # loading takes at most this many times the largest file
 
 
 def lora_parameters(spec: TrialSpec) -> int:
+    """How many parameters the trial's LoRA has."""
     assert spec.train
     per_rank = base_model(spec.backbone).lora_parameters
     return spec.train.lora_rank * sum(per_rank[target] for target in spec.train.target_modules.split(","))
 
 
 def trial_disk_bytes(spec: TrialSpec) -> int:
-    """Every epoch's LoRA, the last one again and in MLflow; pictures and their sheet, here and in MLflow."""
+    """The LoRA of every epoch, the last one twice more (lora.safetensors, MLflow), and the story."""
     assert spec.train
     layers = base_model(spec.backbone).lora_layers * len(spec.train.target_modules.split(","))
     return (spec.train.epochs + 2) * (4 * lora_parameters(spec) + layers * HEADER_BYTES) + story_disk_bytes(
@@ -31,19 +32,17 @@ def trial_disk_bytes(spec: TrialSpec) -> int:
 
 
 def checkpoint_disk_bytes(spec: TrialSpec) -> int:
-    """The LoRA and the optimiser's two moments of it in fp32, twice while one takes the other's place; gone
-    after the trial.
-    """
+    """The LoRA and its two moments in fp32, twice while one file replaces another; removed afterwards."""
     return 2 * 3 * 4 * lora_parameters(spec)
 
 
 def story_disk_bytes(spec: TrialSpec) -> int:
-    """The pictures and the sheet that shows them all, each in the trial's folder and in MLflow."""
+    """The story's images and the sheet of them all, both in the trial's folder and in MLflow."""
     return round(4 * len(spec.story.scenes) * spec.render.size_px**2 * PNG_BYTES_PER_PIXEL)
 
 
 def picture_cache_bytes(spec: TrialSpec) -> int:
-    """One training picture's latents, plain and mirrored."""
+    """One training image's latents, plain and mirrored."""
     return 2 * 4 * (spec.render.size_px // 8) ** 2 * BYTES[spec.precision]
 
 
@@ -54,8 +53,11 @@ def text_cache_bytes(spec: TrialSpec) -> int:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PeakMemory:
-    """Estimated peaks in bytes: of the host, and of the device with and without recomputing activations, and
-    while text is encoded."""
+    """Estimated peaks in bytes.
+
+    `host` is of the host; of the device: `training` without, `checkpointed` with gradient checkpointing,
+    `encoding` while text is encoded.
+    """
 
     host: float
     training: float
@@ -64,9 +66,7 @@ class PeakMemory:
 
 
 def peak_memory(spec: TrialSpec, work: CountedWork, device: str) -> PeakMemory:
-    """Weights by number format, activations by the latent cells of a batch; on a CPU all of it lies in the
-    host's memory.
-    """
+    """Weights by dtype, activations by latent cells of a batch; on a CPU all of it is in host memory."""
     assert spec.train
     size = BYTES[spec.precision]
     lora = lora_parameters(spec) * ADAM_BYTES

@@ -1,9 +1,8 @@
-"""How fast a device probably is, where nothing was measured on it: counted work over an assumed speed. No
-torch.
+"""How fast a device probably is where nothing was measured on it: counted work over assumed speed. No torch.
 
-Speed: the peak that NVIDIA's data sheets give for dense fp16 with fp32 sums, times the share of it that
-training and drawing reach. Hopper's shares were measured on an H100 (docs/measurements.md); the others are
-assumptions: smaller cards are easier to fill with one picture.
+Speed: the peak of NVIDIA's data sheets for dense fp16 with fp32 sums, times the share of it that training and
+rendering reach. Hopper's shares were measured on an H100 (docs/measurements.md); the others are assumptions:
+one image uses more of a smaller GPU.
 """
 
 from dataclasses import dataclass
@@ -13,9 +12,9 @@ from sweep.plan.machine import Gpu
 from sweep.plan.pace import Pace
 
 COUNTED_MEGAPIXELS = 1024**2 / 1e6
-READ_S = 0.1  # a training picture of a few megapixels from its file, and its perceptual hashes; assumed
+READ_S = 0.1  # to read and hash a training image of a few megapixels; assumed
 
-# Share of the peak in training one picture at a time, and in drawing eight.
+# Share of the peak in training one image at a time, and in rendering eight.
 HOPPER, DATACENTER, WORKSTATION = (0.146, 0.287), (0.35, 0.35), (0.45, 0.45)
 CARDS = {  # nvidia-smi's exact name -> peak TFLOP/s, shares
     "NVIDIA H200": (989, HOPPER),
@@ -42,24 +41,25 @@ CARDS = {  # nvidia-smi's exact name -> peak TFLOP/s, shares
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
-    """An estimated pace and the assumption it rests on; without a pace, `basis` says what is not known."""
+class Estimate:
+    """A pace and what it rests on; where `pace` is None, `basis` says what is not known."""
 
     pace: Pace | None
     basis: str
 
 
-def guess_on_gpu(work: CountedWork, gpu: Gpu, precision: str, checkpointing: bool) -> Guess:
+def estimate_on_gpu(work: CountedWork, gpu: Gpu, precision: str, checkpointing: bool) -> Estimate:
+    """By the work counted for a model; no pace for a MIG slice, an unknown GPU or fp32."""
     if gpu.sliced:
-        return Guess(
+        return Estimate(
             None,
             f"{gpu.name} is cut into MIG slices, and how fast one is cannot be known before a trial ran on "
             "it",
         )
     if gpu.name not in CARDS:
-        return Guess(None, f"how fast {gpu.name} is at this cannot be known before a trial ran on it")
+        return Estimate(None, f"how fast {gpu.name} is at this cannot be known before a trial ran on it")
     if precision == "fp32":
-        return Guess(None, "how fast this GPU is in fp32 cannot be known before a trial ran on it")
+        return Estimate(None, "how fast this GPU is in fp32 cannot be known before a trial ran on it")
     peak, shares = CARDS[gpu.name]
     step = (
         f"{_step_tflop(work, checkpointing):g} TFLOP for a training "
@@ -67,7 +67,7 @@ def guess_on_gpu(work: CountedWork, gpu: Gpu, precision: str, checkpointing: boo
     )
     training, drawing = (peak * share for share in shares)
     basis = "as measured on an H100" if shares == HOPPER else "assumed"
-    return Guess(
+    return Estimate(
         gpu_pace(work, gpu.name, checkpointing=checkpointing),
         f"counted work ({step}, {work.forward_tflop} for a forward, at 1024 px) at {training:.0f} TFLOP/s in "
         "training and "
@@ -76,7 +76,7 @@ def guess_on_gpu(work: CountedWork, gpu: Gpu, precision: str, checkpointing: boo
 
 
 def gpu_pace(work: CountedWork, card: str, *, checkpointing: bool = False) -> Pace:
-    """`card` is one of CARDS."""
+    """`card` is a key of CARDS."""
     peak, (training, drawing) = CARDS[card]
     return Pace(
         prepare_s=0.0,
@@ -92,9 +92,10 @@ def _step_tflop(work: CountedWork, checkpointing: bool) -> float:
     return work.recomputed_step_tflop if checkpointing else work.step_tflop
 
 
-def guess_on_cpu(measured: MeasuredOnCpu) -> Guess:
+def estimate_on_cpu(measured: MeasuredOnCpu) -> Estimate:
+    """From times measured on another CPU, which is named in `basis`."""
     megapixels = measured.size_px**2 / 1e6
-    return Guess(
+    return Estimate(
         Pace(
             prepare_s=0.0,
             row_s=measured.row_s / megapixels,

@@ -1,6 +1,4 @@
-"""What this machine has: GPUs, cores, memory, disk. Imports no torch and waits for nothing longer than it
-says.
-"""
+"""What this machine has: GPUs, cores, memory, disk. Imports no torch; each question has a time limit."""
 
 import os
 import re
@@ -26,7 +24,7 @@ class NotKnown(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpu:
-    """One card as its driver tells it; `sliced` when MIG is on, so that a process sees only a part of it."""
+    """One GPU by its driver; `sliced` when MIG is on, so that a process sees only a part of it."""
 
     name: str
     memory_bytes: int
@@ -37,14 +35,14 @@ class Gpu:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Gpus:
-    """The cards of this machine; `problem` says why there are none."""
+    """The GPUs of this machine; `problem` says why there are none."""
 
     found: tuple[Gpu, ...] = ()
     problem: str = ""
 
 
 def find_gpus() -> Gpus:
-    """Ask nvidia-smi, which knows NVIDIA's cards only."""
+    """The GPUs that nvidia-smi finds and CUDA_VISIBLE_DEVICES allows; NVIDIA's only."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible in ("", "-1"):
         return Gpus(problem="CUDA_VISIBLE_DEVICES hides every GPU")
@@ -74,9 +72,9 @@ def find_gpus() -> Gpus:
 
 
 def refusal(backbone: str, device: str, precision: str) -> str:
-    """Why a base model cannot train here, as a worker's torch would say; empty where it can. Raises NotKnown."""
+    """Why a base model cannot train here, by a worker's torch; empty where it can. Raises NotKnown."""
     if not base_model(backbone).needs_gpu and precision != "fp16" and device in ("auto", "cpu"):
-        return ""  # without torch's seconds: it runs everywhere
+        return ""  # it runs everywhere: no need to wait seconds for torch
     try:
         done = ask_torch("place", backbone, device, precision, timeout_s=TORCH_TIMEOUT_S)
     except subprocess.TimeoutExpired:
@@ -91,13 +89,13 @@ def refusal(backbone: str, device: str, precision: str) -> str:
     return ""
 
 
-def ask_torch(*words: str, timeout_s: float) -> "subprocess.CompletedProcess[str]":
-    """Put a question of sweep/plan/ask_torch.py. Raises TimeoutExpired, OSError."""
-    return ask([sys.executable, "-P", "-m", "sweep.plan.ask_torch", *words], timeout_s)
+def ask_torch(*arguments: str, timeout_s: float) -> "subprocess.CompletedProcess[str]":
+    """Run sweep/plan/ask_torch.py with these arguments. Raises TimeoutExpired, OSError."""
+    return ask([sys.executable, "-P", "-m", "sweep.plan.ask_torch", *arguments], timeout_s)
 
 
 def ask(command: list[str], timeout_s: float) -> "subprocess.CompletedProcess[str]":
-    """Run a program that may hang in its driver, where not even a kill reaches it: then it is left alone.
+    """Run a program that may hang in a driver, where even SIGKILL has no effect: it is then not waited for.
 
     Raises TimeoutExpired, OSError.
     """
@@ -125,17 +123,18 @@ def _gpu(line: str) -> Gpu:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """Host memory that this process may use."""
+    """Host memory that this process may use, in bytes."""
 
     total_bytes: int
     free_bytes: int
 
 
 def host_memory() -> Memory:
+    """The machine's memory, or a container's limit (cgroup v2) where that is less."""
     page = os.sysconf("SC_PAGE_SIZE")
     total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
     meminfo = Path("/proc/meminfo")
-    if meminfo.exists():  # free memory as Linux counts it, with what the file cache would give back
+    if meminfo.exists():  # Linux counts as available also what the file cache can free
         kib = {
             key: int(rest.split()[0])
             for key, _, rest in (line.partition(":") for line in meminfo.read_text().splitlines())
@@ -160,4 +159,5 @@ def existing(folder: Path) -> Path:
 
 
 def free_disk_bytes(folder: Path) -> int:
+    """Free bytes on the disk of a folder, which need not exist yet."""
     return shutil.disk_usage(existing(folder)).free

@@ -1,6 +1,4 @@
-"""What the pictures and words of a study will come to, as far as that is known without a model: the same for
-every command.
-"""
+"""What is known of a study's images and texts before any model is loaded; every command uses this."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,7 +19,7 @@ from core.data.picture import PictureError, picture_size
 from core.errors import UserError
 from core.files.cache import Cache
 from core.folders import Runs
-from core.trial.spec import PROMPT, Filters, setting_names
+from core.trial.spec import PROMPT, Filters, Value, setting_names
 from core.verdict import notes_on_gate
 from reports.units import counted
 from sweep.study.errors import shown
@@ -33,13 +31,13 @@ Size = tuple[int, int]  # width and height in px
 
 
 class NoTrialPossible(UserError):
-    """Why no trial of the study could have enough pictures, in one line."""
+    """No trial of the study could have enough images; the message says why in one line."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outlook:
-    """`notes` say in one line each what a user should know before the night; `unscored` pictures were never
-    looked at here.
+    """`bad` has the problem of each unusable image, `notes` are lines for the user, `unscored` counts usable
+    images that were never scored here.
     """
 
     pictures: int
@@ -49,10 +47,10 @@ class Outlook:
 
 
 def look_ahead(study: Study, runs: Runs) -> Outlook:
-    """Raises DataError when the pictures cannot be had, NoTrialPossible where the filters cannot keep enough
-    of them.
+    """Check that the filters can keep enough images. Raises DataError where the images cannot be read,
+    NoTrialPossible where the filters cannot keep enough of them.
 
-    Opens no more pictures than are needed to be sure; of the others only the size is read. Changes nothing.
+    Opens no more images than are needed to be sure; of the others only the size is read. Changes nothing.
     """
     folder = read_folder(local_data(study.data_value, runs.cache))
     good = [picture for picture in folder.pictures if not picture.problem]
@@ -73,32 +71,33 @@ def look_ahead(study: Study, runs: Runs) -> Outlook:
 def notes_on_study(
     study: Study, pictures: Sequence[CaptionedPicture], sizes: Iterable[Size]
 ) -> Iterator[str]:
-    """What is no mistake, but changes what the night brings."""
+    """What is no mistake in a study, but worth knowing before it runs; `sizes` in px, of `pictures`."""
     yield from _note_on_sizes(study, list(sizes))
     captions = {picture.file: caption_of(picture.prompt, study.data.caption) for picture in pictures}
-    yield from _note_on_words("caption", captions, study.data.caption, PROMPT, "data.caption")
+    yield from _note_on_length("caption", captions, study.data.caption, PROMPT, "data.caption")
     scenes = list(enumerate(study.story_value.scenes, start=1))
     prompts = {f"scene {number}": scene.prompt for number, scene in scenes}
-    yield from _note_on_words("story prompt", prompts, study.story.template, SCENE, "the story's template")
+    yield from _note_on_length("story prompt", prompts, study.story.template, SCENE, "the story's template")
     negatives = {scene.negative_prompt: f"scene {number}" for number, scene in reversed(scenes)}
-    yield from _note_on_words("negative prompt", {name: words for words, name in negatives.items()})
+    yield from _note_on_length("negative prompt", {name: text for text, name in negatives.items()})
     yield from notes_on_gate(study.objective.gate)
 
 
 def widest_filters(study: Study) -> Iterator[Filters]:
-    """The filters with every searched bound at its widest, once for each searched subset and way to find
+    """The filters with every searched bound at its widest, once for each searched subset and method to find
     duplicates.
     """
     searched = {name: search.values for name, search in study.space.items() if name in setting_names(Filters)}
     kinds = {name: searched.pop(name) for name in ("subset", "deduplicate") if name in searched}
     if "none" in kinds.get("deduplicate", ()):
         kinds["deduplicate"] = ("none",)
-    wide = replace(study.data.filters, **{name: _widest(name, values) for name, values in searched.items()})
+    bounds: dict[str, Any] = {name: _widest(name, values) for name, values in searched.items()}
+    wide = replace(study.data.filters, **bounds)
     for values in product(*kinds.values()):
         yield replace(wide, **dict(zip(kinds, values, strict=True)))
 
 
-def _widest(name: str, values: tuple[Any, ...]) -> Any:
+def _widest(name: str, values: tuple[Any, ...]) -> Value:
     if None in values:
         return None
     return min(values) if name.startswith("min_") else max(values)
@@ -107,7 +106,7 @@ def _widest(name: str, values: tuple[Any, ...]) -> Any:
 def _left_by_size(
     pictures: Sequence[CaptionedPicture], sizes: Mapping[Path, Size], filters: Sequence[Filters]
 ) -> list[CaptionedPicture]:
-    """Those that one of the filters keeps, going by what needs no look at their pixels."""
+    """The images that at least one of `filters` keeps, by subset, size and ratio: without opening them."""
     rows = [
         {
             "subset": picture.subset,
@@ -132,11 +131,12 @@ def _left_by_size(
 def _check_enough(
     study: Study, pictures: Sequence[CaptionedPicture], scores: Mapping[Path, float], bad: dict[str, str]
 ) -> dict[str, str]:
-    """Open pictures until the filters are sure to keep enough of them; those that cannot be used, with the
-    reason.
+    """Open images until the filters are sure to keep enough -> problems of those that cannot be used.
+
+    Raises NoTrialPossible.
     """
     widest, least = tuple(widest_filters(study)), study.data.min_images
-    # one that passes, where the scorer was never asked
+    # An image that was never scored counts as one that passes.
     any_score = 5 * (widest[0].min_score + widest[0].max_score)
 
     def row(picture: CaptionedPicture, facts: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _check_enough(
         return known | facts
 
     def why(rows: list[dict[str, Any]]) -> pd.Series:
-        """Why each picture goes, by the filters that keep the most."""
+        """Why each image is dropped, by those of the widest filters that keep the most."""
         table = pd.DataFrame(rows, columns=list(COLUMNS))
         return min(
             (why_dropped(table, filters) for filters in widest),
@@ -160,7 +160,7 @@ def _check_enough(
     for picture in pictures:
         rows.append(row(picture, _look(picture.path)))
         rounds, rest = divmod(len(rows), least)
-        # judged at each doubling
+        # Filters are applied whenever the number of images has doubled.
         if not rest and rounds & (rounds - 1) == 0 and int((why(rows) == "").sum()) >= least:
             break
     found = bad_pictures(pd.DataFrame(rows, columns=list(COLUMNS)))
@@ -184,12 +184,12 @@ def _check_enough(
 def _look(path: Path) -> dict[str, Any]:
     try:
         return {"size": path.stat().st_size} | look_at(path)
-    except (PictureError, OSError) as error:  # it cannot be reached
+    except (PictureError, OSError) as error:  # OSError: the file cannot be read
         return {"problem": str(error)}
 
 
 def _known_scores(study: Study, runs: Runs, pictures: Sequence[CaptionedPicture]) -> dict[Path, float]:
-    """The scores that earlier trials and `lora-sweep data` kept of these very pictures."""
+    """Scores of these images that the cache has from earlier trials or `lora-sweep data`."""
     scorer = _scorer_digest(study) if (runs.cache / "audit").is_dir() else None
     if scorer is None:
         return {}
@@ -199,7 +199,7 @@ def _known_scores(study: Study, runs: Runs, pictures: Sequence[CaptionedPicture]
 
 
 def _scorer_digest(study: Study) -> str | None:
-    """What a worker will say that its scorer's weights are; None where they are not here."""
+    """The sha256 of the scorer's weights, as a worker computes it; None where they are missing."""
     model = base_model(study.backbone)
     folder = model.weights_folder(study.weights)
     missing = model.files.missing_files(folder, ["scorer"])
@@ -218,10 +218,10 @@ def _note_on_sizes(study: Study, sizes: Sequence[Size]) -> Iterator[str]:
         )
 
 
-def _note_on_words(
+def _note_on_length(
     kind: str, texts: Mapping[str, str], template: str = "", slot: str = "", key: str = ""
 ) -> Iterator[str]:
-    """Texts of which the text encoder does not get the end, and whether the template's own words are in it."""
+    """A note on texts too long for the text encoder; it says whether the template's end is cut off too."""
     ends = {name: end for name, text in texts.items() if (end := unread(text))}
     if not ends:
         return
@@ -233,7 +233,7 @@ def _note_on_words(
         if any(map(str.isalnum, last))
         else []
     )
-    words = (
+    cut_off = (
         f"; of {len(lost)} of them that takes away words of {key}, {shown(last)}: write them before {slot}"
         if lost
         else ""
@@ -241,5 +241,5 @@ def _note_on_words(
     yield (
         f"{counted(len(ends), kind)} {'is' if len(ends) == 1 else 'are'} longer than the {MAX_TOKENS} tokens "
         "that the text "
-        f"encoder reads, so the end is cut off ({named}{more}){words}"
+        f"encoder reads, so the end is cut off ({named}{more}){cut_off}"
     )

@@ -1,6 +1,4 @@
-"""How fast trials go: seconds per training row, per forward while drawing, per score; measured on finished
-trials.
-"""
+"""How fast trials are: seconds per training row, per forward in rendering, per score, by finished trials."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from core.folders import TrialFolder
 from core.trial.result import Result
 from core.trial.spec import TrialSpec
 
-MANY = 20  # pictures: with fewer, a trial's preparation is mostly something else
+MANY = 20  # new images: with fewer, most of the time of preparation goes into something else
 PARTS = ("prepare", "train", "render", "score")  # as in result.json's timings_s
 
 
@@ -19,10 +17,9 @@ PARTS = ("prepare", "train", "render", "score")  # as in result.json's timings_s
 class Pace:
     """Seconds per unit of work; `trials` is how many finished trials they rest on, 0 for an estimate.
 
-    A row is one picture in one optimiser step, a forward one picture through the UNet while drawing; both are
-    given per megapixel. Preparation is per trial (what the cache lacks is encoded there), scoring per
-    picture; `picture_s` is for a training picture that is read, scored and encoded for the first time, 0
-    where no trial met one.
+    A row is one image in one optimiser step, a forward one image through the UNet in rendering; both are per
+    megapixel. Preparation is per trial, scoring per image of the story; `picture_s` is per training image
+    that is read, scored and encoded for the first time, 0 if no trial had one.
     """
 
     prepare_s: float
@@ -34,7 +31,7 @@ class Pace:
 
     @classmethod
     def of(cls, results: Iterable[Result]) -> Self | None:
-        """The median pace of complete trials of one backbone, precision and device; None where there is none."""
+        """The median pace of complete trials of one backbone, precision and device; None without any."""
         done = [
             result
             for result in results
@@ -61,9 +58,7 @@ class Pace:
         )
 
     def parts_s(self, spec: TrialSpec) -> dict[str, float]:
-        """What each of `PARTS` takes; without `spec.train` (the base model's own story) only drawing and
-        scoring.
-        """
+        """Seconds of each of `PARTS`; the base model's own story is only rendered and scored."""
         return {
             "prepare": self.prepare_s if spec.train else 0.0,
             "train": self.row_s * train_work(spec),
@@ -72,12 +67,11 @@ class Pace:
         }
 
     def trial_s(self, spec: TrialSpec) -> float:
+        """Seconds of a whole trial."""
         return sum(self.parts_s(spec).values())
 
     def left_s(self, spec: TrialSpec, folder: TrialFolder) -> float:
-        """What a trial takes that may have been interrupted: its whole epochs count, if it can go on from
-        them.
-        """
+        """Seconds left of a trial, without the finished epochs if it can resume from a checkpoint."""
         if not spec.train or not folder.checkpoint.exists():
             return self.trial_s(spec)
         done = sum(folder.epoch_lora(epoch).exists() for epoch in range(1, spec.train.epochs + 1))
@@ -85,15 +79,16 @@ class Pace:
 
 
 def train_work(spec: TrialSpec) -> float:
-    """Training rows times megapixels."""
+    """Work of training: rows times megapixels."""
     return spec.train.total_steps * spec.train.batch_size * megapixels(spec) if spec.train else 0.0
 
 
 def render_work(spec: TrialSpec) -> float:
-    """Forwards times megapixels; guidance doubles them."""
+    """Work of rendering: forwards times megapixels; guidance doubles the forwards."""
     forwards = 2 if spec.render.cfg_scale != 1.0 else 1
     return len(spec.story.scenes) * spec.render.steps * forwards * megapixels(spec)
 
 
 def megapixels(spec: TrialSpec) -> float:
+    """Size of the images, of training and of the story, in millions of pixels."""
     return spec.render.size_px**2 / 1e6

@@ -1,5 +1,5 @@
-"""What a study costs on this machine: time, memory, disk. Measured where trials were finished, else
-estimated; no torch.
+"""What a study costs on this machine: time, memory, disk. Times are measured on finished trials, else
+estimated. No torch.
 """
 
 import math
@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from statistics import median_high
-from typing import Any
 
 from core.base_models import base_model
 from core.files.weight_files import needed_bytes
 from core.folders import Runs, study_folders
 from core.trial.result import Result
-from core.trial.spec import TrialSpec
+from core.trial.spec import TrialSpec, Value
 from reports.units import counted
 from sweep.plan.cost import (
     PeakMemory,
@@ -24,20 +23,20 @@ from sweep.plan.cost import (
     text_cache_bytes,
     trial_disk_bytes,
 )
-from sweep.plan.gpu_speed import Guess, guess_on_cpu, guess_on_gpu
+from sweep.plan.gpu_speed import Estimate, estimate_on_cpu, estimate_on_gpu
 from sweep.plan.machine import Gpu, existing, find_gpus, free_disk_bytes
 from sweep.plan.pace import Pace
 from sweep.study.space import Choices, Range
 from sweep.study.study import Study
 
-Pick = Callable[[Choices | Range], Any]
-# cheap when small
+Pick = Callable[[Choices | Range], Value]
+# Settings that change the cost: smaller is cheaper.
 COSTLY = ("lora_rank", "epochs", "steps_per_epoch", "batch_size", "steps", "cfg_scale", "size_px")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A kind of trial."""
+    """A kind of trial, named for the user."""
 
     name: str
     spec: TrialSpec
@@ -46,73 +45,75 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What trials of a study cost: those that are sampled from the cheapest to the dearest, and the hand-made
-    `first` ones.
-    """
+    """What trials of a study cost: sampled ones from cheapest to dearest, and those of its `first`."""
 
     study: Study
     device: str
     gpu: Gpu | None
-    pace: Pace | None  # None: times are not known
+    pace: Pace | None  # None: unknown
     basis: str  # what the pace rests on, or why there is none
     cheapest: Row
     typical: Row
     dearest: Row
     first: tuple[Row, ...]
-    done: int
+    done: int  # finished trials
     base_done: bool  # whether the base model's own story is there
-    memory: PeakMemory | None  # None where a model's was not counted
+    memory: PeakMemory | None  # None: not counted for this model
     host_bytes: float
-    fetch_bytes: int  # weights that are missing
-    new_pictures: int  # that were never scored here
+    fetch_bytes: int  # of missing weights
+    new_pictures: int  # training images never scored here
 
     @property
     def todo(self) -> int:
+        """How many trials are left in the budget."""
         return max(0, self.study.budget.trials - self.done)
 
     @property
     def queue(self) -> list[Row]:
-        """The trials still to do, in order: the hand-made ones, then typical ones."""
+        """The trials left in the budget, in order: those of `first`, then typical ones."""
         first = list(self.first[self.done :][: self.todo])
         return first + [self.typical] * (self.todo - len(first))
 
     def ends_s(self, pace: Pace) -> list[float]:
-        """When the base model's story is done, then each trial of the queue, in seconds from now; the first
-        waits for pictures that are new here."""
+        """When the base model's story and then each trial of the queue ends, in seconds from now.
+
+        The time for new training images comes before the first of them.
+        """
         base_s = 0.0 if self.base_done else pace.trial_s(self.study.base_spec())
         return list(
             accumulate((pace.trial_s(row.spec) for row in self.queue), initial=base_s + self.pictures_s(pace))
         )
 
     def pictures_s(self, pace: Pace) -> float:
-        """What it takes once to read, score and encode the pictures that are new here."""
+        """Seconds to read, score and encode, once, the training images that are new here."""
         return self.new_pictures * pace.picture_s
 
     @property
     def disk_bytes(self) -> int:
-        """What the trials still to do and the base model's story leave behind, without the cache."""
+        """What the trials left and the base model's story add to the disk, without the cache."""
         base = 0 if self.base_done else story_disk_bytes(self.typical.spec)
         return base + sum(row.disk_bytes for row in self.queue)
 
     @property
     def story_texts_bytes(self) -> int:
+        """What the story's prompts take in the cache."""
         spec = self.typical.spec
         return text_cache_bytes(spec) * len(
             {
-                words
+                text
                 for scene in spec.story.scenes
-                for words in ((scene.prompt, True), (scene.negative_prompt, False))
+                for text in ((scene.prompt, True), (scene.negative_prompt, False))
             }
         )
 
     @property
     def picture_bytes(self) -> int:
-        """What one training picture with its caption takes in the cache."""
+        """What one training image with its caption takes in the cache."""
         return picture_cache_bytes(self.dearest.spec) + text_cache_bytes(self.typical.spec)
 
 
 def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int = 0) -> Plan:
-    """`device` is a worker's; auto is a GPU for a model that needs one, else the CPU."""
+    """`device` as for a worker; auto is a GPU for a model that needs one, else the CPU."""
     model = base_model(study.backbone)
     if device == "auto":
         device = "cuda" if model.needs_gpu else "cpu"
@@ -131,16 +132,16 @@ def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int 
     gpu, problem = _gpu(device)
     memory = peak_memory(specs["dearest"], model.work, device) if model.work else None
     estimate = _estimated(study, device, gpu, problem, memory)
-    guess = measured(list(specs.values()), runs, device) or estimate
-    if guess.pace and estimate.pace and not guess.pace.picture_s:
-        guess = replace(guess, pace=replace(guess.pace, picture_s=estimate.pace.picture_s))
+    chosen = measured(list(specs.values()), runs, device) or estimate
+    if chosen.pace and estimate.pace and not chosen.pace.picture_s:
+        chosen = replace(chosen, pace=replace(chosen.pace, picture_s=estimate.pace.picture_s))
     folder = runs.study(study.name)
     return Plan(
         study=study,
         device=device,
         gpu=gpu,
-        pace=guess.pace,
-        basis=guess.basis,
+        pace=chosen.pace,
+        basis=chosen.basis,
         cheapest=rows.pop("cheapest"),
         typical=rows.pop("typical"),
         dearest=rows.pop("dearest"),
@@ -156,7 +157,7 @@ def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Disk:
-    """What is still to come under `folder`."""
+    """What the study will still write under `folder`, and how much is free there."""
 
     folder: Path
     needed_bytes: int
@@ -164,13 +165,12 @@ class Disk:
 
     @property
     def is_short(self) -> bool:
+        """Whether the disk is too small for that."""
         return self.needed_bytes > self.free_bytes
 
 
 def disks(plan: Plan, runs: Runs) -> list[Disk]:
-    """Trials go under the runs folder, which comes first, missing weights under the models folder: often one
-    disk.
-    """
+    """First the runs folder, for trials; then the models folder, if missing weights go to another disk."""
     models = base_model(plan.study.backbone).weights_folder(plan.study.weights)
     shared = existing(runs.path).stat().st_dev == existing(models).stat().st_dev
     needed = {runs.path: plan.disk_bytes + (plan.fetch_bytes if shared else 0)}
@@ -183,7 +183,7 @@ def disks(plan: Plan, runs: Runs) -> list[Disk]:
 
 
 def _gpu(device: str) -> tuple[Gpu | None, str]:
-    """The card that `device` names, or why there is none."""
+    """The GPU that `device` names, or why there is none; neither for the CPU."""
     if device == "cpu":
         return None, ""
     gpus, number = find_gpus(), int(device.partition(":")[2] or 0)
@@ -192,8 +192,12 @@ def _gpu(device: str) -> tuple[Gpu | None, str]:
     return None, gpus.problem or f"there is no {device}, only {len(gpus.found)} GPU"
 
 
-def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Guess | None:
-    """The pace of finished trials of this study, else of others under `runs` that are of a kind with it."""
+def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Estimate | None:
+    """The pace of finished trials of this study, else of comparable ones of other studies under `runs`; None
+    if there are none.
+
+    Comparable are trials of the same backbone, precision, kind of device and one of the sizes of `specs`.
+    """
     sizes, one = {spec.render.size_px for spec in specs}, specs[0]
 
     def alike(result: Result) -> bool:
@@ -206,7 +210,7 @@ def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Guess | None:
 
     own = Pace.of(filter(alike, runs.study(one.study).results()))
     if own:
-        return Guess(own, f"measured on {counted(own.trials, 'finished trial')} of this study")
+        return Estimate(own, f"measured on {counted(own.trials, 'finished trial')} of this study")
     others = [
         result
         for folder in study_folders(runs)
@@ -218,47 +222,49 @@ def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Guess | None:
     if pace is None:
         return None
     studies = ", ".join(sorted({result.spec.study for result in others}))
-    return Guess(pace, f"measured on {counted(pace.trials, 'finished trial')} of {studies}")
+    return Estimate(pace, f"measured on {counted(pace.trials, 'finished trial')} of {studies}")
 
 
-def _estimated(study: Study, device: str, gpu: Gpu | None, problem: str, memory: PeakMemory | None) -> Guess:
+def _estimated(
+    study: Study, device: str, gpu: Gpu | None, problem: str, memory: PeakMemory | None
+) -> Estimate:
     if problem:
-        return Guess(None, problem)
+        return Estimate(None, problem)
     model = base_model(study.backbone)
     if model.work and memory and gpu:
         choice = study.train.gradient_checkpointing
-        return guess_on_gpu(
+        return estimate_on_gpu(
             model.work,
             gpu,
             study.precision,
             checkpointing=memory.training > gpu.memory_bytes if choice == "auto" else choice == "on",
         )
     if model.on_cpu and device == "cpu":
-        return guess_on_cpu(model.on_cpu)
-    return Guess(None, f"how fast {study.backbone} is on {device} cannot be known before a trial ran there")
+        return estimate_on_cpu(model.on_cpu)
+    return Estimate(
+        None, f"how fast {study.backbone} is on {device} cannot be known before a trial ran there"
+    )
 
 
 def _spec(study: Study, pick: Pick) -> TrialSpec:
     return study.spec(0, _sampled(study, pick))
 
 
-def _sampled(study: Study, pick: Pick) -> dict[str, Any]:
-    """One value for each setting of the space: `pick` chooses where it changes the cost, elsewhere any will
-    do.
-    """
+def _sampled(study: Study, pick: Pick) -> dict[str, Value]:
+    """One value for each setting of the space, by `pick` where the setting changes the cost."""
     return {name: pick(search) if name in COSTLY else search.start for name, search in study.space.items()}
 
 
-def _least(search: Choices | Range) -> Any:
+def _least(search: Choices | Range) -> Value:
     return min(search.values)
 
 
-def _most(search: Choices | Range) -> Any:
+def _most(search: Choices | Range) -> Value:
     return max(search.values)
 
 
-def _middle(search: Choices | Range) -> Any:
-    """The value in the middle of the search: of a logarithmic range the geometric one."""
+def _middle(search: Choices | Range) -> Value:
+    """The middle of the search: the geometric one of a logarithmic range."""
     if isinstance(search, Choices):
         return median_high(search.choices)
     value = math.sqrt(search.low * search.high) if search.log else (search.low + search.high) / 2

@@ -1,4 +1,4 @@
-"""A plan in a terminal: the verdict first, then what each kind of trial costs, then what that rests on."""
+"""A plan in a terminal: the answer first, then the cost of each kind of trial, then what that rests on."""
 
 from datetime import datetime, timedelta
 
@@ -15,16 +15,16 @@ from sweep.plan.pace import PARTS
 from sweep.plan.plan import COSTLY, Disk, Plan, Row
 from sweep.stop import clock, seconds_until
 
-WORDS = {"prepare": "prepare", "train": "training", "render": "story", "score": "scoring"}
+PART_TITLES = {"prepare": "prepare", "train": "training", "render": "story", "score": "scoring"}
 EXAMPLES = ("NVIDIA GeForce RTX 3090", "NVIDIA GeForce RTX 4090", "NVIDIA H200")
 CARD_BYTES = 24 * 2**30
 UNKNOWN = "?"
-WIDE = 96  # columns: three searched settings and all parts of a trial
+WIDE = 96  # columns: enough for three searched settings and all parts of a trial
 PLACES = {"cpu": "the CPU", "cuda": "the GPU"}
 
 
 def plan_page(plan: Plan, now: datetime, until: datetime, disks: list[Disk], width: int) -> Group:
-    """`now` and `until` are naive local times, `disks` as `sweep.plan.disks` lists them, `width` in columns."""
+    """`now` and `until` are naive local times, `disks` from `sweep.plan.plan.disks`, `width` in columns."""
     warnings = [
         Text(
             f"The disk is too small for that: {disk.folder} has {size(disk.free_bytes)} free and needs about "
@@ -44,7 +44,7 @@ def plan_page(plan: Plan, now: datetime, until: datetime, disks: list[Disk], wid
 
 
 def verdict(plan: Plan, now: datetime, until: datetime) -> str:
-    """One sentence: how long it takes, and what of it is there in the morning."""
+    """One sentence: how long the trials take, and how many of them end before `until`."""
     name, hour, place = (
         plan.study.name,
         clock(until),
@@ -74,6 +74,7 @@ def verdict(plan: Plan, now: datetime, until: datetime) -> str:
 
 
 def provenance(plan: Plan) -> str:
+    """One sentence: which numbers of the plan are measured and which are estimates."""
     if plan.pace is None:
         return "Disk and memory are estimates; times come with the first finished trial."
     if plan.pace.trials:
@@ -82,7 +83,7 @@ def provenance(plan: Plan) -> str:
 
 
 def costs(plan: Plan, width: int) -> Table:
-    """A row for each kind of trial; a narrow terminal gets the two parts that count."""
+    """A row for each kind of trial; under `WIDE` columns only the two longest parts of each."""
     rows = [plan.cheapest, plan.typical, plan.dearest, *plan.first]
     if plan.cheapest.spec == plan.dearest.spec:
         rows = [plan.typical, *plan.first]
@@ -91,7 +92,7 @@ def costs(plan: Plan, width: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("trial", vertical="bottom", no_wrap=True)
     headings = [name.replace("_", "\n") for name in settings]
-    for heading in (*headings, "training\nsteps", *(WORDS[part] for part in parts), "in all", "disk"):
+    for heading in (*headings, "training\nsteps", *(PART_TITLES[part] for part in parts), "in all", "disk"):
         table.add_column(heading, justify="right", vertical="bottom", overflow="fold")
     for row in rows:
         table.add_row(*_cells(plan, row, settings, parts), style="bold" if row is plan.typical else "")
@@ -104,14 +105,15 @@ def _cells(plan: Plan, row: Row, settings: list[str], parts: list[str]) -> list[
     parts_s = plan.pace.parts_s(row.spec) if plan.pace else {}
     in_all = duration(sum(parts_s.values())) if parts_s else UNKNOWN
     if plan.pace and not plan.pace.trials:
-        del parts_s["prepare"]  # nobody can guess what the cache lacks
+        del parts_s["prepare"]  # depends on what the cache lacks, so it cannot be estimated
     times = [duration(parts_s[part]) if part in parts_s else UNKNOWN for part in parts]
     settled = [cell(name, params[name]) for name in settings]
     return [row.name, *settled, str(row.spec.train.total_steps), *times, in_all, size(row.disk_bytes)]
 
 
 def facts(plan: Plan, free_bytes: int) -> Table:
-    told = {
+    """What else a plan says, line by line; `free_bytes` is what is free under the runs folder."""
+    lines = {
         "sweep": _extremes(plan),
         "pictures": _pictures(plan),
         "GPU memory": _gpu_memory(plan),
@@ -125,7 +127,7 @@ def facts(plan: Plan, free_bytes: int) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, text in told.items():
+    for name, text in lines.items():
         if text:
             table.add_row(name, Text(text))
     return table
@@ -181,7 +183,7 @@ def _weights(plan: Plan) -> str:
 
 
 def _elsewhere(plan: Plan) -> str:
-    """What a typical trial would take on cards one may think of, where this machine says nothing."""
+    """How long a typical trial takes on common GPUs, where the pace here is not known."""
     work = base_model(plan.study.backbone).work
     if plan.pace or work is None or plan.study.precision == "fp32":
         return ""

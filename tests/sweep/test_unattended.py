@@ -258,7 +258,7 @@ def command(sweeps: Sweeps, word: str, **env: str) -> Done:
 def test_an_mlflow_db_for_which_there_is_no_room_is_made_once_there_is(
     tmp_path: Path, undisturbed: Sweeps
 ) -> None:
-    """The system refuses to write in the middle of MLflow's tables: no other file of the sweep is as large."""
+    """A write fails in the middle of MLflow's tables: no other file of the sweep is as large."""
     sweeps = fresh(tmp_path, undisturbed, trials=3)
     sweeps.runs.tracking_db.unlink()
     with started(sweeps, "told@2=SIGSTOP;locked=SIGSTOP") as driver:
