@@ -10,7 +10,7 @@ from core.files.install import ROOT
 from core.trial.recipe import Recipe
 
 # by lora-sweep 0.1.0: a trial, a study's base model, the same trial's export
-WRITTEN = ROOT / "tests" / "core" / "recipes"
+WRITTEN = ROOT / "tests" / "core" / "trial" / "recipes"
 
 
 @pytest.mark.parametrize("name", ["trial", "base", "export"])
