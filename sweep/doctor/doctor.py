@@ -1,7 +1,5 @@
 """Is this machine ready for a study? Each check has its own thread, changes nothing and may hang."""
 
-import json
-import subprocess
 import tempfile
 import threading
 import time
@@ -23,9 +21,10 @@ from core.files.weight_files import FOLDER_VARIABLE, needed_bytes
 from core.folders import Runs, shown_path
 from reports.units import size
 from sweep.doctor.check import Check
+from sweep.doctor.gpu import check_gpu
 from sweep.doctor.packages import check_packages, check_python, installed
 from sweep.doctor.tracking import check_port, check_tracking
-from sweep.plan.machine import Gpu, NotKnown, ask_torch, cores, existing, find_gpus, host_memory, refusal
+from sweep.plan.machine import cores, existing, host_memory
 from sweep.plan.outlook import NoTrialPossible, look_ahead
 from sweep.plan.plan import Plan, disks, make_plan
 from sweep.resume.fingerprint import check_changes
@@ -35,7 +34,6 @@ from sweep.study.errors import StudyError
 from sweep.study.study import Study
 
 LIMIT_S = 40.0
-TORCH_LIMIT_S = 30
 STYLES = {"OK": "green", "warn": "yellow", "missing": "bold red"}
 NOT_LOOKED_AT = (
     "Not looked at: whether the weights' content is right, whether the network is there, and how long a "
@@ -83,77 +81,6 @@ def checks_page(study: str, checks: Sequence[Check]) -> Group:
             table.add_row("", "", Text(f"-> {check.todo}", "bold" if check.state == "missing" else ""))
     files = [Text(f"\nmissing {check.name}:\n" + "\n".join(check.files)) for check in checks if check.files]
     return Group(Text(verdict, "bold"), Text(), table, *files, Text(f"\n{NOT_LOOKED_AT}", "dim"))
-
-
-def check_gpu(plan: Plan) -> Check:
-    """The GPUs, and whether torch can compute on them, which a child process finds out if there is one."""
-    model, gpus = base_model(plan.study.backbone), find_gpus()
-    try:
-        why = "" if model.needs_gpu else refusal(plan.study.backbone, "auto", plan.study.precision)
-    except NotKnown as unknown:
-        return Check(
-            name="GPU",
-            state="warn",
-            found=f"whether {plan.study.backbone} can train here is not known: {unknown}",
-        )
-    if why:
-        return Check(name="GPU", state="missing", found=why, todo="lora-sweep run refuses it like this")
-    if not gpus.found:
-        return Check(
-            name="GPU",
-            state="missing" if model.needs_gpu else "OK",
-            found=gpus.problem
-            if model.needs_gpu
-            else f"{gpus.problem}: {model.name} runs on the CPU, Kolors needs one",
-            todo=f"{model.title} needs an NVIDIA GPU, 24 GB are enough; "
-            "tiny runs without (lora-sweep run demo)"
-            if model.needs_gpu
-            else "",
-        )
-    cards = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GB" for gpu in gpus.found)
-    cards += f", driver {gpus.found[0].driver}"
-    problem = torch_problem()
-    if problem:
-        return Check(
-            name="GPU",
-            state="missing" if model.needs_gpu else "warn",
-            found=f"{cards}; {problem}",
-            todo="a CUDA build of torch that fits this driver is needed (see docs/cloud.md); "
-            "CUDA_VISIBLE_DEVICES must not hide the GPU",
-        )
-    return _check_gpu_memory(plan, gpus.found[0], cards)
-
-
-def torch_problem() -> str:
-    """Why torch cannot compute on the GPU; empty when it can."""
-    try:
-        done = ask_torch("gpu", timeout_s=TORCH_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        return f"torch gave no answer in {TORCH_LIMIT_S} s"
-    if done.returncode:
-        return f"torch cannot compute on it: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
-    said = json.loads(done.stdout.splitlines()[-1])
-    built = f"torch {said['version']} ({'CUDA ' + said['built_for'] if said['built_for'] else 'no CUDA'})"
-    return "" if said["well"] else f"{built} sees no GPU it can use"
-
-
-def _check_gpu_memory(plan: Plan, gpu: Gpu, cards: str) -> Check:
-    if plan.memory is None:
-        return Check(name="GPU", state="OK", found=f"{cards}; torch computes on it")
-    needed = max(plan.memory.checkpointed, plan.memory.encoding)
-    free = gpu.memory_bytes - gpu.used_bytes
-    room = f"{size(free)} are free, about {size(needed)} are needed (estimate)"
-    if free >= needed:
-        return Check(name="GPU", state="OK", found=f"{cards}; torch computes on it; {room}")
-    small = gpu.memory_bytes < needed
-    return Check(
-        name="GPU",
-        state="warn",
-        found=f"{cards}; {room}",
-        todo="a smaller size_px or batch_size may fit"
-        if small
-        else "another program holds memory of this GPU (see nvidia-smi)",
-    )
 
 
 def check_weights(study: Study) -> Check:

@@ -20,18 +20,11 @@ from core.files.install import python
 from core.folders import Runs
 from core.kolors.files import FILES
 from core.trial.spec import Training
-from sweep.doctor import doctor, packages
+from sweep.doctor import doctor, gpu, packages
 from sweep.doctor import tracking as reach
 from sweep.doctor.check import Check
-from sweep.doctor.doctor import (
-    check_data,
-    check_disk,
-    check_gpu,
-    check_runs,
-    check_weights,
-    examine,
-    is_ready,
-)
+from sweep.doctor.doctor import check_data, check_disk, check_runs, check_weights, examine, is_ready
+from sweep.doctor.gpu import check_gpu
 from sweep.doctor.packages import check_packages
 from sweep.doctor.tracking import check_port, check_tracking
 from sweep.plan.plan import make_plan
@@ -186,7 +179,7 @@ def test_memory_that_another_program_holds_is_a_warning(
 ):
     nvidia_smi(f"echo 'NVIDIA GeForce RTX 4090, 24564, {used_mib}, 550.90, [N/A]'")
     said = '{"version": "2", "built_for": "13.0", "well": true}\n'
-    monkeypatch.setattr(doctor, "ask_torch", lambda *_, **__: subprocess.CompletedProcess([], 0, said, ""))
+    monkeypatch.setattr(gpu, "ask_torch", lambda *_, **__: subprocess.CompletedProcess([], 0, said, ""))
     assert check_gpu(make_plan(kolors, Runs(tmp_path))).state == state
 
 

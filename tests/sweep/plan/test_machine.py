@@ -7,7 +7,7 @@ import pytest
 
 from core.folders import Runs
 from sweep.commands.start import check_place
-from sweep.doctor.doctor import check_gpu
+from sweep.doctor.gpu import check_gpu
 from sweep.plan import machine
 from sweep.plan.machine import NotKnown, refusal
 from sweep.plan.plan import make_plan
