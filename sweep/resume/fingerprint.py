@@ -7,26 +7,22 @@ place, as each trial records its own value. Title, `first`, sampler and budget d
 folder is represented by its images.
 """
 
-import re
 import shutil
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from core.data.audit import read_folder
 from core.data.hub import local_data
-from core.files.files import sha256, write_text, write_whole
+from core.files.files import write_text, write_whole
 from core.fingerprint import Change, Changes, Fields, FingerprintFile
 from core.folders import Runs, StudyFolder, shown_path
-from core.trial.spec import Data, Filters, Rendering, Training, Value
 from core.verdict import SCORING_VERSION, comparable_since
 from sweep.events import Ready
+from sweep.resume.changes import changes_between, described, without_moves
 from sweep.resume.lock import is_locked
-from sweep.study.errors import SHOWN_CHARACTERS, StudyError, near, shown
-from sweep.study.setting import HOMES
-from sweep.study.space import Choices, Range
+from sweep.resume.score_inputs import fixed_values, images_of, search_kinds
+from sweep.study.errors import StudyError, near, shown
 from sweep.study.study import Study, load_frozen
 
 FIELDS = (
@@ -51,8 +47,6 @@ NOT_IN_THE_FILE = {  # fields that are not in the study file: the message about 
 }
 OF_THE_WORKER = set(NOT_IN_THE_FILE)  # known only once a worker has loaded the base model
 OF_THE_BASE_STORY = {"story", "render", "precision", "backbone", "gate"}
-MOVABLE = {f"{home}.{name}" for name, home in HOMES.items()}
-ABSENT, SEARCHED = "not there", "searched"
 
 
 class Fingerprint:
@@ -117,7 +111,7 @@ class Fingerprint:
         """All changes so far, as tags for the study's run in MLflow."""
         lines: dict[str, list[str]] = {}
         for change in self._now.history:
-            line = f"{change.at[:10]}, from trial {change.from_trial}: {_described(change.changes)}"
+            line = f"{change.at[:10]}, from trial {change.from_trial}: {described(change.changes)}"
             lines.setdefault(f"changed_{change.field}", []).append(line)
         return {tag: "\n".join(entries) for tag, entries in lines.items()}
 
@@ -154,7 +148,7 @@ class Fingerprint:
                 field=field,
                 from_trial=self._next_trial,
                 changes=changes,
-                told=_described(changes),
+                told=described(changes),
                 compares=field not in to_accept,
             )
             for field, changes in found.items()
@@ -165,7 +159,7 @@ class Fingerprint:
             self._stored = self._now
         for accepted in to_accept.values():
             self._note(
-                f"accepted: {_described(accepted)}; "
+                f"accepted: {described(accepted)}; "
                 f"scores do not compare with those of trials before {self._next_trial}"
             )
 
@@ -195,11 +189,9 @@ def record_start(
     with a result that Optuna does not have yet count as well.
     """
     next_trial = max(after_told, _after_finished(folder))
-    pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))
-    fingerprint = Fingerprint(
-        study, folder, frozenset(accept), next_trial, note, _read(folder, pictures, note)
-    )
-    fingerprint.record_study(_fixed_values(study, pictures))
+    images = images_of(local_data(study.data_value, Runs(folder.path.parent).cache))
+    fingerprint = Fingerprint(study, folder, frozenset(accept), next_trial, note, _read(folder, images, note))
+    fingerprint.record_study(fixed_values(study, images))
     return fingerprint
 
 
@@ -211,14 +203,14 @@ def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ())
     # a driver that is at work may be creating the tables now; a start would be refused anyway
     if folder.db.exists() and not is_locked(folder):
         # imports Optuna, which takes time that a check of a new study does not need
-        from sweep.search.optuna_study import check_held
+        from sweep.search.storage import check_held
 
         check_held(folder.db, study.name)
     if not folder.frozen.exists() and not folder.fingerprint.exists():
         return
-    pictures = _pictures(local_data(study.data_value, Runs(folder.path.parent).cache))
-    kept = _with_space(_read(folder, pictures, lambda text: None), study)
-    accepted, _ = _accepted_changes(study, kept, _fixed_values(study, pictures), frozenset(accept))
+    images = images_of(local_data(study.data_value, Runs(folder.path.parent).cache))
+    kept = _with_space(_read(folder, images, lambda text: None), study)
+    accepted, _ = _accepted_changes(study, kept, fixed_values(study, images), frozenset(accept))
     if "backbone" not in accepted and (_after_finished(folder) or _has_base_story(folder)):
         _accepted_changes(
             study, kept, {"scoring_version": {"scoring_version": SCORING_VERSION}}, frozenset(accept)
@@ -237,7 +229,7 @@ def fields_of(names: Iterable[str]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _read(folder: StudyFolder, pictures: dict[str, Any], note: Callable[[str], None]) -> FingerprintFile:
+def _read(folder: StudyFolder, images: dict[str, Any], note: Callable[[str], None]) -> FingerprintFile:
     if folder.fingerprint.exists():
         try:
             return FingerprintFile.read(folder.fingerprint)
@@ -253,7 +245,7 @@ def _read(folder: StudyFolder, pictures: dict[str, Any], note: Callable[[str], N
         "pictures, base model and scorer are taken as they are now"
     )
     before = load_frozen(folder.frozen)
-    return FingerprintFile(fields=_fixed_values(before, pictures), space=_kinds(before), history=())
+    return FingerprintFile(fields=fixed_values(before, images), space=search_kinds(before), history=())
 
 
 def _after_finished(folder: StudyFolder) -> int:
@@ -275,7 +267,7 @@ def _without_worker(kept: FingerprintFile) -> FingerprintFile:
 
 
 def _with_space(kept: FingerprintFile, study: Study) -> FingerprintFile:
-    kinds = _kinds(study)
+    kinds = search_kinds(study)
     for name, now in kinds.items():
         if (before := kept.space.get(name, now)) != now:
             raise StudyError(
@@ -293,9 +285,9 @@ def _accepted_changes(
     found = {
         field: changes
         for field, values in now.items()
-        if (changes := _changes(kept.fields.get(field, values), values))
+        if (changes := changes_between(kept.fields.get(field, values), values))
     }
-    to_accept = {field: others for field, changes in found.items() if (others := _without_moves(changes))}
+    to_accept = {field: others for field, changes in found.items() if (others := without_moves(changes))}
     if refused := {field: changes for field, changes in to_accept.items() if field not in accept}:
         options = " ".join(f"--accept-change {field}" for field in to_accept)
         what, undo = _what_and_undo(study, refused)
@@ -310,102 +302,13 @@ def _what_and_undo(study: Study, refused: dict[str, Changes]) -> tuple[str, str]
     file and its images, or all outside them.
     """
     if not refused.keys() <= OF_THE_WORKER:
-        changed = "; ".join(map(_described, refused.values()))
+        changed = "; ".join(map(described, refused.values()))
         return f"{shown_path(study.file)}: changed since the study was started: {changed}", "undo it, "
     changed = "; ".join(
-        f"{NOT_IN_THE_FILE[field][0]}: {_described(changes)}" for field, changes in refused.items()
+        f"{NOT_IN_THE_FILE[field][0]}: {described(changes)}" for field, changes in refused.items()
     )
     ways = [
         NOT_IN_THE_FILE[field][1].format(before=next(iter(changes.values()))[0])
         for field, changes in refused.items()
     ]
     return f"study {study.name}: {changed}", f"{' and '.join(ways)}, " if all(ways) else ""
-
-
-def _fixed_values(study: Study, pictures: dict[str, Any]) -> Fields:
-    """Everything in the study file that scores depend on, by field; scenes as the text encoder gets them."""
-
-    def fixed(home: str, section: Training | Rendering | Filters) -> dict[str, Any]:
-        return {f"{home}.{name}": value for name, value in asdict(section).items() if name not in study.space}
-
-    scenes = {
-        f"story.scenes[{number}].{key}": value
-        for number, scene in enumerate(study.story_value.scenes, start=1)
-        for key, value in asdict(scene).items()
-    }
-    captions = {"data.caption": study.data.caption, "data.min_images": study.data.min_images}
-    return {
-        "story": scenes,
-        "data": captions | fixed("data.filters", study.data.filters) | pictures,
-        "render": fixed("render", study.render),
-        "train": fixed("train", study.train),
-        "seed": {"seed": study.seed},
-        "precision": {"precision": study.precision},
-        "backbone": {"backbone": study.backbone},
-        "gate": {"objective.gate": study.objective.gate},
-    }
-
-
-def _pictures(data: Data) -> dict[str, Any]:
-    """Every image of the data set, in its order: file, caption and SHA-256, as in the audit table. Reads each
-    file once.
-    """
-    found: dict[str, Any] = {}
-    listed = [picture for picture in read_folder(data).pictures if picture.in_table]
-    for number, picture in enumerate(listed, start=1):
-        facts = {"file": picture.file, "caption": picture.prompt, "sha256": _digest(picture.path)}
-        found |= {f"data.pictures[{number}].{key}": value for key, value in facts.items()}
-    return found
-
-
-def _digest(path: Path) -> str:
-    try:
-        return sha256(path) if path.is_file() else "not a file"
-    except OSError:  # the audit reports the error
-        return "cannot be read"
-
-
-def _kinds(study: Study) -> dict[str, Any]:
-    def kind(search: Choices | Range) -> list[Value] | str:
-        if isinstance(search, Choices):
-            return list(search.choices)
-        return "log range" if search.log else "range"
-
-    return {name: kind(search) for name, search in study.space.items()}
-
-
-def _changes(before: dict[str, Any], now: dict[str, Any]) -> Changes:
-    def value(values: dict[str, Any], key: str) -> object:
-        return values.get(key, SEARCHED if key in MOVABLE else ABSENT)
-
-    return {
-        key: (value(before, key), value(now, key))
-        for key in dict.fromkeys((*before, *now))
-        if value(before, key) != value(now, key)
-    }
-
-
-def _without_moves(changes: Changes) -> Changes:
-    return {key: values for key, values in changes.items() if key not in MOVABLE or SEARCHED not in values}
-
-
-def _described(changes: Changes) -> str:
-    """Changes in short: `story.scenes[3].prompt ('a' -> 'b') and 2 more`."""
-    key, values = next(iter(changes.items()))
-    more = f" and {len(changes) - 1} more" if len(changes) > 1 else ""
-    return f"{key} ({' -> '.join(_short(*values))}){more}"
-
-
-def _short(before: object, now: object) -> tuple[str, str]:
-    """Both values as text; of hashes the first digits, of long texts the part that differs."""
-    if not (isinstance(before, str) and isinstance(now, str)):
-        return shown(before), shown(now)
-    if re.fullmatch(r"[0-9a-f]{64}", before) or re.fullmatch(r"[0-9a-f]{64}", now):
-        return before[:12], now[:12]
-    same = next(
-        (i for i, (old, new) in enumerate(zip(before, now, strict=False)) if old != new),
-        min(len(before), len(now)),
-    )
-    if same > SHOWN_CHARACTERS // 2:
-        return shown(f"...{before[same - 10 :]}"), shown(f"...{now[same - 10 :]}")
-    return shown(before), shown(now)

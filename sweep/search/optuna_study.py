@@ -3,9 +3,6 @@ an Optuna state.
 """
 
 import logging
-import shlex
-import sqlite3
-import sys
 from collections.abc import Callable, Iterable
 from math import isinf
 from pathlib import Path
@@ -13,22 +10,20 @@ from typing import Any
 
 import numpy as np
 import optuna
-import sqlalchemy.exc
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.files.fail_point import fail_point
-from core.folders import shown_path
 from core.trial.result import Result
 from core.trial.spec import TrialSpec
 from core.verdict import FAILED_BY_PARAMETERS, constraint
 from sweep.failures import failure
 from sweep.search.grid import Grid
 from sweep.search.sampler import Distributions, Untried
-from sweep.search.sqlite import TRY_S, Patience, StoreError
-from sweep.study.errors import Mistake, StudyError, sentence
+from sweep.search.sqlite import Patience
+from sweep.search.storage import check_name, open_storage
+from sweep.study.errors import Mistake, sentence
 from sweep.study.space import Choices, Range, Space
-from sweep.tracking.uri import sqlite_address
 
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 # User attributes of trials: queued from `first` of the study file; taken out of `first` again before it ran.
@@ -63,8 +58,8 @@ class Store:
         )
         self._grid = Grid(space)
         self._patience = Patience()
-        storage = _open(path, self._patience)
-        _check_name(storage, path, name)
+        storage = open_storage(path, self._patience)
+        check_name(storage, path, name)
         self._study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", load_if_exists=True
         )
@@ -282,57 +277,6 @@ def _distribution(search: Choices | Range) -> BaseDistribution:
     if isinstance(search.low, int):
         return IntDistribution(search.low, search.high, log=search.log, step=search.step or 1)
     return FloatDistribution(search.low, search.high, log=search.log, step=search.step)
-
-
-def check_held(path: Path, name: str) -> None:
-    """Raise the StoreError or StudyError that a start would raise for the file at `path`; only reads it."""
-    if not path.exists() or not path.stat().st_size:
-        return
-    try:
-        storage = _open(path, None)
-        try:
-            _check_name(storage, path, name)
-        finally:
-            storage.engine.dispose()
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError):
-        # Locked, or left half written by a driver that died: a start, which may write, waits for it, repairs
-        # it, or reports why it cannot.
-        pass
-
-
-def _check_name(storage: optuna.storages.RDBStorage, path: Path, name: str) -> None:
-    held = optuna.get_all_study_names(storage)
-    if held and name not in held:
-        raise StudyError(
-            f"{shown_path(path)}: it holds study {held[0]}, and a study that was started cannot be renamed "
-            f"or copied under another name ({name}): call study and folder {held[0]} again, or move "
-            f"{shown_path(path.parent)} away to start study {name} from nothing"
-        )
-
-
-def _open(path: Path, patience: Patience | None) -> optuna.storages.RDBStorage:
-    """The storage, read-only without `patience`. Raises StoreError if another version of Optuna made it."""
-    address = sqlite_address(path)
-    read_only = {
-        "creator": lambda: sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", timeout=TRY_S, uri=True)
-    }
-    try:
-        return optuna.storages.RDBStorage(
-            address,
-            skip_table_creation=patience is None,
-            engine_kwargs=read_only if patience is None else {"connect_args": patience.connect_args},
-        )
-    # raised by Optuna 5.0 if the tables are of another version
-    except RuntimeError as error:
-        older = "storage upgrade" in str(error)
-        command = shlex.join(
-            [str(Path(sys.executable).with_name("optuna")), "storage", "upgrade", "--storage", address]
-        )
-        raise StoreError(
-            f"{shown_path(path)}: its tables are those of {'an older' if older else 'a newer'} Optuna "
-            f"than the installed {optuna.__version__}; "
-            f"{f'copy it, then {command}' if older else 'go on with the installation that made it'}"
-        ) from None
 
 
 def _queued(trial: FrozenTrial) -> dict[str, Any] | None:

@@ -12,8 +12,9 @@ from typing import Any
 import optuna
 import pytest
 
-from sweep.search.optuna_study import Store, check_held
+from sweep.search.optuna_study import Store
 from sweep.search.sqlite import StoreError
+from sweep.search.storage import check_held
 from sweep.study.errors import StudyError
 from sweep.study.study import load_study
 from sweep.tracking.uri import sqlite_address
