@@ -3,9 +3,8 @@
 import argparse
 import json
 import os
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -20,18 +19,13 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from typing_extensions import Doc
 
 from core.base_models import BASE_MODELS, DEFAULT
-from core.data.folder import DataError, read_folder, why_no_folder
-from core.data.hub import PREFIX, is_remote
 from core.files.files import write_text
 from core.files.install import ROOT
 from core.folders import Runs
 from core.trial.spec import (
     PRECISIONS,
-    PROMPT,
-    Bounds,
     Data,
     Filters,
     Rendering,
@@ -43,17 +37,18 @@ from core.trial.spec import (
 )
 from sweep.study.errors import Key, Mistake, StudyError, UnknownKey, all_checked, combined, near, parse
 from sweep.study.plain_yaml import read_yaml
-from sweep.study.setting import (
-    HOMES,
-    MAX_SEED,
-    SECTIONS,
-    SETTINGS,
-    Checked,
-    Section,
-    Setting,
-    check_template,
-    text,
+from sweep.study.sections import (
+    Budget,
+    DataKeys,
+    Objective,
+    Sampler,
+    Storage,
+    absolute,
+    check_caption,
+    check_folder,
+    check_source,
 )
+from sweep.study.setting import HOMES, MAX_SEED, SECTIONS, SETTINGS, Checked, Section, Setting, text
 from sweep.study.space import Search, check_space
 from sweep.study.story import StoryFile, load_story
 from sweep.study.tables import with_tables
@@ -66,7 +61,6 @@ TAKEN_NAMES = (
     "default",
     *(path.name for path in (RUNS.cache, RUNS.tracking_db, RUNS.tracking_lock, RUNS.artifacts)),
 )  # MLflow's
-HUB_SOURCE = PREFIX + r"[\w.-]+/[\w.-]+"
 OWN_PRECISIONS = ", ".join(f"`{model.precision}` for {name}" for name, model in BASE_MODELS.items())
 Fixed = TypeVar("Fixed", bound=Training | Rendering | Filters)
 BOUND_PAIRS = tuple(
@@ -110,7 +104,7 @@ def _read_story(written: object, info: ValidationInfo) -> object:
     """The story itself, read from its file if `written` is a path."""
     if not isinstance(written, str):
         return written
-    file = Path(_absolute(written, info))
+    file = Path(absolute(written, info))
     if not os.path.isfile(file):
         stories = (
             {path.name: path for path in file.parent.glob("*.yaml")} if os.path.isdir(file.parent) else {}
@@ -124,127 +118,14 @@ def _read_story(written: object, info: ValidationInfo) -> object:
     return load_story(file)
 
 
-def _check_source(source: str, info: ValidationInfo) -> str:
-    context = _context(info)
-    if is_remote(source):
-        if not re.fullmatch(HUB_SOURCE, source):
-            raise Mistake("it names no data set", f"{PREFIX}owner/name, or a folder")
-        return source
-    folder = _absolute(source, info)
-    if not context.get("data_may_be_gone") and not os.path.isdir(folder):
-        raise Mistake(
-            why_no_folder(Path(folder)),
-            f"a folder, relative to the study file or absolute, or {PREFIX}owner/name",
-        )
-    return folder
-
-
 def _own_precision(read: dict[str, Any]) -> str:
     """The default precision of the backbone, given the keys that were read before."""
     model = BASE_MODELS.get(read.get("backbone", ""))
     return model.precision if model else PRECISIONS[0]
 
 
-def _absolute(written: str, info: ValidationInfo) -> str:
-    """A path in a study file made absolute: it is relative to the study file, and `~` is the user's home."""
-    folder: Path = _context(info)["file"].parent
-    return os.path.abspath(folder / os.path.expanduser(written))
-
-
 def _absolute_if_any(written: str | None, info: ValidationInfo) -> str | None:
-    return written and _absolute(written, info)
-
-
-def _context(info: ValidationInfo) -> dict[str, Any]:
-    context: dict[str, Any] | None = info.context
-    assert context is not None, "a study is made by load_study"
-    return context
-
-
-def _check_caption(caption: str) -> str:
-    return check_template(caption, PROMPT, f"text with {PROMPT}, or plain text")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataKeys(Data):
-    """Which pictures are trained on, and the words they are trained with."""
-
-    filters: Annotated[Filters, Checked(), Field(description="Which pictures are kept, bounds included")] = (
-        Filters()
-    )
-
-    @property
-    def value(self) -> Data:
-        """The data set as trials use it, without the filters."""
-        return Data(**{name: getattr(self, name) for name in setting_names(Data)})
-
-
-def _check_folder(data: DataKeys, info: ValidationInfo) -> DataKeys:
-    if is_remote(data.source):
-        return data
-    for key in ("subset", "split"):
-        if value := getattr(data, key):
-            raise Mistake(
-                "only a modelscope data set has it",
-                "data.filters.subset for a sub-folder",
-                at=(key,),
-                value=value,
-            )
-    try:
-        if not _context(info).get("data_may_be_gone"):
-            read_folder(data.value)
-    except DataError as error:
-        raise Mistake(f"it cannot be read: {error}", at=("source",), value=data.source) from None
-    return data
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Objective:
-    """What counts: the mean aesthetic score of the story."""
-
-    gate: Annotated[float, Bounds(1, 10), Doc("The mean aesthetic score that a story must reach")] = 6.0
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Budget:
-    """When the sweep ends."""
-
-    trials: Annotated[int, Bounds(1, 100_000), Doc("How many trials in all")] = 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Sampler:
-    """How Optuna's TPE samples."""
-
-    startup_trials: Annotated[
-        int,
-        Bounds(1, 100_000),
-        Doc("Trials sampled at random before the sampler (Optuna's TPE) learns from them"),
-    ] = 10
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Storage:
-    """What is kept on the disk, and how often a training is saved; no score depends on it."""
-
-    keep: Annotated[
-        int,
-        Bounds(1, 100_000),
-        Doc(
-            "How many of the best trials keep their LoRAs when room gets short, "
-            "as every entry of `first` does; pictures and recipes always stay"
-        ),
-    ] = 5
-    limit_gb: Annotated[
-        float | None,
-        Bounds(0, 1_000_000, above=True),
-        Doc("How much the trials of this study may take on the disk; null: all that is free"),
-    ] = None
-    checkpoint_every_s: Annotated[
-        float,
-        Bounds(0, 86_400),
-        Doc("The most seconds of training that a kill can cost; an epoch's end is always saved"),
-    ] = 120.0
+    return written and absolute(written, info)
 
 
 class Study(Section):
@@ -290,7 +171,7 @@ class Study(Section):
         description="The story: a file's path, relative to the study file, or the story itself"
     )
     data: Annotated[
-        DataKeys, Checked(source=_check_source, caption=_check_caption), AfterValidator(_check_folder)
+        DataKeys, Checked(source=check_source, caption=check_caption), AfterValidator(check_folder)
     ] = Field(description="The pictures")
     train: Annotated[Training, Checked()] = Field(
         Training(), description="How the LoRA is trained, where fixed"
