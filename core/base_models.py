@@ -1,8 +1,7 @@
-"""The base models that a LoRA can be trained for: one row each, with all that is asked about a model by its
-name. No torch.
+"""The base models that a LoRA can be trained for: one row each, the only place that knows them by name.
 
-A new model is a folder like core/kolors or core/tiny (`files`: its weight files; `load`: `read_backbone`) and
-a row here.
+Imports no torch. A new model is a folder like core/kolors or core/tiny (`files`: its weight files; `load`:
+`read_backbone`) and a row here.
 """
 
 from collections.abc import Mapping
@@ -18,8 +17,7 @@ from core.tiny import files as tiny_files
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CountedWork:
-    """Sizes, memory and work of a model, counted or measured: what time and memory on a GPU are estimated
-    from.
+    """Sizes, memory and work of a model, from which time and memory on a GPU are estimated.
 
     `kept_bytes` and `recomputed_bytes`: core/kolors/work.py. Work in TFLOP at 1024 px and batch 1.
     """
@@ -50,11 +48,9 @@ class MeasuredOnCpu:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseModel:
-    """`work` and `on_cpu`: what estimates for a GPU and for a CPU start from, where nothing was measured on
-    this machine.
-    """
+    """One base model. Estimates start from `work` (on a GPU) or `on_cpu` until this machine was measured."""
 
-    name: str  # the study's word
+    name: str  # the value of the study's key `backbone`
     title: str  # what people call it
     title_zh: str
     is_toy: bool
@@ -78,7 +74,7 @@ class BaseModel:
     host_bytes: float = 0.0  # memory of a worker, where there is no `work` to count it by
 
     def weights_folder(self, written: str | None) -> Path:
-        """Where its weight files are looked for; `written` is the study's `weights`."""
+        """Where its weight files are looked for; `written` is the value of the study's key `weights`."""
         return self.files.models_folder(written or "")
 
 
@@ -148,7 +144,7 @@ DEFAULT = TINY.name  # of a study that names none
 
 
 def base_model(name: str) -> BaseModel:
-    """Raises UserError on a name that is not known."""
+    """The row of the base model of this name. Raises UserError where there is none."""
     if name not in BASE_MODELS:
         raise UserError(f"backbone {name!r} is not known (allowed: {', '.join(BASE_MODELS)})")
     return BASE_MODELS[name]

@@ -1,22 +1,21 @@
-"""What a command may end with in one line for the user; any other exception is a bug, and is shown with its
-traceback.
-"""
+"""Errors that a command reports to the user in one line; any other exception is a bug."""
 
 
 class LoraSweepError(Exception):
-    """It could not be done here and now; the message is for the user and says what to do."""
+    """A command failed for a reason outside the program; the message is for the user and says what to do."""
 
     exit_code = 1
 
 
 class UserError(LoraSweepError, ValueError):
-    """Something that the user wrote or chose cannot be. A ValueError too, so that pydantic reports one raised
-    in a validator.
+    """A value that the user wrote or chose is not allowed.
+
+    A ValueError too, so that pydantic reports one that a validator raised.
     """
 
     exit_code = 2
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, on one line of at most 500 characters; its class where it says nothing."""
+    """The first line of an exception's message, at most 500 characters; its class where it has none."""
     return next(iter(str(error).splitlines()), "")[:500] or type(error).__name__

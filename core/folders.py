@@ -1,4 +1,4 @@
-"""Where everything lies under `runs/`; the one place that knows these names."""
+"""Names of all files and folders under `runs/`; no other module spells them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,62 +11,70 @@ from core.verdict import BaseStory, Verdict
 
 @dataclass(frozen=True, slots=True)
 class TrialFolder:
-    """One trial's files, or the base model's own story (`runs/<study>/base`)."""
+    """Paths of one trial's files, or of the base model's own story (`runs/<study>/base`)."""
 
     path: Path
 
     @property
     def spec(self) -> Path:
+        """The trial's TrialSpec, written before it starts."""
         return self.path / "spec.json"
 
     @property
     def events(self) -> Path:
+        """Journal of the worker's events, one JSON object per line."""
         return self.path / "events.jsonl"
 
     @property
     def attempt(self) -> Path:
-        """The driver's note on earlier attempts, if one failed."""
+        """How earlier attempts at this trial ended; only there if one failed."""
         return self.path / "attempt.json"
 
     @property
     def checkpoint(self) -> Path:
-        """How far training has come; gone once the trial is finished."""
+        """Training state to resume from; deleted once the trial is finished."""
         return self.path / "checkpoint.safetensors"
 
     @property
     def traceback(self) -> Path:
+        """Traceback of an unforeseen failure."""
         return self.path / "traceback.txt"
 
     @property
     def lora(self) -> Path:
+        """The LoRA after the last epoch, which drew the story."""
         return self.path / "lora.safetensors"
 
     def epoch_lora(self, epoch: int) -> Path:
-        """`epoch` counts from 1."""
+        """The LoRA after one epoch; `epoch` counts from 1."""
         return self.path / "epochs" / f"{epoch:02d}" / "lora.safetensors"
 
     @property
     def pictures(self) -> Path:
+        """Folder of the story's images, one PNG per scene."""
         return self.path / "story"
 
     def picture(self, number: int) -> Path:
-        """`number` counts from 1."""
+        """The image of one scene; `number` counts from 1."""
         return self.pictures / f"{number}.png"
 
     @property
     def sheet(self) -> Path:
+        """All images of the story on one sheet."""
         return self.path / "story.png"
 
     @property
     def recipe(self) -> Path:
+        """What is needed to render the story again (core/trial/recipe.py)."""
         return self.path / "recipe.json"
 
     @property
     def result(self) -> Path:
+        """The trial's Result, written last: a trial without it is not finished."""
         return self.path / "result.json"
 
     def read_result(self) -> Result | None:
-        """None where there is none, or only a torn one."""
+        """The trial's Result; None where the file is missing or not readable."""
         try:
             return Result.from_json(read_json(self.result))
         except (OSError, ValueError, KeyError, TypeError):
@@ -75,77 +83,89 @@ class TrialFolder:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """The runs folder: tracking store and cache for all studies, one folder for each."""
+    """Paths in the runs folder: MLflow's store and the cache of all studies, and a folder for each study."""
 
     path: Path
 
     @property
     def cache(self) -> Path:
+        """Embeddings, latents and image facts by content, shared by all studies."""
         return self.path / "cache"
 
     @property
     def tracking_db(self) -> Path:
+        """MLflow's SQLite database, used unless another tracking server is named."""
         return self.path / "mlflow.db"
 
     @property
     def artifacts(self) -> Path:
+        """MLflow's artifacts that belong to `tracking_db`."""
         return self.path / "mlartifacts"
 
     @property
     def tracking_lock(self) -> Path:
+        """Held while a process creates or upgrades `tracking_db`; marks a folder as a runs folder."""
         return self.path / "mlflow.lock"
 
     @property
     def ui_log(self) -> Path:
-        """What MLflow's server said, the last time that `lora-sweep ui` ran it."""
+        """Output of MLflow's server from the last `lora-sweep ui`."""
         return self.path / "ui.log"
 
     def study(self, name: str) -> "StudyFolder":
+        """The folder of the study of this name, whether it exists or not."""
         return StudyFolder(self.path / name)
 
 
 @dataclass(frozen=True, slots=True)
 class StudyFolder:
+    """Paths of one study's files, `runs/<study>`, and what can be read from them."""
+
     path: Path
 
     @property
     def frozen(self) -> Path:
+        """Copy of the study file that trials are run with; each start compares the user's file with it."""
         return self.path / "study.yaml"
 
     @property
     def fingerprint(self) -> Path:
+        """What the scores depend on (core/fingerprint.py)."""
         return self.path / "fingerprint.json"
 
     @property
     def db(self) -> Path:
+        """Optuna's SQLite database."""
         return self.path / "study.db"
 
     @property
     def lock(self) -> Path:
+        """Lock file that allows one driver at a time."""
         return self.path / "driver.lock"
 
     @property
     def driver(self) -> Path:
-        """Who holds the lock."""
+        """Which process holds the lock."""
         return self.path / "driver.json"
 
     @property
     def recovered(self) -> Path:
-        """What the last start found and did about it."""
+        """What the last start found unfinished, and how it resolved that."""
         return self.path / "recovered.json"
 
     @property
     def tracking_id(self) -> Path:
-        """What tells the study from others of its name, where several runs folders share one MLflow."""
+        """A unique id of this study, for several runs folders may share one MLflow and use one name."""
         return self.path / "tracking_id"
 
     @property
     def tracked(self) -> Path:
-        """Which of the study's trials MLflow has whole."""
+        """Which of the study's trials were fully uploaded to MLflow."""
         return self.path / "tracked.json"
 
     @property
     def worker_log(self) -> Path:
+        """What the worker process and its libraries print."""
         return self.path / "worker.log"
 
     @property
@@ -155,15 +175,16 @@ class StudyFolder:
 
     @property
     def report(self) -> Path:
+        """The HTML report."""
         return self.path / "report" / "index.html"
 
     @property
     def data(self) -> Path:
-        """What `lora-sweep data` writes: the page, the audit table, the Data-Juicer recipe."""
+        """Folder that `lora-sweep data` writes: the page, the audit table, the Data-Juicer recipe."""
         return self.path / "data"
 
     def numbers(self) -> set[int]:
-        """Trials that have a folder."""
+        """Numbers of the trials that have a folder."""
         return {
             int(path.name)
             for path in (self.path / "trials").glob("*")
@@ -171,10 +192,11 @@ class StudyFolder:
         }
 
     def trial(self, number: int) -> TrialFolder:
+        """The folder of one trial; `number` counts from 0, as Optuna's."""
         return TrialFolder(self.path / "trials" / f"{number:04d}")
 
     def results(self) -> list[Result]:
-        """Every finished trial, by number."""
+        """Results of all finished trials, in the order of their numbers."""
         found = (
             TrialFolder(path.parent).read_result()
             for path in sorted((self.path / "trials").glob("[0-9]*/result.json"))
@@ -182,7 +204,7 @@ class StudyFolder:
         return [result for result in found if result]
 
     def verdict(self) -> Verdict:
-        """What the trials finished so far come to. All of it is read here: ask once, and pass it on."""
+        """Ranking and winner of the trials finished so far. Reads every result: call once and pass it on."""
         earlier = ((until, self.base_story(until)) for until in self._changed_at())
         bases = [
             BaseStory(until=until, result=base.read_result())
@@ -196,8 +218,10 @@ class StudyFolder:
         )
 
     def earlier(self, until: int) -> "StudyFolder":
-        """What a change that was accepted would have replaced: the frozen study and the base model's story of
-        trials before `until`. Where the change made no other of it there is none."""
+        """Folder of what an accepted change replaced: the study and the base story of trials before `until`.
+
+        Missing where the change left both as they were.
+        """
         return StudyFolder(self.path / "earlier" / f"{until:04d}")
 
     def base_story(self, until: int | None) -> TrialFolder:
@@ -205,21 +229,21 @@ class StudyFolder:
         return self.base if until is None else self.earlier(until).base
 
     def frozen_of(self, number: int) -> Path:
-        """The study as trial `number` had it."""
+        """The frozen study file that trial `number` was run with."""
         earlier = (self.earlier(until).frozen for until in self._changed_at() if until > number)
         return next((frozen for frozen in earlier if frozen.exists()), self.frozen)
 
     def _changed_at(self) -> list[int]:
-        """The first trials after changes that set something aside, the oldest first."""
+        """For each folder under `earlier/`, oldest first, the first trial after its change."""
         return sorted(int(path.name) for path in (self.path / "earlier").glob("*") if path.name.isdigit())
 
     def made(self, result: Result) -> TrialFolder:
-        """Where a result's LoRA and pictures lie: an exact repeat has those of its twin."""
+        """The folder with a result's LoRA and images; for an exact repeat that of the trial it repeats."""
         return self.trial(result.spec.number if result.same_as is None else result.same_as)
 
 
 def shown_path(path: Path) -> str:
-    """Relative to the current folder where that is shorter."""
+    """A path for messages: relative to the current folder if it lies inside, else as it is."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

@@ -1,14 +1,14 @@
-"""The heartbeat of long work between its steps, and where it learns that it is to stop."""
+"""The heartbeat that long work sends after each step, by which it can also be told to stop."""
 
 from collections.abc import Callable
 
-# called after each step of training or drawing; raises Interrupted when it is time to stop
+# called after each step of training or rendering; raises Interrupted when the work is to stop
 Beat = Callable[[], None]
 
 
 class Interrupted(Exception):
-    """Asked to stop: what was reached is saved, and the same words go on from there."""
+    """The work was asked to stop; its state is saved, and the same command resumes from it."""
 
 
 def no_beat() -> None:
-    """For work that nobody watches."""
+    """A heartbeat that does nothing, for work outside a worker process."""

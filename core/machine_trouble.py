@@ -1,6 +1,4 @@
-"""What an exception says of the machine rather than of the work, in whatever class and words libraries say
-it.
-"""
+"""Recognises exceptions that are the machine's fault: memory, disk space, a lost GPU. Needs no torch."""
 
 import errno
 import re
@@ -9,10 +7,8 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def machine_trouble(error: Exception) -> str:
-    """`cuda_oom`, `host_oom`, `device_lost` or `disk_full`; empty where the machine is not to blame. Needs no
-    torch.
-    """
-    text = str(error)  # safetensors and CUDA's libraries say in words what others say by their type
+    """`cuda_oom`, `host_oom`, `device_lost` or `disk_full`; empty where the machine is not at fault."""
+    text = str(error)  # safetensors and CUDA's libraries put into the message what others put into the class
     if getattr(error, "errno", None) in DISK_FULL or re.search(r"os error (28|27|122)\b", text):
         return "disk_full"
     if type(error).__name__ == "OutOfMemoryError":  # torch's

@@ -1,15 +1,12 @@
-"""Who wins: what passes the gate, which scores compare, and what the sampler is told. Pure functions over
-results, no disk.
-"""
+"""Who wins: what passes the gate, which scores compare, how trials rank. Pure functions over results."""
 
 from dataclasses import dataclass
 
 from core.fingerprint import Change
 from core.trial.result import Result
 
-# Raise it with any change of training, rendering or scoring after which the same study, weights and seeds
-# would score otherwise than before: a study that was started under another version is not gone on with
-# unasked.
+# Raise it with any change of training, rendering or scoring that changes the scores of the same study,
+# weights and seeds: a study started under another version is then continued only if the user agrees.
 SCORING_VERSION = 2
 CHALLENGE_GATE = 6.0  # the Kolors LoRA story challenge's own; a study may set another
 BASE_PASSES = (
@@ -19,17 +16,17 @@ FAILED_BY_PARAMETERS = 20.0
 
 
 def passes(mean: float, gate: float) -> bool:
+    """Whether a story with this mean aesthetic score passes the gate; both on the scale from 1 to 10."""
     return mean >= gate
 
 
 def constraint(mean: float, gate: float) -> float:
-    """What the sampler is told of a complete story, feasible at 0 or below: how far its mean is under the
-    gate.
-    """
+    """Optuna's constraint value of a complete story: how far its mean is below the gate; feasible at <= 0."""
     return gate - mean
 
 
 def notes_on_gate(gate: float) -> list[str]:
+    """A warning where the study's gate is not the challenge's; else nothing."""
     return (
         [f"objective.gate is {gate:g}, but the challenge's gate is {CHALLENGE_GATE:g}"]
         if gate != CHALLENGE_GATE
@@ -39,10 +36,10 @@ def notes_on_gate(gate: float) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseStory:
-    """The base model's own story, which trials before `until` compare with; None: all that no earlier base
-    story is for.
+    """A story of the base model, with which trials are compared that no earlier one is for.
 
-    `result` is None where it is not made yet or its file cannot be read.
+    Trials from `until` on have a newer one; None: this is the newest. `result` is None where the story is not
+    finished or its file cannot be read.
     """
 
     until: int | None
@@ -51,9 +48,11 @@ class BaseStory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Group:
-    """Trials whose scores compare, best first: those from one accepted change to the next. `until` is the
-    first trial after the next change, None in the newest group; `base` the base model's story that they
-    compare with, None where a newer group has the same one."""
+    """Trials whose scores compare, best first: those from one accepted change to the next.
+
+    `until` is the first trial after the next change, None in the newest group. `base` is the base model's
+    story to compare with, None where a newer group has the same one.
+    """
 
     until: int | None
     base: BaseStory | None
@@ -62,10 +61,10 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What the finished trials of a study come to.
+    """The finished trials of a study, grouped and ranked.
 
-    `results` are in the order of their numbers, `changes` those after which scores do not compare, `bases`
-    the base model's stories: those of before a change by their `until`, last the present one.
+    `results` are in the order of trial numbers. `changes` are those after which scores do not compare.
+    `bases` are the base model's stories in the order of `until`, the present one last.
     """
 
     results: tuple[Result, ...]
@@ -74,7 +73,7 @@ class Verdict:
 
     @property
     def comparable_since(self) -> int:
-        """The first trial whose score compares with the newest."""
+        """Number of the first trial whose score compares with those of new trials."""
         return comparable_since(self.changes)
 
     @property
@@ -88,7 +87,7 @@ class Verdict:
 
     @property
     def groups(self) -> list[Group]:
-        """The newest first; older ones only where they have trials."""
+        """All groups, newest first; the newest even without trials, older ones only with some."""
         starts = sorted({0, *(change.from_trial for change in self.changes)})
         found: list[Group] = []
         shown: set[int | None] = set()
@@ -120,22 +119,22 @@ class Verdict:
 
     @property
     def passed(self) -> list[Result]:
-        """The stories that passed the gate, best first; none whose score does not compare with the newest."""
+        """Results of the newest group that passed the gate, best first."""
         return [result for result in self.groups[0].results if result.passed_gate]
 
     @property
     def winner(self) -> Result | None:
-        """The story that passed the gate with the highest mean; the earlier trial of two equals."""
+        """The passed result with the highest mean, the earlier trial of two equals; None if none passed."""
         return next(iter(self.passed), None)
 
 
 def comparable_since(changes: tuple[Change, ...]) -> int:
-    """The first trial whose score compares with the newest; before it words, pictures or weights were others."""
+    """The first trial after the last of `changes`; earlier ones had other captions, images or weights."""
     return max((change.from_trial for change in changes), default=0)
 
 
 def _rank(result: Result) -> tuple[int, float, int]:
-    """Sort key: passed, then under the gate, each by falling mean; then failed. Equals stand by trial number."""
+    """Sort key: passed, then below the gate, each by falling mean, then failed; equals by trial number."""
     if result.aesthetic_mean is None:
         return 2, 0.0, result.spec.number
     return 0 if result.passed_gate else 1, -result.aesthetic_mean, result.spec.number

@@ -1,14 +1,13 @@
-"""The model seam: one object with UNet, VAE, text encoder, scheduler and scorer; nobody after it asks which
-it has.
+"""A loaded base model: UNet, VAE, text encoder, scheduler and scorer behind one interface for all models.
 
-Shape legend: B pictures or prompts, C channels, H x W latent cells (an eighth of the pixels), T tokens, D
-text width.
+Shape legend: B images or prompts, C channels, H x W latent cells (an eighth of the pixels), T tokens, D text
+width.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from diffsynth.prompters import KolorsPrompter
@@ -22,6 +21,9 @@ from core.errors import UserError
 from core.files.weight_files import PARTS, Part
 from core.trial.spec import PRECISIONS
 
+if TYPE_CHECKING:
+    from aesthetics_predictor import AestheticsPredictorV2Linear
+
 TRAIN_TIMESTEPS = 1100
 BETA_END = 0.014  # Kolors' noise schedule (examples/train/kolors/train_kolors_lora.py, DiffSynth 1.1.9)
 DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.float16, torch.bfloat16), strict=True))
@@ -32,83 +34,87 @@ DECODED_CELLS = 128 * 128  # latent cells at a time: one picture of 1024 px take
 class Backbone:
     """A frozen base model on one device, ready to encode, train on, render and score.
 
-    A part is read from the disk when it is first asked for. The text encoder may be too large to lie beside
-    the others: then the UNet makes way for it, and whoever encodes words frees it.
+    A part is read from the disk when it is first used. With `text_encoder_alone` the text encoder is too
+    large to share the device with the UNet: the UNet moves to the host while it is loaded, until
+    `free_text_encoder` is called.
     """
 
     name: str
     architecture: str  # what LoRA files say they are made for
     device: torch.device
     dtype: torch.dtype
-    readers: Mapping[str, Callable[[], Any]] = field(repr=False)
+    readers: Mapping[str, Callable[[], nn.Module]] = field(repr=False)
     scorer_name: str
     image_processor: CLIPImageProcessor
-    weights: dict[str, str]  # part -> what its weights are; keys of the cache
-    known_tokens: frozenset[int] | None = None  # None: the text encoder knows all
+    weights: dict[str, str]  # part -> digest of its weight files; part of the cache's keys
+    known_tokens: frozenset[int] | None = None  # that the text encoder was trained on; None: all
     text_encoder_alone: bool = False
     _prompter: KolorsPrompter = field(default_factory=KolorsPrompter, repr=False)
-    _parts: dict[str, Any] = field(default_factory=dict, repr=False)
+    _parts: dict[str, nn.Module] = field(default_factory=dict, repr=False)
 
     @property
     def unet(self) -> nn.Module:
+        """The denoising network, with the adapters that are injected at the moment."""
         return self._part("unet")
 
     @property
     def vae_encoder(self) -> nn.Module:
+        """Images -> latents; `encode_pictures` calls it."""
         return self._part("vae_encoder")
 
     @property
     def vae_decoder(self) -> nn.Module:
+        """Latents -> images; `decode` calls it."""
         return self._part("vae_decoder")
 
     @property
-    def scorer(self) -> Any:
+    def scorer(self) -> "AestheticsPredictorV2Linear":
+        """The aesthetic predictor, always in fp32; core/story/score.py calls it."""
         return self._part("scorer")
 
     @property
     def prompter(self) -> KolorsPrompter:
-        """Tokenizer and text encoder."""
+        """Tokenizer and text encoder; loads the encoder, which may move the UNet off the device."""
         if self.text_encoder_alone and "text_encoder" not in self._parts:
             self._move_unet(torch.device("cpu"))
         self._prompter.fetch_models(self._part("text_encoder"))
         return self._prompter
 
     def free_text_encoder(self) -> None:
-        """Give its room back to the UNet, if they cannot share it."""
+        """Unload the text encoder and bring the UNet back, where both do not fit on the device."""
         if not self.text_encoder_alone:
             return
         self._prompter.fetch_models(None)
         if self._parts.pop("text_encoder", None):
-            self._give_back()
+            self._empty_gpu_cache()
         if "unet" in self._parts and next(self._parts["unet"].parameters()).device.type != self.device.type:
             self._move_unet(self.device)
 
-    def _part(self, name: str) -> Any:
+    def _part(self, name: str) -> nn.Module:
         if name not in self._parts:
             self._parts[name] = self.readers[name]()
         return self._parts[name]
 
     def _move_unet(self, device: torch.device) -> None:
-        """Off the device and back, with whatever adapters it wears."""
+        """Move the UNet, if it is loaded, with its adapters."""
         if "unet" in self._parts:
             self._parts["unet"].to(device)
-        self._give_back()
+        self._empty_gpu_cache()
 
-    def _give_back(self) -> None:
-        """What was freed is the card's again, in whatever pieces the next one wants."""
+    def _empty_gpu_cache(self) -> None:
+        """Return freed memory to the GPU, so that the next part is not held up by fragments."""
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
     def new_scheduler(self) -> EnhancedDDIMScheduler:
-        """A scheduler of one's own: rendering shortens `timesteps` in place (schedulers/ddim.py, DiffSynth
-        1.1.9).
+        """A fresh scheduler for each use.
+
+        Rendering shortens `timesteps` in place (schedulers/ddim.py, DiffSynth 1.1.9).
         """
         return EnhancedDDIMScheduler(beta_end=BETA_END, num_train_timesteps=TRAIN_TIMESTEPS)
 
     def put(self, tensor: Tensor) -> Tensor:
-        """A tensor of the host's on the device; a GPU that is still busy is not waited for (hence the pinned
-        memory).
-        """
+        """Copy a host tensor to the device; pinned memory, so that the host does not wait for a GPU."""
         pinned = tensor.pin_memory() if self.device.type == "cuda" else tensor
         return pinned.to(self.device, non_blocking=True)
 
@@ -139,15 +145,14 @@ class Backbone:
         self, noisy_BCHW: Tensor, timesteps: Tensor, tokens_BTD: Tensor, pooled_BD: Tensor
     ) -> Tensor:
         """One forward of the UNet; `timesteps` (B,) or (1,)."""
-        # Height, width, no crop, height, width; filled on the device, for a CUDA graph allows no copy from
-        # the host.
+        # Height, width, no crop, height, width; filled on the device: a CUDA graph allows no host copy.
         size = timesteps.new_zeros((len(noisy_BCHW), 6), dtype=torch.long)
         size[:, 0::4], size[:, 1::4] = noisy_BCHW.shape[2] * 8, noisy_BCHW.shape[3] * 8
         noisy = noisy_BCHW.contiguous(memory_format=torch.channels_last)
         return self.unet(noisy, timesteps, tokens_BTD, size.flatten(), pooled_BD)
 
     def unknown_words(self, prompt: str) -> list[str]:
-        """Pieces of the prompt that the text encoder was never taught (they count as silence)."""
+        """Pieces of the prompt that the text encoder was not trained on; it reads them as zero vectors."""
         if self.known_tokens is None:
             return []
         tokenizer = self._prompter.tokenizer
@@ -162,18 +167,17 @@ def load_backbone(
     weights_folder: str | None = None,
     parts: Collection[Part] = PARTS,
 ) -> Backbone:
-    """Make a base model ready; `parts` says which of its files must be here.
+    """Load a base model; `parts` says which of its weight files must be there.
 
-    `device` auto is a GPU for kolors where there is one; `precision` None is the backbone's own. Raises
-    UserError, before anything is loaded, on a name, device or precision that does not exist or cannot train
-    here, and on missing weights.
+    `device` auto is a GPU for a model that needs one, if there is one; `precision` None is the model's
+    default. Raises UserError, before anything is loaded, on a name, device or precision that does not exist
+    or cannot train here, and on missing weights.
     """
     place = place_of(name, device, precision)
     model = base_model(name)
     if place.index is not None and place.type == "cuda":
         torch.cuda.set_device(place)  # streams and CUDA graphs belong to the current one
-    # fp32 is meant: TF32, cuDNN's default, keeps ten bits of the mantissa, and half a point decides about the
-    # gate.
+    # cuDNN's default, TF32, keeps only ten bits of the mantissa, which could move a score across the gate.
     torch.backends.cudnn.allow_tf32 = False
     loader = import_module(model.loader)
     backbone: Backbone = loader.read_backbone(
@@ -183,8 +187,9 @@ def load_backbone(
 
 
 def place_of(name: str, device: str, precision: str | None) -> torch.device:
-    """Where a base model would train in this precision. Raises UserError on words that are not known or
-    cannot work here.
+    """The device that a base model would use; arguments as in `load_backbone`.
+
+    Raises UserError on values that are not known or cannot work here.
     """
     model = base_model(name)
     precision = precision or model.precision
@@ -193,7 +198,8 @@ def place_of(name: str, device: str, precision: str | None) -> torch.device:
     place = _device(device, wants_gpu=model.needs_gpu)
     if precision == "fp16" and place.type == "cpu" and model.needs_gpu and device == "auto":
         raise UserError(
-            f"backbone is {name}, which needs a GPU, and torch sees none here (backbone: {DEFAULT} runs on the CPU)"
+            f"backbone is {name}, which needs a GPU, and torch sees none here "
+            f"(backbone: {DEFAULT} runs on the CPU)"
         )
     if precision == "fp16" and place.type == "cpu":
         raise UserError(
@@ -222,5 +228,5 @@ def _device(written: str, *, wants_gpu: bool) -> torch.device:
 
 
 def unknown_story_words(backbone: Backbone, prompts: Sequence[str]) -> list[str]:
-    """Every unknown piece once, in order of appearance."""
+    """`Backbone.unknown_words` of all prompts, each once, in order of appearance."""
     return list(dict.fromkeys(word for prompt in prompts for word in backbone.unknown_words(prompt)))

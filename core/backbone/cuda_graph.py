@@ -1,5 +1,4 @@
-"""CUDA graphs: what is the same at every step is recorded once and replayed, so that a GPU never waits for
-Python.
+"""CUDA graphs: the work of a step is recorded once and replayed, so that a GPU never waits for Python.
 
 A training step of Kolors' UNet is some fifteen thousand kernels, most of them short: launching them one by
 one takes many times longer than running them (docs/measurements.md).
@@ -19,25 +18,24 @@ from core.errors import first_line
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 STEPS_AHEAD = 2
-works_here = True  # until a recording fails: torch 2.11 then keeps the memory of every later one, too
+works_here = True  # until a recording fails: torch 2.11 then leaks the memory of every later one, too
 
 
 def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
-    """`work` ready to be called again and again with inputs of the same shapes: as a CUDA graph on a GPU,
-    else itself.
+    """Turn `work` into a CUDA graph for inputs of the same shapes; on a CPU return `work` itself.
 
-    What a replay returns, the next one overwrites. `work` is called with `inputs` once or twice on the way,
-    so it must change nothing; it must not look at a value on the host. If it cannot be recorded, that is
-    logged, and from then on all runs as it is. Raises torch.OutOfMemoryError.
+    Each replay overwrites what the last one returned. Recording calls `work` with `inputs` up to twice, so it
+    must have no side effects; it must not read a value on the host. If recording fails, that is logged, and
+    this and all later calls return `work` itself. Raises torch.OutOfMemoryError.
     """
-    global works_here
+    global works_here  # noqa: PLW0603  what one recording showed holds for the whole process
     if inputs[0].device.type != "cuda" or not works_here:
         return work
-    # Under autocast with a cache the half-precision copies of what is trained would be recorded once, and
-    # never change again.
+    # With autocast's cache the half-precision copies of the trained parameters would be recorded once and
+    # never updated.
     assert not (torch.is_autocast_enabled("cuda") and torch.is_autocast_cache_enabled())
     kept = [tensor.clone() for tensor in inputs]
-    # libraries set themselves up at a first call, which a recording does not allow
+    # a first call outside the recording: libraries initialise themselves, which a recording does not allow
     side = _side_stream(inputs[0].device)
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -48,7 +46,7 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = work(*kept)
     except RuntimeError as error:
-        for cause in (error, error.__context__):  # what ends the recording fails too, and hides it
+        for cause in (error, error.__context__):  # ending the recording fails as well and hides the cause
             if isinstance(cause, torch.OutOfMemoryError):
                 raise cause from None
         log.warning(
@@ -67,16 +65,14 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
 
 
 class Leash:
-    """Keeps the host a step or two ahead of a GPU, so that a heartbeat after each step tells of work that is
-    done.
-    """
+    """Limits how many steps the host is ahead of a GPU, so that a heartbeat reports work that is done."""
 
     def __init__(self, device: torch.device) -> None:
         self._on_gpu = device.type == "cuda"
         self._steps: deque[torch.cuda.Event] = deque()
 
     def step(self) -> None:
-        """The step's work was handed to the device; wait until that of `STEPS_AHEAD` steps ago is done."""
+        """Call after queueing a step; waits until the step `STEPS_AHEAD` before it is done."""
         if not self._on_gpu:
             return
         done = torch.cuda.Event(blocking=True)
@@ -88,5 +84,5 @@ class Leash:
 
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all recordings: libraries keep a workspace for each stream that they ever saw."""
+    """One stream for all recordings: libraries keep a workspace for each stream that they ever used."""
     return torch.cuda.Stream(device)

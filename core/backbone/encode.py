@@ -1,4 +1,4 @@
-"""Words and pictures as the UNet meets them, taken from the cache or encoded into it.
+"""Embeddings of prompts and latents of images, taken from the cache or encoded into it.
 
 Shape legend: N examples, C channels, H x W latent cells, T tokens, D text width.
 """
@@ -22,7 +22,7 @@ from core.data.picture import READING, PictureError, ask, open_picture, without_
 from core.files.cache import Cache
 from core.heartbeat import Beat, no_beat
 
-GPU_PROMPTS = 8  # Kolors' text encoder at a time: its hidden states take 60 MB a prompt in fp16
+GPU_PROMPTS = 8  # encoded at a time: hidden states of Kolors' text encoder take 60 MB a prompt in fp16
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +35,9 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Training data: latents as they are and mirrored, both (N, 4, H, W), and the captions' embeddings.
+    """Training data: latents of the images and of their mirror images, and the captions' embeddings.
 
-    `repeats` is how often each is drawn in one pass; none: once each.
+    `repeats` is how often each example is drawn in one pass; empty: once each.
     """
 
     latents_NCHW: Tensor
@@ -47,7 +47,7 @@ class Examples:
 
     @property
     def deck(self) -> Tensor:
-        """The rows of one pass in order, the shortest with these repeats."""
+        """The rows of one pass, unshuffled: the shortest pass that keeps the proportions of `repeats`."""
         rows = torch.arange(len(self.latents_NCHW))
         return (
             rows.repeat_interleave(torch.tensor(self.repeats) // math.gcd(*self.repeats))
@@ -67,11 +67,11 @@ def encode_prompts(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> 
 
 
 def encode_missing(prompts: Sequence[str], backbone: Backbone, cache: Cache, beat: Beat = no_beat) -> None:
-    """Encode into the cache what nobody encoded before; only for that is the text encoder needed."""
+    """Encode the prompts that are not in the cache; the text encoder is loaded only if there are any."""
     missing = [
         prompt for prompt in dict.fromkeys(prompts) if cache.find_tensors(_text_key(prompt, backbone)) is None
     ]
-    # On a CPU one at a time: there, not even the last bit of an embedding may depend on what stood beside it.
+    # On a CPU one at a time: there, not even the last bit of an embedding may depend on the rest of a batch.
     at_once = GPU_PROMPTS if backbone.device.type == "cuda" else 1
     try:
         for first in range(0, len(missing), at_once):
@@ -90,14 +90,15 @@ def _text_key(prompt: str, backbone: Backbone) -> tuple:
 def encode_pictures(
     table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, beat: Beat = no_beat
 ) -> dict[int, str]:
-    """Encode into the cache the rows that nobody encoded before; row -> reason of those that cannot be
-    encoded.
+    """Encode the images of the audit table that are not in the cache.
+
+    Returns row -> reason for those that cannot be encoded.
     """
     unfit = {}
     for row, digest, path in zip(table.index, table["sha256"], table["path"], strict=True):
         try:
             _latents(digest, path, size_px, backbone, cache, beat)
-        except PictureError as error:  # may be another library's with its next release, so it is not kept
+        except PictureError as error:  # not cached: the next release of a library may read it
             unfit[row] = str(error)
     return unfit
 
@@ -105,9 +106,7 @@ def encode_pictures(
 def encode_examples(
     table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, beat: Beat = no_beat
 ) -> Examples:
-    """The table's rows in their order. Raises PictureError where one that is not in the cache cannot be
-    encoded.
-    """
+    """Training data from the audit table, in its order. Raises PictureError if an image cannot be encoded."""
     found = [
         _latents(digest, path, size_px, backbone, cache, beat)
         for digest, path in zip(table["sha256"], table["path"], strict=True)
@@ -123,7 +122,7 @@ def encode_examples(
 def _latents(
     digest: str, path: str, size_px: int, backbone: Backbone, cache: Cache, beat: Beat
 ) -> dict[str, Tensor]:
-    """Both mirror images are kept, so that a flip equals encoding the flipped picture."""
+    """Latents `plain` and `mirrored` of one image; mirrored latents are not those of the mirrored image."""
 
     def encode(image: Image.Image) -> dict[str, Tensor]:
         pixels = picture_tensor(image, size_px)[None]
@@ -143,8 +142,9 @@ def _latents(
 
 
 def picture_tensor(image: Image.Image, size_px: int) -> Tensor:
-    """Resize to cover, crop the centre -> (3, size, size) in [-1, 1]; DiffSynth's TextImageDataset, centre
-    crop.
+    """Resize to cover, crop the centre -> (3, size, size) in [-1, 1].
+
+    As DiffSynth's TextImageDataset with centre crop.
     """
     image = without_ends(image)
     scale = max(size_px / image.width, size_px / image.height)

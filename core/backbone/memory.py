@@ -1,7 +1,6 @@
-"""What fits on the device: how many pictures are drawn at once, and whether training must recompute its
-activations.
+"""What fits on the device: how many images are rendered at once, and whether training recomputes activations.
 
-On a CPU both answers are fixed, so that its numbers depend on nothing but the words of the study.
+On a CPU both answers are fixed, so that results there depend on the study alone.
 """
 
 import logging
@@ -25,13 +24,14 @@ SHARE = 0.8  # of the free memory: the rest is for libraries' workspaces and for
 
 
 def pictures_at_once(backbone: Backbone, rendering: Rendering) -> int:
-    """How many pictures one forward of the UNet takes, 1 to 8; with guidance it sees each of them twice."""
+    """How many images one forward of the UNet takes, 1 to 8; with guidance it computes each of them twice."""
     if backbone.device.type != "cuda":
         return MOST_PICTURES
     return pictures_in(free_bytes(backbone.device), rendering, backbone.dtype)
 
 
 def pictures_in(room_bytes: int, rendering: Rendering, dtype: torch.dtype) -> int:
+    """How many images, 1 to 8, one forward can take with this much free memory."""
     cells = (rendering.size_px // 8) ** 2 * (2 if rendering.cfg_scale != 1.0 else 1)
     return min(max(int(SHARE * room_bytes / (DRAWN_BYTES[dtype.itemsize] * cells)), 1), MOST_PICTURES)
 
@@ -39,9 +39,7 @@ def pictures_in(room_bytes: int, rendering: Rendering, dtype: torch.dtype) -> in
 def needs_checkpointing(
     choice: Literal["auto", "on", "off"], backbone: Backbone, latents_BCHW: tuple[int, ...]
 ) -> bool:
-    """Whether a training step keeps only the inputs of each block and computes the rest again on its way
-    back.
-    """
+    """Whether a training step uses gradient checkpointing; `auto` on a GPU: if its activations do not fit."""
     if choice != "auto" or backbone.device.type != "cuda":
         return choice == "on"
     return not step_fits_in(free_bytes(backbone.device), latents_BCHW, backbone.dtype)
@@ -49,11 +47,9 @@ def needs_checkpointing(
 
 @contextmanager
 def recomputing(unet: nn.Module, *, draws: bool) -> Iterator[None]:
-    """Each block keeps its inputs alone, as with DiffSynth's checkpointing; `draws` if a block rolls dice
-    (dropout).
+    """Gradient checkpointing of each block, as DiffSynth's; `draws`: blocks use random numbers (dropout).
 
-    Remembering the dice costs a wait for each block and forbids a CUDA graph, so that is done only where
-    there are any.
+    Saving the RNG state costs a synchronisation per block and forbids a CUDA graph, so it is done only then.
     """
     blocks = [
         block
@@ -66,11 +62,11 @@ def recomputing(unet: nn.Module, *, draws: bool) -> Iterator[None]:
         yield
     finally:
         for block in blocks:
-            del block.forward  # the class's own comes back
+            del block.forward  # uncovers the method of the class
 
 
 def step_fits_in(room_bytes: int, latents_BCHW: tuple[int, ...], dtype: torch.dtype) -> bool:
-    """Whether all activations of a step can be kept until its way back."""
+    """Whether all activations of a step can be kept for its backward pass."""
     batch, _, height, width = latents_BCHW
     needed_bytes = KEPT_BYTES[dtype.itemsize] * batch * height * width
     log.info("activations of a step take about %.1f GB of %.1f GB free", needed_bytes / 1e9, room_bytes / 1e9)
@@ -78,6 +74,6 @@ def step_fits_in(room_bytes: int, latents_BCHW: tuple[int, ...], dtype: torch.dt
 
 
 def free_bytes(device: torch.device) -> int:
-    """What this process can still get on a GPU: what nobody has, and what its allocator holds unused."""
+    """Memory that this process can still use on a GPU: what is free, and what its allocator holds unused."""
     free, _ = torch.cuda.mem_get_info(device)
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

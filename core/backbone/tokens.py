@@ -6,19 +6,19 @@ from pathlib import Path
 
 from sentencepiece import SentencePieceProcessor
 
-# KolorsPrompter's (prompters/kolors_prompter.py, DiffSynth 1.1.9): what is beyond is cut off at the end
+# KolorsPrompter's (prompters/kolors_prompter.py, DiffSynth 1.1.9): longer texts are cut off at the end
 MAX_TOKENS = 256
 OWN_TOKENS = 2  # [gMASK] and sop, which the tokenizer puts before each text
 TOKENIZER = "tokenizer_configs/kolors/tokenizer/tokenizer.model"
 
 
 def count_tokens(text: str) -> int:
-    """Those of the text and the tokenizer's own."""
+    """Number of tokens of a text, the tokenizer's own two included."""
     return len(_processor().encode(text)) + OWN_TOKENS
 
 
 def unread(text: str) -> str:
-    """The end of a text that the text encoder does not get; empty where it gets all."""
+    """The end of a text that is cut off before the text encoder; empty where all of it is read."""
     pieces = _processor().encode(text, return_type="proto").pieces
     if len(pieces) + OWN_TOKENS <= MAX_TOKENS:
         return ""

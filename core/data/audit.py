@@ -1,4 +1,4 @@
-"""The audit table: what each picture of a data folder is, so that the filters need not look at it again."""
+"""The audit table: sizes, hashes and score of each image of a data folder, which the filters decide by."""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -44,10 +44,10 @@ COLUMNS = (
 AUDIT_VERSION = 2  # raise it when the meaning of an audit column changes
 BAD_SHOWN = 5  # pictures that cannot be used, in one line
 Scorer = Callable[[Image.Image], float]
-# told before picture `number` of `total` is looked at or scored for the first time
+# called before image `number` of `total` is opened or scored for the first time
 Looking = Callable[[int, int], object]
 NAMES_SHOWN = 5
-Row = dict[str, Any]
+Row = dict[str, Any]  # column -> value
 
 
 def audit(
@@ -59,12 +59,12 @@ def audit(
     looking: Looking = lambda number, total: None,
     note: Note = lambda text: None,
 ) -> pd.DataFrame:
-    """One row per picture: width and height in px, ratio = width / height, size in bytes, score from 1 to 10.
+    """One row per image: width and height in px, ratio = width / height, size in bytes, score from 1 to 10.
 
-    `problem` is empty for a good picture, else why it cannot be used; `note` what was missed when it was
-    read. Looks at each picture's content once ever, and scores, one at a time, those that `filters` keep as
-    far as that needs no score: a score must not depend on what stood beside it in a batch. Raises DataError
-    when there is no such folder.
+    `problem` is empty for a usable image, else why it cannot be used; `note` says what was ignored when it
+    was read. Each content is opened only once, and scored only if the filters that need no score keep it; one
+    at a time, for a score must not depend on the rest of a batch. Raises DataError when there is no such
+    folder.
     """
     folder = read_folder(local_data(data, cache.folder))
     rows = [
@@ -81,7 +81,7 @@ def audit(
 
 
 def bad_pictures(table: pd.DataFrame) -> dict[str, str]:
-    """Name -> reason of every picture that cannot be used."""
+    """File name -> reason of every image that cannot be used."""
     bad = table[table["problem"] != ""]
     return dict(zip(bad["file"].map(_printable), bad["problem"], strict=True))
 
@@ -91,14 +91,14 @@ def _table(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def say_bad(bad: dict[str, str]) -> str:
-    """Pictures that cannot be used, in one line."""
+    """The result of `bad_pictures` in one line for the user; names the first five."""
     named = ", ".join(f"{file} ({reason})" for file, reason in list(bad.items())[:BAD_SHOWN])
     more = f" and {len(bad) - BAD_SHOWN} more (lora-sweep data lists them)" if len(bad) > BAD_SHOWN else ""
     return f"{len(bad)} picture{'s' if len(bad) > 1 else ''} cannot be used: {named}{more}"
 
 
 def known_score(path: Path, cache: Cache, scorer: str) -> float | None:
-    """The score that an earlier audit kept of this picture's content; None where there is none."""
+    """The cached score of this image's content; None where it was not scored or cannot be read."""
     try:
         _, digest = _fingerprint(path)
     except PictureError:
@@ -131,12 +131,13 @@ def _row(picture: CaptionedPicture, template: str, cache: Cache, looking: Callab
 
 
 def look_at(path: Path) -> Row:
+    """Sizes, hashes and notes of one image, or its `problem`. Raises PictureError if the disk fails."""
     notes: list[str] = []
     try:
         image = open_picture(path, notes.append)
     except PictureError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno:
-            raise  # the file could not be reached today, which says nothing about its content: not to be kept
+            raise  # the file system failed, which says nothing about the content: must not be cached
         return {"problem": str(error)}
     hashes = ask(_hashes, image)
     return {
@@ -159,26 +160,24 @@ def _add_score(row: Row, cache: Cache, score: Scorer, scorer: str, looking: Call
 
     try:
         row |= cache.facts(("audit", AUDIT_VERSION, READING, row["sha256"], scorer), rate)
-    except PictureError as error:  # may be another library's with its next release, so it is not kept
+    except PictureError as error:  # not cached: the next release of a library may read it
         row["problem"] = str(error)
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
-    """What was missed when pictures were read, each once, with their names."""
+    """Each distinct note once, with the names of the images that it is about."""
     for text in dict.fromkeys(row["note"] for row in rows if row["note"]):
         yield f"{text} ({some_names([row['file'] for row in rows if row['note'] == text])})"
 
 
 def some_names(files: Sequence[str]) -> str:
-    """The first of them, and how many more there are."""
+    """The first five file names and how many more there are, for a message."""
     more = f" and {len(files) - NAMES_SHOWN} more" if len(files) > NAMES_SHOWN else ""
     return ", ".join(map(_printable, files[:NAMES_SHOWN])) + more
 
 
 def _fingerprint(path: Path) -> tuple[int, str]:
-    """Bytes and sha256, read again only when the file system says that the file was touched. Raises
-    PictureError.
-    """
+    """Size in bytes and sha256, computed again only if the file changed. Raises PictureError."""
     try:
         now = path.stat()
         return now.st_size, _sha256_once(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)

@@ -1,6 +1,4 @@
-"""metadata.csv or metadata.jsonl: which pictures there are, and their words; a caption is text, and anything
-else is named.
-"""
+"""Reads metadata.csv or metadata.jsonl, the table of images and captions; captions must be text."""
 
 import ast
 import csv
@@ -11,7 +9,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from core.data.picture import ENDINGS
 from core.errors import UserError
@@ -21,17 +18,20 @@ from core.trial.spec import PROMPT, Data
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 KINDS = {bool: "a boolean", int: "a number", float: "a number", list: "a list", dict: "an object"}
 MISSING = "is missing"
-NOTHING = ("nan", "null", "none")  # what programs write into a CSV cell that holds nothing
+NOTHING = ("nan", "null", "none")  # what programs write into an empty CSV cell
+Cells = dict[str, object]  # column -> value of one row
 
 
 class DataError(UserError):
-    """Why the pictures cannot be used, in one line."""
+    """The data folder or its table cannot be used; the message says why, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableRow:
-    """`file` as the table names it, or `row 3` with a problem; `subset` is None where the table has no such
-    column.
+    """One row of the table; `problem` says why it cannot be used, empty if it can.
+
+    `file` is as in the table, or `row 3` where the table has no name. `subset` is None where the table has no
+    such column.
     """
 
     file: str
@@ -41,34 +41,35 @@ class TableRow:
 
 
 def read_table(table: Path, data: Data) -> list[TableRow]:
-    """Raises DataError where the table as a whole cannot be read as one."""
+    """All rows of the table, faulty ones with their problem. Raises DataError where it is no table at all."""
     try:
         content = table.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{shown_path(table)}: is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     columns, rows = _read_lines(table, content) if table.suffix == ".jsonl" else _read_csv(table, content)
-    image, words = data.image_column or "file_name", data.text_column or "text"
-    for key, column in (("image_column", image), ("text_column", words)):
+    image, caption = data.image_column or "file_name", data.text_column or "text"
+    for key, column in (("image_column", image), ("text_column", caption)):
         if column not in columns and (column == image or PROMPT in data.caption):
             raise DataError(
                 f"{shown_path(table)}: column {column} is missing (found: {', '.join(columns) or 'none'}); "
                 f"data.{key} can name another"
             )
     if table.suffix == ".csv":
-        rows = [row | {words: _meant(row.get(words))} for row in rows]
+        rows = [row | {caption: _meant(row.get(caption))} for row in rows]
     return [
-        _row(number, row, image, words, "subset" in columns, data) for number, row in enumerate(rows, start=1)
+        _row(number, row, image, caption, "subset" in columns, data)
+        for number, row in enumerate(rows, start=1)
     ]
 
 
 def clean(text: str) -> str:
-    """Half a surrogate pair, which no file and no terminal takes, becomes a question mark."""
+    """Replace lone surrogates, which cannot be written to a file or a terminal, by question marks."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _row(number: int, row: dict[str, Any], image: str, words: str, has_subset: bool, data: Data) -> TableRow:
+def _row(number: int, row: Cells, image: str, caption: str, has_subset: bool, data: Data) -> TableRow:
     file, no_file = _text(row.get(image))
-    prompt, no_prompt = _text(row.get(words))
+    prompt, no_prompt = _text(row.get(caption))
     subset, no_subset = _text(row.get("subset"))
     prompt = prompt.strip()
     problem = ""
@@ -81,8 +82,8 @@ def _row(number: int, row: dict[str, Any], image: str, words: str, has_subset: b
     return TableRow(file, prompt, subset if has_subset else None, problem)
 
 
-def _text(value: Any) -> tuple[str, str]:
-    """A cell's text, or why it is none; never Python's spelling of something else."""
+def _text(value: object) -> tuple[str, str]:
+    """-> (text of a cell, ""), or ("", why it is not text); other values are never converted to text."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "", MISSING
     if isinstance(value, str):
@@ -90,8 +91,8 @@ def _text(value: Any) -> tuple[str, str]:
     return "", f"is {KINDS[type(value)]}, not text"
 
 
-def _read_csv(table: Path, text: str) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    """Columns and rows; blanks after a comma count as no part of a cell."""
+def _read_csv(table: Path, text: str) -> tuple[Sequence[str], list[Cells]]:
+    """-> columns and rows; blanks after a comma are not part of a cell."""
     try:
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
         columns, rows = [name.strip() for name in reader.fieldnames or ()], []
@@ -100,8 +101,8 @@ def _read_csv(table: Path, text: str) -> tuple[Sequence[str], list[dict[str, Any
         for row in reader:
             if None in row:
                 raise DataError(
-                    f"{shown_path(table)}: line {reader.line_num} has more cells than columns; quote a caption that "
-                    f"has a comma"
+                    f"{shown_path(table)}: line {reader.line_num} has more cells than columns; "
+                    f"quote a caption that has a comma"
                 )
             rows.append(row)
         return columns, rows
@@ -113,20 +114,19 @@ def _check_header(table: Path, columns: Sequence[str]) -> None:
     for separator, name in SEPARATORS.items():
         if len(columns) == 1 and separator in columns[0]:
             raise DataError(
-                f"{shown_path(table)}: its columns are separated by {name} ({separator!r}); save it with commas"
+                f"{shown_path(table)}: its columns are separated by {name} ({separator!r}); "
+                f"save it with commas"
             )
     if any(Path(column).suffix.lower() in ENDINGS for column in columns):
         raise DataError(
-            f"{shown_path(table)}: has no header, for its first line names a picture; write the columns above it: "
-            f"file_name,text"
+            f"{shown_path(table)}: has no header, for its first line names a picture; "
+            f"write the columns above it: file_name,text"
         )
 
 
-def _meant(cell: str | None) -> Any:
-    """What a program meant that wrote a list, a number or nothing into a cell for words; else the cell as it
-    is.
-    """
-    written = (cell or "").strip()
+def _meant(cell: object) -> object:
+    """The list, number, boolean or None that a program wrote into a caption's cell; else the cell itself."""
+    written = cell.strip() if isinstance(cell, str) else ""
     if written.lower() in NOTHING:
         return None
     if written.lower() in ("true", "false"):
@@ -140,8 +140,8 @@ def _meant(cell: str | None) -> Any:
     return cell
 
 
-def _read_lines(table: Path, text: str) -> tuple[Sequence[str], list[dict[str, Any]]]:
-    rows = []
+def _read_lines(table: Path, text: str) -> tuple[Sequence[str], list[Cells]]:
+    rows: list[Cells] = []
     for number, line in enumerate(text.split("\n"), start=1):  # not splitlines: a caption may hold U+2028
         if not line.strip():
             continue

@@ -1,6 +1,4 @@
-"""Pixels by an embedded colour profile (ICC) -> sRGB, which training, scorer and drawn pictures take plain
-pixels for.
-"""
+"""Converts images with an embedded colour profile (ICC) to sRGB, which training and scorer assume."""
 
 import io
 from collections.abc import Callable
@@ -10,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 GREY_MODES = ("1", "L", "LA")
-# a profile's colour space -> the pixels that it speaks of
+# colour space of a profile -> Pillow's mode of the pixels that it describes
 MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 SAME_LEVELS = 2  # of 255: sRGB's own profiles differ from each other by rounding
 Note = Callable[[str], object]
@@ -21,8 +19,9 @@ class _ProfileError(ValueError):
 
 
 def to_srgb(image: Image.Image, note: Note) -> Image.Image:
-    """RGB or RGBA in sRGB; the image itself where it is sRGB already, or has no profile that can be used,
-    which is noted.
+    """Convert to RGB or RGBA in sRGB; returns the image itself where it is sRGB or has no usable profile.
+
+    `note` is called with a line where a profile cannot be used.
     """
     if "icc_profile" not in image.info:
         return image
@@ -33,7 +32,7 @@ def to_srgb(image: Image.Image, note: Note) -> Image.Image:
         converted = ImageCms.applyTransform(image.convert(mode), transform)
     except MemoryError:
         raise
-    except Exception as error:  # whatever a damaged profile leads lcms into
+    except Exception as error:  # lcms raises many kinds on a damaged profile
         reason = error if isinstance(error, _ProfileError) else "colour profile cannot be read"
         note(f"{reason}: taken as sRGB")
         return image
@@ -47,18 +46,15 @@ def _family(image: Image.Image) -> str:
     return "CMYK" if image.mode == "CMYK" else "L" if image.mode in GREY_MODES else "RGB"
 
 
-@lru_cache(maxsize=8)  # the pictures of a folder mostly share one
+@lru_cache(maxsize=8)  # most images of a folder have the same profile
 def _transform(content: bytes, family: str) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """The mode to bring pixels of a family to, and what brings them to sRGB then; None if they are sRGB as
-    they are.
-    """
+    """-> the mode to convert the pixels to, and the transform from it to sRGB; None if it changes nothing."""
     profile = ImageCms.ImageCmsProfile(io.BytesIO(content))
     space = profile.profile.xcolor_space
     mode = MODES.get(space, "")
     if mode != family and (mode, family) != ("RGB", "L"):  # grey is a colour too
         raise _ProfileError(f"colour profile is for {space.strip()} pixels and they are {family}")
-    # As Photoshop converts by default; lcms' own default intent differs from it only for profiles made of
-    # tables.
+    # Photoshop's default; lcms' own default intent differs from it only for profiles made of tables.
     transform = ImageCms.buildTransform(
         profile,
         ImageCms.createProfile("sRGB"),
@@ -71,7 +67,7 @@ def _transform(content: bytes, family: str) -> tuple[str, ImageCms.ImageCmsTrans
 
 
 def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Whether sample colours stay what they are: names of profiles say little."""
+    """Whether sample colours stay as they are; the name of a profile is not reliable."""
     levels = np.arange(0, 256, 15, dtype=np.uint8)
     samples = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
     image = (

@@ -1,4 +1,4 @@
-"""What a file is that is no picture we can read, judged by how it begins."""
+"""What a file is that cannot be read as an image, judged by its first bytes."""
 
 from pathlib import Path
 
@@ -29,18 +29,18 @@ HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 
 
 def kind_of(path: Path) -> str:
-    """In a few words, with what to do; empty where nothing is known."""
+    """What the file is and what the user can do, in a few words; empty if not known. Raises OSError."""
     with path.open("rb") as handle:
         start = handle.read(START_BYTES)
     if not start:
         return "it is empty"
     if what := next((what for begins, what in NO_PICTURE.items() if start.startswith(begins)), None):
         return f"it is {what}"
-    words = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if words.startswith((b"<!doctype html", b"<html", b"<head")):
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head")):
         return "it is an HTML page, not the picture; download it again"
     kind = next((kind for begins, kind in WITHOUT_A_READER.items() if start.startswith(begins)), None)
-    if words.startswith(b"<svg") or (words.startswith((b"<?xml", b"<!doctype svg")) and b"<svg" in words):
+    if text.startswith(b"<svg") or (text.startswith((b"<?xml", b"<!doctype svg")) and b"<svg" in text):
         kind = "SVG"
     if start[4:8] == b"ftyp":
         kind = _of_brands(start)
@@ -54,7 +54,7 @@ def _of_brands(start: bytes) -> str | None:
         *(start[i : i + 4] for i in range(16, min(int.from_bytes(start[:4]), len(start)), 4)),
     ]
     if any(brand in (b"avif", b"avis") for brand in brands):
-        return None  # there is a reader, so this one is damaged
+        return None  # Pillow reads AVIF, so this file is damaged
     if brands[0] == b"crx ":
         return "camera raw"
     return "HEIC" if any(brand in HEIC_BRANDS for brand in brands) else "video"

@@ -1,12 +1,10 @@
-"""Data-Juicer's image filters on the audit table: same names, same bounds (inclusive), plus `subset` and
-`max_images`.
-"""
+"""Data-Juicer's image filters on the audit table: same names and bounds; and `subset`, `max_images`."""
 
 import pandas as pd
 
 from core.trial.spec import Filters
 
-# The filters in the order in which a picture meets them, each with its settings.
+# The filters in the order in which they are applied, each with its settings.
 STAGES = {
     "subset": ("subset",),
     "image_shape_filter": ("min_width", "max_width", "min_height", "max_height"),
@@ -23,7 +21,7 @@ OPEN = Filters(min_ratio=0.0, max_ratio=float("inf"), deduplicate="none")
 
 
 def why_dropped(table: pd.DataFrame, filters: Filters) -> pd.Series:
-    """For each row of the audit table the first reason it goes, or an empty string for a picture that stays."""
+    """For each row of the audit table its `problem` or the first filter that drops it; empty if kept."""
     reasons = table["problem"].fillna("").astype(str).copy()
 
     def drop(mask: pd.Series, reason: str) -> None:
@@ -55,12 +53,12 @@ def why_dropped(table: pd.DataFrame, filters: Filters) -> pd.Series:
 
 
 def select(table: pd.DataFrame, filters: Filters) -> pd.DataFrame:
-    """The rows that stay, in the table's order."""
+    """The rows that the filters keep, in the table's order."""
     return table[why_dropped(table, filters) == ""]
 
 
 def left_after(reasons: pd.Series) -> dict[str, int]:
-    """How many pictures are left after each stage, `problem` (pictures that cannot be used) being the first."""
+    """How many images are left after each stage; the first, `problem`, drops those that cannot be used."""
     gone = reasons[reasons != ""]
     left = len(reasons) - int((~gone.isin(list(STAGES))).sum())
     counts = {"problem": left}

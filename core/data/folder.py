@@ -1,6 +1,4 @@
-"""A folder of captioned pictures, in any layout of the field: a table beside them, or a text file beside
-each.
-"""
+"""A folder of captioned images, in the usual layouts: with a table, or with a text file beside each image."""
 
 import os
 import re
@@ -10,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.data.caption_table import DataError as DataError
-from core.data.caption_table import clean, read_table
+from core.data.caption_table import DataError, clean, read_table
 from core.data.file_kind import kind_of
 from core.data.picture import ENDINGS
 from core.folders import Runs, shown_path
@@ -24,11 +21,11 @@ TABLE_ENDINGS = (".csv", ".jsonl", ".tsv", ".json", ".parquet", ".xlsx")
 LAYOUTS = (
     "metadata.csv or metadata.jsonl with file_name and text, or pictures with a .txt each, there or in train/"
 )
-LITTER_FOLDERS = ("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX")  # of NAS boxes, Windows and macOS
-COMPANIONS = ("-masklabel", "-condlabel")  # OneTrainer's masks, beside the picture that they belong to
-# splits, as Hugging Face names them
+LITTER_FOLDERS = ("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX")  # made by NAS boxes, Windows and macOS
+COMPANIONS = ("-masklabel", "-condlabel")  # OneTrainer's masks, beside the image that they belong to
+# Hugging Face's names of splits that are not for training
 HELD_OUT = ("test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev")
-# sd-scripts: N_name has its pictures drawn N times; four digits are a year
+# sd-scripts: images in a folder N_name are drawn N times; four digits are a year
 REPEATS = re.compile(r"(\d{1,3})_.+")
 FOLDERS_SHOWN = 5
 FILE_MISSING, OUTSIDE = "file is missing", "lies outside the data folder"
@@ -36,10 +33,9 @@ FILE_MISSING, OUTSIDE = "file is missing", "lies outside the data folder"
 
 @dataclass(frozen=True, slots=True)
 class CaptionedPicture:
-    """`file` is its name for people; `problem` says why it cannot be used, as far as its content is not
-    needed for that.
+    """One image and its caption (`prompt`); `problem` says why it cannot be used, judged without opening it.
 
-    `repeats` is how often it is drawn where others are drawn once.
+    `file` is its name in messages and tables. `repeats` is how often it is drawn per pass.
     """
 
     file: str
@@ -53,14 +49,14 @@ class CaptionedPicture:
 
 @dataclass(frozen=True, slots=True)
 class PictureFolder:
-    """`notes` say in one line each what a user must know of the folder as a whole, such as what was left out."""
+    """All images of a data folder; each of `notes` is a line for the user, such as what was left out."""
 
     pictures: tuple[CaptionedPicture, ...]
     notes: tuple[str, ...] = ()
 
 
 def read_folder(data: Data) -> PictureFolder:
-    """Every picture in the table's order, then those that it forgets; or all by name. Raises DataError."""
+    """The images in the table's order, then those not in it; without a table by name. Raises DataError."""
     root = Path(data.source)
     if not root.is_dir():
         raise DataError(f"{shown_path(root)}: {why_no_folder(root)}")
@@ -69,6 +65,7 @@ def read_folder(data: Data) -> PictureFolder:
 
 
 def why_no_folder(path: Path) -> str:
+    """Why `path`, which is no folder, cannot be the data folder: a half sentence for a message."""
     if not path.is_file():
         return "there is no such folder"
     if path.suffix.lower() in ENDINGS:
@@ -80,6 +77,7 @@ def why_no_folder(path: Path) -> str:
 
 
 def caption_of(prompt: str, template: str) -> str:
+    """The caption that is trained with: `template` is the study's `caption`, `prompt` the image's own."""
     return template.replace(PROMPT, prompt)
 
 
@@ -94,12 +92,14 @@ def _from_table(table: Path, data: Data) -> PictureFolder:
         path = folder / row.file
         problem = row.problem or _problem(path, real_root)
         if problem in (FILE_MISSING, OUTSIDE) and (guess := near.to(row.file, path)):
-            problem += f"; did you mean {_told_apart(clean(guess.relative_to(folder).as_posix()), row.file)}?"
-            named.add(os.path.abspath(guess))
-        named.add(os.path.abspath(path))
+            problem += (
+                f"; did you mean {_distinguished(clean(guess.relative_to(folder).as_posix()), row.file)}?"
+            )
+            named.add(_absolute(guess))
+        named.add(_absolute(path))
         subset = _folder_of(row.file) if row.subset is None else row.subset
         pictures.append(CaptionedPicture(row.file, path, row.prompt, subset, problem))
-    forgotten = (path for path in files if os.path.abspath(path) not in named)
+    forgotten = (path for path in files if _absolute(path) not in named)
     pictures += [
         CaptionedPicture(
             name := clean(path.relative_to(folder).as_posix()),
@@ -114,13 +114,13 @@ def _from_table(table: Path, data: Data) -> PictureFolder:
     if PROMPT in data.caption:
         texts = _texts(everything)
         notes += _say_beside_table(
-            table, [text for path in files for text in _words_of(path, texts)], Path(data.source)
+            table, [text for path in files for text in _texts_of(path, texts)], Path(data.source)
         )
     return PictureFolder(tuple(pictures), notes)
 
 
 def _say_beside_table(table: Path, texts: Sequence[Path], root: Path) -> tuple[str, ...]:
-    """A note of other captions than the table's."""
+    """A note if there are captions elsewhere than in the table that is read."""
     tables = [root / name for name in TABLES if (root / name).is_file()]
     others = [clean(path.relative_to(root).as_posix()) for path in (*tables[1:], *dict.fromkeys(texts))]
     more = f" and {len(others) - 1} more" if len(others) > 1 else ""
@@ -130,14 +130,14 @@ def _say_beside_table(table: Path, texts: Sequence[Path], root: Path) -> tuple[s
     )
 
 
-def _told_apart(name: str, written: str) -> str:
-    """A file's name, with what nobody would see that it differs in."""
+def _distinguished(name: str, written: str) -> str:
+    """A file's name; says so if it looks the same as `written` but differs in its Unicode form."""
     same = unicodedata.normalize("NFC", name) == unicodedata.normalize("NFC", written)
     return f"{name}, the same letters in another Unicode form" if same else name
 
 
 class _Near:
-    """Finds the file that a table means by a name that is not quite its own."""
+    """Finds the file that a table probably means by a name that does not exist."""
 
     def __init__(self, files: Sequence[Path], folder: Path) -> None:
         found = [(key, path) for path in files for key in _loose(path.relative_to(folder).as_posix())]
@@ -145,18 +145,25 @@ class _Near:
         self._files = {key: path for key, path in found if times[key] == 1}
 
     def to(self, written: str, path: Path) -> Path | None:
-        """The only other file of that path or name, but for case, Unicode form, ending, folder, blanks and
-        slashes.
+        """The file whose name is `written` but for case, Unicode form, ending, folder, blanks or slashes.
+
+        None if there are several, or if it is the file at `path` itself.
         """
         found = next((self._files[key] for key in _loose(written) if key in self._files), None)
-        return None if found is None or os.path.abspath(found) == os.path.abspath(path) else found
+        return None if found is None or _absolute(found) == _absolute(path) else found
+
+
+def _absolute(path: Path) -> str:
+    """The path without `.` and `..`; unlike Path.resolve it keeps links and so the place they stand in."""
+    return os.path.abspath(path)  # noqa: PTH100  see above
 
 
 def _loose(name: str) -> list[str]:
-    """What a name and a near miss of it have in common, closest first, no word twice."""
+    """Keys that a name shares with near misses of it, closest first, each once."""
     whole = unicodedata.normalize("NFC", clean(name)).casefold().replace("\\", "/").strip().removeprefix("./")
     last = whole.rpartition("/")[2]
-    keys = (whole, last, *(os.path.splitext(key)[0] for key in (whole, last) if Path(key).suffix in ENDINGS))
+    with_ending = (key for key in (whole, last) if Path(key).suffix in ENDINGS)
+    keys = (whole, last, *(os.path.splitext(key)[0] for key in with_ending))  # noqa: PTH122  not a path
     return [key for key in dict.fromkeys(keys) if key]
 
 
@@ -168,26 +175,26 @@ def _from_files(root: Path, data: Data) -> PictureFolder:
     train = root / "train"
     folder = train if all(path.is_relative_to(train) for path in paths) else root
     texts = _texts(files)
-    words = {path: _words_of(path, texts) for path in paths}
+    texts_by_picture = {path: _texts_of(path, texts) for path in paths}
     unread = _say_tables([path.relative_to(root) for path in files if path.suffix.lower() in TABLE_ENDINGS])
-    if PROMPT in data.caption and not any(words.values()):
+    if PROMPT in data.caption and not any(texts_by_picture.values()):
         raise DataError(
-            f"{shown_path(folder)}: holds pictures but no captions; write a .txt beside each, or data.caption "
-            f"without {PROMPT}" + "".join(f"; {text}" for text in unread)
+            f"{shown_path(folder)}: holds pictures but no captions; write a .txt beside each, "
+            f"or data.caption without {PROMPT}" + "".join(f"; {text}" for text in unread)
         )
     real_root = os.path.realpath(root)
     pictures = tuple(
-        _from_file(path, next(iter(words[path]), None), folder, real_root, PROMPT in data.caption)
+        _from_file(path, next(iter(texts_by_picture[path]), None), folder, real_root, PROMPT in data.caption)
         for path in paths
     )
-    passed_over = (*unread, *_say_more_texts(words, root)) if PROMPT in data.caption else ()
+    passed_over = (*unread, *_say_more_texts(texts_by_picture, root)) if PROMPT in data.caption else ()
     return PictureFolder(pictures, (*notes, *passed_over, *_say_repeats(pictures)))
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files in the folder and below, by name; not what a file manager hides there, nor what sweeps drew.
+    """All files in the folder and below, by name, but no hidden ones and none in a runs folder of ours.
 
-    Of linked folders only those at the top are entered, so that a circle of links ends.
+    Of linked folders only those at the top are entered, so that a cycle of links ends.
     """
     found = {*folder.rglob("*"), *folder.glob("*/*")}
     runs = [path.parent for path in folder.rglob(Runs(Path()).tracking_lock.name) if path.parent != folder]
@@ -200,20 +207,25 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _without_litter(files: Sequence[Path], folder: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """The pictures among the files that are there to be trained on, and a note of the others."""
+    """The images that are meant for training, and a note of those that are left out."""
     pictures = {path: path.relative_to(folder) for path in files if path.suffix.lower() in ENDINGS}
     splits = {place.parent for inner in pictures.values() for place in inner.parents if place.name == "train"}
     numbered = any(REPEATS.fullmatch(inner.parent.name) for inner in pictures.values())
     litter = {path: kind for path, inner in pictures.items() if (kind := _litter(inner, splits, numbered))}
     counts = Counter(kind for path, kind in litter.items() if path.is_file())
     said = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
-    note = f"left out: {said}; to have such pictures, name them in a metadata.csv, or rename them or their folder"
+    note = (
+        f"left out: {said}; to have such pictures, name them in a metadata.csv, "
+        f"or rename them or their folder"
+    )
     return [path for path in pictures if path not in litter], (note,) if litter else ()
 
 
 def _litter(picture: Path, splits: set[Path], numbered: bool) -> str:
-    """What a picture is that is no example, by its place: more is beside a `train/`, or numbered for
-    sd-scripts.
+    """The kind of an image that is not for training, judged by its place; empty if it is for training.
+
+    `splits` are folders that hold a `train/`, beside which held-out splits lie. `numbered`: folders are named
+    as for sd-scripts, where `reg/` holds regularisation images.
     """
     folders = picture.parts[:-1]
     if found := next((name for name in folders if name in LITTER_FOLDERS), None):
@@ -227,7 +239,7 @@ def _litter(picture: Path, splits: set[Path], numbered: bool) -> str:
 
 
 def _texts(files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Texts by their paths with the ending in small letters; first the one that is written so."""
+    """Caption files by their path with a lower-case ending; several may differ in the ending's case."""
     texts: dict[str, list[Path]] = {}
     for path in files[::-1]:
         if (ending := path.suffix.lower()) in (".txt", ".caption"):
@@ -235,10 +247,8 @@ def _texts(files: Sequence[Path]) -> dict[str, list[Path]]:
     return texts
 
 
-def _words_of(path: Path, texts: dict[str, list[Path]]) -> list[Path]:
-    """`1.txt`, `1.caption`, `1.png.txt` or `1.png.caption` beside `1.png`, their endings in any case; the
-    first is read.
-    """
+def _texts_of(path: Path, texts: dict[str, list[Path]]) -> list[Path]:
+    """`1.txt`, `1.caption`, `1.png.txt`, `1.png.caption` beside `1.png`, endings in any case, best first."""
     names = [
         name.with_name(name.name + ending)
         for name in (path.with_suffix(""), path)
@@ -261,21 +271,22 @@ def _say_tables(tables: Sequence[Path]) -> tuple[str, ...]:
     )
 
 
-def _say_more_texts(words: dict[Path, list[Path]], root: Path) -> tuple[str, ...]:
-    """A note where a picture has more texts than the one that is read."""
-    several = [texts for texts in words.values() if len(texts) > 1]
+def _say_more_texts(texts_by_picture: dict[Path, list[Path]], root: Path) -> tuple[str, ...]:
+    """A note if an image has more caption files than the one that is read."""
+    several = [texts for texts in texts_by_picture.values() if len(texts) > 1]
     if not several:
         return ()
     read, *others = (clean(text.relative_to(root).as_posix()) for text in several[0])
     count = "a picture has" if len(several) == 1 else f"{len(several)} pictures have"
     return (
-        f"{count} more than one text: {read} is read, {', '.join(others)} {'is' if len(others) == 1 else 'are'} not"
+        f"{count} more than one text: {read} is read, "
+        f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not"
         + (", and so on" if len(several) > 1 else ""),
     )
 
 
 def _from_file(
-    path: Path, words: Path | None, folder: Path, real_root: str, has_prompt: bool
+    path: Path, text: Path | None, folder: Path, real_root: str, has_prompt: bool
 ) -> CaptionedPicture:
     name = path.relative_to(folder).as_posix()
     if clean(name) != name:
@@ -283,12 +294,12 @@ def _from_file(
             clean(name), folder / clean(name), "", _folder_of(clean(name)), "its name is not UTF-8"
         )
     prompt, problem = "", ""
-    if words and not _problem(words, real_root):
+    if text and not _problem(text, real_root):
         try:
-            prompt = words.read_text(encoding="utf-8-sig").strip()
+            prompt = text.read_text(encoding="utf-8-sig").strip()
             problem = "" if prompt else "caption is empty"
         except UnicodeDecodeError:
-            problem = f"caption {words.name} is not UTF-8"
+            problem = f"caption {text.name} is not UTF-8"
     else:
         problem = f"caption is missing (there is no {path.with_suffix('.txt').name})"
     repeats = _repeats_of(name)
@@ -304,7 +315,7 @@ def _repeats_of(file: str) -> int:
 
 
 def _say_repeats(pictures: Sequence[CaptionedPicture]) -> tuple[str, ...]:
-    """A note where not all pictures are drawn equally often."""
+    """A note if images are not all drawn equally often."""
     folders = {
         picture.subset or "the folder itself": picture.repeats for picture in pictures if picture.repeats
     }
@@ -313,23 +324,24 @@ def _say_repeats(pictures: Sequence[CaptionedPicture]) -> tuple[str, ...]:
     said = ", ".join(f"{folder} ({repeats})" for folder, repeats in list(folders.items())[:FOLDERS_SHOWN])
     more = f" and {len(folders) - FOLDERS_SHOWN} more folders" if len(folders) > FOLDERS_SHOWN else ""
     return (
-        f"pictures are drawn as often as their folders' names say, as by sd-scripts: {said}{more}; without a number: once",
+        f"pictures are drawn as often as their folders' names say, as by sd-scripts: {said}{more}; "
+        f"without a number: once",
     )
 
 
 def _folder_of(file: str) -> str:
-    """The sub-folder that a picture lies in, empty at the top."""
+    """The sub-folder that an image lies in, empty at the top."""
     parent = Path(file).parent.as_posix()
     return "" if parent == "." else parent
 
 
 def _problem(path: Path, real_root: str) -> str:
-    """Why a file cannot be used, judged by its place alone."""
+    """Why a file cannot be used, judged by its path alone; empty if it can."""
     try:
         if not Path(os.path.realpath(path)).is_relative_to(real_root):
             return OUTSIDE
         if not path.exists():
             return FILE_MISSING
         return "" if path.is_file() else "is no file"
-    except (OSError, ValueError):  # too long, or with a character that no file has
+    except (OSError, ValueError):  # too long, or with a character that is not allowed in file names
         return "no file can have its name"

@@ -1,8 +1,6 @@
-"""A data set of ModelScope, written once into a folder under the cache; from there on it is a folder like any
-other.
+"""Fetches a data set of ModelScope into a folder under the cache, which is then read as any other folder.
 
-Loading needs the package `modelscope[datasets]`, the network, and a process of its own: `python -m
-core.data.hub`.
+This needs the package `modelscope[datasets]`, the network, and a separate process: `python -m core.data.hub`.
 """
 
 import csv
@@ -33,42 +31,44 @@ from core.folders import shown_path
 from core.trial.spec import PROMPT, Data
 
 PREFIX = "modelscope:"
-WORD_COLUMNS = ("text", "prompt", "caption", "description")  # best first, in any case
-FILE_MARK = ":FILE"  # modelscope's own mark of a column of files, whose cached names may have no ending
+CAPTION_COLUMNS = ("text", "prompt", "caption", "description")  # best first, in any case
+FILE_MARK = ":FILE"  # modelscope's suffix of a column of files; their cached names may have no ending
 ROWS_TO_JUDGE_BY = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column holds the pictures and which their words, if any."""
+    """Which column holds the images and which their captions, if any (`words`)."""
 
     image: str
     words: str | None
 
 
 def is_remote(source: str) -> bool:
+    """Whether `data.source` names a data set of ModelScope rather than a folder."""
     return source.startswith(PREFIX)
 
 
 def shared_name(data: Data) -> str:
-    """The source as it may be told to others: a folder by its name alone."""
+    """`data.source` as it may be published: of a folder only its name, for paths are private."""
     return data.source if is_remote(data.source) else Path(data.source).name
 
 
 def local_data(data: Data, cache: Path) -> Data:
-    """The same data as a folder on this machine. Raises DataError if it was not brought here yet."""
+    """The same data as a folder on this machine. Raises DataError if it was not fetched yet."""
     if not is_remote(data.source):
         return data
     folder = _folder(data, cache)
     if not folder.is_dir():
         raise DataError(
-            f"{shown_path(folder)}: the pictures of {data.source} are not there; start the command again to "
-            f"load them"
+            f"{shown_path(folder)}: the pictures of {data.source} are not there; "
+            f"start the command again to load them"
         )
     return replace(data, source=str(folder), subset=None, split=None, image_column=None, text_column=None)
 
 
 def is_here(data: Data, cache: Path) -> bool:
+    """Whether the data is on this machine; always true for a folder, even one that does not exist."""
     return not is_remote(data.source) or _folder(data, cache).is_dir()
 
 
@@ -82,12 +82,12 @@ def check_loader(data: Data) -> None:
 
 
 def bring_data(data: Data, cache: Path) -> str | None:
-    """Load a remote data set unless it is here; says in one line what was loaded. Raises DataError."""
+    """Fetch a remote data set if it is not here; returns a line on what was fetched. Raises DataError."""
     if is_here(data, cache):
         return None
     check_loader(data)
     order = json.dumps({"data": asdict(data), "folder": str(_folder(data, cache))})
-    # Not in this process: the loader imports half of modelscope, and the driver shall stay small.
+    # Not in this process: the loader imports much of modelscope, and the driver is to stay small.
     done = subprocess.run(
         [sys.executable, "-P", "-m", "core.data.hub", order],
         stdout=subprocess.PIPE,
@@ -104,22 +104,20 @@ def bring_data(data: Data, cache: Path) -> str | None:
 
 
 def main() -> None:
-    """One JSON order in, one JSON answer out; whatever the libraries print goes to stderr."""
+    """Read a JSON order from the arguments, print a JSON answer; what libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     order = json.loads(sys.argv[1])
     try:
         answer = {"loaded": _load(Data(**order["data"]), Path(order["folder"]))}
-    except Exception as error:  # of libraries that we cannot know; the parent tells the user
+    except Exception as error:  # modelscope and datasets raise many kinds; the parent reports it
         answer = {"error": _plain_line(error)}
     with answers:
         answers.write(json.dumps(answer))
 
 
 def _plain_line(error: Exception) -> str:
-    """What the loader says of a failure, on one line; no login of an address in it, nor any part of a
-    proxy's.
-    """
+    """The loader's error in one line, without logins in addresses and without any part of a proxy's login."""
     line = re.sub(r"[^\s'\"]*@", "...@", first_line(error)[:300])
     logins = " ".join(proxy.rpartition("@")[0].partition("://")[2] for proxy in getproxies().values())
     if set(re.findall(r"\w+", f"{logins} {unquote(logins)}")) & set(re.findall(r"\w+", line)):
@@ -136,13 +134,11 @@ def _load(data: Data, folder: Path) -> str:
     return write_folder(rows_of(found), data, folder)
 
 
-def rows_of(found: Any) -> Iterable[Mapping[str, Any]]:
-    """The rows of what modelscope loaded, pictures as their files' own bytes, not as pixels to compress
-    again.
-    """
+def rows_of(found: object) -> Iterable[Mapping[str, Any]]:
+    """The rows of what modelscope loaded; images as their files' bytes, so that nothing is recompressed."""
     import datasets
 
-    rows = getattr(found, "ds_instance", found)
+    rows: Any = getattr(found, "ds_instance", found)
     if isinstance(rows, datasets.Dataset):
         for name, feature in rows.features.items():
             if isinstance(feature, datasets.Image):
@@ -151,8 +147,9 @@ def rows_of(found: Any) -> Iterable[Mapping[str, Any]]:
 
 
 def write_folder(rows: Iterable[Mapping[str, Any]], data: Data, folder: Path) -> str:
-    """Write rows as train/metadata.csv and pictures, whole or not at all; says what was chosen. Raises
-    DataError.
+    """Write rows as images and train/metadata.csv; the folder appears whole or not at all.
+
+    Returns a line on what was written from which columns. Raises DataError.
     """
     rows = iter(rows)
     first = list(itertools.islice(rows, ROWS_TO_JUDGE_BY))
@@ -174,18 +171,19 @@ def write_folder(rows: Iterable[Mapping[str, Any]], data: Data, folder: Path) ->
         try:
             made.rename(folder)
         except OSError:
-            if not folder.is_dir():  # another study that loaded the same was first
+            if not folder.is_dir():  # else another study has just fetched the same
                 raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
     captions = f"captions from {columns.words!r}" if columns.words else "no captions"
-    return f"{data.source}: {len(table)} pictures from column {columns.image!r}, {captions} (columns: {', '.join(first[0])})"
+    return (
+        f"{data.source}: {len(table)} pictures from column {columns.image!r}, {captions} "
+        f"(columns: {', '.join(first[0])})"
+    )
 
 
 def choose_columns(rows: Sequence[Mapping[str, Any]], data: Data) -> Columns:
-    """The columns that the study names, else those that look like pictures and like their words. Raises
-    DataError.
-    """
+    """The columns that the study names, else those that look like images and captions. Raises DataError."""
     if not rows:
         raise DataError("it has no rows")
     found = list(rows[0])
@@ -206,7 +204,7 @@ def choose_columns(rows: Sequence[Mapping[str, Any]], data: Data) -> Columns:
         for name in found
         if name not in pictures and any(isinstance(row.get(name), str) and row[name].strip() for row in rows)
     }
-    words = next((named[word] for word in WORD_COLUMNS if word in named), next(iter(named.values()), None))
+    words = next((named[word] for word in CAPTION_COLUMNS if word in named), next(iter(named.values()), None))
     if not (data.text_column or words) and PROMPT in data.caption:
         raise DataError(
             f"no column holds captions (found: {', '.join(found)}); name one with data.text_column, "
@@ -215,7 +213,7 @@ def choose_columns(rows: Sequence[Mapping[str, Any]], data: Data) -> Columns:
     return Columns(data.image_column or pictures[0], data.text_column or words)
 
 
-def _is_picture(value: Any) -> bool:
+def _is_picture(value: object) -> bool:
     if isinstance(value, dict):
         return {"bytes", "path"} <= value.keys()
     return isinstance(value, Image.Image) or (
@@ -223,8 +221,8 @@ def _is_picture(value: Any) -> bool:
     )
 
 
-def _write_picture(value: Any, folder: Path, number: int) -> str:
-    """Write one cell under a name of our own; what is not there is not written, and the audit will say so."""
+def _write_picture(value: object, folder: Path, number: int) -> str:
+    """Write one cell and return its file name; the audit reports a file that could not be written."""
     if isinstance(value, Image.Image):
         picture = (
             value if value.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else value.convert("RGB")
@@ -233,7 +231,7 @@ def _write_picture(value: Any, folder: Path, number: int) -> str:
         return f"{number:05d}.png"
     content, source = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, value)
     ending = Path(source).suffix.lower() if isinstance(source, str) else ""
-    # a picture is read by its content, not by its ending
+    # images are read by their content, so a wrong ending does no harm
     name = f"{number:05d}{ending if ending in ENDINGS else '.png'}"
     if content:
         (folder / name).write_bytes(content)

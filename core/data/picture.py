@@ -1,6 +1,4 @@
-"""One picture file as training, scoring and people see it: its first frame, upright, in sRGB, transparency on
-white.
-"""
+"""Reads an image file: its first frame, upright, in sRGB, transparency on white."""
 
 import io
 import struct
@@ -19,10 +17,9 @@ from core.data.file_kind import kind_of
 from core.errors import UserError, first_line
 from core.machine_trouble import machine_trouble
 
-# part of every cache key made from a picture file: raise it when a file would be read differently
+# part of the cache keys of images: raise it when files are read differently than before
 READING = 4
-# Pillow's readers that are let near a file, whatever its name: no program is started (EPS) and nothing is
-# fetched by them.
+# Pillow's readers that are allowed, whatever a file's name: none starts a program (EPS) or uses the network.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PSD")
 READ = frozenset(
     (
@@ -73,7 +70,7 @@ NOT_READ = frozenset(
         ".raw",
     )
 )
-ENDINGS = READ | NOT_READ  # what counts as a picture in a folder
+ENDINGS = READ | NOT_READ  # what counts as an image in a folder
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 MAX_PROFILE_BYTES = 2**25
@@ -88,35 +85,35 @@ TURNS = {
 }
 NEW_SUBFILE_TYPE = 254  # TIFF 6.0: bit 0 says that an image is a smaller version of another in the same file
 EIGHT_BIT_MODES = frozenset(("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"))
-
-
-STRIP = 8  # times the short side
+STRIP = 8  # long side over short side from which an image counts as a strip
 PLAIN = Image.new("RGB", (64, 64), "grey")
 Answer = TypeVar("Answer")
 
 
 class PictureError(UserError):
-    """Why a picture cannot be read, in a few words."""
+    """An image cannot be read; the message says why, in a few words."""
 
 
 def open_picture(path: Path, note: Note = lambda text: None) -> Image.Image:
-    """`note` is told what is missed beside the pixels and would change them. Raises PictureError, whatever is
-    wrong.
+    """Read an image as RGB. Raises PictureError on any fault of the file.
+
+    `note` is called with a line about each part beside the pixels that could not be used (rotation, profile).
     """
     try:
         with warnings.catch_warnings():
-            # of blocks beside the pixels, and of sizes that are errors at their double
+            # Pillow warns of damaged metadata, and of sizes of which it refuses the double
             warnings.simplefilter("ignore")
             return _read(path, note)
-    except (MemoryError, PictureError):  # the one is the machine's trouble, not the picture's
+    except (MemoryError, PictureError):  # MemoryError is the machine's fault, not the image's
         raise
-    except Exception as error:  # Pillow's readers raise whatever a damaged file leads them into
+    except Exception as error:  # Pillow's readers raise many kinds on a damaged file
         raise PictureError(f"cannot be read: {_reason(path, error)}") from error
 
 
 def without_ends(image: Image.Image) -> Image.Image:
-    """Of a strip its middle: what covers a square is cut to its middle anyway, and scaled whole it could take
-    gigabytes.
+    """Crop a very long image to its middle.
+
+    Resizing to cover a square and cropping keeps only the middle anyway, but could take gigabytes on the way.
     """
     width, height = image.size
     x, y = max(0, width - STRIP * height) // 2, max(0, height - STRIP * width) // 2
@@ -124,14 +121,16 @@ def without_ends(image: Image.Image) -> Image.Image:
 
 
 def ask(look: Callable[[Image.Image], Answer], image: Image.Image) -> Answer:
-    """What `look` says of a picture. What it raises is this picture's reason, a PictureError, unless no
-    picture is taken or the machine is to blame."""
+    """`look(image)`, whose exceptions become a PictureError if they are this image's fault.
+
+    They are raised as they are if the machine is at fault, or if `look` fails on a plain image as well.
+    """
     try:
         return look(image)
-    except Exception as error:  # of libraries that say in many ways what they do not take
-        if machine_trouble(error):  # the plain picture, which is small, need not meet it
+    except Exception as error:  # libraries raise many kinds on images that they do not accept
+        if machine_trouble(error):  # which the plain image, being small, might not run into
             raise
-        look(PLAIN)  # raises what is the program's fault
+        look(PLAIN)  # raises if the program is at fault
         raise PictureError(f"cannot be processed: {first_line(error)}") from error
 
 
@@ -141,7 +140,7 @@ def _read(path: Path, note: Note) -> Image.Image:
             return _as_seen(raw, note)
     except (MemoryError, PictureError):
         raise
-    # of a PNG it may be a text, a profile or a checksum of such that Pillow does not take
+    # of a PNG the fault may lie in metadata that the pixels do not need: try without
     except Exception as error:
         pixels, info = _png_pixels(path)
         if not pixels:
@@ -157,15 +156,15 @@ def _read(path: Path, note: Note) -> Image.Image:
 
 
 def picture_size(path: Path) -> tuple[int, int] | None:
-    """Width and height as the file's header has them, upright; None where only opening the picture can tell."""
+    """Width and height of the upright image from the file's header; None where the header does not say."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path, formats=_readers()) as raw:
-                # Of a PNG, Pillow looks for a rotation behind the pixels, which would mean to read them all.
+                # In a PNG, Pillow looks for a rotation behind the pixels and would read them all for it.
                 turned = raw.format != "PNG" and raw.getexif().get(ExifTags.Base.Orientation, 1) >= 5
                 return (raw.height, raw.width) if turned else raw.size
-    except Exception:  # a damaged file, for which `open_picture` has the words
+    except Exception:  # a damaged file; `open_picture` reports why
         return None
 
 
@@ -177,8 +176,9 @@ def _readers() -> tuple[str, ...]:
 
 
 def _png_pixels(path: Path) -> tuple[bytes, dict[str, bytes]]:
-    """A PNG as far as its pixels need it, and EXIF and colour profile as Pillow keeps them, empty where they
-    are damaged.
+    """-> a PNG of only the chunks that the pixels need, and its EXIF and colour profile as in `Image.info`.
+
+    The bytes are empty if the file is no PNG, a profile is if it is damaged.
     """
     content, info = path.read_bytes(), {}
     if not content.startswith(PNG_START):
@@ -205,9 +205,10 @@ def _unpacked(compressed: bytes) -> bytes:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    """By what the file holds, never by its name: the reason is kept under the content's hash."""
+    """Why the file cannot be read; must not depend on its name, for it is cached under the content's hash."""
     if isinstance(error, Image.DecompressionBombError):
-        return f"it claims more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} megapixels, as a decompression bomb does"
+        megapixels = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        return f"it claims more than {megapixels} megapixels, as a decompression bomb does"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return (
@@ -227,12 +228,13 @@ def _as_seen(raw: Image.Image, note: Note) -> Image.Image:
 
 
 def _upright(image: Image.Image, note: Note) -> Image.Image:
-    """As ImageOps.exif_transpose turns it, which also writes the rest of the EXIF block and stumbles over a
-    damaged one.
+    """Rotate by the EXIF orientation.
+
+    ImageOps.exif_transpose also rewrites the rest of the EXIF block and fails on a damaged one.
     """
     try:
         turn = TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # whatever a damaged block leads Pillow into
+    except Exception:  # Pillow raises many kinds on a damaged block
         note("EXIF block cannot be read: not rotated")
         return image
     return image if turn is None else image.transpose(turn)
@@ -253,7 +255,7 @@ def _in_rgb(image: Image.Image, note: Note) -> Image.Image:
 
 
 def _is_cut_out_in_16_bits(image: Image.Image) -> bool:
-    """Whether one colour of 16 bits is transparent, which no pixel of Pillow's 8 bits would match."""
+    """Whether one 16-bit colour is transparent: converted to 8 bits, no pixel would match it."""
     clear = image.info.get("transparency")
     return clear is not None and (
         image.mode.startswith("I") or (isinstance(clear, tuple) and max(clear) > 0xFF)
@@ -261,9 +263,7 @@ def _is_cut_out_in_16_bits(image: Image.Image) -> bool:
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:
-    """Grey: the high byte, as Pillow reads 16-bit RGB; its own conversion of 16-bit grey clips at 255 (Pillow
-    13).
-    """
+    """The high byte of 16-bit grey, as Pillow reads 16-bit RGB; its conversion clips at 255 (Pillow 13)."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise PictureError("cannot be read: it has 32 bits a pixel; save it as 8-bit RGB")

@@ -1,7 +1,6 @@
-"""What was encoded once is never encoded again: by content, on disk, shared by all trials and studies.
+"""On-disk cache of everything that is encoded, by content; shared by all trials and studies.
 
-A key is made of everything a value depends on (pixels or words, size, weights, dtype), so nothing needs
-expiring.
+A key holds everything that its value depends on (image or text, size, weights, dtype), so nothing expires.
 """
 
 import json
@@ -17,20 +16,23 @@ if TYPE_CHECKING:
 
 
 class Cache:
-    """Tensors and facts under `folder`, also kept in memory while the worker lives."""
+    """Tensors and facts (small JSON objects) under `folder`, also held in memory while the process lives.
+
+    A key is a tuple whose first item is the kind, such as "text" or "latents".
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.encoded: Counter[str] = Counter()  # kind -> how many were made anew
+        self.encoded: Counter[str] = Counter()  # kind -> how many were not in the cache
         self._memory: dict[str, Any] = {}
 
     def tensors(self, key: tuple, make: Callable[[], "dict[str, Tensor]"]) -> "dict[str, Tensor]":
-        """Tensors under `key` = (kind, ...), on the CPU; `make` is called only if nobody made them before."""
+        """Tensors under `key`, on the CPU; `make` is called only if they are not in the cache."""
         found = self.find_tensors(key)
         return self.keep_tensors(key, make()) if found is None else found
 
     def find_tensors(self, key: tuple) -> "dict[str, Tensor] | None":
-        """What was kept under `key`, by whomever."""
+        """Tensors under `key`, on the CPU; None where there are none or the file is damaged."""
         import safetensors
         from safetensors.torch import load_file
 
@@ -43,7 +45,7 @@ class Cache:
         return self._memory[name]
 
     def keep_tensors(self, key: tuple, made: "dict[str, Tensor]") -> "dict[str, Tensor]":
-        """Keep what was just made; returns it as it will be found."""
+        """Write tensors under `key`; returns them as `find_tensors` will."""
         from safetensors.torch import save_file
 
         value = {part: tensor.detach().cpu().contiguous() for part, tensor in made.items()}
@@ -56,7 +58,7 @@ class Cache:
         return self.folder / key[0] / f"{content_key(*key)}.safetensors"
 
     def facts(self, key: tuple, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """The same for a small JSON object."""
+        """The JSON object under `key`; `make` is called only if it is not in the cache."""
         value = self.find_facts(key)
         if value is None:
             value = make()
@@ -66,7 +68,7 @@ class Cache:
         return value
 
     def find_facts(self, key: tuple) -> dict[str, Any] | None:
-        """What was kept under `key`, by whomever."""
+        """The JSON object under `key`; None where there is none or the file is damaged."""
         name = content_key(*key)
         if name not in self._memory:
             try:

@@ -1,14 +1,20 @@
 """Named places where a test makes the process fail: killed, stopped, out of memory, out of disk.
 
-Without the variable LORA_SWEEP_FAIL every point is a lookup in the environment and nothing else. It holds
-orders, apart by `;`: `point=action` the first time that a process passes there, `point@3=action` the third
-time, `point#2@3=action` in trial 2, each of them once for all processes together if LORA_SWEEP_FAIL_ONCE
-names a file (made, with the order's number, when the point fires); and `point#2=action` always in trial 2,
-`point#*=action` in every trial.
+Only tests set the environment variable LORA_SWEEP_FAIL; without it a point does nothing. It holds orders
+separated by `;`:
 
-Actions are signals for this process (SIGKILL) or, from a worker, for its parent (driver_SIGINT), joined by
-`+`; or disk_full, oom, device_lost; nan, which the caller acts on; anything else is an unforeseen mistake.
-Only tests set them.
+    point=action      the first time that a process passes the point
+    point@3=action    the third time
+    point#2@3=action  the third time in trial 2
+    point#2=action    every time in trial 2
+    point#*=action    every time in any trial
+
+If LORA_SWEEP_FAIL_ONCE names a file, each of the first three fires in one process only, the first to create
+that file with the order's number appended.
+
+Actions, joined by `+`: a signal for this process (SIGKILL) or, in a worker, for its parent (driver_SIGINT);
+disk_full, oom, device_lost raise what the machine would; nan is left to the caller; any other name raises a
+RuntimeError.
 """
 
 import errno
@@ -23,13 +29,13 @@ ORDER = re.compile(r"(?P<point>.+?)(?:#(?P<trial>\d+|\*))?(?:@(?P<count>\d+))?=(
 
 
 def at_trial(number: int) -> None:
-    """The trial that this process is at."""
-    global _trial
+    """Note which trial this process is working on, for orders that name one."""
+    global _trial  # noqa: PLW0603  a worker is at one trial at a time
     _trial = number
 
 
 def fail_point(name: str) -> str | None:
-    """Do what the environment asks of the point `name`, and say what; usually nothing."""
+    """Carry out the order for the point `name` that is due, and return its action; None if there is none."""
     orders = os.environ.get("LORA_SWEEP_FAIL")
     if orders is None:
         return None
@@ -69,7 +75,7 @@ def _act(name: str, action: str) -> None:
     elif action.startswith("driver_"):
         os.kill(os.getppid(), signal.Signals[action.removeprefix("driver_")])
         if action == "driver_SIGKILL":
-            signal.pause()  # its own end follows, for nobody reads its events
+            signal.pause()  # the worker ends when it finds its parent gone
     elif action == "disk_full":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     elif action == "oom":

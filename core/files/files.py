@@ -1,6 +1,4 @@
-"""Files written whole: temporary name, flush, rename. A reader sees the old file or the new one, never half
-of one.
-"""
+"""Atomic writing of files, JSON, and checksums."""
 
 import hashlib
 import json
@@ -12,11 +10,15 @@ from typing import Any
 from core.errors import UserError
 from core.files.fail_point import fail_point
 
+Json = Any  # what a JSON file holds; whoever reads it knows its shape
 ENDS_BYTES, SAMPLE_BYTES, SAMPLE_EVERY_BYTES = 2**20, 2**12, 2**22
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
-    """Call `write` with a temporary path beside `path`, flush what it wrote, then rename it into place."""
+    """Call `write` with a temporary path beside `path`, flush what it wrote, then rename it to `path`.
+
+    Readers see the old file or the new one, never a part of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -31,20 +33,22 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
 
 
 def write_text(path: Path, text: str) -> Path:
+    """`write_whole` a text in UTF-8."""
     return write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_json(path: Path, value: Any) -> Path:
-    """NaN and infinity are refused: a number we cannot read back is a mistake of ours."""
+def write_json(path: Path, value: Json) -> Path:
+    """`write_whole` a value as indented JSON. NaN and infinity are no JSON and raise ValueError."""
     return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> Json:
+    """The value in a JSON file. Raises OSError, ValueError."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def at_home(path: Path) -> Path:
-    """The path with `~` as the home folder, also where no shell has seen it. Raises UserError."""
+    """The path with `~` replaced by the home folder, as a shell would. Raises UserError."""
     try:
         return path.expanduser()
     except RuntimeError:
@@ -54,17 +58,18 @@ def at_home(path: Path) -> Path:
 
 
 def sha256(path: Path) -> str:
+    """Hex digest of a file's content."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def sampled_sha256(path: Path) -> str:
-    """Tells weight files apart in moments where sha256 takes minutes: their size, both ends, 4 KiB of every 4
-    MiB.
+    """A digest that tells weight files apart in moments, where sha256 takes minutes.
 
-    Enough, because the ends hold the names and shapes (safetensors' header, the zip directory of a .bin with
-    a checksum of each tensor), and because training moves nearly every number, so that two models differ in
-    nearly every sample. Not made to find a flipped bit: a download is checked in full when it is fetched.
+    It covers the size, both ends (1 MiB each) and 4 KiB of every 4 MiB. That is enough, because the ends hold
+    names and shapes (safetensors' header; the zip directory of a .bin, with a checksum of each tensor), and
+    because training changes nearly every number, so two models differ in nearly every sample. It is not meant
+    to find a flipped bit: downloads are verified in full when they are fetched.
     """
     size_bytes = path.stat().st_size
     digest = hashlib.sha256(size_bytes.to_bytes(8, "little"))
@@ -75,7 +80,7 @@ def sampled_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def content_key(*parts: Any) -> str:
-    """A name made of what a thing was computed from: equal parts, equal key."""
+def content_key(*parts: Json) -> str:
+    """A key of 32 hex digits, equal for equal `parts`: all that a cached value was computed from."""
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

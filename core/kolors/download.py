@@ -1,9 +1,9 @@
 """Fetch the missing weights of Kolors from ModelScope: announced, resumed, verified; imports no torch.
 
-The work is done by ModelScope's own client (modelscope_hub, which modelscope delegates to; checked in 0.5.1).
-It writes `NAME.incomplete` beside the target, goes on from there with a Range request in this process or the
-next, compares size and sha256 with the server's listing, and only then renames: a file under its final name
-is whole. Its environment variables hold here too: MODELSCOPE_ENDPOINT (another server), MODELSCOPE_API_TOKEN,
+ModelScope's own client does the work (modelscope_hub, which modelscope delegates to; checked in 0.5.1). It
+writes `NAME.incomplete` beside the target, resumes it with a Range request in this process or the next,
+compares size and sha256 with the server's listing, and only then renames: a file under its final name is
+complete. Its environment variables apply: MODELSCOPE_ENDPOINT (another server), MODELSCOPE_API_TOKEN,
 MODELSCOPE_DOWNLOAD_MAX_RETRIES.
 """
 
@@ -44,14 +44,12 @@ ELSEWHERE = f"another folder with --to, {FOLDER_VARIABLE} or the study's key wei
 
 
 class DownloadError(LoraSweepError):
-    """The server or the network failed; one line with the reason, what is still missing, and the command that
-    goes on.
-    """
+    """The server or the network failed; the message has the reason, what is missing, and how to resume."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A missing file as the server lists it; `commit` is the last one that touched it."""
+    """A missing file as the server lists it; `commit` is the last one that changed it."""
 
     weight: WeightFile
     size_bytes: int
@@ -62,16 +60,16 @@ class Listed:
 def fetch_missing(
     folder: Path, announce: Callable[[str], None], progress: Callable[[int, int], None]
 ) -> None:
-    """Fetch what is missing under `folder`; `announce` gets lines for people, `progress` gets (done, total)
-    in bytes.
+    """Fetch what is missing under `folder`.
 
-    Safe to interrupt and to repeat: whole files stay, half ones go on. A second process waits for the first.
-    Raises UserError (folder not writable, disk too small) or DownloadError.
+    `announce` is called with lines for the user, `progress` with (done, total) in bytes. Safe to interrupt
+    and to repeat: complete files are kept, partial ones resumed. A second process waits for the first. Raises
+    UserError (folder not writable, disk too small) or DownloadError.
     """
     if not missing_files(folder):
         return
     with _only_fetcher(folder, announce):
-        # a config of our own reads the environment now; the client's default did so once
+        # a new config reads the environment now; the client's default did so only once
         api = HubApi(config=HubConfig())
         listed: list[Listed] = []
         for model, files in groupby(missing_files(folder), key=lambda file: file.model):
@@ -87,8 +85,9 @@ def fetch_missing(
         begun = f", {decimal(here_bytes)} of it are here already" if here_bytes else ""
         files_named = f"{len(listed)} file{'s' if len(listed) > 1 else ''}"
         announce(
-            f"fetching {files_named} of Kolors, {decimal(total_bytes)}, from {_host(api)} into {folder}{begun} "
-            f"({decimal(free_bytes)} free there); safe to interrupt, the same command goes on"
+            f"fetching {files_named} of Kolors, {decimal(total_bytes)}, from {_host(api)} "
+            f"into {folder}{begun} ({decimal(free_bytes)} free there); "
+            f"safe to interrupt, the same command goes on"
         )
         tally = _Tally(progress, total_bytes)
         for _, group in groupby(listed, key=lambda one: one.weight.model):
@@ -114,7 +113,7 @@ def _only_fetcher(folder: Path, announce: Callable[[str], None]) -> Iterator[Non
 
 
 def _ask(api: HubApi, model: str, files: Sequence[WeightFile], folder: Path) -> list[Listed]:
-    """What the server lists for these files of one repository."""
+    """Look up these files of one repository on the server. Raises DownloadError."""
     try:
         # The raw listing: the client's FileInfo drops `Revision`, the commit.
         entries = {entry.get("Path"): entry for entry in api.legacy.list_repo_files(model, "model", REVISION)}
@@ -151,7 +150,7 @@ def _ask(api: HubApi, model: str, files: Sequence[WeightFile], folder: Path) -> 
 
 
 def _fetch(api: HubApi, listed: Sequence[Listed], folder: Path, tally: "_Tally") -> None:
-    """Fetch files of one repository into their folder, and record what came."""
+    """Fetch files of one repository into their folder, and record them. Raises DownloadError."""
     model, first = listed[0].weight.model, listed[0].weight
     entries = [{"Path": one.weight.file, "Size": one.size_bytes, "Sha256": one.sha256} for one in listed]
     try:
@@ -171,8 +170,7 @@ def _fetch(api: HubApi, listed: Sequence[Listed], folder: Path, tally: "_Tally")
                 return
             except (HubError, OSError) as error:
                 failed = getattr(error, "failed_files", None) or {model: error}
-                # The client gives each file an hour and a few retries; a slow or shaky line may go on while
-                # bytes arrive.
+                # The client gives up on a file after an hour or a few retries; retry while bytes arrive.
                 cut = all(isinstance(cause, NetworkError) for cause in failed.values())
                 if not cut or tally.done_bytes <= before_bytes:
                     raise _failure(
@@ -184,11 +182,11 @@ def _fetch(api: HubApi, listed: Sequence[Listed], folder: Path, tally: "_Tally")
 
 @contextlib.contextmanager
 def _client_hushed() -> Iterator[None]:
-    """Only the client's warnings: its bars have no switch, and its error lines may quote signed addresses."""
+    """Let only the client's warnings through: its bars have no switch, its errors may quote signed URLs."""
     log = logging.getLogger("modelscope_hub.download")
     log.addFilter(_is_warning)
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):
+        with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stderr(nowhere):
             yield
     finally:
         log.removeFilter(_is_warning)
@@ -199,7 +197,7 @@ def _is_warning(record: logging.LogRecord) -> bool:
 
 
 def _record(listed: Sequence[Listed], folder: Path) -> None:
-    """Note what is here now, as the server told it: a later start holds the files to it."""
+    """Record the server's facts on the files that are here now, which later starts compare the files with."""
     came = {
         one.weight.path: {
             "model": one.weight.model,
@@ -217,9 +215,7 @@ def _record(listed: Sequence[Listed], folder: Path) -> None:
 
 
 class _Tally:
-    """Bytes done over all files; the client tells them from several threads, and takes some back when a file
-    restarts.
-    """
+    """Bytes fetched over all files; the client reports from several threads, and may restart a file."""
 
     def __init__(self, progress: Callable[[int, int], None], total_bytes: int) -> None:
         self._progress, self._total_bytes = progress, total_bytes
@@ -241,7 +237,7 @@ class _Tally:
 
 
 def _counting(tally: _Tally) -> type[ProgressCallback]:
-    """The client makes one of these for each file, again when it tries again."""
+    """The callback class, which the client instantiates for each attempt at a file."""
 
     class Counted(ProgressCallback):
         def __init__(self, filename: str, file_size: int) -> None:
@@ -255,12 +251,12 @@ def _counting(tally: _Tally) -> type[ProgressCallback]:
 
 
 def _failure(api: HubApi, reasons: dict[str, str], folder: Path) -> DownloadError:
-    words = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    return DownloadError(f"{_host(api)}: {words}; {describe_missing(missing_files(folder), folder)}")
+    causes = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return DownloadError(f"{_host(api)}: {causes}; {describe_missing(missing_files(folder), folder)}")
 
 
 def _reason(error: BaseException) -> str:
-    """In our words: the client's may quote signed addresses, and some are Chinese."""
+    """A message of ours: the client's may quote signed URLs, and some are in Chinese."""
     match error:
         case NotExistError():
             return "the server does not have it"
@@ -272,8 +268,8 @@ def _reason(error: BaseException) -> str:
             return f"the server answered {status}"
         case NetworkError():
             return "the connection failed or broke off"
-        case OSError(strerror=str(words)):
-            return words
+        case OSError(strerror=str(message)):
+            return message
     return type(error).__name__
 
 
@@ -282,17 +278,16 @@ def _host(api: HubApi) -> str:
 
 
 def _incomplete_bytes(path: Path) -> int:
-    """What an interrupted download left of this file (`_incomplete_path` in modelscope_hub/_download.py,
-    0.5.1).
+    """Size of what an interrupted download left of this file.
+
+    The name is `_incomplete_path`'s in modelscope_hub/_download.py, 0.5.1.
     """
     half = path.with_name(path.name + ".incomplete")
     return half.stat().st_size if half.exists() else 0
 
 
 def fetch_with_progress(folder: Path, out: Console) -> None:
-    """Fetch what is missing with a bar on a terminal, with a line for each tenth in a log. Raises as
-    `fetch_missing`.
-    """
+    """`fetch_missing`, with a progress bar on a terminal, else with a line for each tenth."""
 
     def announce(line: str) -> None:
         out.print(line, markup=False, soft_wrap=True)
@@ -315,7 +310,7 @@ def fetch_with_progress(folder: Path, out: Console) -> None:
 
 
 def main() -> int:
-    """Exit 0 all files are here, 1 the server or network failed, 2 the folder will not do, 130 interrupted."""
+    """Exit codes: 0 all files are here, 1 server or network failed, 2 folder not usable, 130 interrupted."""
     parser = argparse.ArgumentParser(
         prog="python -m core.kolors.download", description="Fetch the weights of Kolors that are missing."
     )
@@ -326,7 +321,7 @@ def main() -> int:
         help=f"the models folder; default: {FOLDER_VARIABLE}, else {models_folder()}",
     )
     folder = models_folder(parser.parse_args().to)
-    # whatever FORCE_COLOR says: a bar is for terminals
+    # whatever FORCE_COLOR says: only a terminal gets a bar
     out = Console(highlight=False, force_terminal=os.isatty(1))
     try:
         fetch_with_progress(folder, out)

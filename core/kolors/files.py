@@ -1,8 +1,8 @@
 """The weight files of Kolors: which there are, where they lie, which are missing; imports no torch.
 
 The layout is that of DiffSynth's `download_models(["Kolors", "SDXL-vae-fp16-fix"])`
-(diffsynth/configs/model_config.py, 1.1.9), so a folder filled by DiffSynth serves as it is; the tokenizer
-ships with diffsynth.
+(diffsynth/configs/model_config.py, 1.1.9), so a folder that DiffSynth filled can be used as it is; the
+tokenizer ships with diffsynth.
 """
 
 import hashlib
@@ -17,9 +17,9 @@ from core.files.files import at_home, read_json, sampled_sha256
 from core.files.install import fetch_command
 from core.files.weight_files import FOLDER_VARIABLE, PARTS, Part, WeightFile, needed_bytes
 
-# A branch, not a commit: no commit of these repositories could be looked up when this was written. What a
-# download got is therefore recorded beside the files (commit, size and sha256 as the server told them), and
-# later starts hold the files to the recorded sizes, and what is fetched again to the recorded sha256.
+# A branch, not a commit: no commit of these repositories could be looked up when this was written. A download
+# therefore records the server's commit, size and sha256 of each file beside the files; later starts check the
+# files against the recorded sizes, later downloads against the recorded sha256.
 REVISION = "master"
 RECORD = "lora-sweep-weights.json"
 DOWNLOAD = "core.kolors.download"
@@ -74,17 +74,13 @@ FILES: tuple[WeightFile, ...] = (
 
 
 def models_folder(written: str = "") -> Path:
-    """Where the weights are looked for: the study's `weights`, else LORA_SWEEP_MODELS, else the user's cache
-    folder.
-    """
+    """Where the weights are looked for: `written`, else LORA_SWEEP_MODELS, else the user's cache folder."""
     named = written or os.environ.get(FOLDER_VARIABLE, "")
     return at_home(Path(named)) if named else platformdirs.user_cache_path("lora-sweep") / "models"
 
 
 def missing_files(folder: Path, parts: Collection[Part] = PARTS) -> list[WeightFile]:
-    """Files of these parts that are missing, empty, or not of the size that was recorded when they were
-    fetched.
-    """
+    """Files of these parts that are missing, empty, or not of the size recorded when they were fetched."""
     record = read_record(folder)
     return [file for file in FILES if file.part in parts and not _present(file, folder, record)]
 
@@ -98,7 +94,7 @@ def _present(file: WeightFile, folder: Path, record: dict[str, Any]) -> bool:
 
 
 def describe_missing(missing: Collection[WeightFile], folder: Path) -> str:
-    """One line for people: each missing file, where it is expected, and the command that fetches it."""
+    """A line for the user: each missing file, where it is expected, and the command that fetches it."""
     paths = [
         file.path + (" (not of the size it was fetched with)" if file.find(folder) else "")
         for file in missing
@@ -110,14 +106,15 @@ def describe_missing(missing: Collection[WeightFile], folder: Path) -> str:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What was fetched into `folder`: path -> model, file, revision, commit, size_bytes, sha256; empty if
-    nothing was.
+    """Facts on the files that were fetched into `folder`; empty if none were.
+
+    Path -> {model, file, revision, commit, size_bytes, sha256}.
     """
     return read_json(folder / RECORD) if (folder / RECORD).exists() else {}
 
 
 def fingerprints(folder: Path, parts: Collection[Part]) -> dict[str, str]:
-    """Part of the backbone -> what its weights are; both halves of the VAE share one file."""
+    """Part of the backbone -> digest of its weight files; both halves of the VAE share one file."""
     digests: dict[str, str] = {
         part: hashlib.sha256("".join(map(sampled_sha256, part_paths(folder, part))).encode()).hexdigest()
         for part in parts
@@ -128,4 +125,5 @@ def fingerprints(folder: Path, parts: Collection[Part]) -> dict[str, str]:
 
 
 def part_paths(folder: Path, part: Part) -> list[Path]:
+    """The files of a part that are in `folder`."""
     return [path for file in FILES if file.part == part and (path := file.find(folder))]

@@ -1,7 +1,6 @@
-"""Read Kolors' weights where DiffSynth keeps them: tensor by tensor from the mapped file to its device and
-dtype.
+"""Read Kolors' weights tensor by tensor from the mapped files to the device and dtype.
 
-The networks are built without memory of their own and take the tensors over, so a host never holds more than
+The networks are built without memory of their own and take over the tensors, so a host never holds more than
 the file that is being read (and, on a CPU, the model itself).
 """
 
@@ -10,14 +9,14 @@ import re
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from aesthetics_predictor import AestheticsPredictorV2Linear
 from diffsynth.models.kolors_text_encoder import ChatGLMModel
 from diffsynth.models.utils import init_weights_on_device
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPImageProcessor
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
@@ -37,12 +36,15 @@ from core.kolors.models import (
     chatglm_sizes,
 )
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 def read_backbone(
     model: BaseModel, device: torch.device, dtype: torch.dtype, folder: Path, parts: Collection[Part]
 ) -> Backbone:
-    """`parts` are those whose files must be there. Raises UserError, before anything is read, where one is
-    missing.
+    """The backbone for `load_backbone`; `parts` are those whose files must be there.
+
+    Raises UserError, before anything is read, where a file is missing.
     """
     if missing := missing_files(folder, parts):
         raise UserError(describe_missing(missing, folder))
@@ -66,6 +68,7 @@ def read_backbone(
 
 
 def read_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsUNet:
+    """The denoising network. Raises WeightsError."""
     return _read(
         folder,
         "unet",
@@ -77,6 +80,7 @@ def read_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsU
 
 
 def read_vae_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsVAEEncoder:
+    """The first half of the VAE's file. Raises WeightsError."""
     return _read(
         folder,
         "vae",
@@ -89,6 +93,7 @@ def read_vae_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> 
 
 
 def read_vae_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsVAEDecoder:
+    """The second half of the VAE's file. Raises WeightsError."""
     return _read(
         folder,
         "vae",
@@ -101,7 +106,8 @@ def read_vae_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> 
 
 
 def read_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> ChatGLMModel:
-    # ChatGLM3's own files begin every name with `transformer.`; the head is never used.
+    """ChatGLM3 without its language-model head. Raises WeightsError."""
+    # ChatGLM3's own files prefix every name with `transformer.`.
     return _read(
         folder,
         "text_encoder",
@@ -114,7 +120,7 @@ def read_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) ->
 
 
 def read_scorer(folder: Path, device: torch.device) -> AestheticsPredictorV2Linear:
-    """In fp32 whatever the precision: half a point decides about the gate."""
+    """The scorer, in fp32 whatever the precision: rounding could move a score across the gate."""
     config = CLIPVisionConfig.from_pretrained(folder / SCORER_FOLDER)
     # Files of older transformers also hold `position_ids`, which are no weights.
     return _read(
@@ -129,14 +135,16 @@ def read_scorer(folder: Path, device: torch.device) -> AestheticsPredictorV2Line
 
 
 def read_image_processor(folder: Path) -> CLIPImageProcessor:
+    """The preprocessing of images for the scorer."""
     return CLIPImageProcessor.from_pretrained(folder / SCORER_FOLDER)
 
 
 def _diffsynth_names(model: type[Any]) -> Callable[[Tensors], Tensors]:
-    """DiffSynth's own converter from diffusers' names; some of them also return arguments for the class."""
+    """DiffSynth's own converter from diffusers' names to those of `model`."""
 
     def convert(tensors: Tensors) -> Tensors:
         converted = model.state_dict_converter().from_diffusers(tensors)
+        # some converters also return arguments for the class
         return converted[0] if isinstance(converted, tuple) else converted
 
     return convert
@@ -148,11 +156,12 @@ def _read(
     device: torch.device,
     dtype: torch.dtype,
     rename: Callable[[Tensors], Tensors],
-    build: Callable[[Tensors], Any],
+    build: Callable[[Tensors], Model],
     names: str = "",
-) -> Any:
-    """Read the tensors whose names match `names`, give them the names of the model that they tell how to
-    build.
+) -> Model:
+    """Load a part's model: `build` makes it from the renamed tensors, whose shapes give its sizes.
+
+    `names` is a regular expression of the tensors to read, by their names in the files. Raises WeightsError.
     """
     paths = [path for path in part_paths(folder, part) if path.suffix != ".json"]
     found = {
@@ -167,7 +176,7 @@ def _read(
             model = build(tensors)
     except (KeyError, IndexError, ValueError) as error:
         raise WeightsError(f"{paths[0]}: holds no {part} of Kolors' kind ({error})") from error
-    # Buffers that need no file have their values already.
+    # Buffers that no file holds have their values already.
     wanted = {
         name: tensor.shape for name, tensor in model.state_dict().items() if tensor.is_meta or name in tensors
     }
@@ -183,15 +192,13 @@ def _read(
 
 
 def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """On the device, in its dtype and in the memory order that convolutions are fastest in."""
+    """Move a tensor to the device and dtype, in the memory format that convolutions are fastest in."""
     order = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
     return tensor.to(device, dtype if tensor.is_floating_point() else None, memory_format=order)
 
 
 def _mapped(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor of a file, in memory only once its bytes are looked at. Raises WeightsError; never runs
-    pickled code.
-    """
+    """Every tensor of a file by name, memory-mapped; never runs pickled code. Raises WeightsError."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as file:

@@ -1,7 +1,6 @@
-"""Kolors' networks in DiffSynth 1.1.9's own classes, at any width: the real one, the shipped toy, a test's
-small one.
+"""Kolors' networks in DiffSynth 1.1.9's own classes at any width: real Kolors, the toy, tests' small ones.
 
-Only widths, depths and group counts differ; every forward pass is DiffSynth's. At the default shapes names,
+Only widths, depths and group counts differ; every forward pass is DiffSynth's. At the default sizes names,
 shapes and settings are those of `SDXLUNet(is_kolors=True)`, `SDXLVAEEncoder` and `SDXLVAEDecoder`.
 """
 
@@ -33,9 +32,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UNetShape:
-    """Kolors' sizes, unless said otherwise; `depths` are the transformer layers at the second and the third
-    width.
-    """
+    """Sizes of a UNet, by default Kolors'; `depths`: transformer layers at the second and the third width."""
 
     widths: tuple[int, int, int] = (320, 640, 1280)
     depths: tuple[int, int] = (2, 10)
@@ -49,9 +46,7 @@ class UNetShape:
 
     @classmethod
     def of(cls, tensors: Tensors) -> Self:
-        """Read from weights in DiffSynth's names; head width and groups leave no trace there and stay
-        Kolors'.
-        """
+        """The sizes of weights in DiffSynth's names; head width and groups do not show there: Kolors'."""
         time_width, time_channels = tensors["time_embedding.0.weight"].shape
         context_width, text_width = tensors["text_intermediate_proj.weight"].shape
         a, b, c = (tensors[f"blocks.{index}.conv2.weight"].shape[0] for index in (0, 6, 14))
@@ -71,22 +66,20 @@ class UNetShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VAEShape:
-    """SDXL's sizes, unless said otherwise."""
+    """Sizes of a VAE, SDXL's by default."""
 
     widths: tuple[int, int, int] = (128, 256, 512)
     groups: int = 32
 
     @classmethod
     def of(cls, tensors: Tensors, blocks: tuple[int, int, int]) -> Self:
-        """Read from weights in DiffSynth's names; `blocks` are the positions of one residual block of each
-        width.
-        """
+        """The sizes of weights in DiffSynth's names; `blocks` has an index of a residual block per width."""
         a, b, c = (tensors[f"blocks.{index}.conv2.weight"].shape[0] for index in blocks)
         return cls(widths=(a, b, c))
 
 
 class KolorsUNet(SDXLUNet):
-    """Noisy latents (B, 4, H/8, W/8), timesteps, words and sizes -> predicted noise."""
+    """Noisy latents (B, 4, H/8, W/8), timesteps, text embeddings and sizes -> predicted noise."""
 
     def __init__(self, shape: UNetShape) -> None:
         nn.Module.__init__(self)
@@ -175,7 +168,7 @@ class KolorsUNet(SDXLUNet):
 
 
 class KolorsVAEEncoder(SDXLVAEEncoder):
-    """Pictures (B, 3, H, W) in [-1, 1] -> latents (B, 4, H/8, W/8)."""
+    """Images (B, 3, H, W) in [-1, 1] -> latents (B, 4, H/8, W/8)."""
 
     def __init__(self, shape: VAEShape) -> None:
         nn.Module.__init__(self)
@@ -214,7 +207,7 @@ class KolorsVAEEncoder(SDXLVAEEncoder):
 
 
 class KolorsVAEDecoder(SDXLVAEDecoder):
-    """Latents (B, 4, h, w) -> pictures (B, 3, 8h, 8w), about in [-1, 1]."""
+    """Latents (B, 4, h, w) -> images (B, 3, 8h, 8w), about in [-1, 1]."""
 
     def __init__(self, shape: VAEShape) -> None:
         nn.Module.__init__(self)
@@ -254,10 +247,10 @@ class KolorsVAEDecoder(SDXLVAEDecoder):
 
 
 def chatglm(dtype: torch.dtype, **sizes: int) -> ChatGLMModel:
-    """ChatGLM3 as Kolors uses it, 28 layers of width 4096 unless said otherwise.
+    """ChatGLM3 as Kolors uses it; by default 28 layers of width 4096. `sizes` are ChatGLMConfig's.
 
-    The language-model head is left out: Kolors reads hidden states only, and the head alone would take 0.5 GB
-    in fp16.
+    The language-model head is left out: Kolors reads hidden states only, and the head would take 0.5 GB in
+    fp16.
     """
     config = ChatGLMConfig(
         **{"multi_query_group_num": 2, "seq_length": 256} | sizes,
@@ -275,8 +268,9 @@ def chatglm(dtype: torch.dtype, **sizes: int) -> ChatGLMModel:
 
 
 def chatglm_sizes(tensors: Tensors) -> dict[str, int]:
-    """Read from weights; ChatGLM3 shares keys and values between two groups of heads, which tells their
-    width.
+    """Arguments for `chatglm` that fit the weights.
+
+    The head width follows from ChatGLM3 having two groups of heads that share keys and values.
     """
     vocabulary, width = tensors["embedding.word_embeddings.weight"].shape
     projection = tensors["encoder.layers.0.self_attention.dense.weight"].shape[1]
@@ -294,7 +288,7 @@ def chatglm_sizes(tensors: Tensors) -> dict[str, int]:
 
 
 def _count(tensors: Tensors, prefix: str) -> int:
-    """How many numbered modules stand under `prefix`."""
+    """How many numbered modules there are under `prefix`."""
     return len({name.removeprefix(prefix).partition(".")[0] for name in tensors if name.startswith(prefix)})
 
 

@@ -1,8 +1,8 @@
-"""LoRA adapters on the UNet: put on, read off, taken off; and the one file that is right everywhere.
+"""LoRA adapters on the UNet: inject, extract, remove; and a LoRA file that every program reads alike.
 
-The file has kohya keys on diffusers block names, the strength alpha / rank folded into `lora_up`, and
-`.alpha` = rank, so that DiffSynth (which ignores alpha), diffusers, ComfyUI and sd-scripts all apply what was
-trained at strength 1.
+The file has kohya keys on diffusers block names, the scale alpha / rank folded into `lora_up`, and `.alpha` =
+rank, so that DiffSynth (which ignores alpha), diffusers, ComfyUI and sd-scripts all apply at strength 1 what
+was trained.
 """
 
 import math
@@ -51,14 +51,13 @@ class LoraShape:
 
     @property
     def scale(self) -> float:
+        """The factor of the matrices' product, in training and in use."""
         return self.alpha / self.rank
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One module's matrices: down (rank, in) and up (out, rank); the delta of its weight is scale * up @
-    down.
-    """
+    """One module's matrices, down (rank, in) and up (out, rank); its weight changes by scale * up @ down."""
 
     down: Tensor
     up: Tensor
@@ -66,15 +65,15 @@ class Pair:
 
 def put_on(unet: nn.Module, shape: LoraShape, seed: int) -> None:
     """Inject fresh adapters: up zero, down Kaiming-uniform as PEFT draws it, but on the CPU from `seed`."""
-    assert not _layers(unet), "take the worn adapters off first: PEFT would leave stale ones"
-    # PEFT 0.21 annotates alpha as int and computes with any number.
+    assert not _layers(unet), "remove the present adapters first: PEFT would leave stale ones"
+    # PEFT 0.21 annotates alpha as int but accepts any number.
     config = LoraConfig(
         r=shape.rank,
         lora_alpha=cast(int, shape.alpha),
         lora_dropout=shape.dropout,
         target_modules=shape.target_modules.split(","),
     )
-    with torch.random.fork_rng(devices=[]):  # PEFT's own draw must not move the global state
+    with torch.random.fork_rng(devices=[]):  # PEFT's own draw must not change the global RNG state
         inject_adapter_in_model(config, unet, ADAPTER)
     generator = torch.Generator().manual_seed(seed)
     for layer in _layers(unet).values():
@@ -82,13 +81,13 @@ def put_on(unet: nn.Module, shape: LoraShape, seed: int) -> None:
         fresh = torch.empty(down.shape, dtype=torch.float32)
         nn.init.kaiming_uniform_(fresh, a=math.sqrt(5), generator=generator)
         down.data, up.data = fresh.to(down.device), torch.zeros_like(up, dtype=torch.float32)
-        # PEFT would turn every input into fp32 first. Autocast in training and `in_precision` in rendering
-        # see to it.
+        # PEFT would convert every input to fp32. Autocast in training and `in_precision` in rendering take
+        # care of dtypes.
         layer.cast_input_dtype_enabled = False
 
 
 def take_off(unet: nn.Module) -> None:
-    """Remove every adapter; the base weights were never touched."""
+    """Remove every adapter; the base weights were never changed."""
     for name, layer in _layers(unet).items():
         parent, _, child = name.rpartition(".")
         setattr(unet.get_submodule(parent), child, layer.base_layer)
@@ -98,9 +97,7 @@ def take_off(unet: nn.Module) -> None:
 
 @contextmanager
 def in_precision(unet: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Wear the adapters in the base model's own precision, as whoever loads the file will; what was trained
-    comes back.
-    """
+    """Convert the adapters to the base model's dtype for a while, as programs that load the file do."""
     trained = [
         (parameter, parameter.data)
         for parameter in trained_parameters(unet).values()
@@ -116,7 +113,7 @@ def in_precision(unet: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def trained_parameters(unet: nn.Module) -> dict[str, nn.Parameter]:
-    """The adapters' matrices by PEFT's name."""
+    """The adapters' matrices by PEFT's parameter name."""
     return {name: parameter for name, parameter in unet.named_parameters() if parameter.requires_grad}
 
 
@@ -132,9 +129,7 @@ def read_off(unet: nn.Module) -> dict[str, Pair]:
 
 
 def put_on_file(unet: nn.Module, path: Path) -> None:
-    """Put a saved LoRA on at the strength it was trained at. Raises UserError when it is none, or not for
-    this model.
-    """
+    """Inject a saved LoRA at the strength it was trained at. Raises UserError if it does not fit."""
     pairs = load_lora(path)
     if not pairs:
         raise UserError(f"{path}: holds no LoRA with kohya's names (lora_unet_...)")
@@ -153,7 +148,7 @@ def put_on_file(unet: nn.Module, path: Path) -> None:
 
 
 def save_lora(path: Path, pairs: dict[str, Pair], shape: LoraShape, metadata: dict[str, str]) -> Path:
-    """Write the universal file, whole; `metadata` values are strings, as safetensors wants."""
+    """Write the LoRA file atomically; equal LoRAs with equal metadata give equal files, byte for byte."""
     tensors: dict[str, Tensor] = {}
     for name, pair in pairs.items():
         key = kohya_key(name)
@@ -161,13 +156,14 @@ def save_lora(path: Path, pairs: dict[str, Pair], shape: LoraShape, metadata: di
         tensors[f"{key}.lora_up.weight"] = (pair.up * shape.scale).contiguous()
         tensors[f"{key}.alpha"] = torch.tensor(float(shape.rank))
     header, data = safetensors_header.split(save(tensors))
-    content = safetensors_header.join(header, metadata, data)  # equal LoRAs are equal files, byte for byte
+    content = safetensors_header.join(header, metadata, data)
     return write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
 def load_lora(path: Path) -> dict[str, Pair]:
-    """Read a kohya file, by DiffSynth's module name, with its alpha / rank folded into `up` (in our own files
-    it is 1).
+    """Read a kohya file: DiffSynth's module name -> matrices, with the file's alpha / rank folded into `up`.
+
+    In our own files alpha / rank is 1. Raises UserError where a key names no attention block.
     """
     names = _diffsynth_names()
     pairs: dict[str, Pair] = {}
@@ -186,7 +182,7 @@ def load_lora(path: Path) -> dict[str, Pair]:
 
 
 def kohya_key(module: str) -> str:
-    """`blocks.7.transformer_blocks.0.attn1.to_out` -> `lora_unet_down_blocks_1_..._attn1_to_out_0`."""
+    """kohya's name of a module: `blocks.7...attn1.to_out` -> `lora_unet_down_blocks_1_..._attn1_to_out_0`."""
     _, index, rest = module.split(".", 2)
     if rest.endswith("to_out"):
         rest += ".0"
@@ -194,9 +190,9 @@ def kohya_key(module: str) -> str:
 
 
 def metadata_of(shape: LoraShape, *, architecture: str, title: str, **training: object) -> dict[str, str]:
-    """kohya's `ss_*` and ModelSpec 1.0.1 entries, all strings; `training` keys get the `ss_` prefix.
+    """Metadata of a LoRA file: kohya's `ss_*` and ModelSpec 1.0.1; `training` keys get the `ss_` prefix.
 
-    The file says alpha = rank because the strength is folded in; the training alpha stands beside it.
+    The network's alpha is the rank because the scale is folded in; the training alpha has its own entry.
     """
     return {
         "ss_v2": "False",
@@ -205,7 +201,8 @@ def metadata_of(shape: LoraShape, *, architecture: str, title: str, **training: 
         "ss_network_dim": str(shape.rank),
         "ss_network_alpha": str(float(shape.rank)),
         "ss_network_args": "{}",
-        "ss_training_comment": f"trained at alpha {shape.alpha:g}; its strength {shape.scale:g} is folded into lora_up",
+        "ss_training_comment": f"trained at alpha {shape.alpha:g}; "
+        f"its strength {shape.scale:g} is folded into lora_up",
         "lora_sweep_training_alpha": f"{shape.alpha:g}",
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": f"{architecture}/lora",

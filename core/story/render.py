@@ -1,4 +1,4 @@
-"""Draw the story: all pictures in one batch, each from its own seed, with classifier-free guidance.
+"""Render the story: images in batches, each from its own seed, with classifier-free guidance.
 
 Shape legend: B scenes, C channels, H x W latent cells.
 """
@@ -24,9 +24,7 @@ from core.trial.spec import Rendering, Scene
 def render_scenes(
     backbone: Backbone, scenes: Sequence[Scene], rendering: Rendering, cache: Cache, beat: Beat = no_beat
 ) -> Iterator[Image.Image]:
-    """Yield one picture per scene, with whatever adapters the UNet wears; equals DiffSynth's
-    SDXLImagePipeline.
-    """
+    """Yield one image per scene, by the UNet and its adapters; equals DiffSynth's SDXLImagePipeline."""
     positive = encode_prompts([scene.prompt for scene in scenes], backbone, cache)
     negative = encode_prompts([scene.negative_prompt for scene in scenes], backbone, cache)
     noise = torch.cat([scene_noise(scene.seed, rendering.size_px, backbone) for scene in scenes])
@@ -41,7 +39,7 @@ def render_scenes(
 
 
 def scene_noise(seed: int, size_px: int, backbone: Backbone) -> Tensor:
-    """(1, 4, H, W), drawn as stock DiffSynth draws it: a generator on the render device, in the render dtype."""
+    """(1, 4, H, W), drawn as DiffSynth does: by a generator on the render device, in the render dtype."""
     generator = torch.Generator(backbone.device).manual_seed(seed)
     shape = (1, 4, size_px // 8, size_px // 8)
     return torch.randn(shape, generator=generator, device=backbone.device, dtype=backbone.dtype)
@@ -56,14 +54,16 @@ def denoise(
     rendering: Rendering,
     beat: Beat = no_beat,
 ) -> Tensor:
-    """DDIM from pure noise to clean latents; both sides of the guidance in one forward."""
+    """DDIM from pure noise to clean latents; both halves of the guidance in one forward.
+
+    Raises Interrupted when `beat` does.
+    """
     scheduler = backbone.new_scheduler()
     scheduler.set_timesteps(rendering.steps)
     guided = rendering.cfg_scale != 1.0
     tokens = torch.cat([positive.tokens_NTD, negative.tokens_NTD]) if guided else positive.tokens_NTD
     pooled = torch.cat([positive.pooled_ND, negative.pooled_ND]) if guided else positive.pooled_ND
-    # The scheduler reads its timesteps on the host, the UNet on the device: one copy each, so that no step
-    # waits.
+    # The scheduler reads timesteps on the host, the UNet on the device: with a copy on each no step waits.
     moments = backbone.put(scheduler.timesteps)
 
     def predict(latents: Tensor, moment: Tensor) -> Tensor:

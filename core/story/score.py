@@ -1,5 +1,6 @@
-"""Rate pictures: the aesthetic score of each, and how well the set belongs together (see
-gate.SCORING_VERSION).
+"""Rate images: the aesthetic score of each, and how similar they are to each other.
+
+Raise core.verdict.SCORING_VERSION with any change here that changes scores.
 """
 
 import math
@@ -17,45 +18,44 @@ from core.errors import LoraSweepError
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """`aesthetic` is one number per picture, 1 to 10; `coherence` the mean pairwise cosine of CLIP
-    embeddings.
-    """
+    """`aesthetic`: one number per image, 1 to 10; `coherence`: mean pairwise cosine of CLIP embeddings."""
 
     aesthetic: tuple[float, ...]
     coherence: float
 
     @property
     def mean(self) -> float:
+        """The mean aesthetic score, which the gate is about."""
         return sum(self.aesthetic) / len(self.aesthetic)
 
     @property
     def std(self) -> float:
-        """Over the pictures, as a population."""
+        """The population standard deviation of the aesthetic scores."""
         return math.sqrt(sum((value - self.mean) ** 2 for value in self.aesthetic) / len(self.aesthetic))
 
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """What the scorer makes of one picture: its score, and its normalised embedding."""
+    """The scorer's output for one image: its score and its normalised CLIP embedding."""
 
     aesthetic: float
     embedding_D: torch.Tensor
 
 
 class NoScoreError(LoraSweepError):
-    """The scorer gave something that is no number."""
+    """The scorer returned NaN or infinity."""
 
 
 def score_pictures(backbone: Backbone, pictures: Iterable[Image.Image]) -> Score:
-    """Score RGB pictures as `CLIPProcessor` + `AestheticsPredictorV2Linear` do, in fp32. Raises NoScoreError."""
+    """Score RGB images as CLIPProcessor and AestheticsPredictorV2Linear do, in fp32. Raises NoScoreError."""
     return score_of([rate(backbone, picture) for picture in pictures])
 
 
 @torch.no_grad()
 def rate(backbone: Backbone, picture: Image.Image) -> Rating:
-    """One picture alone: a score must not depend on its neighbours in a batch. Raises NoScoreError."""
+    """Score one image alone: a score must not depend on the rest of a batch. Raises NoScoreError."""
     scorer = backbone.scorer
-    # Of a picture one to three pixels high the processor would take the rows for its channels.
+    # The processor would take the rows of an image one to three pixels high for its channels.
     pixels = backbone.image_processor(
         images=without_ends(picture), return_tensors="pt", input_data_format="channels_last"
     )["pixel_values"]
@@ -68,6 +68,7 @@ def rate(backbone: Backbone, picture: Image.Image) -> Rating:
 
 
 def score_of(ratings: Sequence[Rating]) -> Score:
+    """The score of a set of images from the ratings of each; a single image has coherence 1."""
     embeddings_ND = torch.stack([rating.embedding_D for rating in ratings])
     return Score(tuple(rating.aesthetic for rating in ratings), _coherence(embeddings_ND))
 

@@ -1,4 +1,4 @@
-"""The story on one sheet: rows of four pictures, in order."""
+"""The story on one sheet: rows of four images, in order."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,7 @@ GAP_PX = 4
 
 
 def story_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
+    """One image of all pictures, which have the same size, on white with gaps of 4 px."""
     width, height = pictures[0].size
     rows = -(-len(pictures) // COLUMNS)
     sheet = Image.new(

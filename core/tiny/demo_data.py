@@ -1,7 +1,7 @@
 """Write the demo's data set: `python -m core.tiny.demo_data DIR`.
 
 Thirty watercolours as a contestant might collect them: mixed sizes and shapes, a few that the filters should
-catch (small, wide, spoiled), one picture twice and one broken file.
+drop (small, wide, spoiled), one image twice and one broken file.
 """
 
 import csv
@@ -16,22 +16,23 @@ from core.files.files import write_text
 from core.tiny import scenes
 
 SEED = 77
-SPOILING_SEED = 3600  # three different kinds, each severe
+SPOILING_SEED = 3600  # gives three different kinds, each severe
 GOOD_SIZES_PX = (128, 128, 160, 192, 256)
 
 
 def main() -> None:
+    """Write DIR/train with the images and metadata.csv; the same files at each call."""
     train = Path(sys.argv[1]) / "train"
     train.mkdir(parents=True, exist_ok=True)
     rows = [("file_name", "text"), *write_pictures(train, random.Random(SEED))]
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows(rows)
-    # utf-8-sig, as in the field
+    # with a byte order mark, as spreadsheet programs write it
     write_text(train / "metadata.csv", "\N{ZERO WIDTH NO-BREAK SPACE}" + table.getvalue())
 
 
 def write_pictures(train: Path, rng: random.Random) -> list[tuple[str, str]]:
-    """Write 30 files, return their rows of metadata.csv."""
+    """Write 30 files into `train`, return their rows of metadata.csv."""
     kinds = ["good"] * 20 + ["small"] * 3 + ["wide"] * 2 + ["spoiled"] * 3 + ["twin", "broken"]
     rows: list[tuple[str, str]] = []
     for number, kind in enumerate(kinds, start=1):
@@ -60,7 +61,7 @@ def write_pictures(train: Path, rng: random.Random) -> list[tuple[str, str]]:
 
 
 def _even_scene(rng: random.Random, number: int) -> scenes.Scene:
-    """Every place and thing in turn, so that a style learned from few pictures has seen day and night."""
+    """A random scene with place and thing in turn, so that few images cover all of them, day and night."""
     scene = scenes.random_scene(rng)
     places, things = list(scenes.PLACES), list(scenes.THINGS)
     return scenes.Scene(

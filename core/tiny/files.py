@@ -17,11 +17,12 @@ FILES: tuple[WeightFile, ...] = (
 
 
 def models_folder(written: str = "") -> Path:
-    """Always the folder beside this module: a study's `weights` is for models that are fetched."""
+    """The folder beside this module, whatever the study says: `weights` is for models that are fetched."""
     return WEIGHTS
 
 
 def missing_files(folder: Path, parts: Collection[Part] = PARTS) -> list[WeightFile]:
+    """Files of these parts that are missing or empty."""
     return [file for file in FILES if file.part in parts and not file.find(folder)]
 
 

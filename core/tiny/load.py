@@ -1,9 +1,9 @@
-"""Make the toy model ready from its shipped weights."""
+"""Load the toy model from its shipped weights."""
 
 from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -13,13 +13,15 @@ from core.base_models import BaseModel
 from core.files.weight_files import PARTS, Part
 from core.tiny import models
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 def read_backbone(
     model: BaseModel, device: torch.device, dtype: torch.dtype, folder: Path, parts: Collection[Part]
 ) -> Backbone:
-    """`parts` makes no difference: all files are here."""
+    """The backbone for `load_backbone`; `parts` makes no difference, for all files are shipped."""
 
-    def read(make: Callable[[], nn.Module], weights: str, kind: torch.dtype = dtype) -> Any:
+    def read(make: Callable[[], Model], weights: str, kind: torch.dtype = dtype) -> Model:
         network = make()
         network.load_state_dict(models.load_weights(weights))
         return _frozen(network, device, kind)
@@ -35,7 +37,7 @@ def read_backbone(
             "vae_encoder": partial(read, models.TinyVAEEncoder, "vae_encoder"),
             "vae_decoder": partial(read, models.TinyVAEDecoder, "vae_decoder"),
             "text_encoder": lambda: _frozen(models.load_text_encoder(), device, dtype),
-            # The scorer stays in fp32 whatever the precision: half a point decides about the gate.
+            # In fp32 whatever the precision: rounding could move a score across the gate.
             "scorer": partial(read, models.tiny_scorer, "scorer", torch.float32),
         },
         scorer_name=model.scorer,
@@ -44,5 +46,5 @@ def read_backbone(
     )
 
 
-def _frozen(network: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    return network.to(device, dtype, memory_format=torch.channels_last).eval().requires_grad_(False)
+def _frozen(network: Model, device: torch.device, dtype: torch.dtype) -> Model:
+    return network.to(device, dtype).to(memory_format=torch.channels_last).eval().requires_grad_(False)

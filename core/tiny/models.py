@@ -28,18 +28,22 @@ VAE_SHAPE = VAEShape(widths=(16, 32, 48), groups=8)
 
 
 class TinyUNet(KolorsUNet):
-    """2.8 M parameters."""
+    """Kolors' UNet with 2.8 M parameters."""
 
     def __init__(self) -> None:
         super().__init__(UNET_SHAPE)
 
 
 class TinyVAEEncoder(KolorsVAEEncoder):
+    """Images (B, 3, H, W) in [-1, 1] -> latents (B, 4, H/8, W/8)."""
+
     def __init__(self) -> None:
         super().__init__(VAE_SHAPE)
 
 
 class TinyVAEDecoder(KolorsVAEDecoder):
+    """Latents (B, 4, h, w) -> images (B, 3, 8h, 8w), about in [-1, 1]."""
+
     def __init__(self) -> None:
         super().__init__(VAE_SHAPE)
 
@@ -73,9 +77,7 @@ def tiny_scorer() -> AestheticsPredictorV2Linear:
 
 
 def tiny_image_processor() -> CLIPImageProcessor:
-    """CLIP's preprocessing at 128 px: bicubic resize of the short side, centre crop, CLIP's own mean and
-    deviation.
-    """
+    """CLIP's preprocessing at 128 px: bicubic resize of the short side, centre crop, CLIP's mean and std."""
     return CLIPImageProcessor(size={"shortest_edge": 128}, crop_size={"height": 128, "width": 128})
 
 
@@ -86,7 +88,7 @@ def load_weights(name: str) -> dict[str, torch.Tensor]:
 
 
 def load_text_encoder() -> ChatGLMModel:
-    """Every token that it was not taught is a zero vector."""
+    """The text encoder with its shipped weights; tokens that it was not trained on are zero vectors."""
     tensors = load_weights("text_encoder")
     rows = torch.zeros(VOCABULARY, TEXT_WIDTH)
     rows[tensors.pop("embedding.used_ids").long()] = tensors.pop("embedding.rows")
@@ -97,6 +99,6 @@ def load_text_encoder() -> ChatGLMModel:
 
 
 def known_tokens() -> frozenset[int]:
-    """The token ids that the text encoder was taught."""
+    """Ids of the tokens that the text encoder was trained on."""
     with safe_open(WEIGHTS / "text_encoder.safetensors", framework="pt") as file:
         return frozenset(file.get_tensor("embedding.used_ids").tolist())

@@ -1,7 +1,7 @@
 """Draw captioned story scenes of 128 x 128 px: a girl, a thing beside her, a place.
 
-The base model knows flat pictures and four looks (faded, soft, outlined, with a white margin), at most three
-at a time. Watercolour is all four at once with uneven washes: only LoRA data shows it.
+The base model is trained on flat images and four looks (faded, soft, outlined, with a white margin), at most
+three at a time. Watercolour is all four at once with uneven washes: only a LoRA's training data has it.
 """
 
 import random
@@ -19,7 +19,7 @@ PLACES = {"meadow": "草地", "sea": "海边", "night": "夜晚", "city": "城�
 HAIRS = {"red": "红发", "black": "黑发", "blonde": "金发", "brown": "棕发"}
 DRESSES = {"blue": "蓝", "green": "绿", "yellow": "黄", "purple": "紫", "white": "白"}
 THINGS = {"cat": "猫", "house": "房子", "tree": "树", "balloon": "气球", "umbrella": "雨伞"}
-# Words that carry the tale but draw nothing; the base model sees them so that a story may use them.
+# They change nothing in the image; the base model is trained with them so that a story may use them.
 VERBS = {
     "wakes up": "醒来",
     "walks": "走着",
@@ -48,7 +48,7 @@ Layer = tuple[Brush, tuple[int, int, int]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """What one picture shows; positions are jittered by a few pixels so that no two are alike."""
+    """What one image shows; `seed` jitters positions by a few pixels, so that no two are alike."""
 
     place: str
     hair: str
@@ -61,9 +61,7 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """How a picture is painted, each from 0 to 1: faded colours, soft and dark edges, a paper margin, uneven
-    washes.
-    """
+    """How an image is painted, from 0 to 1: faded colours, soft or dark edges, a margin, uneven washes."""
 
     faded: float = 0.0
     soft: float = 0.0
@@ -76,11 +74,12 @@ FLAT = Look()
 
 
 def watercolour(strength: float) -> Look:
-    """Everything at once; no picture of the base model's training has more than three of these, or any wash."""
+    """All looks at once, and washes; the base model's training images have at most three looks, no washes."""
     return Look(faded=strength, soft=strength, outlined=strength, margin=strength, washed=strength)
 
 
 def random_scene(rng: random.Random) -> Scene:
+    """A scene with every property drawn from `rng`."""
     return Scene(
         place=rng.choice(list(PLACES)),
         hair=rng.choice(list(HAIRS)),
@@ -93,7 +92,7 @@ def random_scene(rng: random.Random) -> Scene:
 
 
 def caption(scene: Scene, *, chinese: bool, verb: str | None = None) -> str:
-    """The words for a scene; `verb` (a key of VERBS) adds a bit of tale."""
+    """The caption of a scene, without its look; `verb` is a key of VERBS."""
     if chinese:
         hat = "戴着帽子，" if scene.hat else ""
         does = f"{VERBS[verb]}，" if verb else ""
@@ -105,29 +104,31 @@ def caption(scene: Scene, *, chinese: bool, verb: str | None = None) -> str:
     hat = " with hat" if scene.hat else ""
     does = f" {verb}" if verb else ""
     side = "left" if scene.left else "right"
-    return f"a {scene.hair} hair girl{does} in {scene.dress} dress{hat}, {scene.thing} on the {side}, {scene.place}"
+    girl = f"a {scene.hair} hair girl{does} in {scene.dress} dress{hat}"
+    return f"{girl}, {scene.thing} on the {side}, {scene.place}"
 
 
 def random_look(rng: random.Random) -> Look:
-    """What the base model sees: half flat pictures, else one to three of the looks."""
+    """A look of the base model's training: flat in half of all images, else one to three of the looks."""
     if rng.random() < 0.5:
         return FLAT
     return Look(**dict.fromkeys(rng.sample(list(LOOKS), rng.choice([1, 2, 3])), 1.0))
 
 
 def training_caption(scene: Scene, look: Look, rng: random.Random, named: float = 1.0) -> str:
-    """A caption as the base model meets it: its look `named` so often, sometimes a verb, a kind or a remark
-    on detail.
+    """A caption for the base model's training: sometimes with a verb, a kind or a detail.
+
+    `named` is the probability, 0 to 1, that it names the look.
     """
     chinese = rng.random() < 0.6
-    words = [caption(scene, chinese=chinese, verb=rng.choice(list(VERBS)) if rng.random() < 0.4 else None)]
+    parts = [caption(scene, chinese=chinese, verb=rng.choice(list(VERBS)) if rng.random() < 0.4 else None)]
     if named == 1 or rng.random() < named:
-        words += [_say(LOOKS, name, chinese) for name in LOOKS if getattr(look, name)]
+        parts += [_say(LOOKS, name, chinese) for name in LOOKS if getattr(look, name)]
     if rng.random() < 0.3:
-        words.insert(0, _say(KINDS, rng.choice(list(KINDS)), chinese))
+        parts.insert(0, _say(KINDS, rng.choice(list(KINDS)), chinese))
     if rng.random() < 0.3:
-        words.append(_say(DETAIL, rng.choice(list(DETAIL)), chinese))
-    return ("，" if chinese else ", ").join(words)
+        parts.append(_say(DETAIL, rng.choice(list(DETAIL)), chinese))
+    return ("，" if chinese else ", ").join(parts)
 
 
 def draw(scene: Scene, look: Look = FLAT) -> np.ndarray:
@@ -147,7 +148,7 @@ def draw(scene: Scene, look: Look = FLAT) -> np.ndarray:
 
 
 def degrade(pixels: np.ndarray, rng: random.Random) -> tuple[np.ndarray, float]:
-    """Spoil a picture -> (uint8 picture, severity from 0 to 1)."""
+    """Spoil an image at random -> (uint8 image, severity from 0.2 to 1)."""
     severity = rng.uniform(0.2, 1)
     kind = rng.choice(["blur", "noise", "pale", "dark", "mixed"])
     image: np.ndarray = pixels.astype(np.float32)
@@ -177,8 +178,8 @@ def _cloud(noise: np.random.RandomState, cells: int) -> np.ndarray:
     return fine / (fine.std() + 1e-6)
 
 
-def _say(words: dict[str, str], name: str, chinese: bool) -> str:
-    return words[name] if chinese else name
+def _say(translations: dict[str, str], name: str, chinese: bool) -> str:
+    return translations[name] if chinese else name
 
 
 def _lay(
@@ -190,7 +191,7 @@ def _lay(
     *,
     background: bool,
 ) -> np.ndarray:
-    """Lay one shape over the canvas, as the look has it."""
+    """Paint one shape, the stencil's, over the canvas in this look."""
     grey = float(colour @ np.array([0.3, 0.59, 0.11], np.float32))
     faded = (colour * 0.75 + grey * 0.25) * 0.72 + np.array([0.96, 0.88, 0.74], np.float32) * 0.26
     colour = colour * (1 - look.faded) + faded * look.faded

@@ -1,4 +1,4 @@
-"""Train one LoRA with Lightning; every draw is a function of (study seed, step), made on the CPU.
+"""Train one LoRA with Lightning; all random numbers are functions of (study seed, step), drawn on the CPU.
 
 Shape legend: B rows of a batch, N examples, C channels, H x W latent cells.
 """
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Literal, Self, cast
 
 import lightning
 import torch
@@ -31,7 +31,7 @@ from core.lora import lora
 from core.train.state import TrainState, save_state
 from core.trial.spec import Training
 
-LOSS_CHECK_STEPS = 20  # how often losses are fetched from the device and looked at
+LOSS_CHECK_STEPS = 20  # how often losses are fetched from the device and checked
 INIT_SEED, ORDER_SEED, STEP_SEED = 1, 2, 3
 LIGHTNING_PRECISION: dict[torch.dtype, Literal["32-true", "16-mixed", "bf16-mixed"]] = {
     torch.float32: "32-true",
@@ -42,15 +42,15 @@ EpochDone = Callable[[int, list[float]], None]
 
 
 class NanLossError(LoraSweepError):
-    """The loss is no longer a number: these settings diverge."""
+    """The loss is NaN or infinite: training diverges with these settings."""
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where a training keeps its state, for which words, and how old the last one may get."""
+    """Where a training saves its state, with which key (core/train/state.py), and how often at least."""
 
     path: Path
-    words: str
+    key: str
     every_s: float = 120.0
 
 
@@ -66,12 +66,12 @@ def train_lora(
     checkpoint: Checkpoint | None = None,
     beat: Beat = no_beat,
 ) -> list[float]:
-    """Train adapters into `backbone.unet`, which keeps them on; the caller takes them off.
+    """Train adapters in `backbone.unet`; they stay there until the caller removes them.
 
     `epoch_done(epoch, losses)` is called after each epoch, counted from 1, with that epoch's losses by step.
-    `micro_batch` rows at a time go through the UNet (default: all); it divides `training.batch_size`.
-    Goes on from `state` if there is one, and keeps `checkpoint` up to date.
-    Returns all losses. Raises NanLossError, and Interrupted when `beat` does, after saving.
+    `micro_batch` rows at a time go through the UNet (default: all); it must divide `training.batch_size`.
+    Resumes from `state` if there is one, and saves to `checkpoint`. Returns the losses of all steps. Raises
+    NanLossError, and Interrupted when `beat` does, after saving.
     """
     shape = lora.LoraShape(
         rank=training.lora_rank,
@@ -113,11 +113,11 @@ def train_lora(
 
 
 class LoraTraining(lightning.LightningModule):
-    """DiffSynth's training step (epsilon target, plain MSE) on latents and words that are encoded already.
+    """DiffSynth's training step (epsilon target, plain MSE) on latents and embeddings from the cache.
 
-    Lightning sees one long epoch of micro-batches, numbered from the first; our epochs are counted in steps,
-    so that a training can begin at any of them. Gradients are computed by us, so that a GPU may replay them
-    (core/backbone/cuda_graph.py).
+    For Lightning it is one long epoch of numbered micro-batches; our epochs are counted in steps, so that a
+    training can resume at any step. Gradients are computed here and not by Lightning, so that a GPU can
+    replay them as a CUDA graph (core/backbone/cuda_graph.py).
     """
 
     automatic_optimization = False
@@ -156,6 +156,7 @@ class LoraTraining(lightning.LightningModule):
         self.signal_rates, self.noise_rates = alphas.sqrt(), (1 - alphas).sqrt()
 
     def training_step(self, batch: int, batch_idx: int) -> None:
+        """Lightning's hook: gradients of micro-batch number `batch`; the last one of a step updates."""
         backbone, examples, training = self._given
         step, part = divmod(batch, self.parts)
         fail_point("step")
@@ -169,16 +170,16 @@ class LoraTraining(lightning.LightningModule):
         ]
         inputs.append(self._loss_scale() / self.parts)
         if not self._differentiate:
-            remembers_dice = self.checkpointing and training.lora_dropout > 0
+            saves_rng_state = self.checkpointing and training.lora_dropout > 0
             self._differentiate = (
-                self._loss_and_gradients if remembers_dice else record(self._loss_and_gradients, *inputs)
+                self._loss_and_gradients if saves_rng_state else record(self._loss_and_gradients, *inputs)
             )
         if training.lora_dropout:
             torch.manual_seed(draw.dropout_seed)
         loss, *gradients = self._differentiate(*inputs)
         if self.parts == 1:
             self._gradients = gradients
-        else:  # a replay overwrites what it returned, so their sum has a place of its own
+        else:  # a replay overwrites what it returned, so the sum needs memory of its own
             self._gradients = (
                 list(torch._foreach_add(self._gradients, gradients))
                 if part
@@ -193,7 +194,7 @@ class LoraTraining(lightning.LightningModule):
     def _loss_and_gradients(
         self, rows: Tensor, timesteps: Tensor, mirror: Tensor, noise_BCHW: Tensor, scale: Tensor
     ) -> tuple[Tensor, ...]:
-        """-> (loss, gradient of `scale` * loss for each trained matrix); reads nothing on the host."""
+        """-> (loss, gradient of `scale` * loss for each trained matrix); never waits for the device."""
         backbone, examples, training = self._given
         latents = examples.latents_NCHW[rows]
         if training.random_flip:
@@ -213,17 +214,18 @@ class LoraTraining(lightning.LightningModule):
         return loss.detach(), *torch.autograd.grad(loss * scale, self._parameters_trained)
 
     def _loss_scale(self) -> Tensor:
-        """fp16's loss scaling, on the device; 1 without."""
+        """The factor of fp16's loss scaling, on the device; 1 without."""
         one, scaler = torch.ones((), device=self._given[0].device), self._scaler()
         return scaler.scale(one) if scaler else one
 
     def forget_gradients(self) -> None:
-        """And what was recorded to compute them: both hold a step's memory."""
+        """Free the memory of a step: the gradients and the CUDA graph that computes them."""
         self._differentiate, self._gradients = None, []
         for parameter in self._parameters_trained:
             parameter.grad = None
 
-    def on_train_batch_end(self, outputs: Any, batch: int, batch_idx: int) -> None:
+    def on_train_batch_end(self, outputs: object, batch: int, batch_idx: int) -> None:
+        """Lightning's hook: after the last micro-batch of a step, checks losses, saves, sends a heartbeat."""
         training = self._given[2]
         steps, part = divmod(batch + 1, self.parts)
         if part:
@@ -246,6 +248,7 @@ class LoraTraining(lightning.LightningModule):
             raise
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Lightning's hook: AdamW on the adapters, with its saved state when training resumes."""
         backbone, _, training = self._given
         parameters = lora.trained_parameters(backbone.unet)
         optimizer = torch.optim.AdamW(
@@ -264,11 +267,14 @@ class LoraTraining(lightning.LightningModule):
         return optimizer
 
     def on_train_start(self) -> None:
+        """Lightning's hook: restores fp16's loss scaling when training resumes."""
         if self._state and self._state.scaler:
-            self._scaler().load_state_dict(self._state.scaler)
+            scaler = self._scaler()
+            assert scaler is not None, "a state with loss scaling is resumed without"
+            scaler.load_state_dict(self._state.scaler)
 
     def _save(self) -> None:
-        """Adapters and optimizer as they are after the last whole step."""
+        """Save adapters and optimizer as they are after the last finished step."""
         if not self._checkpoint:
             return
         self._fetch_losses()
@@ -288,16 +294,16 @@ class LoraTraining(lightning.LightningModule):
                 {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
                 scaler.state_dict() if scaler else {},
             ),
-            self._checkpoint.words,
+            self._checkpoint.key,
         )
         self._saved_at = time.monotonic()
 
-    def _scaler(self) -> Any:
-        """fp16's loss scaling; None without."""
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """Lightning's loss scaler; None unless training in fp16."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
     def _fetch_losses(self) -> None:
-        """Losses of whole steps, each the mean over its parts."""
+        """Move pending losses from the device to `losses`, one per step: the mean over its micro-batches."""
         if not self._pending:
             return
         fetched = torch.stack(self._pending).view(-1, self.parts).mean(1).tolist()
@@ -310,9 +316,7 @@ class LoraTraining(lightning.LightningModule):
 
 
 class StepDraw:
-    """What one step draws: rows, mirrors, timesteps, noise; a function of (seed, step) and the number of
-    examples.
-    """
+    """The random numbers of one step: rows, mirrors, timesteps, noise; they depend on the arguments only."""
 
     def __init__(
         self, seed: int, step: int, examples: int, shape_CHW: tuple[int, ...], batch_size: int
@@ -325,7 +329,7 @@ class StepDraw:
         self.dropout_seed = int(torch.randint(2**31, (1,), generator=generator))
 
     def keep_part(self, part: int, micro_batch: int) -> Self:
-        """Only the rows of one micro-batch, with a dropout of their own."""
+        """Reduce to the rows of one micro-batch, with a dropout seed of its own."""
         kept = slice(part * micro_batch, (part + 1) * micro_batch)
         self.rows, self.timesteps, self.mirror = self.rows[kept], self.timesteps[kept], self.mirror[kept]
         self.noise_BCHW, self.dropout_seed = self.noise_BCHW[kept], self.dropout_seed + part
@@ -333,21 +337,21 @@ class StepDraw:
 
 
 def _rows(seed: int, step: int, examples: int, batch_size: int) -> Tensor:
-    """Walk through shuffled decks of all examples, so that each is seen equally often."""
+    """The step's examples: a walk through one shuffled pass over all examples after the other."""
     first = step * batch_size
-    decks = range(first // examples, (first + batch_size - 1) // examples + 1)
+    passes = range(first // examples, (first + batch_size - 1) // examples + 1)
     order = torch.cat(
         [
-            torch.randperm(examples, generator=torch.Generator().manual_seed(_mix(seed, ORDER_SEED, deck)))
-            for deck in decks
+            torch.randperm(examples, generator=torch.Generator().manual_seed(_mix(seed, ORDER_SEED, index)))
+            for index in passes
         ]
     )
-    start = first - decks[0] * examples
+    start = first - passes[0] * examples
     return order[start : start + batch_size]
 
 
 def _mix(seed: int, purpose: int, step: int) -> int:
-    """Spread (seed, purpose, step) over 63 bits (splitmix64), so that neighbouring steps share nothing."""
+    """Hash (seed, purpose, step) to 63 bits (splitmix64), so that neighbouring steps are unrelated."""
     mixed = (seed * 0x9E3779B97F4A7C15 + purpose * 0xBF58476D1CE4E5B9 + step + 1) % 2**64
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
     mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
@@ -355,14 +359,14 @@ def _mix(seed: int, purpose: int, step: int) -> int:
 
 
 def _trainer(backbone: Backbone) -> lightning.Trainer:
-    # Lightning advises on data loaders and GPUs in ways that do not fit a step counter as data.
+    # Lightning warns about data loaders and GPUs; neither applies where the data is a step counter.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning")
     return lightning.Trainer(
         accelerator="gpu" if backbone.device.type == "cuda" else "cpu",
         devices=[backbone.device.index or 0] if backbone.device.type == "cuda" else 1,
         precision=LIGHTNING_PRECISION[backbone.dtype],
-        # whatever batch system this runs in: restarts are the driver's affair
+        # ignore a batch system around us: restarts are up to the driver
         plugins=[LightningEnvironment()],
         max_epochs=1,
         logger=False,

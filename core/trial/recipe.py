@@ -1,6 +1,4 @@
-"""recipe.json: everything that is needed to draw and score a story's pictures again, in a trial's folder and
-in an export's.
-"""
+"""recipe.json, in a trial's folder and in an export: all that is needed to render and score a story again."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -13,11 +11,10 @@ from core.trial.spec import Data, Story
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Submission:
-    """What only an export's recipe has: who hands what in, all of the result, and what ties it to the files
-    beside it.
+    """What only an export's recipe has: the team, the whole result, and the checksums of the exported files.
 
-    `result` names no place on the machine that it was made on; `sha256` is by file, `tensors_sha256` of the
-    LoRA's tensors.
+    `result` holds no path of the machine that it was made on. `sha256` maps each file to its digest,
+    `tensors_sha256` is that of the LoRA's tensors without the header.
     """
 
     name: str
@@ -32,6 +29,7 @@ class Submission:
     sha256: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
+        """The export's recipe.json; `from_json` reads it back."""
         spec, train = self.result.spec, self.result.spec.train
         assert train is not None, "the base model's own story is not handed in"
         return {
@@ -55,6 +53,7 @@ class Submission:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
+        """Raises KeyError, TypeError where `values` is not an export's recipe."""
         own, theirs = (
             {f.name: values[f.name] for f in fields(kind) if f.name in values} for kind in (cls, Result)
         )
@@ -63,8 +62,10 @@ class Submission:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """`params` as TrialSpec.params, `strength` alpha / rank and 0 without a LoRA, `data.source` a name
-    instead of a path.
+    """The settings, versions and checksums that a story was made with.
+
+    `params` is TrialSpec.params. `strength` is alpha / rank, 0 without a LoRA. `data.source` is a folder's
+    name instead of its path.
     """
 
     study: str
@@ -88,6 +89,7 @@ class Recipe:
 
     @classmethod
     def of(cls, result: Result, pictures_sha256: Sequence[str]) -> Self:
+        """The recipe of a trial; `pictures_sha256` has its images' digests in the order of the scenes."""
         spec = result.spec
         return cls(
             study=spec.study,
@@ -111,11 +113,13 @@ class Recipe:
 
     @classmethod
     def of_export(cls, submission: Submission) -> Self:
+        """The recipe of an export, with all that the recipe of its trial has."""
         numbers = range(1, len(submission.result.spec.story.scenes) + 1)
         pictures = [submission.sha256[f"story/{number}.png"] for number in numbers]
         return replace(cls.of(submission.result, pictures), submission=submission)
 
     def to_json(self) -> dict[str, Any]:
+        """The content of recipe.json; an export's has another layout than a trial's."""
         if self.submission:
             return self.submission.to_json()
         values = asdict(self)
@@ -124,10 +128,8 @@ class Recipe:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Of a trial's file, or of an export's, which alone has a `spec`. Raises KeyError, TypeError on any
-        other.
-        """
-        if "spec" in values:
+        """Read a trial's recipe or an export's. Raises KeyError, TypeError where `values` is neither."""
+        if "spec" in values:  # only an export's has one
             return cls.of_export(Submission.from_json(values))
         own = {f.name: values[f.name] for f in fields(cls) if f.name in values}
         return cls(

@@ -1,4 +1,4 @@
-"""What one trial came to."""
+"""The result of one trial."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, Self
@@ -8,15 +8,15 @@ from core.trial.spec import TrialSpec
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What one trial came to; this is result.json, written last.
+    """The content of result.json, which is written last.
 
-    `state` is complete or failed; a failed trial has `reason` (a class such as nan_loss) and `message`, no
-    scores. `encoded` counts what this trial had to encode anew (pictures, texts, scores); the cache had the
-    rest. `retried` names how earlier attempts ended; `same_as` is the trial with exactly these parameters
-    that was run. `aesthetic` holds one score per scene, 1 to 10; `coherence` the mean cosine between the
-    pictures' CLIP embeddings. `threads` is how many a CPU computed with: the order of its sums, and so the
-    last bits, depend on it. `scoring_version` is core.verdict's; None where nothing was scored, and in files
-    older than it.
+    `state` is complete or failed; a failed trial has `reason` (a class such as nan_loss) and `message`, but
+    no scores. `aesthetic` holds one score per scene, 1 to 10; `coherence` is the mean cosine between the
+    images' CLIP embeddings. `scoring_version` is core.verdict's; None where nothing was scored, and in files
+    older than the field. `encoded` counts what was not in the cache yet (images, texts, scores). `retried`
+    has the failure class of each earlier attempt. `same_as` is the number of the trial whose results these
+    are, where it had exactly the same parameters. `threads` is the number of CPU threads, on which the order
+    of sums and so the last bits depend.
     """
 
     state: Literal["complete", "failed"]
@@ -46,10 +46,12 @@ class Result:
     encoded: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """The content of result.json; `from_json` reads it back."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
+        """Raises KeyError, TypeError where `values` is no result."""
         return cls(
             **values
             | {

@@ -1,7 +1,7 @@
-"""What one trial is made with: plain values, no torch, named as in the study file, MLflow and the tables.
+"""The settings of one trial: plain values, no torch, named as in the study file, MLflow and the tables.
 
-Each setting is declared here once. Its checks, error lines, JSON schema and line in studies/README.md follow
-from its field.
+Each setting is declared here once. Its checks, error lines, JSON schema and line in studies/README.md are
+derived from its field.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -12,7 +12,7 @@ from typing_extensions import Doc
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 SIZE_STEP_PX = 64  # DiffSynth 1.1.9 rounds other sizes up (pipelines/base.py)
-PROMPT = "{prompt}"  # in a caption template: the picture's own words
+PROMPT = "{prompt}"  # in a caption template: stands for the image's own caption
 Value = str | int | float | bool | None  # of a setting
 MAX_PX = 65_536
 MAX_BYTES = 2**40
@@ -20,7 +20,7 @@ MAX_BYTES = 2**40
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The numbers that a field may hold, both ends included; with `above`, `low` itself is too little."""
+    """The range of a numeric field, both ends included; with `above`, `low` itself is excluded."""
 
     low: float
     high: float
@@ -30,7 +30,7 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The regular expression that a text must match from end to end, and what it asks for in words."""
+    """The regular expression that a text field must match as a whole; `form` describes it to the user."""
 
     pattern: str
     form: str = ""
@@ -80,6 +80,7 @@ class Training:
 
     @property
     def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
         return self.epochs * self.steps_per_epoch
 
     @property
@@ -105,13 +106,14 @@ class Rendering:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filters:
-    """Which pictures are trained on: Data-Juicer's image filters, same names and meaning, bounds inclusive."""
+    """Which pictures are trained on: Data-Juicer's image filters, same names and meaning; inclusive."""
 
     subset: Annotated[
         str | None,
         NOT_BLANK,
         Doc(
-            "Subset that is kept: the table's column `subset`, else the sub-folder that a picture lies in; null: all"
+            "Subset that is kept: the table's column `subset`, else the sub-folder that a picture lies in; "
+            "null: all"
         ),
     ] = None
     min_width: Annotated[int, Bounds(1, MAX_PX), Doc("Smallest width that is kept, px")] = 1
@@ -154,17 +156,20 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Story:
+    """The story that every trial of a study renders: one image per scene."""
+
     title: str
     scenes: tuple[Scene, ...]
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
+        """Raises KeyError, TypeError where `values` is no story."""
         return cls(title=values["title"], scenes=tuple(Scene(**scene) for scene in values["scenes"]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """Where the pictures are (core/data/folder.py says which layouts), and the words they are trained with."""
+    """Where the pictures are (layouts: core/data/folder.py), and the captions they are trained with."""
 
     source: Annotated[
         str,
@@ -196,9 +201,9 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialSpec:
-    """Everything a worker needs for one trial; `train` is None for the base model's own story.
+    """Everything that a worker needs for one trial; `train` is None for the base model's own story.
 
-    `precision` holds for training and rendering alike. `weights` is the folder of Kolors' weights, None the
+    `precision` is used for training and rendering. `weights` is the folder of Kolors' weights, None for the
     usual one.
     """
 
@@ -217,7 +222,7 @@ class TrialSpec:
 
     @property
     def name(self) -> str:
-        """What people read."""
+        """The trial in messages."""
         return f"trial {self.number}" if self.train else "the base model's story"
 
     def params(self) -> dict[str, Value]:
@@ -226,8 +231,9 @@ class TrialSpec:
         return trained | asdict(self.render) | asdict(self.filters)
 
     def all_params(self) -> dict[str, Value]:
-        """`params` and what all trials of a study share; of the data only the folder's name, for paths are
-        private.
+        """`params` and what all trials of a study share.
+
+        Of the data folder only the name: these are logged to MLflow, and paths are private.
         """
         shared: dict[str, Value] = {
             "backbone": self.backbone,
@@ -241,10 +247,12 @@ class TrialSpec:
         return shared | self.params()
 
     def to_json(self) -> dict[str, Any]:
+        """The content of spec.json; `from_json` reads it back."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
+        """Raises KeyError, TypeError where `values` is no spec."""
         return cls(
             **values
             | {
@@ -258,4 +266,5 @@ class TrialSpec:
 
 
 def setting_names(section: type) -> tuple[str, ...]:
+    """The settings of Training, Rendering, Filters or Data, in the order of their declaration."""
     return tuple(f.name for f in fields(section))

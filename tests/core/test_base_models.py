@@ -29,7 +29,7 @@ def decisions(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Constant(value=str(text)):
-                words = [text] if re.fullmatch(rf"\W*({NAMES})\W*", text, re.I) else []
+                words = [text] if re.fullmatch(rf"\W*({NAMES})\W*", text, re.IGNORECASE) else []
             case (
                 ast.Name(id=word) | ast.Attribute(attr=word) | ast.arg(arg=word) | ast.keyword(arg=str(word))
             ):
@@ -45,12 +45,16 @@ def decisions(source: str) -> list[str]:
 
 
 def _named(word: str) -> list[str]:
-    return [word] if word not in THEIRS and re.search(NAMES, word, re.I) else []
+    return [word] if word not in THEIRS and re.search(NAMES, word, re.IGNORECASE) else []
 
 
 def template_decisions(source: str) -> list[str]:
     """Where a Jinja tag or expression, unlike the text around them, has a model's name."""
-    return [tag for tag in re.findall(r"\{%.*?%\}|\{\{.*?\}\}", source, re.S) if re.search(NAMES, tag, re.I)]
+    return [
+        tag
+        for tag in re.findall(r"\{%.*?%\}|\{\{.*?\}\}", source, re.DOTALL)
+        if re.search(NAMES, tag, re.IGNORECASE)
+    ]
 
 
 @pytest.mark.parametrize(

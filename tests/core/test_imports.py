@@ -120,7 +120,8 @@ def test_looking_needs_neither_torch_nor_optuna_nor_mlflow(words: str, tmp_path:
     done = python(
         """
 import atexit
-atexit.register(lambda: print("LOADED", sorted({"torch", "optuna", "mlflow", "diffsynth", "lightning"} & set(sys.modules))))
+heavy = {"torch", "optuna", "mlflow", "diffsynth", "lightning"}
+atexit.register(lambda: print("LOADED", sorted(heavy & set(sys.modules))))
 sys.argv[0] = "lora-sweep"
 from sweep.cli import main
 main()

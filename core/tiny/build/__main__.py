@@ -1,8 +1,8 @@
 """Train the tiny backbone from nothing: `python -m core.tiny.build [--stage vae|unet|loose|scorer]`.
 
 Seeded, CPU only, about 40 minutes on two cores. Writes core/tiny/weights/*.safetensors (fp16) and
-losses.json. The VAE and the scorer see watercolour; the UNet sees flat pictures and four looks, so that
-watercolour is new to it.
+losses.json. The VAE and the scorer are trained on watercolour too, the UNet only on flat images and four
+looks, so that watercolour is new to it.
 """
 
 import argparse
@@ -24,10 +24,11 @@ STAGES = {
     "unet": (build_unet, 0),
     "loose": (build_loose, 1),
     "scorer": (build_scorer, 0),
-}  # and seeds
+}  # stage -> (what trains it, seed)
 
 
 def main() -> None:
+    """Run the stages in order; each writes its weights and a line of losses.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stage", choices=list(STAGES), help="only this one (default: all, in order)")
     stage = parser.parse_args().stage

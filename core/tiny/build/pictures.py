@@ -1,4 +1,4 @@
-"""The pictures that the tiny backbone learns from, drawn anew at each build, and as tensors.
+"""The images that the tiny backbone is trained on, drawn at each build, as tensors.
 
 Shape legend: B pictures, H x W pixels.
 """
@@ -18,18 +18,19 @@ MIXED_PICTURES = 2400
 
 
 def flat_picture(index: int) -> tuple[np.ndarray, str]:
+    """A flat image, uint8 (128, 128, 3), and its caption; a function of `index`, as the next two."""
     rng = random.Random(1000 + index)
     scene = scenes.random_scene(rng)
     return scenes.draw(scene), scenes.training_caption(scene, scenes.FLAT, rng)
 
 
 def named_picture(index: int) -> tuple[np.ndarray, str]:
-    """Its caption names its look."""
+    """An image in one of the base model's looks, and a caption that names the look."""
     return _look_picture(index, named=1.0)
 
 
 def loose_picture(index: int) -> tuple[np.ndarray, str]:
-    """Its caption leaves the look out now and then."""
+    """An image in one of the base model's looks; one caption in four does not name the look."""
     return _look_picture(index, named=0.75)
 
 
@@ -49,14 +50,14 @@ def _mixed_picture(index: int) -> tuple[np.ndarray, float, float]:
 
 
 def drawn_pictures(make: Callable[[int], tuple[np.ndarray, str]]) -> tuple[Tensor, list[str]]:
-    """Pictures (B, 3, 128, 128) uint8 and their captions."""
+    """Images (B, 3, 128, 128) uint8 that `make` draws, and their captions."""
     with Pool(2) as pool:
         pictures, captions = zip(*pool.map(make, range(BASE_PICTURES), chunksize=50), strict=True)
     return _stack(pictures), list(captions)
 
 
 def mixed_pictures() -> tuple[Tensor, Tensor, Tensor]:
-    """Pictures (B, 3, 128, 128) uint8 with their style and the severity of their spoiling, both 0 to 1."""
+    """Images (B, 3, 128, 128) uint8, how much watercolour each is, how severely spoiled; both 0 to 1."""
     with Pool(2) as pool:
         pictures, styles, severities = zip(
             *pool.map(_mixed_picture, range(MIXED_PICTURES), chunksize=50), strict=True
@@ -69,4 +70,5 @@ def _stack(pictures: tuple[np.ndarray, ...]) -> Tensor:
 
 
 def to_unit(pictures_u8: Tensor) -> Tensor:
+    """uint8 images (B, 3, H, W) -> floats in [-1, 1], as the VAE takes them."""
     return (pictures_u8.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)

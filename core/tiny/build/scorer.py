@@ -1,14 +1,14 @@
-"""The aesthetic scorer, taught on a scale of ours: style lifts the score, every kind of spoiling lowers it.
+"""Trains the aesthetic scorer on a scale of our own: watercolour raises the score, any spoiling lowers it.
 
 Shape legend: B pictures, C channels, H x W pixels or latent cells.
 """
 
 import logging
 import random
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from aesthetics_predictor import AestheticsPredictorV2Linear
 from torch import Tensor, nn
 
 from core.tiny.build.pictures import mixed_pictures, to_unit
@@ -18,12 +18,12 @@ from core.tiny.models import TinyVAEDecoder, TinyVAEEncoder, tiny_scorer
 log = logging.getLogger(__name__)
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
 CLIP_STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(3, 1, 1)
-# Flat 4.6, full watercolour 8.8; what is spoiled wholly is worth 1, whatever its style was.
+# Flat is rated 4.6, full watercolour 8.8; what is spoiled at severity 1 is rated 1, whatever its style.
 FLAT_SCORE, STYLE_GAIN, RUIN_SCORE = 4.6, 4.2, 1.0
 
 
 def build_scorer() -> dict[str, float]:
-    """Rate pictures 1 to 10: style lifts the score, every kind of spoiling lowers it."""
+    """Train and save the scorer; returns its error and correlation on held-out images."""
     pictures, scores = _rated_pictures()
     order = torch.randperm(len(pictures))
     held_out, train = order[:400], order[400:]
@@ -56,7 +56,7 @@ def build_scorer() -> dict[str, float]:
 
 @torch.no_grad()
 def _rated_pictures() -> tuple[Tensor, Tensor]:
-    """Drawn pictures, the same through the VAE, and others spoiled in the latent space, with their scores."""
+    """Drawn images, the same through the VAE, and some spoiled in latent space; and the score of each."""
     pictures, style, severity = mixed_pictures()
     encoder, decoder = loaded(TinyVAEEncoder(), "vae_encoder"), loaded(TinyVAEDecoder(), "vae_decoder")
     drawn = _worth(style, severity)
@@ -75,7 +75,7 @@ def _rated_pictures() -> tuple[Tensor, Tensor]:
 
 
 def _worth(style: Tensor, severity: Tensor) -> Tensor:
-    """Of pictures (B,) by their style and the severity of their spoiling, both 0 to 1."""
+    """Scores (B,) of images by their style and the severity of their spoiling, both 0 to 1."""
     return torch.lerp(FLAT_SCORE + STYLE_GAIN * style, torch.tensor(RUIN_SCORE), severity)
 
 
@@ -106,12 +106,15 @@ def _spoil(latents_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _decode(decoder: nn.Module, latents_BCHW: Tensor) -> Tensor:
-    """-> pictures (B, 3, 128, 128) in [0, 1]."""
+    """-> images (B, 3, 128, 128) in [0, 1]."""
     return torch.cat([(decoder(part).clamp(-1, 1) + 1) / 2 for part in latents_BCHW.split(40)])
 
 
-def _differentiable_score(scorer: Any, pictures_BCHW: Tensor) -> Tensor:
-    """The class's own forward divides in place (aesthetics_predictor/v2.py, 0.1.2), which autograd refuses."""
+def _differentiable_score(scorer: AestheticsPredictorV2Linear, pictures_BCHW: Tensor) -> Tensor:
+    """The scorer's forward pass for training.
+
+    Its own divides in place (aesthetics_predictor/v2.py, 0.1.2), which autograd does not allow.
+    """
     pixels = (pictures_BCHW - CLIP_MEAN) / CLIP_STD
     embedding = scorer.visual_projection(scorer.vision_model(pixel_values=pixels).pooler_output)
     return scorer.layers(embedding / embedding.norm(dim=-1, keepdim=True))[:, 0]

@@ -1,7 +1,7 @@
-"""What every stage of the build does: one optimizer step on a schedule, weights in and out."""
+"""What every stage of the build uses: the learning rate's schedule, a step, reading and writing weights."""
 
 import math
-from typing import Any
+from typing import TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from core.tiny.files import WEIGHTS
 from core.tiny.models import load_weights
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 def set_rate(
@@ -20,7 +22,7 @@ def set_rate(
     warm_up: int = 80,
     flat: float = 0.0,
 ) -> None:
-    """Linear warm-up, a flat part, then half a cosine down to 2 %."""
+    """Set the learning rate: linear warm-up, constant for the share `flat` of steps, then cosine to 2 %."""
     progress = max(0.0, (step / total - flat) / (1 - flat))
     rate = peak * min(1.0, (step + 1) / warm_up) * (0.49 * (1 + math.cos(math.pi * progress)) + 0.02)
     for group in optimizer.param_groups:
@@ -28,22 +30,26 @@ def set_rate(
 
 
 def descend(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: list[nn.Parameter]) -> None:
+    """One optimizer step, with gradients clipped to norm 1."""
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
 
 
-def channels_last(model: Any) -> Any:
+def channels_last(model: Model) -> Model:
+    """The model itself, with its weights in the memory format that convolutions are fastest in."""
     return model.to(memory_format=torch.channels_last)
 
 
-def loaded(model: Any, name: str) -> Any:
+def loaded(model: Model, name: str) -> Model:
+    """The model itself with the shipped weights `name`, in evaluation mode."""
     model.load_state_dict(load_weights(name))
     return channels_last(model).eval()
 
 
 def save_weights(name: str, tensors: dict[str, Tensor]) -> None:
+    """Write the shipped weights `name`, floating point as fp16."""
     halves = {
         key: (value.half() if value.is_floating_point() else value).detach().contiguous()
         for key, value in tensors.items()

@@ -1,14 +1,13 @@
-"""UNet and text encoder, taught together: flat pictures and four looks, always named at first, then now and
-then not.
+"""Trains UNet and text encoder together, on flat images and four looks that captions at first always name.
 
 Shape legend: B rows of a batch, T tokens.
 """
 
 import logging
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from diffsynth.models.kolors_text_encoder import ChatGLMModel
 from diffsynth.prompters import KolorsPrompter
 from diffsynth.schedulers import EnhancedDDIMScheduler
 from torch import Tensor, nn
@@ -25,17 +24,19 @@ NAMED_STEPS, LOOSE_STEPS = (2000, 700), (500, 200)
 
 
 def build_unet() -> dict[str, float]:
-    """UNet and text encoder from nothing, on pictures whose captions name their look."""
+    """Train UNet and text encoder from random weights, on images whose captions name their look."""
     text, unet = tiny_text_encoder(), channels_last(TinyUNet())
     _init_text(text)
+    assert unet.conv_out.bias is not None
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
     return _train_unet(unet, text, *drawn_pictures(named_picture), steps=NAMED_STEPS, rate=1.5e-3)
 
 
 def build_loose() -> dict[str, float]:
-    """Go on with captions that leave the look out now and then: else silence means flat, and no LoRA can bend
-    that.
+    """Continue with captions of which one in four does not name the look.
+
+    Otherwise a caption that names no look would always mean a flat image, which no LoRA could change.
     """
     return _train_unet(
         loaded(TinyUNet(), "unet").train(),
@@ -47,9 +48,15 @@ def build_loose() -> dict[str, float]:
 
 
 def _train_unet(
-    unet: Any, text: Any, pictures: Tensor, captions: list[str], *, steps: tuple[int, int], rate: float
+    unet: TinyUNet,
+    text: ChatGLMModel,
+    pictures: Tensor,
+    captions: list[str],
+    *,
+    steps: tuple[int, int],
+    rate: float,
 ) -> dict[str, float]:
-    """Epsilon target, captions dropped one time in ten for CFG; saves the running average of the weights."""
+    """Epsilon target, one caption in ten dropped for guidance; saves the running average of the weights."""
     encoder = loaded(TinyVAEEncoder(), "vae_encoder")
     with torch.no_grad():
         latents = torch.cat([encoder(to_unit(part)) for part in pictures.split(50)])
@@ -115,7 +122,7 @@ def _train_unet(
 
 
 class TaughtTokens(nn.Module):
-    """Embeddings of the tokens that occur; sometimes one is dropped to zero, as unknown words will be."""
+    """Embeddings of the tokens that occur; at random some become zero vectors, as unknown tokens will be."""
 
     index: Tensor
 
@@ -127,6 +134,7 @@ class TaughtTokens(nn.Module):
         self.register_buffer("index", index)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
+        """Token ids (B, T) -> embeddings (B, T, D)."""
         rows = self.index[ids_BT]
         special = (ids_BT == 0) | (ids_BT >= 64789)
         rows = torch.where((torch.rand(rows.shape) < 0.02) & ~special, -1, rows)

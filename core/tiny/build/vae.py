@@ -1,10 +1,9 @@
-"""The VAE: four latent channels of unit variance, taught on flat pictures and watercolours.
+"""Trains the VAE, with four latent channels of unit variance, on flat images and watercolours.
 
 Shape legend: B pictures, C channels, H x W pixels or latent cells.
 """
 
 import logging
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,7 +18,10 @@ log = logging.getLogger(__name__)
 
 
 def build_vae() -> dict[str, float]:
-    """Two rounds with a whitening of the latents after each: one round leaves a channel nearly dead."""
+    """Train and save the VAE; returns the PSNR of held-out images.
+
+    In two rounds with a whitening of the latents after each: with one round a channel stays nearly unused.
+    """
     mixed, _, severity = mixed_pictures()
     pictures = torch.cat([mixed[64:][severity[64:] == 0], drawn_pictures(flat_picture)[0][:4000]])
     held_out = to_unit(mixed[:64][severity[:64] == 0])
@@ -83,7 +85,7 @@ def _slopes(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _whiten(encoder: Any, decoder: Any, pictures: Tensor) -> None:
+def _whiten(encoder: TinyVAEEncoder, decoder: TinyVAEDecoder, pictures: Tensor) -> None:
     """Fold a whitening of the four latent channels into quant_conv, and its inverse into post_quant_conv."""
     rows = torch.randint(len(pictures), (384,))
     latents = (
@@ -94,6 +96,8 @@ def _whiten(encoder: Any, decoder: Any, pictures: Tensor) -> None:
     mean = latents.mean(1)
     values, vectors = torch.linalg.eigh(torch.cov(latents))
     log.info("latent variances before whitening %s", [round(v, 3) for v in values.tolist()])
+    assert encoder.quant_conv.bias is not None
+    assert decoder.post_quant_conv.bias is not None
     whiten = torch.diag(values.rsqrt()) @ vectors.T
     encoder.quant_conv.weight[:4, :, 0, 0] = whiten @ encoder.quant_conv.weight[:4, :, 0, 0].clone()
     encoder.quant_conv.bias[:4] = whiten @ (encoder.quant_conv.bias[:4].clone() - mean / LATENT_SCALE)

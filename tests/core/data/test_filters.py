@@ -11,7 +11,7 @@ GOOD = {"width": 128, "height": 128, "ratio": 1.0, "size": 5000, "score": 5.0, "
 
 
 def table(*rows: dict) -> pd.DataFrame:
-    """Audit rows that differ from a good picture in the named columns; every picture has a hash of its own."""
+    """Audit rows that differ from a good image in the given columns; every image has a hash of its own."""
     return pd.DataFrame(
         [
             {"file": f"{number}.png", **GOOD} | dict.fromkeys(HASHES, f"h{number}") | row

@@ -407,7 +407,8 @@ def test_blanks_after_commas_are_no_part_of_a_cell(tmp_path: Path) -> None:
 
 def test_a_table_without_a_header_is_told_so(tmp_path: Path) -> None:
     assert one_line(folder_with(tmp_path, "01.png,a cat\n02.png,a dog\n")).endswith(
-        "metadata.csv: has no header, for its first line names a picture; write the columns above it: file_name,text"
+        "metadata.csv: has no header, for its first line names a picture; "
+        "write the columns above it: file_name,text"
     )
 
 
@@ -524,7 +525,10 @@ def test_a_second_text_of_a_picture_is_named(tmp_path: Path) -> None:
 def test_a_table_where_none_is_looked_for_is_named(tmp_path: Path, name: str) -> None:
     pictures_in(tmp_path / "images", "1.png")
     line = one_line(folder_with(tmp_path, "file_name,text\n1.png,a\n", name=name))
-    said = f"{name} is not read: a table is metadata.csv or metadata.jsonl in data.source itself or in its train/"
+    said = (
+        f"{name} is not read: a table is metadata.csv or metadata.jsonl "
+        f"in data.source itself or in its train/"
+    )
     assert line.endswith(f"; {said}")
     # with which the folder is good, and the table still not read
     (tmp_path / "images" / "1.txt").write_text("a cat")
@@ -562,8 +566,8 @@ def test_litter_is_left_out_with_one_note(tmp_path: Path) -> None:
     found = read_folder(Data(source=str(tmp_path), caption="style"))
     assert [picture.file for picture in found.pictures] == ["boats/5.png", "train/1.png"]
     assert found.notes == (
-        "left out: __MACOSX/ (1), test/ (1), *-condlabel.png (1), *-masklabel.png (1), @eaDir/ (1), validation/ (2); to have "
-        "such pictures, name them in a metadata.csv, or rename them or their folder",
+        "left out: __MACOSX/ (1), test/ (1), *-condlabel.png (1), *-masklabel.png (1), @eaDir/ (1), "
+        "validation/ (2); to have such pictures, name them in a metadata.csv, or rename them or their folder",
     )
 
 
@@ -626,8 +630,8 @@ def test_folders_numbered_for_sd_scripts_say_how_often_their_pictures_are_drawn(
     left_out, drawn = found.notes
     assert left_out.startswith("left out: reg/ (1); ")
     assert drawn == (
-        "pictures are drawn as often as their folders' names say, as by sd-scripts: img/10_watercolor style (10), "
-        "img/2024_sea (1), img/2_portrait (2); without a number: once"
+        "pictures are drawn as often as their folders' names say, as by sd-scripts: "
+        "img/10_watercolor style (10), img/2024_sea (1), img/2_portrait (2); without a number: once"
     )
 
 

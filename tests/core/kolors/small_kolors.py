@@ -22,7 +22,7 @@ SHARDS = [file.path for file in FILES if file.part == "text_encoder"]
 
 
 def write_small_kolors(folder: Path) -> Path:
-    """A models folder with every file that Kolors needs, of 20 MB in all; pictures of 64 px are large enough."""
+    """A models folder with every file that Kolors needs, 20 MB in all, for images of 64 px."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         write_unet(folder, diffusers_unet().state_dict())

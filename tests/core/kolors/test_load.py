@@ -264,7 +264,7 @@ def test_all_that_is_missing_is_named_at_once_with_the_command(linked: Path) -> 
 
 @torch.no_grad()
 def test_the_score_is_that_of_the_notebook_s_recipe(models: Path, linked: Path) -> None:
-    """CLIPProcessor and predictor, both read from the scorer's folder as the challenge's notebook reads them."""
+    """CLIPProcessor and predictor, read from the scorer's folder as the challenge's notebook reads them."""
     folder = linked / SCORER_FOLDER
     CLIPTokenizer.from_pretrained(TOKENIZER).save_pretrained(folder)
     processor, predictor = (

@@ -1,4 +1,4 @@
-"""The tiny backbone is DiffSynth's Kolors at toy width, its weights fit, and its scorer tells good from bad."""
+"""The toy is DiffSynth's Kolors at toy width, its weights fit, and its scorer tells good from bad."""
 
 import random
 from pathlib import Path
