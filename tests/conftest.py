@@ -1,4 +1,4 @@
-"""The tiny backbone, the demo's data and a shipped story, as the tests of the core take them."""
+"""Fixtures for tests of the core: the tiny backbone, the demo's data and a shipped story."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,15 +28,14 @@ def backbone() -> "Backbone":
 
     from core.backbone.backbone import load_backbone
 
-    # Toy layers gain nothing from a second thread, and on a busy machine its barriers cost ten times the
-    # work.
+    # A second thread does not speed up toy layers; on a busy machine it makes them ten times slower.
     torch.set_num_threads(1)
     return load_backbone("tiny")
 
 
 @pytest.fixture(autouse=True)
 def adapters_off(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Leave the shared UNet bare after each test that had it."""
+    """Remove the adapters from the shared UNet after each test that used it."""
     if "backbone" not in request.fixturenames:
         yield
         return
@@ -78,7 +77,7 @@ def table(backbone: "Backbone", shared_cache: Cache) -> "pd.DataFrame":
 
 @pytest.fixture(scope="session")
 def examples(backbone: "Backbone", table: "pd.DataFrame", shared_cache: Cache) -> "Examples":
-    """Six training pictures."""
+    """Six training images."""
     from core.backbone.encode import encode_examples
     from core.data.filters import select
 
@@ -88,15 +87,15 @@ def examples(backbone: "Backbone", table: "pd.DataFrame", shared_cache: Cache) -
 @pytest.fixture
 def story() -> Story:
     """The eight scenes of the shipped Chinese story."""
-    words = yaml.safe_load((STUDIES / "stories" / "lake_painter.yaml").read_text(encoding="utf-8"))
+    story = yaml.safe_load((STUDIES / "stories" / "lake_painter.yaml").read_text(encoding="utf-8"))
     return Story(
-        title=words["title"],
+        title=story["title"],
         scenes=tuple(
             Scene(
-                prompt=words["template"].replace("{scene}", scene["prompt"]),
-                negative_prompt=words["negative_prompt"],
+                prompt=story["template"].replace("{scene}", scene["prompt"]),
+                negative_prompt=story["negative_prompt"],
                 seed=scene["seed"],
             )
-            for scene in words["scenes"]
+            for scene in story["scenes"]
         ),
     )

@@ -1,6 +1,4 @@
-"""`make bench`: what the product costs, as ratios taken in one run on one machine. Prints a table; tests
-nothing.
-"""
+"""`make bench`: what the product costs, as ratios measured in one run on one machine. Prints a table."""
 
 import json
 import os
@@ -61,20 +59,20 @@ def _load_many(study_file: Path, runs: Runs) -> tuple[float, float]:
     """
     folder = runs.study("bench")
     study = optuna.load_study(storage=f"sqlite:///{folder.db}", study_name="bench")
-    told, result = study.trials[-1], folder.results()[-1].to_json()
+    last, result = study.trials[-1], folder.results()[-1].to_json()
     for number in range(len(study.trials), MANY):
         study.add_trial(
             optuna.trial.create_trial(
-                params=told.params,
-                distributions=told.distributions,
-                value=told.value,
-                user_attrs=told.user_attrs,
-                system_attrs=told.system_attrs,
+                params=last.params,
+                distributions=last.distributions,
+                value=last.value,
+                user_attrs=last.user_attrs,
+                system_attrs=last.system_attrs,
             )
         )
         write_json(folder.trial(number).result, result | {"spec": result["spec"] | {"number": number}})
     start = [*LORA_SWEEP, "run", str(study_file), "--runs", str(runs.path), "--trials", str(MANY)]
-    _seconds(start)  # MLflow is told of them, once
+    _seconds(start)  # this start logs them to MLflow
     return _seconds(start)[0], _seconds([*LORA_SWEEP, "status", "bench", "--runs", str(runs.path)])[0]
 
 

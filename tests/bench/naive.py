@@ -1,7 +1,6 @@
-"""The field's way, as the baseline of the bench: DiffSynth's own trainer and pipeline, in a process of its
-own.
+"""The baseline of the bench: DiffSynth's own trainer and pipeline, in a process of its own.
 
-Text and pictures are encoded again at every step; the story is drawn picture by picture, two UNet calls a
+Text and images are encoded again at every step; the story is rendered image by image, two UNet calls a
 step. Run by tests.bench as `python -m tests.bench.naive SPEC.json`; prints its seconds as JSON.
 """
 

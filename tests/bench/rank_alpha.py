@@ -1,5 +1,6 @@
-"""`python -m tests.bench.rank_alpha`: whether rank and alpha show in the toy's scores above the noise of
-seeds; some minutes.
+"""Do rank and alpha change the toy's scores by more than the noise of seeds?
+
+`python -m tests.bench.rank_alpha` takes some minutes.
 """
 
 import tempfile

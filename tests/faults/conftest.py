@@ -42,7 +42,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 class Sweeps:
-    """Starts of one study in one folder, each through the real command line."""
+    """One study in one folder, started through the real command line as often as a test likes."""
 
     def __init__(self, folder: Path, trials: int = TRIALS, name: str = "faults") -> None:
         self.folder, self.name, self.runs = folder, name, Runs(folder / "runs")
@@ -53,11 +53,11 @@ class Sweeps:
         self.file.write_text(STUDY.format(root=ROOT, name=name, trials=trials))
 
     def prepare(self, cache: Path, empty_store: Path) -> None:
-        """Encoded pictures and words, and MLflow's tables: both take seconds to make."""
+        """Encoded images and texts, and MLflow's tables: both take seconds to make."""
         shutil.copytree(cache, self.runs.cache)
         shutil.copy(empty_store, self.runs.tracking_db)
 
-    def command(self, *words: object) -> list[str]:
+    def command(self, *arguments: object) -> list[str]:
         return [
             sys.executable,
             "-m",
@@ -66,18 +66,20 @@ class Sweeps:
             str(self.file),
             "--runs",
             str(self.runs.path),
-            *map(str, words),
+            *map(str, arguments),
         ]
 
     def environment(self, **env: str) -> dict[str, str]:
         clean = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
         return clean | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"} | env
 
-    def run(self, fail: str = "", *, once: bool = True, words: tuple[object, ...] = (), **env: str) -> Done:
-        """One start; `fail` holds orders for the fail points."""
+    def run(
+        self, fail: str = "", *, once: bool = True, arguments: tuple[object, ...] = (), **env: str
+    ) -> Done:
+        """One start to its end; `fail` has the orders for fail points."""
         env |= self.orders(fail, once=once) if fail else {}
         done = subprocess.run(
-            self.command(*words), capture_output=True, text=True, env=self.environment(**env), timeout=240
+            self.command(*arguments), capture_output=True, text=True, env=self.environment(**env), timeout=240
         )
         for result in self.study.results():
             path = self.study.trial(result.spec.number).result
@@ -85,7 +87,7 @@ class Sweeps:
         return done
 
     def begin(self, fail: str, **env: str) -> subprocess.Popen[str]:
-        """A start that goes on beside the test."""
+        """One start that runs beside the test."""
         env |= self.orders(fail)
         return subprocess.Popen(
             self.command(),
@@ -165,7 +167,7 @@ class Sweeps:
         }
 
     def story(self) -> tuple:
-        """What Optuna, the disk and MLflow tell."""
+        """What Optuna, the disk and MLflow have."""
         return self.optuna(), self.leaderboard(), self.mlflow()
 
 
@@ -191,7 +193,7 @@ def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Sw
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
-    """The sweep that nothing happened to, and beside it an empty store."""
+    """A sweep without faults, and beside it an empty store."""
 
     def make(sweeps: Sweeps) -> None:
         done = sweeps.run()

@@ -1,4 +1,4 @@
-"""What goes wrong inside one trial costs one trial, and the table names its class."""
+"""A failure inside one trial costs one trial only, and the leaderboard names its class."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from core.verdict import FAILED_BY_PARAMETERS
 from tests.faults.conftest import Sweeps
 
 SICK = 2  # the third of six
-CASES = {  # the order of the fail point, the class in the table, what Optuna is told, words of the reason
+CASES = {  # the order of the fail point, the class in the table, Optuna's state, a part of the message
     "oom": ("step#2=oom", "cuda_oom", "PRUNED", "CUDA out of memory"),
     "nan": ("loss#2=nan", "nan_loss", "PRUNED", "the loss was no number"),
     "hang": ("step#2=SIGSTOP", "hung", "FAIL", "no heartbeat for"),
@@ -18,19 +18,19 @@ CASES = {  # the order of the fail point, the class in the table, what Optuna is
 
 @pytest.mark.parametrize("case", CASES)
 def test_one_sick_trial_of_six(make_sweeps: Callable[[int], Sweeps], case: str) -> None:
-    order, reason, state, words = CASES[case]
+    order, reason, state, message = CASES[case]
     sweeps = make_sweeps(6)
     done = sweeps.run(order, once=False, LORA_SWEEP_STEP_FLOOR_S="5")
     assert done.returncode == 0, done.stdout + done.stderr
-    told = sweeps.optuna()
-    assert [row[1] for row in told] == [state if number == SICK else "COMPLETE" for number in range(6)]
-    assert told[SICK][4] == FAILED_BY_PARAMETERS
+    rows = sweeps.optuna()
+    assert [row[1] for row in rows] == [state if number == SICK else "COMPLETE" for number in range(6)]
+    assert rows[SICK][4] == FAILED_BY_PARAMETERS
     assert [(r.state, r.reason) for r in sweeps.study.results()] == [
         ("failed", reason) if number == SICK else ("complete", None) for number in range(6)
     ]
     status, _, _, _, tags, _ = sweeps.mlflow()[f"trial-{SICK:04d}"]
     assert (status, tags["state"], tags["reason"]) == ("FAILED", "failed", reason)
-    assert words in tags["message"]
+    assert message in tags["message"]
 
 
 def test_oom_is_answered_with_a_smaller_micro_batch_and_a_hang_from_the_checkpoint(

@@ -60,7 +60,7 @@ def test_the_hour_is_kept(finished: Sweeps, undisturbed: Sweeps) -> None:
     for result in results:  # as if trials took more than a day each
         write(finished, result, timings_s={"prepare": 1e5, "train": 1e5, "render": 1e5, "score": 1e5})
     hour = (datetime.now() + timedelta(hours=2)).strftime("%H:%M")
-    done = finished.run(words=("--trials", 4, "--until", hour))
+    done = finished.run(arguments=("--trials", 4, "--until", hour))
     assert done.returncode == 0, done.stderr
     assert "trial 3 takes about" in done.stdout
     assert "the next start begins with it" in done.stdout
@@ -68,7 +68,7 @@ def test_the_hour_is_kept(finished: Sweeps, undisturbed: Sweeps) -> None:
     assert (told, left[1]) == (undisturbed.optuna(), "RUNNING")
     for result in results:
         write(finished, result)
-    assert finished.run(words=("--trials", 4)).returncode == 0
+    assert finished.run(arguments=("--trials", 4)).returncode == 0
     *told, carried_out = finished.optuna()
     assert told == undisturbed.optuna()
     assert (carried_out[1], carried_out[2]) == ("COMPLETE", left[2])
@@ -95,7 +95,7 @@ def test_the_hour_strikes_in_the_middle_of_a_trial(sweeps: Sweeps, undisturbed: 
     assert sweeps.study.trial(0).checkpoint.exists()
     assert [row[1] for row in sweeps.optuna()] == ["RUNNING"]
     assert {run[0] for run in sweeps.mlflow().values()} == {"KILLED"}
-    again = sweeps.run(words=("--trials", 1))
+    again = sweeps.run(arguments=("--trials", 1))
     assert "trial 0: resumes from step" in again.stdout
     assert (sweeps.optuna(), sweeps.leaderboard()) == (
         undisturbed.optuna()[:1],

@@ -117,7 +117,7 @@ def test_a_limit_on_file_sizes_is_a_full_disk(sweeps: Sweeps, undisturbed: Sweep
 
 
 def test_a_study_db_that_another_process_locks_is_waited_for(sweeps: Sweeps, undisturbed: Sweeps) -> None:
-    """A minute without harm; and Ctrl-C is heard meanwhile."""
+    """A minute of it does no harm, and Ctrl-C works meanwhile."""
     driver = subprocess.Popen(
         sweeps.command(),
         stderr=subprocess.PIPE,

@@ -1,6 +1,4 @@
-"""SIGKILL at many points of a trial; one start of the same command, and everything tells the undisturbed
-story.
-"""
+"""SIGKILL at many points of a trial: after one more start everything is as in an undisturbed sweep."""
 
 import signal
 import time
@@ -10,7 +8,7 @@ import pytest
 
 from tests.faults.conftest import Sweeps
 
-# one point in each trial, for each trial is tried again once; the first `spec` is of the base model's story
+# One point in each trial, for each trial is retried once; the first `spec` is of the base model's story
 WORKER = [
     ("spec@1", "encoded#0@1", "step#1@2", "checkpoint_written#2@4"),
     ("spec_written#0@1", "result_unsaid#0@1", "picture#1@3", "write result.json#2@1"),

@@ -1,6 +1,4 @@
-"""Driver and worker stand still together, as under `docker pause`, SLURM's suspend or a closed lid: nobody is
-to blame.
-"""
+"""Driver and worker are suspended together (`docker pause`, SLURM, a closed lid): the worker is not hung."""
 
 import signal
 import time

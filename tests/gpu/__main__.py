@@ -1,7 +1,6 @@
-"""`make gpu`: what Kolors' true shape costs on this card, ours against the naive way, and whether the numbers
-are right.
+"""`make gpu`: what Kolors' true shape costs on this GPU, ours and the naive way, and whether numbers agree.
 
-`python -m tests.gpu` needs a CUDA card and no weights, ends within 9 minutes, prints one table and writes it
+`python -m tests.gpu` needs a CUDA GPU and no weights, ends within 9 minutes, prints one table and writes it
 to $OUT/gpu.json (./runs/gpu.json without OUT). `--self-test` does all of it at toy shape on the CPU, within a
 minute. Ends with 1 if a number is wrong or a part is broken; a setting that does not fit into memory is no
 failure.
@@ -32,7 +31,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument(
         "--budget-s", type=float, default=BUDGET_S, help="seconds after which no further row is begun"
     )
-    words = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
 
     warnings.filterwarnings("ignore")
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
@@ -43,24 +42,24 @@ def main(arguments: list[str]) -> int:
     from tests.gpu.shapes import KOLORS, TOY
     from tests.gpu.table import Findings
 
-    if not words.self_test and not torch.cuda.is_available():
+    if not options.self_test and not torch.cuda.is_available():
         print(
             "no CUDA card here; `python -m tests.gpu --self-test` checks the command itself", file=sys.stderr
         )
         return 1
-    device = torch.device("cpu" if words.self_test else "cuda")
+    device = torch.device("cpu" if options.self_test else "cuda")
     plan = Plan(
-        shape=TOY if words.self_test else KOLORS,
+        shape=TOY if options.self_test else KOLORS,
         device=device,
-        compiler="eager" if words.self_test else "inductor",
-        precisions=("fp32", "bf16") if words.self_test else ("fp16", "bf16"),
+        compiler="eager" if options.self_test else "inductor",
+        precisions=("fp32", "bf16") if options.self_test else ("fp16", "bf16"),
         started_s=started_s,
-        budget_s=words.budget_s,
+        budget_s=options.budget_s,
     )
     findings = Findings(machine=_machine(device))
     signal.signal(signal.SIGALRM, _raise(TimeUpError))
     signal.setitimer(
-        signal.ITIMER_REAL, words.budget_s + HARD_STOP_S - BUDGET_S - (time.perf_counter() - started_s)
+        signal.ITIMER_REAL, options.budget_s + HARD_STOP_S - BUDGET_S - (time.perf_counter() - started_s)
     )
     try:
         Bench(plan, findings).run()

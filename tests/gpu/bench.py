@@ -27,13 +27,13 @@ from tests.gpu.table import TRIAL_PICTURES, TRIAL_STEPS, Check, Findings, Row
 log = logging.getLogger(__name__)
 TRAINING = Training(lora_rank=16, lora_alpha=4)  # the challenge baseline's
 SET_UP_S = 8.0  # to put adapters on, to warm up
-FIRST_GUESS = 0.25  # of the speed of a matrix product, until rows tell
+FIRST_GUESS = 0.25  # of the speed of a matrix product, until a row was measured
 CAUTION = 0.8  # of the last row's speed
 Measured = dict[str, Any]
 
 
 class TimeUpError(BaseException):
-    """The last second: whatever runs is left."""
+    """The time limit is reached: raised in whatever runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Plan:
 
 
 class Bench:
-    """Takes the rows one after the other; what goes wrong in one is said there, and the next one runs."""
+    """Measures the rows one after the other; a row that fails gets a note, and the next one runs."""
 
     def __init__(self, plan: Plan, findings: Findings) -> None:
         self._plan, self._findings = plan, findings
@@ -169,15 +169,15 @@ class Bench:
             self._turn_to(precision)
             self._backbone.prompter.text_encoder.to(self._backbone.dtype)
             encode_prompts(unwanted, self._backbone, self._cache)
-            words = encode_prompts(prompts, self._backbone, self._cache)
+            embeddings = encode_prompts(prompts, self._backbone, self._cache)
             self._examples[precision] = work.random_examples(
-                self._backbone, self._plan.shape.latents_CHW, words
+                self._backbone, self._plan.shape.latents_CHW, embeddings
             )
         self._backbone = replace(self._backbone, text_encoder_alone=True)
         self._backbone.free_text_encoder()
 
     def _turn_to(self, precision: str) -> None:
-        """The same base model in another number format."""
+        """The same base model in another dtype."""
         self._backbone = replace(self._backbone, dtype=DTYPES[precision])
         for model in (self._backbone.unet, self._backbone.vae_decoder):
             model.to(self._backbone.dtype)

@@ -1,6 +1,4 @@
-"""Numbers that must agree: half precision with fp32, our pictures with the stock pipeline's, the device with
-the CPU.
-"""
+"""Numbers that must agree: half precision and fp32, our images and the stock pipeline's, device and CPU."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -87,9 +85,9 @@ def replayed_against_launched(device: torch.device) -> Iterator[Check]:
         "dropout": {"lora_dropout": 0.2},
         "recomputing": {"gradient_checkpointing": "on"},
     }
-    for way, words in ways.items():
+    for way, settings in ways.items():
         for micro_batch in (2, 1):
-            training = replace(TINY_TRAINING, **words)
+            training = replace(TINY_TRAINING, **settings)
             replayed = _tiny_losses(backbone, training, micro_batch)
             if not cuda_graph.works_here:
                 yield Check(name=f"recording a training step, {way}, failed", value=math.inf, limit=0.0)
@@ -139,8 +137,8 @@ def _tiny_losses(
     backbone: Backbone, training: Training = TINY_TRAINING, micro_batch: int | None = None
 ) -> list[float]:
     _, tokens, pooled = _random_inputs(4, TINY_LATENTS, TINY_WIDTH)
-    words = Words(tokens.to(backbone.device, backbone.dtype), pooled.to(backbone.device, backbone.dtype))
-    examples = random_examples(backbone, TINY_LATENTS, words)
+    embeddings = Words(tokens.to(backbone.device, backbone.dtype), pooled.to(backbone.device, backbone.dtype))
+    examples = random_examples(backbone, TINY_LATENTS, embeddings)
     try:
         return train_lora(backbone, examples, training, 7, lambda *_: None, micro_batch=micro_batch)
     finally:

@@ -1,5 +1,4 @@
-"""How many floating-point operations each piece of work takes, counted on the meta device: no memory, no
-weights.
+"""Floating-point operations of each piece of work, counted on the meta device: no memory, no weights.
 
 All counts are in TFLOP (1e12, a multiplication and an addition are two); they are what is executed, so that a
 step with gradient checkpointing counts its second forward.

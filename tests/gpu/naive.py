@@ -1,6 +1,4 @@
-"""The field's way: DiffSynth's own trainer and pipeline, text and picture encoded again each step, picture by
-picture.
-"""
+"""The naive way: DiffSynth's own trainer and pipeline, with text and image encoded again at each step."""
 
 from collections.abc import Sequence
 from pathlib import Path

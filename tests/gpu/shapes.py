@@ -1,5 +1,4 @@
-"""The base models that are measured: Kolors' true shape and a toy of the same classes, both with random
-weights.
+"""The measured base models: Kolors' true shape and a toy of the same classes, both with random weights.
 
 Random weights cost what trained ones cost. They are drawn so that every layer keeps the size of its input and
 no number leaves fp16: matrices with deviation 1 / sqrt(inputs), norms 1, biases 0. What is added to a

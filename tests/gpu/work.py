@@ -1,4 +1,4 @@
-"""The product's own training and rendering, on random examples and the words of two small stories."""
+"""The product's own training and rendering, on random examples and the prompts of two small stories."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -43,12 +43,14 @@ SCENES = tuple(
 
 
 def random_examples(
-    backbone: Backbone, latents_CHW: tuple[int, ...], words: Words, count: int = 4
+    backbone: Backbone, latents_CHW: tuple[int, ...], embeddings: Words, count: int = 4
 ) -> Examples:
-    """As many latents as asked for, from one seed, with the first of the words."""
+    """`count` random latents from one seed, each with one of the first embeddings."""
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(count, *latents_CHW, generator=generator).to(backbone.device, backbone.dtype)
-    return Examples(latents, latents.flip(-1), Words(words.tokens_NTD[:count], words.pooled_ND[:count]))
+    return Examples(
+        latents, latents.flip(-1), Words(embeddings.tokens_NTD[:count], embeddings.pooled_ND[:count])
+    )
 
 
 def time_training(backbone: Backbone, examples: Examples, training: Training) -> Stopwatch:

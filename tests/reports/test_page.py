@@ -119,7 +119,7 @@ def test_after_an_accepted_change_older_trials_keep_their_words_their_base_story
     assert "1 of 1 finished, 2 older left out" in text
     assert "as of the last startname: now" in text
     assert "as trials before 2 had itname: then" in text
-    assert text.count("Scenes") == 1  # the kept base story of this test has the words of the new one
+    assert text.count("Scenes") == 1  # the kept base story of this test has the scenes of the new one
     assert "frozen when the study started" not in text
 
 

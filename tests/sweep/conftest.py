@@ -50,10 +50,10 @@ def write_study() -> Callable[..., Path]:
 def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run `lora-sweep` as a user does; returns code, stdout and stderr."""
 
-    def call(*words: object, **env: str) -> subprocess.CompletedProcess[str]:
+    def call(*arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
         clean = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
         return subprocess.run(
-            [sys.executable, "-m", "sweep.cli", *map(str, words)],
+            [sys.executable, "-m", "sweep.cli", *map(str, arguments)],
             capture_output=True,
             text=True,
             env=clean | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | env,

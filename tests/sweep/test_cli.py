@@ -1,4 +1,4 @@
-"""Every command does what its help says, and wrong words cost one clear line."""
+"""Every command does what its help says, and wrong arguments get one clear line."""
 
 import hashlib
 import json
@@ -244,7 +244,7 @@ def test_score_names_what_it_leaves_out(cli, tmp_path):
 
 
 def test_the_ui_of_a_database_elsewhere_needs_no_runs_folder(tmp_path):
-    """With a server that ends at once: its words have a place."""
+    """With a server that ends at once; its output is kept in a file."""
     code = (
         "import sys; from sweep.cli import main; sys.executable = '/bin/false'; "
         f"sys.argv[1:] = ['ui', '--port', '{free_port()}', '--runs', {str(tmp_path / 'runs')!r}]; main()"

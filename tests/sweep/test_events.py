@@ -1,6 +1,4 @@
-"""What driver and worker say to each other reads back as it was said, and journals that lie on disks can be
-read.
-"""
+"""Messages between driver and worker read back as they were sent, and journals of old versions are read."""
 
 import json
 from pathlib import Path
@@ -86,7 +84,7 @@ def test_orders_and_the_setup_read_back(tmp_path: Path) -> None:
 
 
 def test_a_journal_of_an_older_version_can_be_read_and_gone_on_with(tmp_path: Path) -> None:
-    """Of a kind that is not known any more, and of a torn line, nothing is known."""
+    """Lines of an unknown kind and incomplete lines are left out."""
     journal = tmp_path / "events.jsonl"
     journal.write_text(JOURNAL + '{"event": "beheld", "time": 1764000007.5}\n{"event": "epoch", "ti\n')
     write_journal(journal, said_now(events.Started(), 3))

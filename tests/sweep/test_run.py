@@ -53,7 +53,7 @@ def study_folder(folder: Path, name: str = "quick") -> StudyFolder:
 
 
 def fingerprints(results: list[Result]) -> list[tuple]:
-    """What must not differ between two runs of the same words."""
+    """What must not differ between two runs of the same study."""
     return [(r.spec.number, r.spec.params(), r.lora_sha256, r.aesthetic, r.coherence) for r in results]
 
 
@@ -168,7 +168,7 @@ def test_going_on_equals_a_study_that_was_never_stopped(swept, tmp_path, write_s
     stopped, fresh = (study_folder(tmp_path / name).results() for name in ("stopped", "fresh"))
     assert len(stopped) == 3
     assert fingerprints(stopped) == fingerprints(fresh)
-    # The store was left behind: what Optuna was told long ago is logged again.
+    # The store was left behind: trials that Optuna finished long ago are logged again.
     assert runs_of(tmp_path / "stopped").keys() == {"quick", "trial-0000", "trial-0001", "trial-0002"}
 
 
@@ -180,7 +180,7 @@ def test_changed_words_are_refused_by_name(swept, tmp_path, write_study, cli):
     assert len(done.stderr.splitlines()) == 1
 
 
-# what is edited, and the words of the refusal; None: it goes on
+# what is edited, and a part of the refusal; None: it goes on
 EDITS: list[tuple[str, dict[str, object], str | None]] = [
     ("the seed", {"seed": 1}, "seed (0 -> 1)"),
     ("the gate", {"objective.gate": 5}, "objective.gate (6.0 -> 5.0)"),
@@ -282,9 +282,10 @@ def queue(folder: Path, **params: object) -> None:
 
 
 def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_path, write_study, cli):
-    """A repeat of its settings is told the same at once; what was queued and cannot be tried ends with the
-    reason; a space of one point ends there. The pictures' scores are not known before the first trial, and
-    after it the start is refused."""
+    """A repeat of its settings gets the same result at once; a queued trial that is not allowed ends with the
+    reason; a space of one point ends there. The images' scores are not known before the first trial, and
+    after it the start is refused.
+    """
     study = write_study(tmp_path, trials=9, filters="{min_score: 0.99}")
     for value in (0.99, 0.99, "wide"):
         queue(tmp_path, min_score=value)
@@ -456,7 +457,7 @@ def test_a_killed_driver_goes_on_in_the_same_trial_and_run(tmp_path, write_study
     assert [t.state.name for t in trials_of(tmp_path)] == ["COMPLETE", "COMPLETE"]
     assert runs_of(tmp_path).keys() == {"quick", "trial-0000", "trial-0001"}
     assert {run.info.status for run in runs_of(tmp_path).values()} == {"FINISHED"}
-    # Same words, same result: in another folder, interrupted, with a cache of its own.
+    # Same study, same result: in another folder, interrupted, with a cache of its own.
     assert fingerprints(study_folder(tmp_path).results()) == fingerprints(study_folder(swept[0]).results())
 
 

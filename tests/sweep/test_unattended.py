@@ -1,8 +1,6 @@
-"""Nights on which nobody looks: MLflow goes for hours, the clock is set back, two sweeps start at once, the
-disk is full.
+"""Unattended sweeps: MLflow is away for hours, the clock is set back, two start at once, the disk is full.
 
-Real sweeps of the toy model through the real command line; afterwards MLflow is compared with what lies on
-the disk.
+Real sweeps of the toy model through the real command line; afterwards MLflow is compared with the files.
 """
 
 import json
@@ -53,7 +51,7 @@ def at_once(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sweeps, Sweeps]:
     folder = tmp_path_factory.mktemp("at_once")
     first, second = (Sweeps(folder, name=name) for name in ("faults", "other"))
     with started(first, "locked=SIGSTOP") as one, started(second, "locked=SIGSTOP") as two:
-        with halted(one), halted(two):  # until both are at the line
+        with halted(one), halted(two):  # until both have reached the fail point
             assert not first.runs.tracking_db.exists()
             assert not first.runs.cache.exists()
         for done in (ended(one), ended(two)):
@@ -71,7 +69,7 @@ def undisturbed(at_once: tuple[Sweeps, Sweeps]) -> Sweeps:
 
 
 def fresh(folder: Path, undisturbed: Sweeps, trials: int) -> Sweeps:
-    """A study that was never started; its pictures and words are encoded already, and the store is empty."""
+    """A study that was never started; its images and texts are encoded already, and the store is empty."""
     sweeps = Sweeps(folder, trials)
     sweeps.prepare(undisturbed.runs.cache, undisturbed.folder / EMPTY_STORE)
     return sweeps
@@ -79,7 +77,7 @@ def fresh(folder: Path, undisturbed: Sweeps, trials: int) -> Sweeps:
 
 @contextmanager
 def started(sweeps: Sweeps, fail: str, **env: str) -> Iterator[subprocess.Popen[str]]:
-    """One start that goes on beside the test."""
+    """One start that runs beside the test."""
     driver = subprocess.Popen(
         sweeps.command(),
         stdout=subprocess.PIPE,
@@ -117,7 +115,7 @@ def catch_up(sweeps: Sweeps, done: Done, **env: str) -> None:
 
 
 def check_mlflow(sweeps: Sweeps, uri: str) -> None:
-    """It has one run for each trial, with all that lies on the disk, once."""
+    """MLflow has one run for each trial, with everything that the trial's files have, once."""
     held = content(uri, sweeps.name)
     parent = held.pop(sweeps.name)
     assert parent["status"] == "FINISHED"
@@ -142,7 +140,7 @@ def check_mlflow(sweeps: Sweeps, uri: str) -> None:
 
 
 def losses(sweeps: Sweeps, result: Result) -> list[tuple[int, float]]:
-    """Of each step, as the worker's journal has them."""
+    """The loss of each step, as in the worker's journal."""
     epochs = {
         event["epoch"]: event["losses"]
         for event in events(sweeps, result.spec.number)
@@ -221,7 +219,7 @@ def test_a_clock_that_is_set_back_an_hour_disturbs_nothing(tmp_path: Path, undis
         "CLOCK_SET_BACK": str(tmp_path / "failed-1.0"),
     }
     morning = (datetime.now() + timedelta(hours=2)).strftime("%H:%M")
-    done = sweeps.run("step#1@2=nan", words=("--until", morning), **clock)
+    done = sweeps.run("step#1@2=nan", arguments=("--until", morning), **clock)
     assert (done.returncode, done.stderr) == (0, "")
 
     journal = events(sweeps, 1)
@@ -314,7 +312,7 @@ def test_a_full_disk_ends_the_driver_with_one_line_and_the_same_command_goes_on(
         assert done.returncode == 1, done.stdout + done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
         assert "its files cannot be read or written ([Errno 28] No space left on device)" in done.stderr
-    # MLflow has the trial, only the note of it is missing: sent again
+    # MLflow has the trial, only the note of it is missing: it is uploaded again
     done = sweeps.run("write tracked.json=disk_full")
     assert sweeps.failed() == ["0"]
     assert done.returncode == 0, done.stderr

@@ -1,6 +1,4 @@
-"""`lora-sweep data` shows what the filters do to a study's pictures; bad ones never stop a sweep and never
-pass in silence.
-"""
+"""`lora-sweep data` shows what the filters keep; unusable images are always named and never stop a sweep."""
 
 import io
 import json
@@ -51,7 +49,7 @@ SPACE = """
 
 
 def make_pictures(train: Path) -> None:
-    """Six good pictures, one of them small, one wide, one a twin; and five bad ones."""
+    """Six good images, one of them small, one wide, one a duplicate; and five bad ones."""
     train.mkdir(parents=True)
     names = {
         "01.png": "一 只.png",

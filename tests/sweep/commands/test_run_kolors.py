@@ -1,6 +1,4 @@
-"""A folder of thirty pictures and a small random Kolors in the true layout, through the command line on the
-CPU.
-"""
+"""Thirty images and a small random Kolors in the true layout, through the command line on the CPU."""
 
 import shutil
 import socket
@@ -111,14 +109,14 @@ def test_a_damaged_weight_file_ends_the_sweep_in_one_line_and_the_trial_goes_on_
     torn = shutil.copytree(models, tmp_path / "torn")
     (torn / unet).write_bytes((models / unet).read_bytes()[:-1000])
     study = write_study(tmp_path, torn, "precision: fp32")
-    words = ("run", study, "--runs", tmp_path / "runs", "--device", "cpu", "--trials", "1")
-    done = cli(*words)
+    arguments = ("run", study, "--runs", tmp_path / "runs", "--device", "cpu", "--trials", "1")
+    done = cli(*arguments)
     assert done.returncode == 2, done.stdout + done.stderr
     (line,) = done.stderr.splitlines()
     assert str(torn / unet) in line
     assert "delete it and fetch it anew" in line
     shutil.copy(models / unet, torn / unet)
-    assert cli(*words).returncode == 0
+    assert cli(*arguments).returncode == 0
 
 
 def test_without_weights_and_network_every_missing_file_is_named(tmp_path, cli):

@@ -44,9 +44,9 @@ def lora_sweep(tmp_path: Path) -> Callable[..., str]:
     launcher.write_text(LAUNCHER, encoding="utf-8")
     env = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
 
-    def call(*words: object) -> str:
+    def call(*arguments: object) -> str:
         done = subprocess.run(
-            [sys.executable, launcher, *map(str, words)],
+            [sys.executable, launcher, *map(str, arguments)],
             capture_output=True,
             text=True,
             cwd=tmp_path,

@@ -1,4 +1,4 @@
-"""What torch says of this machine, and what is said when it says nothing."""
+"""Whether torch can train on this machine, and the note where torch gives no answer."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,4 @@
-"""Before a model is loaded: can the filters keep enough pictures, and what should be known of pictures and
-words.
-"""
+"""Before a model is loaded: whether the filters keep enough images, and notes on images and texts."""
 
 import shutil
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a study costs here: measured where trials were finished, else estimated, and said which."""
+"""What a study costs here: measured where trials were finished, else estimated; the plan names which."""
 
 import os
 import time

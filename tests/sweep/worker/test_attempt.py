@@ -1,4 +1,4 @@
-"""What may be an accident is tried once more; memory is tried with fewer rows at a time."""
+"""What may be an accident is retried once; after a lack of memory with fewer rows at a time."""
 
 import pytest
 

@@ -69,7 +69,7 @@ def test_a_pause_of_the_driver_is_no_silence_of_the_worker(clock):
 
 
 def test_time_in_which_the_driver_stood_still_counts_for_nobody(clock):
-    """A worker that stood still with it is neither late nor known as a slow one afterwards."""
+    """A worker that was suspended with it is neither late, nor taken for a slow one afterwards."""
     dog = Watchdog()
     dog.heard(said_now(TRAINING))
     for _ in range(2):

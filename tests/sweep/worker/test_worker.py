@@ -1,4 +1,4 @@
-"""Whatever goes wrong in a trial gets the class that decides what is done about it."""
+"""An exception in a trial becomes its class of failure."""
 
 import errno
 
