@@ -7,7 +7,7 @@ from core.errors import UserError
 from core.files.files import at_home, write_json
 from core.folders import Runs, StudyFolder, TrialFolder, shown_path
 from core.trial.result import Result
-from core.verdict import Verdict
+from core.verdict import CHALLENGE_GATE, Verdict, passes
 from reports.submission.export import export as write_export
 from sweep.commands.started import started
 from sweep.process.console import say, say_not_passed_on
@@ -109,6 +109,8 @@ def export_trial(
     )
     which = f"{result.spec.number}, epoch {earlier}" if earlier else str(result.spec.number)
     say(f"exported trial {which} (mean {result.aesthetic_mean:.2f}) to {shown_path(made)}")
+    if result.aesthetic_mean is not None and not passes(result.aesthetic_mean, CHALLENGE_GATE):
+        say(f"note: a mean under {CHALLENGE_GATE:g} makes an entry of the challenge invalid")
 
 
 def _exportable(verdict: Verdict) -> str:

@@ -112,6 +112,7 @@ def test_export_makes_a_whole_submission(cli, passed):
         folder / "runs",
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("note: a mean under 6 makes an entry of the challenge invalid\n")
     made = folder / "hand-in"
     assert (made / "README.md").read_text().startswith("---\n")
     assert len(pd.read_csv(made / "prompts.csv")) == 8
