@@ -1,4 +1,4 @@
-"""Leaderboard and filters in a terminal; whatever colour shows, a text says too."""
+"""Leaderboard and filters in a terminal; nothing is shown by colour alone."""
 
 import pandas as pd
 from rich import box

@@ -178,7 +178,7 @@ def doctor(
     from sweep.study.study import load_study
 
     say_not_passed_on()
-    loaded = load_study(study, data_may_be_gone=True)  # that it is gone is one of the answers
+    loaded = load_study(study, data_may_be_gone=True)  # missing images are one of the checks
     checks = examine(loaded, Runs(runs))
     out.print(checks_page(loaded.name, checks))
     raise typer.Exit(0 if is_ready(checks) else 1)

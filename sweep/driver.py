@@ -70,7 +70,9 @@ def run_sweep(
         try:
             return _locked_sweep(study, runs, folder, device, progress, accept, until)
         except (OSError, optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-            log.debug("the driver cannot go on", exc_info=True)  # louder would be a traceback on the terminal
+            log.debug(
+                "the driver cannot go on", exc_info=True
+            )  # at a higher level it would print a traceback
             line = first_line(error.__cause__ or error)
             raise SweepError(
                 f"{folder.path}: its files cannot be read or written ({line}); mend that and run the same "

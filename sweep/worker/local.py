@@ -16,7 +16,7 @@ from sweep.events import Message, Order, Pack, Setup, Stop, decode, encode_order
 from sweep.failures import HOST_OOM, HUNG, KILLED
 
 COMMAND = ("-P", "-m", "sweep.worker")  # what Python runs as a worker
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # no hub access behind the user's back
+OFFLINE = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # a worker never downloads anything
 END_S = 2.0  # for a killed process to be gone; Ctrl-C is answered within 10 s in all
 # For a crashed process, which writes its core dump and frees GPU memory after its pipes are closed.
 CRASH_S = 30.0
@@ -97,7 +97,7 @@ class LocalWorker:
     def close(self) -> None:
         """End the worker's whole process group."""
         if self._process.poll() is None:
-            with suppress(ProcessLookupError):  # it went by itself in this moment
+            with suppress(ProcessLookupError):  # it ended by itself just now
                 os.killpg(self._process.pid, signal.SIGKILL)
         try:
             self._process.wait(END_S)

@@ -20,7 +20,7 @@ from sweep.worker.local import LocalWorker, WorkerDied
 from sweep.worker.watchdog import LOOK_S, Watchdog, work_of
 
 log = logging.getLogger(__name__)
-STOP_GRACE_S = 5.0  # for the step at work and its checkpoint; 10 s in all are promised
+STOP_GRACE_S = 5.0  # for the current step and its checkpoint; a stop must end within 10 s in all
 MAX_FAILED_STARTS = 2
 # by the watchdog's phase
 DOING = {"start": "starting", "prepare": "preparing", "step": "training", "picture": "drawing"}

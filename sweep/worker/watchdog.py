@@ -44,7 +44,7 @@ class Watchdog:
         """Count silence from now, for work was sent; `work` is how much one step is, from `work_of`."""
         self._work = work
         self._heard_at = self._said_at = self._looked_at = time.monotonic()
-        self._stood_still_s = 0.0  # the driver, since the worker last said something
+        self._stood_still_s = 0.0  # how long the driver was suspended since the last message
 
     def look(self) -> None:
         """Leave out time in which the driver itself was suspended (SIGSTOP, `docker pause`, a busy disk): the
