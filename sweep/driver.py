@@ -70,9 +70,7 @@ def run_sweep(
         try:
             return _locked_sweep(study, runs, folder, device, progress, accept, until)
         except (OSError, optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
-            log.debug(
-                "the driver cannot go on", exc_info=True
-            )  # at a higher level it would print a traceback
+            log.debug("the driver cannot go on", exc_info=True)  # a higher level would print a traceback
             line = first_line(error.__cause__ or error)
             raise SweepError(
                 f"{folder.path}: its files cannot be read or written ({line}); mend that and run the same "

@@ -100,9 +100,8 @@ def run_trial(
         return _base_story(spec, backbone, cache, folder, report, attempt, beat)
     clock = Clock(cache)
     _write_spec(spec, folder)
-    table = look_at_images(
-        spec, backbone, cache, report
-    )  # first, so that it fails before text encoder and UNet are loaded
+    # First, so that it fails before text encoder and UNet are loaded.
+    table = look_at_images(spec, backbone, cache, report)
     # Before the UNet is loaded: text encoder and UNet need not fit the device together.
     encode_missing(all_texts(spec, cache), backbone, cache, beat)
     unet = backbone.unet  # loaded here: minutes from a slow disk must not count as silence of a step
