@@ -66,13 +66,8 @@ class Fingerprint:
         """`accept` has the fields that may change at this start; `next_trial` is the number of the first
         trial after a change; `note` shows a line to the user.
         """
-        self._study, self._folder, self._accept, self._next_trial, self._note = (
-            study,
-            folder,
-            accept,
-            next_trial,
-            note,
-        )
+        self._study, self._folder = study, folder
+        self._accept, self._next_trial, self._note = accept, next_trial, note
         self._stored, self._now = stored, _with_space(stored, study)
 
     def record_worker(self, ready: Ready) -> None:

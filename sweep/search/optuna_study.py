@@ -50,12 +50,8 @@ class Store:
         """Raises StoreError; StudyError where the file holds another study."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         logging.getLogger("alembic").setLevel(logging.WARNING)
-        self._space, self._seed, self._startup_trials, self._allow = (
-            distributions(space),
-            seed,
-            startup_trials,
-            allow,
-        )
+        self._space, self._allow = distributions(space), allow
+        self._seed, self._startup_trials = seed, startup_trials
         self._grid = Grid(space)
         self._patience = Patience()
         storage = open_storage(path, self._patience)

@@ -50,7 +50,7 @@ class Outbox:
             self._waiting[key] = send
             self._changed.notify_all()
 
-    def moves(self, takes_s: float = 0.0) -> None:
+    def progressed(self, takes_s: float = 0.0) -> None:
         """Report progress: a part of an upload has arrived, or one that may take `takes_s` seconds has
         started. Not to be called for a part that is retried.
         """

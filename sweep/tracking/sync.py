@@ -59,14 +59,20 @@ class Child:
 class Mirror:
     """One study's experiment: a parent run, a child run for each trial. Used from one thread at a time.
 
-    `moves` is called after every part that has arrived with 0, and before a file with the seconds that its
-    upload may take.
+    `progressed` is called after every part that has arrived with 0, and before a file with the seconds that
+    its upload may take.
     """
 
     def __init__(
-        self, runs: Runs, study: str, place: TrackingPlace, tracked: Tracked, moves: Callable[[float], None]
+        self,
+        runs: Runs,
+        study: str,
+        place: TrackingPlace,
+        tracked: Tracked,
+        progressed: Callable[[float], None],
     ) -> None:
-        self._runs, self._study, self._place, self._tracked, self._moves = runs, study, place, tracked, moves
+        self._runs, self._study, self._place, self._tracked = runs, study, place, tracked
+        self._progressed = progressed
         self._folder = runs.study(study)
         self._client: MlflowClient | None = None
         self._children: dict[int, Child] = {}
@@ -77,14 +83,14 @@ class Mirror:
             str, Callable[[], None]
         ] = {}  # to repeat should the user delete the parent run
         self._parent_is_empty = False
-        self.sure = False  # whether `tracked` was checked against this store
+        self.verified = False  # whether `tracked` was checked against this store
 
     def connect(self) -> None:
         """Open the store, the experiment and the parent run, once. Raises TrackingError."""
         if self._client:
             return
         client, experiment = open_experiment(self._runs, self._study, self._place)
-        if not self.sure:
+        if not self.verified:
             self._leave_to_the_other_folder(client, experiment)
         found = self._find(client, experiment, "tags.kind = 'study'") or self._claim(client, experiment)
         for lost in found[1:]:  # created by a request that had timed out here
@@ -102,7 +108,7 @@ class Mirror:
         self._tracked.store, self._tracked.parent = store, self._parent.info.run_id
         self._parent_is_empty = self._parent_is_empty or not found
         self._experiment, self._client = experiment, client
-        self.sure = True
+        self.verified = True
         if self._parent_is_empty:  # it is new, or replaces one that the user deleted
             self._adopt_children(client)
             for send in list(self._of_the_parent.values()):
@@ -200,7 +206,7 @@ class Mirror:
         del self._children[spec.number]
         self._tracked.note(spec.number, TrackedRun(child.run_id, ended_ms))
 
-    def whole(self) -> set[int]:
+    def fully_sent(self) -> set[int]:
         """Trials of which nothing is left to send: the result that is on the disk was sent with its images
         and LoRA, or the user deleted the run."""
         return {
@@ -288,7 +294,7 @@ class Mirror:
             batch = points[start : start + MAX_METRICS]
             client.log_batch(child.run_id, metrics=batch, synchronous=True)
             child.loss_steps.update(point.step for point in batch)
-            self._moves(0.0)
+            self._progressed(0.0)
 
     def _upload(self, run_id: str, path: Path, where: str | None) -> None:
         """Send one file, once. A file that is too large for the server or a proxy is skipped with a warning,
@@ -300,7 +306,7 @@ class Mirror:
         if self._uploads.get(upload):
             return
         if upload not in self._uploads:  # a retry is no progress
-            self._moves(found.st_size / SLOWEST_BYTES_PER_S)
+            self._progressed(found.st_size / SLOWEST_BYTES_PER_S)
             self._uploads[upload] = False
         try:
             client.log_artifact(run_id, str(path), where)
@@ -309,7 +315,7 @@ class Mirror:
                 raise
             log.warning("MLflow's server takes no file as large as %s; it stays where it is", path)
         self._uploads[upload] = True
-        self._moves(0.0)
+        self._progressed(0.0)
 
     def _end_open_children(self) -> None:
         client, _ = self._connected()

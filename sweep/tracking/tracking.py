@@ -50,7 +50,7 @@ def open_tracking(runs: Runs, study: str, stop_asked: Callable[[], object] = nev
     folder, place = runs.study(study), tracking_place(runs)
     tracked = Tracked.read(folder, shared=place.kind != "own")
     outbox = Outbox("MLflow", str(folder.path))
-    tracking = Tracking(folder, outbox, Mirror(runs, study, place, tracked, outbox.moves), stop_asked)
+    tracking = Tracking(folder, outbox, Mirror(runs, study, place, tracked, outbox.progressed), stop_asked)
     outbox.start()
     tracking.connect()
     error = outbox.first_error(START_S, stop_asked)
@@ -115,7 +115,7 @@ class Tracking:
         """Trials that MLflow has as they are on the disk, so that nothing is left to send; none before MLflow
         has answered.
         """
-        return self._mirror.whole() if self._mirror.sure else set()
+        return self._mirror.fully_sent() if self._mirror.verified else set()
 
     def flush(self, patience_s: float) -> bool:
         """Send what waits now -> False if there was no progress for `patience_s` seconds, or if the user

@@ -112,7 +112,7 @@ def test_an_end_waits_as_long_as_parts_arrive(receiver, outbox, caplog):
     def slow() -> None:
         for _ in range(8):
             time.sleep(0.3)
-            outbox.moves()
+            outbox.progressed()
         receiver.take("a")
 
     outbox.put("a", slow)
@@ -126,7 +126,7 @@ def test_an_end_waits_as_long_as_parts_arrive(receiver, outbox, caplog):
 
 def test_an_end_waits_for_a_part_that_takes_its_time(receiver, outbox):
     def slow() -> None:
-        outbox.moves(takes_s=60)
+        outbox.progressed(takes_s=60)
         time.sleep(1)
         receiver.take("a")
 
@@ -136,7 +136,7 @@ def test_an_end_waits_for_a_part_that_takes_its_time(receiver, outbox):
 
 def test_an_end_does_not_wait_for_a_part_that_failed(outbox):
     def fail() -> None:
-        outbox.moves(takes_s=60)
+        outbox.progressed(takes_s=60)
         raise ConnectionError("down")
 
     outbox.put("a", fail)

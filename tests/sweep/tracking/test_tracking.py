@@ -1,5 +1,5 @@
-"""What MLflow is told, and that it is told all of it once, whatever MLflow does meanwhile. No torch: trials
-made by hand.
+"""What is logged to MLflow, and that all of it arrives once, whatever MLflow does meanwhile. No torch: the
+trials are made by hand.
 """
 
 import http.server
