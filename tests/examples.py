@@ -1,4 +1,4 @@
-"""What tests build: settings, results, and the files that a finished trial leaves, with small images and a small LoRA."""
+"""What tests build: settings, results, and a finished trial's files, with small images and a small LoRA."""
 
 import numpy as np
 from PIL import Image
