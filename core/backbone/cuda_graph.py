@@ -64,7 +64,7 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
     return replay
 
 
-class Leash:
+class StepsInFlight:
     """Limits how many steps the host is ahead of a GPU, so that a heartbeat reports work that is done."""
 
     def __init__(self, device: torch.device) -> None:

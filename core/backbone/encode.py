@@ -26,7 +26,7 @@ GPU_PROMPTS = 8  # encoded at a time: hidden states of Kolors' text encoder take
 
 
 @dataclass(frozen=True, slots=True)
-class Words:
+class TextEmbeddings:
     """Embeddings of prompts: tokens (N, 256, D) and pooled (N, D), on the backbone's device."""
 
     tokens_NTD: Tensor
@@ -42,7 +42,7 @@ class Examples:
 
     latents_NCHW: Tensor
     mirrored_NCHW: Tensor
-    words: Words
+    captions: TextEmbeddings
     repeats: tuple[int, ...] = ()
 
     @property
@@ -56,11 +56,11 @@ class Examples:
         )
 
 
-def encode_prompts(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> Words:
+def encode_prompts(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> TextEmbeddings:
     """Embeddings in the order of the prompts."""
     encode_missing(prompts, backbone, cache)
     found = [cast(dict[str, Tensor], cache.find_tensors(_text_key(prompt, backbone))) for prompt in prompts]
-    return Words(
+    return TextEmbeddings(
         torch.stack([f["tokens"] for f in found]).to(backbone.device),
         torch.stack([f["pooled"] for f in found]).to(backbone.device),
     )

@@ -38,10 +38,10 @@ ROWS_TO_JUDGE_BY = 20
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column holds the images and which their captions, if any (`words`)."""
+    """Which column holds the images and which their captions, if any."""
 
     image: str
-    words: str | None
+    caption: str | None
 
 
 def is_remote(source: str) -> bool:
@@ -160,7 +160,7 @@ def write_folder(rows: Iterable[Mapping[str, Any]], data: Data, folder: Path) ->
         table = [
             (
                 _write_picture(row[columns.image], made / "train", number),
-                (row[columns.words] or "") if columns.words else "",
+                (row[columns.caption] or "") if columns.caption else "",
                 data.subset or "",
             )
             for number, row in enumerate(itertools.chain(first, rows), start=1)
@@ -175,7 +175,7 @@ def write_folder(rows: Iterable[Mapping[str, Any]], data: Data, folder: Path) ->
                 raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
-    captions = f"captions from {columns.words!r}" if columns.words else "no captions"
+    captions = f"captions from {columns.caption!r}" if columns.caption else "no captions"
     return (
         f"{data.source}: {len(table)} pictures from column {columns.image!r}, {captions} "
         f"(columns: {', '.join(first[0])})"
@@ -204,13 +204,15 @@ def choose_columns(rows: Sequence[Mapping[str, Any]], data: Data) -> Columns:
         for name in found
         if name not in pictures and any(isinstance(row.get(name), str) and row[name].strip() for row in rows)
     }
-    words = next((named[word] for word in CAPTION_COLUMNS if word in named), next(iter(named.values()), None))
-    if not (data.text_column or words) and PROMPT in data.caption:
+    caption = next(
+        (named[word] for word in CAPTION_COLUMNS if word in named), next(iter(named.values()), None)
+    )
+    if not (data.text_column or caption) and PROMPT in data.caption:
         raise DataError(
             f"no column holds captions (found: {', '.join(found)}); name one with data.text_column, "
             f"or write data.caption without {PROMPT}"
         )
-    return Columns(data.image_column or pictures[0], data.text_column or words)
+    return Columns(data.image_column or pictures[0], data.text_column or caption)
 
 
 def _is_picture(value: object) -> bool:

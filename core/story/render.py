@@ -12,8 +12,8 @@ from torch import Tensor
 
 from core.backbone import memory
 from core.backbone.backbone import Backbone
-from core.backbone.cuda_graph import Leash, record
-from core.backbone.encode import Words, encode_prompts
+from core.backbone.cuda_graph import StepsInFlight, record
+from core.backbone.encode import TextEmbeddings, encode_prompts
 from core.files.cache import Cache
 from core.files.fail_point import fail_point
 from core.heartbeat import Beat, no_beat
@@ -49,8 +49,8 @@ def scene_noise(seed: int, size_px: int, backbone: Backbone) -> Tensor:
 def denoise(
     backbone: Backbone,
     latents_BCHW: Tensor,
-    positive: Words,
-    negative: Words,
+    positive: TextEmbeddings,
+    negative: TextEmbeddings,
     rendering: Rendering,
     beat: Beat = no_beat,
 ) -> Tensor:
@@ -70,17 +70,17 @@ def denoise(
         inputs = torch.cat([latents, latents]) if guided else latents
         return backbone.predict_noise(inputs, moment, tokens, pooled)
 
-    predict_again, leash = record(predict, latents_BCHW, moments[:1]), Leash(backbone.device)
+    predict_again, in_flight = record(predict, latents_BCHW, moments[:1]), StepsInFlight(backbone.device)
     for index, timestep in enumerate(scheduler.timesteps):
         noise = predict_again(latents_BCHW, moments[index : index + 1])
         if guided:
             wanted, unwanted = noise.chunk(2)
             noise = unwanted + rendering.cfg_scale * (wanted - unwanted)
         latents_BCHW = scheduler.step(noise, timestep, latents_BCHW)
-        leash.step()
+        in_flight.step()
         beat()
     return latents_BCHW * math.nan if fail_point("latents") == "nan" else latents_BCHW
 
 
-def _part(words: Words, part: slice) -> Words:
-    return Words(words.tokens_NTD[part], words.pooled_ND[part])
+def _part(embeddings: TextEmbeddings, part: slice) -> TextEmbeddings:
+    return TextEmbeddings(embeddings.tokens_NTD[part], embeddings.pooled_ND[part])

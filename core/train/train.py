@@ -22,7 +22,7 @@ from torch import Tensor
 
 from core.backbone import memory
 from core.backbone.backbone import TRAIN_TIMESTEPS, Backbone
-from core.backbone.cuda_graph import Leash, record
+from core.backbone.cuda_graph import StepsInFlight, record
 from core.backbone.encode import Examples
 from core.errors import LoraSweepError
 from core.files.fail_point import fail_point
@@ -148,7 +148,7 @@ class LoraTraining(lightning.LightningModule):
         self._parameters_trained = list(lora.trained_parameters(backbone.unet).values())
         self._differentiate: Callable[..., tuple[Tensor, ...]] | None = None
         self._gradients: list[Tensor] = []
-        self._leash = Leash(backbone.device)
+        self._in_flight = StepsInFlight(backbone.device)
         self._pending: list[Tensor] = []
         self.parts = training.batch_size // micro_batch
         self.losses = list(state.losses) if state else []
@@ -207,8 +207,8 @@ class LoraTraining(lightning.LightningModule):
         predicted = backbone.predict_noise(
             noisy.to(backbone.dtype),
             timesteps,
-            examples.words.tokens_NTD[rows],
-            examples.words.pooled_ND[rows],
+            examples.captions.tokens_NTD[rows],
+            examples.captions.pooled_ND[rows],
         )
         loss = F.mse_loss(predicted.float(), noise.float())
         return loss.detach(), *torch.autograd.grad(loss * scale, self._parameters_trained)
@@ -239,7 +239,7 @@ class LoraTraining(lightning.LightningModule):
             at_epoch_end or time.monotonic() - self._saved_at >= self._checkpoint.every_s
         ):
             self._save()
-        self._leash.step()
+        self._in_flight.step()
         try:
             self._beat()
         except Interrupted:

@@ -1,1 +1,1 @@
-"""What one trial is told, what it came to, and the recipe by which it can be made again."""
+"""The settings of one trial, its result, and the recipe by which it can be made again."""

@@ -12,7 +12,7 @@ from PIL import Image
 
 from core.backbone import cuda_graph
 from core.backbone.backbone import Backbone, load_backbone
-from core.backbone.encode import Words
+from core.backbone.encode import TextEmbeddings
 from core.lora import lora
 from core.train.train import train_lora
 from core.trial.spec import Training
@@ -137,7 +137,9 @@ def _tiny_losses(
     backbone: Backbone, training: Training = TINY_TRAINING, micro_batch: int | None = None
 ) -> list[float]:
     _, tokens, pooled = _random_inputs(4, TINY_LATENTS, TINY_WIDTH)
-    embeddings = Words(tokens.to(backbone.device, backbone.dtype), pooled.to(backbone.device, backbone.dtype))
+    embeddings = TextEmbeddings(
+        tokens.to(backbone.device, backbone.dtype), pooled.to(backbone.device, backbone.dtype)
+    )
     examples = random_examples(backbone, TINY_LATENTS, embeddings)
     try:
         return train_lora(backbone, examples, training, 7, lambda *_: None, micro_batch=micro_batch)

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from core.backbone.backbone import Backbone
-from core.backbone.encode import Examples, Words
+from core.backbone.encode import Examples, TextEmbeddings
 from core.files.cache import Cache
 from core.kolors import load
 from core.kolors.files import FILES
@@ -43,13 +43,13 @@ SCENES = tuple(
 
 
 def random_examples(
-    backbone: Backbone, latents_CHW: tuple[int, ...], embeddings: Words, count: int = 4
+    backbone: Backbone, latents_CHW: tuple[int, ...], embeddings: TextEmbeddings, count: int = 4
 ) -> Examples:
     """`count` random latents from one seed, each with one of the first embeddings."""
     generator = torch.Generator().manual_seed(1)
     latents = torch.randn(count, *latents_CHW, generator=generator).to(backbone.device, backbone.dtype)
     return Examples(
-        latents, latents.flip(-1), Words(embeddings.tokens_NTD[:count], embeddings.pooled_ND[:count])
+        latents, latents.flip(-1), TextEmbeddings(embeddings.tokens_NTD[:count], embeddings.pooled_ND[:count])
     )
 
 

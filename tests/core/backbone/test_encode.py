@@ -33,8 +33,8 @@ def test_a_second_encoding_encodes_nothing(backbone: Backbone, table: pd.DataFra
     assert again.encoded == {}
     assert torch.equal(one.latents_NCHW, other.latents_NCHW)
     assert torch.equal(one.mirrored_NCHW, other.mirrored_NCHW)
-    assert torch.equal(one.words.tokens_NTD, other.words.tokens_NTD)
-    assert torch.equal(one.words.pooled_ND, other.words.pooled_ND)
+    assert torch.equal(one.captions.tokens_NTD, other.captions.tokens_NTD)
+    assert torch.equal(one.captions.pooled_ND, other.captions.pooled_ND)
 
 
 def test_a_prompt_used_twice_is_encoded_once(backbone: Backbone, cache: Cache, story: Story) -> None:

@@ -41,7 +41,7 @@ def jpeg() -> bytes:
     ],
 )
 def test_columns_are_known_by_what_they_hold(row: dict[str, Any], expected: Columns) -> None:
-    caption = "{prompt}" if expected.words else "watercolor style"
+    caption = "{prompt}" if expected.caption else "watercolor style"
     assert choose_columns([row], Data(source=DATA.source, caption=caption)) == expected
 
 

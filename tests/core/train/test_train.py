@@ -204,8 +204,8 @@ def test_the_losses_are_those_of_diffsynth_s_training_step(
         draw = StepDraw(3, step, len(examples.latents_NCHW), (4, 16, 16), 1)
         row = int(draw.rows)
         embedded = {
-            "encoder_hidden_states": examples.words.tokens_NTD[row][None],
-            "add_text_embeds": examples.words.pooled_ND[row][None],
+            "encoder_hidden_states": examples.captions.tokens_NTD[row][None],
+            "add_text_embeds": examples.captions.pooled_ND[row][None],
         }
         with monkeypatch.context() as patch:
             patch.setattr(torch, "randn_like", lambda like, noise=draw.noise_BCHW: noise)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from core.backbone.backbone import Backbone
-from core.backbone.encode import Examples, Words
+from core.backbone.encode import Examples, TextEmbeddings
 from core.heartbeat import no_beat
 from core.lora import lora
 from core.story.render import denoise
@@ -30,8 +30,8 @@ def far(backbone: Backbone) -> Backbone:
     return replace(backbone, device=META, readers={"unet": lambda: unet}, _parts={})
 
 
-def words(count: int) -> Words:
-    return Words(torch.empty(count, 256, 64, device=META), torch.empty(count, 64, device=META))
+def words(count: int) -> TextEmbeddings:
+    return TextEmbeddings(torch.empty(count, 256, 64, device=META), torch.empty(count, 64, device=META))
 
 
 @pytest.mark.parametrize("micro_batch", [2, 1])
