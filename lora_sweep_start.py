@@ -8,7 +8,7 @@ import sys
 
 def main() -> None:
     """Import the command line from beside this file, and run it."""
-    # until sweep.environment puts the whole path in order
+    # until sweep.process.environment puts the whole path in order
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     try:
         from sweep.cli import main

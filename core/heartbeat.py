@@ -1,4 +1,6 @@
-"""The heartbeat that long work sends after each step, by which it can also be told to stop."""
+"""The callback that long work calls after each step, which may stop it; silence is noticed in
+sweep/worker/supervisor.py.
+"""
 
 from collections.abc import Callable
 

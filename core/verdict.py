@@ -12,7 +12,7 @@ CHALLENGE_GATE = 6.0  # the Kolors LoRA story challenge's own; a study may set a
 BASE_PASSES = (
     "the base model's own story passes the gate already: compare a story with that mean, not with the gate"
 )
-FAILED_BY_PARAMETERS = 20.0
+FAILED_CONSTRAINT = 20.0  # of a trial without a story: further from feasible than any story
 
 
 def passes(mean: float, gate: float) -> bool:

@@ -13,8 +13,8 @@ from core.errors import UserError
 from core.files.files import at_home
 from core.folders import Runs, shown_path
 from sweep.process.console import complain, out, say, say_not_passed_on, steady, warn
-from sweep.process.here import HERE, RUNS_VARIABLE
 from sweep.process.outcome import outcome
+from sweep.start.here import HERE, RUNS_VARIABLE
 from sweep.stop import MORNING
 from sweep.tracking.ui import HOST, PORT
 
@@ -188,8 +188,8 @@ def doctor(
 def report(study: StudyName, runs: RunsFolder = HERE) -> None:
     """Write one offline page: the leaderboard and every story."""
     from reports.page import write_report
-    from sweep.commands.started import mend_places, started
     from sweep.commands.status import findings
+    from sweep.start.started import mend_places, started
 
     mend_places(runs)
     folder = started(study, runs)
@@ -281,7 +281,7 @@ def ui(
     ] = HOST,
 ) -> None:
     """Serve MLflow's own UI for the runs of all studies."""
-    from sweep.commands.started import mend_places
+    from sweep.start.started import mend_places
     from sweep.tracking.ui import open_ui
 
     mend_places(runs)

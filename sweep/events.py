@@ -119,7 +119,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Pack:
-    """Trials that one worker runs together."""
+    """Trials sent in one order (one, for now), run one after the other."""
 
     tasks: tuple[Task, ...]
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 class Failure:
     """`name` is the `reason` in result.json, Optuna, MLflow and the tables.
 
-    `retried`: it may be an accident. The trial is retried once, from its checkpoint, in a fresh worker; a
-    later trial with the same settings is run too instead of getting the same result. `retires_worker`: its
-    process or its device context is not used for another trial. `by_parameters`: the settings caused it. Its
-    state in Optuna is PRUNED, from which the sampler learns to avoid them; otherwise FAIL, from which it
-    learns nothing. `explained`: the message says everything; for the others worker.log has the traceback.
-    `advice`: what to do after three failures in a row, the last of them this one; empty where such failures
-    never stop a sweep.
+    `retried`: it may be an accident. The trial is retried once for each class, from its checkpoint, in a
+    fresh worker; a later trial with the same settings is run too instead of getting the same result.
+    `retires_worker`: its process or its device context is not used for another trial. `by_parameters`: the
+    settings caused it. Its state in Optuna is PRUNED, from which the sampler learns to avoid them; otherwise
+    FAIL, from which it learns nothing. `explained`: the message says everything; for the others worker.log
+    has the traceback. `advice`: what to do after three failures in a row, the last of them this one; empty
+    where such failures never stop a sweep.
     """
 
     name: str

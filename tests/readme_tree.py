@@ -11,25 +11,27 @@ HOUSES = ("sweep", "core", "reports", "tests")
 
 
 def tree() -> str:
-    """One line for each room, houses first, with what it is for."""
-    rooms = [
-        path.parent.relative_to(ROOT)
-        for house in HOUSES
-        for path in sorted((ROOT / house).rglob("__init__.py"), key=lambda path: path.parts)
-        if house != "tests" or path.parent.parent in (ROOT, ROOT / "tests")
-    ]
-    names = ["  " * (len(room.parts) - 1) + f"{room.name}/" for room in rooms]
-    width = max(map(len, names)) + 2
-    lines = [f"{name:{width}}{purpose(ROOT / room)}" for name, room in zip(names, rooms, strict=True)]
-    return "```\n" + "\n".join(lines) + "\n```\n"
+    """One line for each room, and for each file at the top of a house, with what it is for."""
+    lines = []
+    for house in HOUSES:
+        tops = [] if house == "tests" else sorted((ROOT / house).glob("[a-z]*.py"))
+        rooms = sorted((ROOT / house).rglob("__init__.py"), key=lambda path: path.parts)
+        lines.append((f"{house}/", purpose(ROOT / house / "__init__.py")))
+        lines += [(f"  {path.name}", purpose(path)) for path in tops]
+        for init in rooms[1:]:
+            depth = len(init.parent.relative_to(ROOT).parts) - 1
+            if house != "tests" or depth == 1:
+                lines.append(("  " * depth + f"{init.parent.name}/", purpose(init)))
+    width = max(len(name) for name, _ in lines) + 2
+    return "```\n" + "".join(f"{name:{width}}{text}\n" for name, text in lines) + "```\n"
 
 
-def purpose(room: Path) -> str:
-    """The room's docstring without its full stop. Raises TypeError where it has none."""
-    docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
+def purpose(path: Path) -> str:
+    """The first line of a file's docstring without its full stop. Raises TypeError where it has none."""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     if not docstring:
-        raise TypeError(f"{room}/__init__.py says nothing of what the room is for")
-    return docstring.splitlines()[0].removesuffix(".")
+        raise TypeError(f"{path} says nothing of what it is for")
+    return docstring.split("\n\n")[0].replace("\n", " ").removesuffix(".")
 
 
 def with_tree(text: str) -> str:

@@ -1,7 +1,7 @@
 """The state of an unfinished training, to resume from: adapters, optimizer, losses in one safetensors file.
 
-A file is used only if its checksum and its key match; else training starts again. The key is a text of
-everything that the training depends on.
+A file is used only if its checksum and its key match; else training starts again. The key is a digest of
+everything that the training depends on (`_checkpoint_key` in sweep/trial.py).
 """
 
 import hashlib

@@ -203,8 +203,8 @@ class Data:
 class TrialSpec:
     """Everything that a worker needs for one trial; `train` is None for the base model's own story.
 
-    `precision` is used for training and rendering. `weights` is the folder of Kolors' weights, None for the
-    usual one.
+    `precision` is used for training and rendering. `weights` is the folder of the base model's weights, None
+    for the usual one.
     """
 
     study: str

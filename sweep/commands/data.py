@@ -17,8 +17,8 @@ from core.data.hub import bring_data, local_data
 from core.folders import Runs, shown_path
 from core.trial.spec import Filters, Value, setting_names
 from reports.console import data_table
+from reports.data.data_juicer import write_data_juicer
 from reports.data.page import write_data_page
-from reports.data.recipe import write_recipe
 from reports.data.survey import Survey
 from sweep.plan.outlook import notes_on_study
 from sweep.process.console import out, say, say_not_passed_on
@@ -108,4 +108,4 @@ def show_data(study: str, runs: Path, device: str) -> None:
         say(survey.warning)
     folder = Runs(runs).study(loaded.name).data
     say(f"page       {shown_path(write_data_page(survey, folder))}")
-    say(f"recipe     {shown_path(write_recipe(survey, folder))}")
+    say(f"recipe     {shown_path(write_data_juicer(survey, folder))}")

@@ -9,8 +9,8 @@ from core.folders import Runs, StudyFolder, TrialFolder, shown_path
 from core.trial.result import Result
 from core.verdict import CHALLENGE_GATE, Verdict, passes
 from reports.submission.export import export as write_export
-from sweep.commands.started import started
 from sweep.process.console import say, say_not_passed_on
+from sweep.start.started import started
 
 
 def epoch_story(

@@ -8,13 +8,13 @@ from core.data.hub import bring_data
 from core.folders import Runs
 from reports.units import duration
 from sweep.commands.plan import print_plan
-from sweep.commands.start import check_place, check_start, fetch_weights
 from sweep.commands.status import at_edges
 from sweep.driver import run_sweep
 from sweep.process.console import complain, out, say, say_not_passed_on
-from sweep.process.here import command
 from sweep.progress import LiveProgress, PlainProgress
 from sweep.resume.fingerprint import fields_of
+from sweep.start.here import command
+from sweep.start.start import check_place, check_start, fetch_weights
 from sweep.stop import MORNING, clock, hour, stop_by_keyboard
 from sweep.study.study import load_study
 

@@ -12,12 +12,12 @@ from core.verdict import BASE_PASSES, Verdict, notes_on_gate
 from reports.console import leaderboard_table
 from reports.leaderboard import leaderboard
 from reports.units import duration
-from sweep.commands.started import started
 from sweep.failures import failure
 from sweep.process.console import out, say
-from sweep.process.here import command
 from sweep.resume.lock import is_locked
 from sweep.search.grid import Grid
+from sweep.start.here import command
+from sweep.start.started import started
 from sweep.study.errors import StudyError
 from sweep.study.space import edges
 from sweep.study.study import Study, load_frozen

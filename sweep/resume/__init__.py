@@ -1,1 +1,1 @@
-"""What an earlier start left: the lock, the fingerprint, and how unfinished trials go on."""
+"""What an earlier start left: the lock, the fingerprint, and what is done about each unfinished trial."""

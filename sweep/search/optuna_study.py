@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from core.files.fail_point import fail_point
 from core.trial.result import Result
 from core.trial.spec import TrialSpec
-from core.verdict import FAILED_BY_PARAMETERS, constraint
+from core.verdict import FAILED_CONSTRAINT, constraint
 from sweep.failures import failure
 from sweep.search.grid import Grid
 from sweep.search.sampler import Distributions, Untried
@@ -238,7 +238,7 @@ class Store:
             return
         trial.set_user_attr("reason", result.reason)
         trial.set_user_attr("message", result.message)
-        self._constrain(trial, FAILED_BY_PARAMETERS)
+        self._constrain(trial, FAILED_CONSTRAINT)
         # PRUNED teaches the sampler to stay away; FAIL says nothing about the parameters.
         self._study.tell(
             trial, state=TrialState.PRUNED if failure(result.reason).by_parameters else TrialState.FAIL

@@ -13,7 +13,7 @@ LOOK_S = 0.2  # between two looks at whether the user asked to stop
 STOPPED_S = 2.0  # how long a flush may still take then
 
 
-class Refused(Exception):
+class Rejected(Exception):
     """The receiver answered that it will never take this: it is dropped, and the next one is sent."""
 
 
@@ -104,7 +104,7 @@ class Outbox:
             error: Exception | None = None
             try:
                 send()
-            except Refused as refusal:
+            except Rejected as refusal:
                 log.warning("%s refuses %s: %s", self._receiver, key, refusal)
             # whatever a client raises for a dead, slow, full or foreign receiver: retry
             except Exception as failure:

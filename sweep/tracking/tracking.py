@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 from core.folders import Runs, StudyFolder, TrialFolder
 from core.trial.result import Result
 from core.trial.spec import TrialSpec
-from sweep.tracking.outbox import Outbox, Refused, never
+from sweep.tracking.outbox import Outbox, Rejected, never
 from sweep.tracking.record import Tracked
 from sweep.tracking.store import TrackingError
 from sweep.tracking.sync import Mirror, refused
@@ -161,5 +161,5 @@ class Tracking:
             self._mirror.forget()
             if isinstance(error, TrackingError):
                 raise
-            kind = Refused if isinstance(error, MlflowException) and refused(error) else ConnectionError
+            kind = Rejected if isinstance(error, MlflowException) and refused(error) else ConnectionError
             raise kind(plain_line(error)) from None

@@ -64,7 +64,7 @@ def serve(setup: Setup, packs: "PackQueue", out: TextIO) -> None:
     # Here, not at the first pack: these imports run while the driver opens its stores.
     import torch
 
-    import core.backbone  # noqa: F401
+    import core.backbone.backbone  # noqa: F401
     from core.files.cache import Cache
 
     torch.set_flush_denormal(True)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from core.verdict import FAILED_BY_PARAMETERS
+from core.verdict import FAILED_CONSTRAINT
 from tests.faults.conftest import Sweeps
 
 SICK = 2  # the third of six
@@ -24,7 +24,7 @@ def test_one_sick_trial_of_six(make_sweeps: Callable[[int], Sweeps], case: str) 
     assert done.returncode == 0, done.stdout + done.stderr
     rows = sweeps.optuna()
     assert [row[1] for row in rows] == [state if number == SICK else "COMPLETE" for number in range(6)]
-    assert rows[SICK][4] == FAILED_BY_PARAMETERS
+    assert rows[SICK][4] == FAILED_CONSTRAINT
     assert [(r.state, r.reason) for r in sweeps.study.results()] == [
         ("failed", reason) if number == SICK else ("complete", None) for number in range(6)
     ]
@@ -69,6 +69,6 @@ def test_parameters_that_fail_never_stop_a_sweep(make_sweeps: Callable[[int], Sw
     assert done.returncode == 0, done.stdout + done.stderr
     reasons = ["nan_loss", "black_pictures", "black_pictures", "nan_loss"]
     assert [r.reason for r in sweeps.study.results()] == reasons
-    assert [(row[1], row[4]) for row in sweeps.optuna()] == [("PRUNED", FAILED_BY_PARAMETERS)] * 4
+    assert [(row[1], row[4]) for row in sweeps.optuna()] == [("PRUNED", FAILED_CONSTRAINT)] * 4
     runs = sweeps.mlflow()
     assert [runs[f"trial-{number:04d}"][4]["reason"] for number in range(4)] == reasons

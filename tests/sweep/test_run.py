@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from core.folders import Runs, StudyFolder
 from core.trial.result import Result
-from core.verdict import FAILED_BY_PARAMETERS
+from core.verdict import FAILED_CONSTRAINT
 from sweep.driver import SweepRefused, run_sweep
 from sweep.progress import PlainProgress
 from sweep.study.errors import StudyError
@@ -304,7 +304,7 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
     assert "Traceback" not in log
     told = [("PRUNED", "no_images", None), ("PRUNED", "no_images", 0), ("FAIL", "not_allowed", None)]
     for number, (trial, (state, reason, same_as)) in enumerate(zip(trials_of(tmp_path), told, strict=True)):
-        assert (trial.state.name, constraint_of(trial)) == (state, FAILED_BY_PARAMETERS)
+        assert (trial.state.name, constraint_of(trial)) == (state, FAILED_CONSTRAINT)
         assert (trial.user_attrs["reason"], trial.user_attrs.get("same_as")) == (reason, same_as)
         child = runs_of(tmp_path)[f"trial-{number:04d}"]
         assert child.info.status == "FAILED"

@@ -25,7 +25,7 @@ from core.files.install import ROOT, python
 from core.folders import Runs, TrialFolder
 from core.trial.result import Result
 from core.trial.spec import Filters, Training, TrialSpec
-from reports.data.recipe import process
+from reports.data.data_juicer import process
 from sweep import events
 from sweep.events import Attempt, Task
 from sweep.progress import LiveProgress

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from core.folders import Runs
-from sweep.commands.start import check_place
 from sweep.doctor.gpu import check_gpu
 from sweep.plan import machine
 from sweep.plan.machine import NotKnown, refusal
 from sweep.plan.plan import make_plan
+from sweep.start.start import check_place
 from sweep.study.study import load_study
 
 

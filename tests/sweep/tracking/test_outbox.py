@@ -6,7 +6,7 @@ import time
 import pytest
 
 from sweep.tracking import outbox as outbox_module
-from sweep.tracking.outbox import Outbox, Refused
+from sweep.tracking.outbox import Outbox, Rejected
 
 
 class Receiver:
@@ -74,7 +74,7 @@ def test_a_send_that_comes_while_its_forerunner_is_under_way_is_not_lost(receive
 
 def test_what_is_refused_is_said_and_holds_up_nothing(receiver, outbox, caplog):
     def refuse() -> None:
-        raise Refused("never")
+        raise Rejected("never")
 
     outbox.put("a", refuse)
     outbox.put("b", lambda: receiver.take("b"))

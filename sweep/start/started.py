@@ -6,7 +6,7 @@ from pathlib import Path
 from core.errors import UserError
 from core.folders import Runs, StudyFolder
 from sweep.process.console import say, warn
-from sweep.process.here import command
+from sweep.start.here import command
 from sweep.study.study import load_study
 from sweep.tracking.moved_store import mend_artifact_places
 

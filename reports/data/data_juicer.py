@@ -18,7 +18,7 @@ HEADER = """\
 """
 
 
-def write_recipe(survey: Survey, folder: Path) -> Path:
+def write_data_juicer(survey: Survey, folder: Path) -> Path:
     """Write `data_juicer.yaml` (searched settings at their loosest) and `data_juicer.jsonl`."""
     folder = folder.resolve()
     recipe, pictures = folder / "data_juicer.yaml", folder / "data_juicer.jsonl"
