@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from core.data.hub import shared_name
+from core.files.files import Json
 from core.trial.result import Result
 from core.trial.spec import Data, Story
 
@@ -141,3 +142,11 @@ class Recipe:
                 "pictures_sha256": tuple(values["pictures_sha256"]),
             }
         )
+
+
+def recipe_backbone(values: Json) -> str:
+    """The base model that a trial's or an export's recipe names, whatever else the file holds.
+
+    Raises KeyError, TypeError where it names none.
+    """
+    return values["spec"]["backbone"] if "spec" in values else values["backbone"]

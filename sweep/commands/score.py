@@ -8,7 +8,7 @@ from core.base_models import BASE_MODELS, DEFAULT
 from core.data.picture import ENDINGS, PictureError, ask, open_picture
 from core.errors import UserError
 from core.files.files import read_json
-from core.trial.recipe import Recipe
+from core.trial.recipe import recipe_backbone
 
 Say = Callable[[str], None]
 
@@ -50,7 +50,7 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
 def _backbone_of(folder: Path) -> str | None:
     """The backbone that recipe.json in a trial's or an export's folder names; None without such a file."""
     try:
-        named = Recipe.from_json(read_json(folder / "recipe.json")).backbone
+        named = recipe_backbone(read_json(folder / "recipe.json"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return named if named in BASE_MODELS else None

@@ -112,7 +112,8 @@ class LocalWorker:
 
     def _read(self) -> None:
         assert self._process.stdout
-        with suppress(ValueError):  # the pipe was closed, or the last line is incomplete
+        # The pipe was closed, or the last line is incomplete, or no event that we know.
+        with suppress(ValueError, KeyError, TypeError):
             for line in self._process.stdout:
                 self._inbox.put(decode(line))
         self._inbox.put(_Sign.GONE)

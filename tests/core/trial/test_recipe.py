@@ -7,7 +7,7 @@ import json
 import pytest
 
 from core.files.install import ROOT
-from core.trial.recipe import Recipe
+from core.trial.recipe import Recipe, recipe_backbone
 
 # by lora-sweep 0.1.0: a trial, a study's base model, the same trial's export
 WRITTEN = ROOT / "tests" / "core" / "trial" / "recipes"
@@ -43,3 +43,14 @@ def test_a_trial_s_file_from_before_scoring_had_a_version_is_read() -> None:
 def test_another_program_s_file_is_no_recipe(values: object) -> None:
     with pytest.raises((KeyError, TypeError)):
         Recipe.from_json(values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["trial", "base", "export"])
+def test_the_base_model_is_known_of_a_file_that_lacks_all_else(name: str) -> None:
+    values = json.loads((WRITTEN / f"{name}.json").read_text(encoding="utf-8"))
+    if "spec" in values:
+        assert recipe_backbone({"spec": {"backbone": values["spec"]["backbone"]}}) == "tiny"
+    else:
+        assert recipe_backbone({"backbone": values["backbone"], "new": 1}) == "tiny"
+    with pytest.raises(KeyError):
+        recipe_backbone({"name": "another's"})
