@@ -104,9 +104,7 @@ def test_the_hour_strikes_in_the_middle_of_a_trial(sweeps: Sweeps, undisturbed: 
 
 
 def test_a_second_driver_names_the_first(sweeps: Sweeps) -> None:
-    with subprocess.Popen(
-        sweeps.command("--trials", 1), env=sweeps.environment(), stdout=subprocess.DEVNULL
-    ) as first:
+    with subprocess.Popen(sweeps.command(), env=sweeps.environment(), stdout=subprocess.DEVNULL) as first:
         while not sweeps.study.driver.exists():
             time.sleep(0.01)
         second = sweeps.run()
