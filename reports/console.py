@@ -97,8 +97,7 @@ def _reasons(trials: pd.DataFrame) -> list[str]:
     if (trials["gate"] == "older").any():
         lines.append(
             "older: made before a change that was accepted; these scores compare with the base story above "
-            "them, "
-            "not with later trials"
+            "them, not with later trials"
         )
     return lines
 

@@ -24,8 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Find the LoRA worth handing in: sweep its settings overnight, compare the stories, "
-    "export the winner.\n\n"
-    "STUDY is a study file, or the name of one in studies/ (try: lora-sweep run demo).",
+    "export the winner.\n\nSTUDY is a study file, or the name of one in studies/ (try: lora-sweep run demo).",
 )
 
 StudyName = Annotated[

@@ -356,8 +356,7 @@ class Sweep:
         if result.reason == NO_IMAGES.name and not self.study.space.keys() & setting_names(Filters):
             raise SweepError(
                 f"{result.message}, and no filter is searched, so no trial can have more; lora-sweep data "
-                "shows "
-                "what each of them keeps"
+                "shows what each of them keeps"
             )
 
     def _count_failure(self, result: Result) -> None:
@@ -369,8 +368,7 @@ class Sweep:
         if self._failures_in_a_row == MAX_FAILURES_IN_A_ROW:
             raise SweepError(
                 f"{MAX_FAILURES_IN_A_ROW} trials in a row failed, the last as {result.reason}: "
-                f"{result.message}; "
-                f"{advice}; the same command goes on"
+                f"{result.message}; {advice}; the same command goes on"
             )
 
     def _spec(self, trial: Trial) -> TrialSpec:
@@ -397,6 +395,5 @@ def other_threads(results: Iterable[Result], ready: Ready) -> str:
         return ""
     return (
         f"note: {ready.threads} threads compute now, {' or '.join(map(str, sorted(earlier)))} did for "
-        "earlier trials: "
-        "on a CPU scores are then equal within rounding only (OMP_NUM_THREADS sets it)"
+        "earlier trials: on a CPU scores are then equal within rounding only (OMP_NUM_THREADS sets it)"
     )

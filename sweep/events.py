@@ -30,7 +30,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from core.files.fail_point import fail_point
 from core.files.files import read_json, write_json
@@ -242,7 +242,7 @@ class Again:
     micro_batch: int
 
 
-Event = (
+Sent = (
     Ready
     | Refused
     | Started
@@ -256,26 +256,9 @@ Event = (
     | Finished
     | Stopped
     | Alive
-    | Again
 )
-SENT: dict[str, type[Event]] = {
-    kind.__name__.lower(): kind
-    for kind in (
-        Ready,
-        Refused,
-        Started,
-        Looking,
-        Note,
-        Training,
-        Resumed,
-        Epoch,
-        Drawing,
-        Picture,
-        Finished,
-        Stopped,
-        Alive,
-    )
-}
+Event = Sent | Again
+SENT: dict[str, type[Event]] = {kind.__name__.lower(): kind for kind in get_args(Sent)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

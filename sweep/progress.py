@@ -65,8 +65,7 @@ class PlainProgress(Progress):
         if ready.unknown_words:
             self.note(
                 "note: the base model does not know these pieces of the prompts, which a LoRA learns where "
-                "captions "
-                f"have them: {', '.join(ready.unknown_words)}"
+                f"captions have them: {', '.join(ready.unknown_words)}"
             )
 
     @override
@@ -217,8 +216,7 @@ class Summary:
         if self.stopped and not self.stopped.by_signal:
             return (
                 f"stopped at {self.stopped.name}: {new} in {duration(self.wall_s)}, {self.finished} in all, "
-                f"{said}; the same "
-                "command goes on"
+                f"{said}; the same command goes on"
             ), 0
         if self.stopped:
             return (
@@ -238,8 +236,6 @@ class Summary:
         if not self.new:
             return (
                 f"study {self.study} is complete: {finished} finished, {said}{queued}; --trials asks for "
-                "more; "
-                "next: "
-                f"{following}"
+                f"more; next: {following}"
             ), 0
         return f"{new} finished in {duration(self.wall_s)}, {said}{queued}; next: {following}", 0

@@ -1,5 +1,8 @@
 """What tests build: settings, results, and a finished trial's files, with small images and a small LoRA."""
 
+import json
+from typing import Any
+
 import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
@@ -105,3 +108,17 @@ def fill(folder: TrialFolder, spec: TrialSpec, mean: float) -> Result:
     result = make_result(spec, mean, lora_sha256=lora_sha256)
     write_json(folder.result, result.to_json())
     return result
+
+
+def with_value(values: Any, path: str, value: Any) -> Any:
+    """A copy with the value under a path such as story.scenes.2.seed replaced, or the key dropped (...)."""
+    copied = json.loads(json.dumps(values))
+    *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+    inner = copied
+    for key in way:
+        inner = inner.setdefault(key, {}) if isinstance(inner, dict) else inner[key]
+    if value is ...:
+        del inner[last]
+    else:
+        inner[last] = value
+    return copied

@@ -86,8 +86,8 @@ def fetch_missing(
         files_named = f"{len(listed)} file{'s' if len(listed) > 1 else ''}"
         announce(
             f"fetching {files_named} of Kolors, {decimal(total_bytes)}, from {_host(api)} "
-            f"into {folder}{begun} ({decimal(free_bytes)} free there); "
-            f"safe to interrupt, the same command goes on"
+            f"into {folder}{begun} ({decimal(free_bytes)} free there); safe to interrupt, the same command "
+            f"goes on"
         )
         tally = _Tally(progress, total_bytes)
         for _, group in groupby(listed, key=lambda one: one.weight.model):

@@ -134,8 +134,7 @@ def _check_result(result: Result, folder: TrialFolder, older: str, force: bool) 
     if older and not force:
         raise ExportError(
             f"trial {number} was made before the study was changed ({older}), and its score does not compare "
-            "with "
-            "later ones; --force exports it all the same"
+            "with later ones; --force exports it all the same"
         )
     pictures = [folder.picture(index) for index in range(1, len(result.spec.story.scenes) + 1)]
     missing = [path for path in (folder.lora, folder.sheet, *pictures) if not path.exists()]

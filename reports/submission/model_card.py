@@ -9,11 +9,10 @@ import yaml
 from markupsafe import Markup
 
 from core.base_models import BaseModel, base_model
-from core.files.install import ROOT
 from core.trial.result import Result
 from core.verdict import CHALLENGE_GATE, passes
+from reports.page import TEMPLATES
 
-TEMPLATES = ROOT / "reports" / "templates"
 MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]()#+!|~=$])")
 
 

@@ -55,8 +55,7 @@ def epoch_story(
     if changed := changed_weights(study.fingerprint, result.spec.number, backbone.weights):
         raise UserError(
             f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story "
-            "drawn "
-            f"now would not compare; only the last epoch, as it was drawn then, can be exported"
+            f"drawn now would not compare; only the last epoch, as it was drawn then, can be exported"
         )
     put_on_file(backbone.unet, folder.lora)
     pictures = draw_story(spec, backbone, Cache(cache), folder, lambda event: None)

@@ -107,8 +107,7 @@ def show_status(study: str | None, runs: Path) -> None:
         left = f", about {duration(now.left_s)} left" if now.left_s else ""
         out.print(
             f"{now.name}: {'running' if now.running else 'not running'}, {now.done} of {now.target} trials "
-            "done, "
-            f"{now.passed} passed the gate, {now.failed} failed{best}{left}",
+            f"done, {now.passed} passed the gate, {now.failed} failed{best}{left}",
             markup=False,
             soft_wrap=True,
         )

@@ -70,8 +70,7 @@ def estimate_on_gpu(work: CountedWork, gpu: Gpu, precision: str, checkpointing: 
     return Estimate(
         gpu_pace(work, gpu.name, checkpointing=checkpointing),
         f"counted work ({step}, {work.forward_tflop} for a forward, at 1024 px) at {training:.0f} TFLOP/s in "
-        "training and "
-        f"{drawing:.0f} in drawing, shares of the GPU's peak of {peak} {basis}",
+        f"training and {drawing:.0f} in drawing, shares of the GPU's peak of {peak} {basis}",
     )
 
 

@@ -213,8 +213,8 @@ def _note_on_sizes(study: Study, sizes: Sequence[Size]) -> Iterator[str]:
         width, height = min(small, key=min)
         yield (
             f"{len(small)} of {counted(len(sizes), 'picture')} have a side under size_px {size_px} and are "
-            "enlarged for "
-            f"training, the smallest from {width} x {height} px: there is no detail in them to learn"
+            "enlarged for training, the smallest from "
+            f"{width} x {height} px: there is no detail in them to learn"
         )
 
 
@@ -240,6 +240,5 @@ def _note_on_length(
     )
     yield (
         f"{counted(len(ends), kind)} {'is' if len(ends) == 1 else 'are'} longer than the {MAX_TOKENS} tokens "
-        "that the text "
-        f"encoder reads, so the end is cut off ({named}{more}){cut_off}"
+        f"that the text encoder reads, so the end is cut off ({named}{more}){cut_off}"
     )

@@ -160,8 +160,7 @@ def _gpu_memory(plan: Plan) -> str:
     here = f"; this one has {plan.gpu.memory_bytes / 2**30:.0f} GB" if plan.gpu else ""
     return (
         f"about {size(plan.memory.training)} in training, {size(plan.memory.checkpointed)} with "
-        "checkpointing, "
-        f"{size(plan.memory.encoding)} while text is encoded: {enough}{here}"
+        f"checkpointing, {size(plan.memory.encoding)} while text is encoded: {enough}{here}"
     )
 
 
@@ -169,8 +168,7 @@ def _disk(plan: Plan, free_bytes: int) -> str:
     left = f"about {size(plan.disk_bytes)} for the {counted(plan.todo, 'trial')} left; " if plan.todo else ""
     return (
         f"{left}{size(plan.story_texts_bytes)} in the cache for the story's prompts, "
-        f"{size(plan.picture_bytes)} for each "
-        f"training picture; {size(free_bytes)} are free"
+        f"{size(plan.picture_bytes)} for each training picture; {size(free_bytes)} are free"
     )
 
 

@@ -154,8 +154,8 @@ class Fingerprint:
             self._stored = self._now
         for accepted in to_accept.values():
             self._note(
-                f"accepted: {described(accepted)}; "
-                f"scores do not compare with those of trials before {self._next_trial}"
+                f"accepted: {described(accepted)}; scores do not compare with those of trials before "
+                f"{self._next_trial}"
             )
 
     def _keep_frozen(self) -> None:
@@ -236,8 +236,8 @@ def _read(folder: StudyFolder, images: dict[str, Any], note: Callable[[str], Non
     if not folder.frozen.exists():
         return FingerprintFile(fields={}, space={}, history=())
     note(
-        "note: this study is older than its fingerprint: "
-        "pictures, base model and scorer are taken as they are now"
+        "note: this study is older than its fingerprint: pictures, base model and scorer are taken as they "
+        "are now"
     )
     before = load_frozen(folder.frozen)
     return FingerprintFile(fields=fixed_values(before, images), space=search_kinds(before), history=())

@@ -137,8 +137,8 @@ class Study(Section):
             kind=str,
             pattern=FOLDER_NAME,
             meaning=(
-                "Name of the study and of its folder under `runs/`: "
-                "letters, digits, `.`, `_`, `-`; at most 64"
+                "Name of the study and of its folder under `runs/`: letters, digits, `.`, `_`, `-`; at most "
+                "64"
             ),
         ),
     ]
@@ -152,8 +152,8 @@ class Study(Section):
             choices=PRECISIONS,
             meaning=(
                 "Number format in training and rendering; the LoRA itself is trained in fp32, "
-                "fp16 needs a GPU; Kolors' text encoder in "
-                f"fp32 takes 27 GB of GPU memory; default: {OWN_PRECISIONS}"
+                "fp16 needs a GPU; Kolors' text encoder in fp32 takes 27 GB of GPU memory; default: "
+                f"{OWN_PRECISIONS}"
             ),
         ),
     ] = Field(default_factory=_own_precision)
@@ -189,8 +189,7 @@ class Study(Section):
         (),
         description=(
             "Settings to try before sampling, each entry with values from `space`; "
-            "what it leaves out is sampled; an entry taken out "
-            "before it ran is not run"
+            "what it leaves out is sampled; an entry taken out before it ran is not run"
         ),
     )
     objective: Annotated[Objective, Checked()] = Field(Objective(), description="What counts")

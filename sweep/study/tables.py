@@ -26,7 +26,7 @@ def with_tables(page: str, **files: type[Section]) -> str:
 
 
 def table(title: str, section: type[Section]) -> str:
-    """A Markdown table with a row for each key; keys of inner sections by their path (`filters.min_side`)."""
+    """A Markdown table with a row for each key; keys of inner sections by path (`filters.max_width`)."""
     return HEAD.format(title) + "".join(f"| {' | '.join(cells)} |\n" for cells in _rows(section, ""))
 
 

@@ -84,8 +84,8 @@ class Outbox:
                     return False
                 if now - began > patience_s and not warned:
                     log.warning(
-                        "%s is slow, waiting until it has everything; "
-                        "Ctrl-C ends this, the same command sends the rest",
+                        "%s is slow, waiting until it has everything; Ctrl-C ends this, the same command "
+                        "sends the rest",
                         self._receiver,
                     )
                     warned = True

@@ -338,8 +338,8 @@ class Mirror:
             self._tracked.take_new_id()
             log.warning(
                 "MLflow: a copy of %s, or the folder that it was copied from, "
-                "sends its trials under the same id; "
-                "this folder gets an id of its own, and sends all its trials anew",
+                "sends its trials under the same id; this folder gets an id of its own, and sends all its "
+                "trials anew",
                 self._folder.path,
             )
 

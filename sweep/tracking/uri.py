@@ -201,8 +201,8 @@ def plain_line(error: BaseException) -> str:
     secrets = _secret_words()
     if secrets & words or any(secret in lower for secret in secrets if len(secret) > 3):
         return (
-            f"{type(error).__name__}, whose text is not shown: "
-            "it holds parts of an address that may be secret"
+            f"{type(error).__name__}, whose text is not shown: it holds parts of an address that may be "
+            "secret"
         )
     return line[:LONGEST_LINE] or type(error).__name__
 

@@ -7,6 +7,8 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -97,20 +99,16 @@ def test_report_is_written(cli, passed):
     assert "../trials/0000/story/8.png" in page
 
 
+def export(
+    cli: Callable[..., subprocess.CompletedProcess[str]], folder: Path, study: Path, *words: object
+) -> subprocess.CompletedProcess[str]:
+    names = () if "--team" in words else ("--team", "t", "--title", "x")
+    return cli("export", study, *names, *words, "--runs", folder / "runs")
+
+
 def test_export_makes_a_whole_submission(cli, passed):
     folder, study = passed
-    done = cli(
-        "export",
-        study,
-        "--team",
-        "蓝队",
-        "--title",
-        "watercolor",
-        "--out",
-        folder / "hand-in",
-        "--runs",
-        folder / "runs",
-    )
+    done = export(cli, folder, study, "--team", "蓝队", "--title", "watercolor", "--out", folder / "hand-in")
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("note: a mean under 6 makes an entry of the challenge invalid\n")
     made = folder / "hand-in"
@@ -150,20 +148,7 @@ def test_an_export_names_the_trials_that_have_a_story(cli, tmp_path):
 
 def test_another_epoch_is_rendered_and_judged_anew(cli, passed):
     folder, study = passed
-    done = cli(
-        "export",
-        study,
-        "--epoch",
-        1,
-        "--team",
-        "t",
-        "--title",
-        "x",
-        "--out",
-        folder / "epoch",
-        "--runs",
-        folder / "runs",
-    )
+    done = export(cli, folder, study, "--epoch", 1, "--out", folder / "epoch")
     assert done.returncode == 0, done.stderr
     trial = folder / "runs" / "easy" / "trials" / "0000"
     stored = json.loads((trial / "epochs" / "01" / "result.json").read_text())
@@ -171,22 +156,7 @@ def test_another_epoch_is_rendered_and_judged_anew(cli, passed):
     assert stored["aesthetic"] != last["aesthetic"]
     assert stored["lora_sha256"] != last["lora_sha256"]
     assert stored["spec"]["train"]["epochs"] == 1
-    assert "allowed: 1 to 2" in one_line(
-        cli(
-            "export",
-            study,
-            "--epoch",
-            9,
-            "--team",
-            "t",
-            "--title",
-            "x",
-            "--out",
-            folder / "none",
-            "--runs",
-            folder / "runs",
-        )
-    )
+    assert "allowed: 1 to 2" in one_line(export(cli, folder, study, "--epoch", 9, "--out", folder / "none"))
     assert not (folder / "none").exists()
 
     kept = folder / "runs" / "easy" / "fingerprint.json"
@@ -194,20 +164,7 @@ def test_another_epoch_is_rendered_and_judged_anew(cli, passed):
     unet = json.loads(words)["fields"]["weights"]["weights.unet"]
     kept.write_text(words.replace(unet, "0" * 64))
     (trial / "epochs" / "01" / "result.json").unlink()
-    again = cli(
-        "export",
-        study,
-        "--epoch",
-        1,
-        "--team",
-        "t",
-        "--title",
-        "x",
-        "--out",
-        folder / "none",
-        "--runs",
-        folder / "runs",
-    )
+    again = export(cli, folder, study, "--epoch", 1, "--out", folder / "none")
     kept.write_text(words)
     assert "easy: the base model's unet changed since trial 0" in one_line(again)
     assert not (folder / "none").exists()

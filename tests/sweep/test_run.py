@@ -197,8 +197,8 @@ EDITS: list[tuple[str, dict[str, object], str | None]] = [
     (
         "choices in another order",
         {"space.lora_rank": {"choices": [4, 2]}},
-        "space.lora_rank changed since the study was started "
-        "([2, 4] -> [4, 2]), but Optuna never changes choices, their order or log",
+        "space.lora_rank changed since the study was started ([2, 4] -> [4, 2]), but Optuna never changes "
+        "choices, their order or log",
     ),
     ("one choice more", {"space.lora_rank": {"choices": [2, 4, 8]}}, "([2, 4] -> [2, 4, 8])"),
     ("a setting moved from space to train", {"space.lora_alpha": ..., "train.lora_alpha": 4}, None),
@@ -220,7 +220,7 @@ def test_every_edit_between_two_runs_goes_on_or_is_refused_in_words(swept, tmp_p
     """One study, edited again and again; nothing that was made is touched."""
     from rich.console import Console
 
-    from tests.sweep.resume.test_fingerprint import with_value
+    from tests.examples import with_value
 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     runs, written = Runs(tmp_path / "runs"), yaml.safe_load(swept[1].read_text())

@@ -12,8 +12,8 @@ from core.trial.spec import Training
 from core.verdict import BASE_PASSES
 from sweep.commands.status import findings
 from sweep.study.study import load_study
-from tests.examples import make_result, make_spec
-from tests.sweep.resume.test_fingerprint import STUDY, make_folder, with_value
+from tests.examples import make_result, make_spec, with_value
+from tests.sweep.resume.test_fingerprint import STUDY, make_folder
 
 GATE = "objective.gate is 5, but the challenge's gate is 6"
 RATE = (

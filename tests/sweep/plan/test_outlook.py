@@ -178,8 +178,7 @@ def test_pictures_smaller_than_they_are_trained_at_are_noted(study, tmp_path):
     (note,) = look_ahead(study, Runs(tmp_path)).notes
     assert note == (
         "6 of 6 pictures have a side under size_px 1024 and are enlarged for training, the smallest from 128 "
-        "x 128 "
-        "px: there is no detail in them to learn"
+        "x 128 px: there is no detail in them to learn"
     )
 
 
@@ -198,10 +197,8 @@ def test_captions_that_are_cut_off_are_noted_with_the_template_s_lost_words(tmp_
     (note,) = look_ahead(load_study(str(path)), runs).notes
     assert note == (
         "2 captions are longer than the 256 tokens that the text encoder reads, so the end is cut off "
-        "(02.png with "
-        "365, 03.png with 605); of 2 of them that takes away words of data.caption, ', watercolor style': "
-        "write them "
-        "before {prompt}"
+        "(02.png with 365, 03.png with 605); of 2 of them that takes away words of data.caption, ', "
+        "watercolor style': write them before {prompt}"
     )
     path.write_text(path.read_text().replace("{prompt}, watercolor style", "watercolor style, {prompt}"))
     (note,) = look_ahead(load_study(str(path)), runs).notes

@@ -1,6 +1,5 @@
 """What the scores of a study depend on may not change unless the user accepts it; everything else may."""
 
-import json
 import re
 import shutil
 from dataclasses import replace
@@ -20,7 +19,7 @@ from sweep.resume.fingerprint import FIELDS, Fingerprint, check_changes, fields_
 from sweep.search.optuna_study import Store
 from sweep.study.errors import StudyError
 from sweep.study.study import STUDIES, load_frozen, load_study
-from tests.examples import make_result, make_spec
+from tests.examples import make_result, make_spec, with_value
 
 STORY = {
     "title": "t",
@@ -70,20 +69,6 @@ def make_folder(path: Path) -> Path:
 def write_captions(folder: Path, *captions: str) -> None:
     rows = "".join(f"{name}.png,{caption}\n" for name, caption in zip("ab", captions, strict=True))
     (folder / "pictures/train/metadata.csv").write_text("file_name,text\n" + rows)
-
-
-def with_value(values: Any, path: str, value: Any) -> Any:
-    """A copy with the value under a path such as story.scenes.2.seed replaced, or the key dropped (...)."""
-    copied = json.loads(json.dumps(values))
-    *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
-    inner = copied
-    for key in way:
-        inner = inner.setdefault(key, {}) if isinstance(inner, dict) else inner[key]
-    if value is ...:
-        del inner[last]
-    else:
-        inner[last] = value
-    return copied
 
 
 def study_of(folder: Path) -> StudyFolder:
@@ -255,17 +240,16 @@ def test_another_model_or_scorer_is_refused_once_a_worker_has_loaded_it(folder, 
         (
             {"weights": {"unet": "c" * 64, "scorer": "c" * 64}},
             "study mine: it was started with another scorer: scorer.sha256 (bbbbbbbbbbbb -> cccccccccccc); "
-            "it was started with other weights of the base model: "
-            "weights.unet (aaaaaaaaaaaa -> cccccccccccc); "
-            "scores would not compare: go back to that scorer and go back to those weights, "
+            "it was started with other weights of the base model: weights.unet (aaaaaaaaaaaa -> "
+            "cccccccccccc); scores would not compare: go back to that scorer and go back to those weights, "
             "give the study another name, or go on with --accept-change scorer --accept-change weights",
         ),
         (
             {"scoring_version": 2, "device": "cpu"},
             "study mine: this lora-sweep scores otherwise than the one that it was started with: "
             "scoring_version (1 -> 2); it was started on another kind of device: device ('cuda' -> 'cpu'); "
-            "scores would not compare: give the study another name, "
-            "or go on with --accept-change scoring_version --accept-change device",
+            "scores would not compare: give the study another name, or go on with --accept-change "
+            "scoring_version --accept-change device",
         ),
     ],
 )

@@ -132,8 +132,8 @@ def test_a_study_of_another_name_is_refused(tmp_path: Path, opened: Callable[[Pa
     [
         (
             "v2.6.0.a",
-            "an older Optuna than the installed .*; "
-            "copy it, then .*optuna storage upgrade --storage .*sqlite",
+            "an older Optuna than the installed .*; copy it, then .*optuna storage upgrade --storage "
+            ".*sqlite",
         ),
         ("v9.0.0.a", "a newer Optuna than the installed .*; go on with the installation that made it"),
     ],

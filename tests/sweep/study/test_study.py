@@ -1,6 +1,5 @@
 """Study files: good ones load, every bad one gives exactly one line that names the file and the key."""
 
-import copy
 import itertools
 import json
 import re
@@ -22,6 +21,7 @@ from sweep.study.errors import Mistake, StudyError
 from sweep.study.setting import SETTINGS, check_template
 from sweep.study.story import load_story
 from sweep.study.study import STUDIES, load_frozen, load_study
+from tests.examples import with_value
 
 STORY = {
     "title": "t",
@@ -66,20 +66,6 @@ def write(file: Path, values: Any) -> str:
         values if isinstance(values, str) else yaml.safe_dump(values, allow_unicode=True), encoding="utf-8"
     )
     return str(file)
-
-
-def changed(values: Any, path: str, value: Any) -> Any:
-    """A copy with the value under a path such as scenes.2.seed replaced, or with the key dropped (...)."""
-    values = copy.deepcopy(values)
-    *way, last = [int(key) if key.isdigit() else key for key in path.split(".")]
-    inner = values
-    for key in way:
-        inner = inner.setdefault(key, {}) if isinstance(inner, dict) else inner[key]
-    if value is ...:
-        del inner[last]
-    else:
-        inner[last] = value
-    return values
 
 
 def line_of(name_or_path: str) -> str:
@@ -356,7 +342,7 @@ BAD_TEXTS = [
 def test_a_wrong_study_names_file_key_and_fix(
     folder: Path, path: str, value: Any, start: str, end: str
 ) -> None:
-    values = changed(STUDY, path, value)
+    values = with_value(STUDY, path, value)
     line = line_of(write(folder / "study.yaml", values))
     assert line.startswith("study.yaml: "), line
     assert start in line, line
@@ -365,7 +351,7 @@ def test_a_wrong_study_names_file_key_and_fix(
 
 @pytest.mark.parametrize(("path", "value", "start", "end"), BAD_STORIES)
 def test_a_wrong_story_names_its_own_file(folder: Path, path: str, value: Any, start: str, end: str) -> None:
-    write(folder / "story.yaml", changed(STORY, path, value))
+    write(folder / "story.yaml", with_value(STORY, path, value))
     line = line_of(write(folder / "study.yaml", STUDY))
     assert line.startswith("story.yaml: "), line
     assert start in line, line
@@ -420,8 +406,8 @@ def test_every_mistake_has_its_own_line(folder: Path) -> None:
     }
     values = STUDY
     for path, (value, _) in mistakes.items():
-        values = changed(values, path, value)
-    write(folder / "story.yaml", changed(changed(STORY, "scenes.2.seed", 1), "scenes.4.seed", 2))
+        values = with_value(values, path, value)
+    write(folder / "story.yaml", with_value(with_value(STORY, "scenes.2.seed", 1), "scenes.4.seed", 2))
     with pytest.raises(StudyError) as raised:
         load_study(write(folder / "study.yaml", values))
     lines = str(raised.value).splitlines()
@@ -485,7 +471,7 @@ def test_a_template_is_filled_in_whole_or_refused(
 
 @pytest.mark.parametrize("template", ["{prompt, style", "｛prompt｝", "{prompt:>10}", "%(prompt)s"])
 def test_a_caption_that_would_not_be_filled_in_is_refused_in_one_line(folder: Path, template: str) -> None:
-    line = line_of(write(folder / "study.yaml", changed(STUDY, "data.caption", template)))
+    line = line_of(write(folder / "study.yaml", with_value(STUDY, "data.caption", template)))
     assert line.startswith(f"study.yaml: data.caption is '{template}', but ")
     assert line.endswith("(allowed: text with {prompt}, or plain text); did you mean {prompt}?")
 
@@ -518,14 +504,14 @@ def test_a_study_gives_its_story_and_data(folder: Path) -> None:
 )
 def test_a_searched_size_is_a_multiple_of_64_as_well(folder: Path, search: dict, expected: str) -> None:
     line = line_of(
-        write(folder / "study.yaml", changed(changed(STUDY, "render", {}), "space.size_px", search))
+        write(folder / "study.yaml", with_value(with_value(STUDY, "render", {}), "space.size_px", search))
     )
     assert expected in line
 
 
 def test_a_modelscope_source_stays_as_written(folder: Path) -> None:
     data = {"source": "modelscope:iic/style_custom_dataset", "subset": "Watercolor", "text_column": "Prompt"}
-    found = load_study(write(folder / "study.yaml", changed(STUDY, "data", data))).data_value
+    found = load_study(write(folder / "study.yaml", with_value(STUDY, "data", data))).data_value
     assert (found.source, found.subset, found.split, found.text_column) == (
         data["source"],
         "Watercolor",
@@ -535,7 +521,7 @@ def test_a_modelscope_source_stays_as_written(folder: Path) -> None:
 
 
 def test_a_scene_may_override_the_negative_prompt(folder: Path) -> None:
-    write(folder / "story.yaml", changed(STORY, "scenes.1.negative_prompt", ""))
+    write(folder / "story.yaml", with_value(STORY, "scenes.1.negative_prompt", ""))
     study = load_study(write(folder / "study.yaml", STUDY))
     assert [scene.negative_prompt for scene in study.story_value.scenes[:3]] == ["blur", "", "blur"]
 
@@ -587,14 +573,14 @@ def test_the_weights_folder_is_seen_from_the_study_file(
 
 
 def test_numbers_take_their_settings_type(folder: Path) -> None:
-    values = changed(changed(STUDY, "train.lora_alpha", 8), "space.cfg_scale", {"choices": [3, 4]})
+    values = with_value(with_value(STUDY, "train.lora_alpha", 8), "space.cfg_scale", {"choices": [3, 4]})
     study = load_study(write(folder / "study.yaml", values))
     assert isinstance(study.train.lora_alpha, float)
     assert all(isinstance(choice, float) for choice in study.space["cfg_scale"].values)
 
 
 def test_a_number_without_a_dot_is_a_number(folder: Path) -> None:
-    text = yaml.safe_dump(changed(STUDY, "first", [])) + "objective: {gate: 1e0}\n"
+    text = yaml.safe_dump(with_value(STUDY, "first", [])) + "objective: {gate: 1e0}\n"
     assert load_study(write(folder / "study.yaml", text)).objective.gate == 1.0
 
 
@@ -685,7 +671,7 @@ STORY_PATHS = [*STORY, "scenes.3", "scenes.3.seed", "scenes.3.prompt", "scenes.3
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     mutations=st.lists(st.tuples(st.sampled_from(PATHS), MUTANTS), max_size=3),
-    story=st.just(STORY) | st.builds(changed, st.just(STORY), st.sampled_from(STORY_PATHS), MUTANTS),
+    story=st.just(STORY) | st.builds(with_value, st.just(STORY), st.sampled_from(STORY_PATHS), MUTANTS),
     embedded=st.booleans(),
     extra=st.just("") | st.text(max_size=6),
 )
@@ -700,7 +686,7 @@ def test_any_study_loads_or_gives_one_line(
     values = STUDY
     for path, value in mutations:
         try:
-            values = changed(values, path, value)
+            values = with_value(values, path, value)
         except (TypeError, AttributeError, IndexError, KeyError):  # an earlier mutation removed the way
             continue
     if extra:

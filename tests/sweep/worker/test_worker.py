@@ -26,8 +26,7 @@ CLASSES = [
     (
         RuntimeError(
             "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
-            "tried to "
-            "allocate 4096 bytes. Error code 12 (Cannot allocate memory)"
+            "tried to allocate 4096 bytes. Error code 12 (Cannot allocate memory)"
         ),
         "host_oom",
     ),
