@@ -44,9 +44,8 @@ class Untried(BaseSampler):
         related = self._inner.infer_relative_search_space(study, trial)
         drawn = self._inner.sample_relative(study, trial, related)
         for name, search in self._grid.space.items():
-            if name not in drawn or not search.allows(
-                drawn[name]
-            ):  # during startup, or after a range has changed
+            # during startup, or after a range has changed
+            if name not in drawn or not search.allows(drawn[name]):
                 drawn[name] = self._inner.sample_independent(study, trial, name, self._distributions[name])
         queued = trial.system_attrs.get("fixed_params", {})
         start, free = self._grid.point(drawn | queued), self._grid.space.keys() - queued.keys()

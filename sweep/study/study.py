@@ -58,9 +58,9 @@ README = STUDIES / "README.md"
 FOLDER_NAME = r"[A-Za-z0-9]([A-Za-z0-9._-]{0,62}[A-Za-z0-9])?"
 RUNS = Runs(Path())
 TAKEN_NAMES = (
-    "default",
+    "default",  # MLflow's own experiment
     *(path.name for path in (RUNS.cache, RUNS.tracking_db, RUNS.tracking_lock, RUNS.artifacts)),
-)  # MLflow's
+)
 OWN_PRECISIONS = ", ".join(f"`{model.precision}` for {name}" for name, model in BASE_MODELS.items())
 Fixed = TypeVar("Fixed", bound=Training | Rendering | Filters)
 BOUND_PAIRS = tuple(

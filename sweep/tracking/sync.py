@@ -76,12 +76,10 @@ class Mirror:
         self._folder = runs.study(study)
         self._client: MlflowClient | None = None
         self._children: dict[int, Child] = {}
-        self._uploads: dict[
-            tuple[Any, ...], bool
-        ] = {}  # by file: False after a failed attempt, True when sent
-        self._of_the_parent: dict[
-            str, Callable[[], None]
-        ] = {}  # to repeat should the user delete the parent run
+        # by file: False after a failed attempt, True when sent
+        self._uploads: dict[tuple[Any, ...], bool] = {}
+        # to repeat should the user delete the parent run
+        self._of_the_parent: dict[str, Callable[[], None]] = {}
         self._parent_is_empty = False
         self.verified = False  # whether `tracked` was checked against this store
 
@@ -198,11 +196,9 @@ class Mirror:
             synchronous=True,
         )
         ended_ms = written_ms(folder)
-        client.set_terminated(
-            child.run_id,
-            "FINISHED" if result.state == "complete" else "FAILED",
-            max(child.started_ms, ended_ms),
-        )  # a clock may have been set back
+        status = "FINISHED" if result.state == "complete" else "FAILED"
+        # not before its start: a clock may have been set back
+        client.set_terminated(child.run_id, status, max(child.started_ms, ended_ms))
         del self._children[spec.number]
         self._tracked.note(spec.number, TrackedRun(child.run_id, ended_ms))
 
