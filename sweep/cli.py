@@ -173,14 +173,14 @@ def doctor(
     Looks at GPU, versions, weights, pictures, disk, memory, tracking and port, and changes nothing; exit 1
     when something needed is missing.
     """
-    from sweep.doctor.doctor import checks_page, examine, is_ready
+    from sweep.doctor.doctor import checks_page, examine, missing
     from sweep.study.study import load_study
 
     say_not_passed_on()
     loaded = load_study(study, data_may_be_gone=True)  # missing images are one of the checks
     checks = examine(loaded, Runs(runs))
     out.print(checks_page(loaded.name, checks))
-    raise typer.Exit(0 if is_ready(checks) else 1)
+    raise typer.Exit(1 if missing(checks) else 0)
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -18,17 +17,35 @@ from sweep.events import Ready
 from sweep.stop import StopRequest
 
 
-class Progress(Protocol):
-    """Shows a sweep; the driver calls its methods as things happen."""
+class Progress:
+    """Shows a sweep as plain lines, none for epochs and images: for logs, pipes and batch systems. The driver
+    calls its methods as things happen.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.best: float | None = None
+        self.finished, self.target = 0, 0
 
     def start(self, study: str, finished: int, target: int, best: float | None = None) -> None:
         """The sweep begins with `finished` of `target` trials; `best` is the best passing mean so far."""
+        self.finished, self.target, self.best = finished, target, best
+        self.note(f"study {study}: {finished} of {counted(target, 'trial')} finished")
 
     def worker_ready(self, ready: Ready) -> None:
         """A worker has loaded the base model."""
+        self.note(f"worker ready on {ready.device} ({ready.seconds:.1f} s to load the base model)")
+        if ready.unknown_words:
+            self.note(
+                "note: the base model does not know these pieces of the prompts, which a LoRA learns where "
+                f"captions have them: {', '.join(ready.unknown_words)}"
+            )
 
     def base(self, result: Result) -> None:
         """The base model's own story is scored."""
+        self.note(f"base model's own story: {result.aesthetic_mean:.2f}")
+        if result.passed_gate:
+            self.note(f"note: {BASE_PASSES}")
 
     def looking(self, spec: TrialSpec, number: int, total: int) -> None:
         """Training image `number` of `total` is read and scored for the first time."""
@@ -41,61 +58,14 @@ class Progress(Protocol):
 
     def trial_finished(self, result: Result, params: Mapping[str, Value]) -> None:
         """A trial is complete or failed; `params` are its sampled settings."""
-
-    def note(self, text: str) -> None:
-        """A line for the user."""
-
-
-class PlainProgress(Progress):
-    """Plain lines, none for epochs and images; for logs, pipes and batch systems."""
-
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.best: float | None = None
-        self.finished, self.target = 0, 0
-
-    @override
-    def start(self, study: str, finished: int, target: int, best: float | None = None) -> None:
-        self.finished, self.target, self.best = finished, target, best
-        self.note(f"study {study}: {finished} of {counted(target, 'trial')} finished")
-
-    @override
-    def worker_ready(self, ready: Ready) -> None:
-        self.note(f"worker ready on {ready.device} ({ready.seconds:.1f} s to load the base model)")
-        if ready.unknown_words:
-            self.note(
-                "note: the base model does not know these pieces of the prompts, which a LoRA learns where "
-                f"captions have them: {', '.join(ready.unknown_words)}"
-            )
-
-    @override
-    def base(self, result: Result) -> None:
-        self.note(f"base model's own story: {result.aesthetic_mean:.2f}")
-        if result.passed_gate:
-            self.note(f"note: {BASE_PASSES}")
-
-    @override
-    def looking(self, spec: TrialSpec, number: int, total: int) -> None:
-        pass
-
-    @override
-    def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: Sequence[float]) -> None:
-        pass  # too many lines for a log
-
-    @override
-    def picture(self, spec: TrialSpec, number: int) -> None:
-        pass
-
-    @override
-    def trial_finished(self, result: Result, params: Mapping[str, Value]) -> None:
         self.finished += 1
         self.note(
             f"trial {result.spec.number} ({self.finished} of {self.target}): {self._verdict(result)}  "
             f"{describe(params)}"
         )
 
-    @override
     def note(self, text: str) -> None:
+        """A line for the user."""
         # The sweep goes on with a full disk under the log or a closed pipe, at which rich would exit.
         with suppress(OSError, SystemExit):
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -112,7 +82,7 @@ class PlainProgress(Progress):
         return f"{mean:.2f} {gate}{', best so far' if best else ''}"
 
 
-class LiveProgress(PlainProgress):
+class LiveProgress(Progress):
     """The same lines above two bars: the sweep's trials, and the steps of the current trial."""
 
     def __init__(self, console: Console) -> None:
@@ -143,36 +113,20 @@ class LiveProgress(PlainProgress):
 
     @override
     def looking(self, spec: TrialSpec, number: int, total: int) -> None:
-        self._bars.update(
-            self._trial,
-            visible=True,
-            description=spec.name,
-            completed=number,
-            total=total,
-            word="looking at the pictures",
-        )
+        self._show(spec, number, total, "looking at the pictures")
 
     @override
     def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: Sequence[float]) -> None:
         assert spec.train
-        self._bars.update(
-            self._trial,
-            visible=True,
-            description=spec.name,
-            completed=step,
-            total=spec.train.total_steps,
-            word=f"loss {sum(losses) / len(losses):.4f}",
-        )
+        self._show(spec, step, spec.train.total_steps, f"loss {sum(losses) / len(losses):.4f}")
 
     @override
     def picture(self, spec: TrialSpec, number: int) -> None:
+        self._show(spec, number, len(spec.story.scenes), "drawing the story")
+
+    def _show(self, spec: TrialSpec, completed: int, total: int, word: str) -> None:
         self._bars.update(
-            self._trial,
-            visible=True,
-            description=spec.name,
-            completed=number,
-            total=len(spec.story.scenes),
-            word="drawing the story",
+            self._trial, visible=True, description=spec.name, completed=completed, total=total, word=word
         )
 
     @override
@@ -208,34 +162,25 @@ class Summary:
     def closing(self, best: Result | None, following: str) -> tuple[str, int]:
         """The last line for the user, which names the command `following` this one, and the exit code."""
         new, finished = counted(self.new, "trial"), counted(self.finished, "trial")
-        said = (
-            f"best {best.aesthetic_mean:.2f} (trial {best.spec.number})"
-            if best
-            else "none passes the gate yet"
-        )
+        said = "none passes the gate yet"
+        if best:
+            said = f"best {best.aesthetic_mean:.2f} (trial {best.spec.number})"
         if self.stopped and not self.stopped.by_signal:
             return (
                 f"stopped at {self.stopped.name}: {new} in {duration(self.wall_s)}, {self.finished} in all, "
                 f"{said}; the same command goes on"
             ), 0
         if self.stopped:
-            return (
-                f"stopped by {self.stopped.name} after {finished}; everything is kept, the same command goes "
-                "on",
-                130,
-            )
+            line = f"stopped by {self.stopped.name} after {finished}; everything is kept"
+            return f"{line}, the same command goes on", 130
+        complete = f"study {self.study} is complete"
         if self.points:
             return (
-                f"study {self.study} is complete: all {counted(self.points, 'point')} of its space tried, "
-                f"{finished} finished, "
+                f"{complete}: all {counted(self.points, 'point')} of its space tried, {finished} finished, "
                 f"{said}; a wider range or another setting in space gives more; next: {following}"
             ), 0
-        queued = (
-            f"; {counted(self.queued, 'queued trial')} not run, for the budget is used" if self.queued else ""
-        )
+        if self.queued:
+            said += f"; {counted(self.queued, 'queued trial')} not run, for the budget is used"
         if not self.new:
-            return (
-                f"study {self.study} is complete: {finished} finished, {said}{queued}; --trials asks for "
-                f"more; next: {following}"
-            ), 0
-        return f"{new} finished in {duration(self.wall_s)}, {said}{queued}; next: {following}", 0
+            return f"{complete}: {finished} finished, {said}; --trials asks for more; next: {following}", 0
+        return f"{new} finished in {duration(self.wall_s)}, {said}; next: {following}", 0

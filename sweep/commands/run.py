@@ -11,7 +11,7 @@ from sweep.commands.plan import print_plan
 from sweep.commands.status import at_edges
 from sweep.driver import run_sweep
 from sweep.process.console import complain, out, say, say_not_passed_on
-from sweep.progress import LiveProgress, PlainProgress
+from sweep.progress import LiveProgress, Progress
 from sweep.resume.fingerprint import fields_of
 from sweep.start.here import command
 from sweep.start.start import check_place, check_start, fetch_weights
@@ -49,7 +49,7 @@ def run_study(
     for note in outlook.notes if outlook else ():
         say(f"note: {note}")
     fetch_weights(loaded)
-    progress = LiveProgress(out) if out.is_terminal else PlainProgress(out)
+    progress = LiveProgress(out) if out.is_terminal else Progress(out)
     try:
         summary = run_sweep(loaded, Runs(runs), device, progress, accept, stop_at)
     finally:

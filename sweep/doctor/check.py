@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Check:
     """What was found, and what to do about it; with state `missing` the study cannot run.
 
     `files` lists missing files, each with its size.
     """
 
-    name: str
     state: Literal["OK", "warn", "missing"]
     found: str
     todo: str = ""

@@ -1,7 +1,6 @@
 """Is there a GPU for the study, can torch compute on it, and has it enough free memory?"""
 
 import json
-import subprocess
 
 from core.base_models import base_model
 from reports.units import size
@@ -14,38 +13,25 @@ TORCH_LIMIT_S = 30
 
 def check_gpu(plan: Plan) -> Check:
     """The GPUs, and whether torch can compute on them, which a child process finds out if there is one."""
-    model, gpus = base_model(plan.study.backbone), find_gpus()
+    backbone, model, gpus = plan.study.backbone, base_model(plan.study.backbone), find_gpus()
     try:
-        why = "" if model.needs_gpu else refusal(plan.study.backbone, "auto", plan.study.precision)
+        why = "" if model.needs_gpu else refusal(backbone, "auto", plan.study.precision)
     except NotKnown as unknown:
-        return Check(
-            name="GPU",
-            state="warn",
-            found=f"whether {plan.study.backbone} can train here is not known: {unknown}",
-        )
+        return Check("warn", f"whether {backbone} can train here is not known: {unknown}")
     if why:
-        return Check(name="GPU", state="missing", found=why, todo="lora-sweep run refuses it like this")
+        return Check("missing", why, "lora-sweep run refuses it like this")
+    if not gpus.found and not model.needs_gpu:
+        return Check("OK", f"{gpus.problem}: {model.name} runs on the CPU, Kolors needs one")
     if not gpus.found:
-        return Check(
-            name="GPU",
-            state="missing" if model.needs_gpu else "OK",
-            found=gpus.problem
-            if model.needs_gpu
-            else f"{gpus.problem}: {model.name} runs on the CPU, Kolors needs one",
-            todo=f"{model.title} needs an NVIDIA GPU, 24 GB are enough; "
-            "tiny runs without (lora-sweep run demo)"
-            if model.needs_gpu
-            else "",
-        )
+        todo = f"{model.title} needs an NVIDIA GPU, 24 GB are enough; tiny runs without (lora-sweep run demo)"
+        return Check("missing", gpus.problem, todo)
     cards = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GB" for gpu in gpus.found)
     cards += f", driver {gpus.found[0].driver}"
-    problem = torch_problem()
-    if problem:
+    if problem := torch_problem():
         return Check(
-            name="GPU",
-            state="missing" if model.needs_gpu else "warn",
-            found=f"{cards}; {problem}",
-            todo="a CUDA build of torch that fits this driver is needed (see docs/cloud.md); "
+            "missing" if model.needs_gpu else "warn",
+            f"{cards}; {problem}",
+            "a CUDA build of torch that fits this driver is needed (see docs/cloud.md); "
             "CUDA_VISIBLE_DEVICES must not hide the GPU",
         )
     return _check_gpu_memory(plan, gpus.found[0], cards)
@@ -54,30 +40,22 @@ def check_gpu(plan: Plan) -> Check:
 def torch_problem() -> str:
     """Why torch cannot compute on the GPU; empty when it can."""
     try:
-        done = ask_torch("gpu", timeout_s=TORCH_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        return f"torch gave no answer in {TORCH_LIMIT_S} s"
-    if done.returncode:
-        return f"torch cannot compute on it: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}"
-    said = json.loads(done.stdout.splitlines()[-1])
+        said = json.loads(ask_torch("gpu", timeout_s=TORCH_LIMIT_S).stdout.splitlines()[-1])
+    except NotKnown as unknown:
+        return str(unknown)
     built = f"torch {said['version']} ({'CUDA ' + said['built_for'] if said['built_for'] else 'no CUDA'})"
     return "" if said["well"] else f"{built} sees no GPU it can use"
 
 
 def _check_gpu_memory(plan: Plan, gpu: Gpu, cards: str) -> Check:
     if plan.memory is None:
-        return Check(name="GPU", state="OK", found=f"{cards}; torch computes on it")
-    needed = max(plan.memory.checkpointed, plan.memory.encoding)
+        return Check("OK", f"{cards}; torch computes on it")
+    needed = plan.memory.least
     free = gpu.memory_bytes - gpu.used_bytes
     room = f"{size(free)} are free, about {size(needed)} are needed (estimate)"
     if free >= needed:
-        return Check(name="GPU", state="OK", found=f"{cards}; torch computes on it; {room}")
-    small = gpu.memory_bytes < needed
-    return Check(
-        name="GPU",
-        state="warn",
-        found=f"{cards}; {room}",
-        todo="a smaller size_px or batch_size may fit"
-        if small
-        else "another program holds memory of this GPU (see nvidia-smi)",
-    )
+        return Check("OK", f"{cards}; torch computes on it; {room}")
+    todo = "another program holds memory of this GPU (see nvidia-smi)"
+    if gpu.memory_bytes < needed:
+        todo = "a smaller size_px or batch_size may fit"
+    return Check("warn", f"{cards}; {room}", todo)

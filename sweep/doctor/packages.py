@@ -18,8 +18,8 @@ def check_python() -> Check:
     """Whether this Python is new enough."""
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < PYTHON:
-        return Check(name="Python", state="missing", found=found, todo="Python 3.11 or later is needed")
-    return Check(name="Python", state="OK", found=f"{found} in {sys.prefix}")
+        return Check("missing", found, "Python 3.11 or later is needed")
+    return Check("OK", f"{found} in {sys.prefix}")
 
 
 def check_packages() -> Check:
@@ -33,7 +33,7 @@ def check_packages() -> Check:
     ]
     wrong += torch_pair_faults()
     if wrong:
-        return Check(name="packages", state="missing", found="; ".join(wrong), todo=install_command())
+        return Check("missing", "; ".join(wrong), install_command())
     tested = tested_versions()
     differing = [
         f"{name} {found} (tested: {tested[key]})"
@@ -41,19 +41,10 @@ def check_packages() -> Check:
         if found and (key := canonicalize_name(name)) in tested and Version(found).public != tested[key]
     ]
     if differing:
-        return Check(
-            name="packages",
-            state="warn",
-            found=f"in range, but not as tested: {', '.join(differing)}",
-            todo=f"{install_command()} brings the tested versions",
-        )
-    return Check(
-        name="packages",
-        state="OK",
-        found=f"{len(needed)} packages, torch {here['torch']}, all as tested"
-        if tested
-        else f"{len(needed)} packages in their ranges, torch {here['torch']}",
-    )
+        found = f"in range, but not as tested: {', '.join(differing)}"
+        return Check("warn", found, f"{install_command()} brings the tested versions")
+    ranges, all_tested = ("", ", all as tested") if tested else (" in their ranges", "")
+    return Check("OK", f"{len(needed)} packages{ranges}, torch {here['torch']}{all_tested}")
 
 
 def requirements() -> list[Requirement]:
@@ -62,12 +53,8 @@ def requirements() -> list[Requirement]:
         written = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]["dependencies"]
     else:
         written = requires("lora-sweep") or []
-    found = [Requirement(line) for line in written]
-    return [
-        requirement
-        for requirement in found
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-    ]
+    found = map(Requirement, written)
+    return [each for each in found if each.marker is None or each.marker.evaluate({"extra": ""})]
 
 
 def installed(name: str) -> str | None:
@@ -96,8 +83,5 @@ def torch_pair_faults() -> list[str]:
     """torch and torchvision must be built alike: a +cpu torch beside a CUDA torchvision fails at import."""
     builds = {name: Version(found).local for name in ("torch", "torchvision") if (found := installed(name))}
     cpu_only = [name for name, local in builds.items() if local == "cpu"]
-    return (
-        [f"{cpu_only[0]} is a +cpu build, its partner is not"]
-        if len(cpu_only) == 1 and len(builds) == 2
-        else []
-    )
+    alike = len(cpu_only) != 1 or len(builds) < 2
+    return [] if alike else [f"{cpu_only[0]} is a +cpu build, its partner is not"]

@@ -22,13 +22,10 @@ def check_tracking(runs: Runs) -> Check:
     try:
         place = tracking_place(runs)
     except ValueError as error:
-        return Check(name="tracking", state="missing", found=str(error), todo=UNSET)
+        return Check("missing", str(error), UNSET)
     if place.kind == "own":
-        return Check(
-            name="tracking",
-            state="OK",
-            found=f"{runs.tracking_db}" + ("" if runs.tracking_db.exists() else ", made when a study starts"),
-        )
+        made = "" if runs.tracking_db.exists() else ", made when a study starts"
+        return Check("OK", f"{runs.tracking_db}{made}")
     if place.kind == "server":
         return _check_server(place)
     return _check_file(place.file) if place.file else _check_database(place)
@@ -44,58 +41,40 @@ def _check_server(server: TrackingPlace) -> Check:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             well = answer.read(16).strip() == b"OK"
     except urllib.error.HTTPError as error:
-        return Check(
-            name="tracking",
-            state="warn",
-            found=f"{place} answers with HTTP {error.code}",
-            todo="look whether it is MLflow, and whether MLFLOW_TRACKING_USERNAME and _PASSWORD are needed",
-        )
+        todo = "look whether it is MLflow, and whether MLFLOW_TRACKING_USERNAME and _PASSWORD are needed"
+        return Check("warn", f"{place} answers with HTTP {error.code}", todo)
     except (OSError, HTTPException) as error:
-        return Check(
-            name="tracking",
-            state="missing",
-            todo=f"start it, or {UNSET}",
-            found=f"{place} cannot be reached ({plain_line(getattr(error, 'reason', error))})",
-        )
+        return _unreachable(place, getattr(error, "reason", error))
     if well:
-        return Check(name="tracking", state="OK", found=f"{place} answers")
-    return Check(name="tracking", state="warn", found=f"{place} answers, but not as MLflow does")
+        return Check("OK", f"{place} answers")
+    return Check("warn", f"{place} answers, but not as MLflow does")
 
 
 def _check_file(file: Path) -> Check:
     if file.parent.is_dir() and os.access(file if file.exists() else file.parent, os.W_OK):
-        return Check(name="tracking", state="OK", found=str(file))
-    return Check(
-        name="tracking",
-        state="missing",
-        found=f"MLFLOW_TRACKING_URI names {file}, which cannot be written",
-        todo="make its folder, or name another file",
-    )
+        return Check("OK", str(file))
+    found = f"MLFLOW_TRACKING_URI names {file}, which cannot be written"
+    return Check("missing", found, "make its folder, or name another file")
 
 
 def _check_database(database: TrackingPlace) -> Check:
     host, port, place = database.host, database.port, shown_address(database.uri)
     if not host or not port:
-        return Check(name="tracking", state="warn", found=f"{place}: whether it answers was not looked at")
+        return Check("warn", f"{place}: whether it answers was not looked at")
     try:
         socket.create_connection((host, port), timeout=TIMEOUT_S).close()
     except OSError as error:
-        return Check(
-            name="tracking",
-            state="missing",
-            todo=f"start it, or {UNSET}",
-            found=f"{place} cannot be reached ({plain_line(error)})",
-        )
-    return Check(name="tracking", state="OK", found=f"{place} takes connections; its login was not tried")
+        return _unreachable(place, error)
+    return Check("OK", f"{place} takes connections; its login was not tried")
+
+
+def _unreachable(place: str, why: BaseException) -> Check:
+    return Check("missing", f"{place} cannot be reached ({plain_line(why)})", f"start it, or {UNSET}")
 
 
 def check_port() -> Check:
     """The port of `lora-sweep ui`; a sweep itself needs none."""
     if port_taken(HOST, PORT):
-        return Check(
-            name="port",
-            state="warn",
-            found=f"{PORT} is in use (by another program, or by MLflow's own UI)",
-            todo=f"lora-sweep ui --port {PORT + 1}",
-        )
-    return Check(name="port", state="OK", found=f"{PORT} is free for lora-sweep ui")
+        found = f"{PORT} is in use (by another program, or by MLflow's own UI)"
+        return Check("warn", found, f"lora-sweep ui --port {PORT + 1}")
+    return Check("OK", f"{PORT} is free for lora-sweep ui")

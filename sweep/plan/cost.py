@@ -64,6 +64,11 @@ class PeakMemory:
     checkpointed: float
     encoding: float
 
+    @property
+    def least(self) -> float:
+        """What the device must have at the least: with gradient checkpointing."""
+        return max(self.checkpointed, self.encoding)
+
 
 def peak_memory(spec: TrialSpec, work: CountedWork, device: str) -> PeakMemory:
     """Weights by dtype, activations by latent cells of a batch; on a CPU all of it is in host memory."""

@@ -19,7 +19,7 @@ CGROUP = Path("/sys/fs/cgroup")  # a container's limits (cgroup v2)
 
 
 class NotKnown(Exception):
-    """Why torch did not say whether a base model can train here."""
+    """Why torch did not answer a question."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,23 +75,22 @@ def refusal(backbone: str, device: str, precision: str) -> str:
     """Why a base model cannot train here, by a worker's torch; empty where it can. Raises NotKnown."""
     if not base_model(backbone).needs_gpu and precision != "fp16" and device in ("auto", "cpu"):
         return ""  # it runs everywhere: no need to wait seconds for torch
-    try:
-        done = ask_torch("place", backbone, device, precision, timeout_s=TORCH_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise NotKnown(f"torch gave no answer in {TORCH_TIMEOUT_S} s") from None
-    except OSError as error:
-        raise NotKnown(f"Python cannot be started ({error.strerror})") from None
-    if done.returncode == REFUSED:
-        return done.stdout.strip().splitlines()[-1]
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
-        raise NotKnown(f"torch cannot be asked: {said[-1]}")
-    return ""
+    done = ask_torch("place", backbone, device, precision, timeout_s=TORCH_TIMEOUT_S)
+    return done.stdout.strip().splitlines()[-1] if done.returncode else ""
 
 
 def ask_torch(*arguments: str, timeout_s: float) -> "subprocess.CompletedProcess[str]":
-    """Run sweep/plan/ask_torch.py with these arguments. Raises TimeoutExpired, OSError."""
-    return ask([sys.executable, "-P", "-m", "sweep.plan.ask_torch", *arguments], timeout_s)
+    """Run sweep/plan/ask_torch.py with these arguments; its code is 0 or REFUSED. Raises NotKnown."""
+    try:
+        done = ask([sys.executable, "-P", "-m", "sweep.plan.ask_torch", *arguments], timeout_s)
+    except subprocess.TimeoutExpired:
+        raise NotKnown(f"torch gave no answer in {timeout_s} s") from None
+    except OSError as error:
+        raise NotKnown(f"Python cannot be started ({error.strerror})") from None
+    if done.returncode not in (0, REFUSED):
+        said = done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"]
+        raise NotKnown(f"torch cannot be asked: {said[-1]}")
+    return done
 
 
 def ask(command: list[str], timeout_s: float) -> "subprocess.CompletedProcess[str]":

@@ -14,7 +14,7 @@ from core.files.weight_files import needed_bytes
 from core.folders import Runs, study_folders
 from core.trial.result import Result
 from core.trial.spec import TrialSpec, Value
-from reports.units import counted
+from reports.units import counted, size
 from sweep.plan.cost import (
     PeakMemory,
     peak_memory,
@@ -167,6 +167,9 @@ class Disk:
     def is_short(self) -> bool:
         """Whether the disk is too small for that."""
         return self.needed_bytes > self.free_bytes
+
+    def __str__(self) -> str:
+        return f"{self.folder} has {size(self.free_bytes)} free and needs about {size(self.needed_bytes)}"
 
 
 def disks(plan: Plan, runs: Runs) -> list[Disk]:

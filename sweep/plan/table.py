@@ -25,15 +25,7 @@ PLACES = {"cpu": "the CPU", "cuda": "the GPU"}
 
 def plan_page(plan: Plan, now: datetime, until: datetime, disks: list[Disk], width: int) -> Group:
     """`now` and `until` are naive local times, `disks` from `sweep.plan.plan.disks`, `width` in columns."""
-    warnings = [
-        Text(
-            f"The disk is too small for that: {disk.folder} has {size(disk.free_bytes)} free and needs about "
-            f"{size(disk.needed_bytes)}.",
-            "yellow",
-        )
-        for disk in disks
-        if disk.is_short
-    ]
+    warnings = [Text(f"The disk is too small for that: {disk}.", "yellow") for disk in disks if disk.is_short]
     return Group(
         Text(verdict(plan, now, until), style="bold"),
         *warnings,
@@ -153,7 +145,7 @@ def _pictures(plan: Plan) -> str:
 def _gpu_memory(plan: Plan) -> str:
     if not plan.memory or plan.device == "cpu":
         return ""
-    least = max(plan.memory.checkpointed, plan.memory.encoding)
+    least = plan.memory.least
     enough = "a GPU of 24 GB is enough" if least < CARD_BYTES else "a GPU of 24 GB is too small for this"
     if plan.memory.training > CARD_BYTES > least:
         enough += " with checkpointing"

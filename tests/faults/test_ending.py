@@ -12,7 +12,7 @@ from core.trial.result import Result
 from core.trial.spec import TrialSpec
 from reports.units import duration
 from sweep.driver import run_sweep
-from sweep.progress import PlainProgress
+from sweep.progress import Progress
 from sweep.stop import Hour, StopRequest
 from sweep.study.study import load_study
 from tests.faults.conftest import Sweeps
@@ -79,7 +79,7 @@ def test_the_hour_strikes_in_the_middle_of_a_trial(sweeps: Sweeps, undisturbed: 
     """The step at work is finished and kept; nothing but the rest of the trial is done by the next start."""
     hour = Hour("07:00", time.time() + 3600)
 
-    class Struck(PlainProgress):
+    class Struck(Progress):
         def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: list[float]) -> None:
             object.__setattr__(hour, "moment", time.time())
 

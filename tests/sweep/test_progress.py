@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from core.trial.result import Result
-from sweep.progress import LiveProgress, PlainProgress
+from sweep.progress import LiveProgress, Progress
 from tests.sweep.search.test_optuna_study import complete, failed, spec
 
 
@@ -33,7 +33,7 @@ def test_words_that_nobody_can_read_stop_no_sweep(error: OSError) -> None:
         def write(self, text: str) -> int:
             raise error
 
-    PlainProgress(Console(file=Closed())).note("trial 1 is done")
+    Progress(Console(file=Closed())).note("trial 1 is done")
 
 
 def test_an_epoch_shows_steps_and_loss(live: LiveProgress, text: io.StringIO) -> None:

@@ -19,7 +19,7 @@ from core.folders import Runs, StudyFolder
 from core.trial.result import Result
 from core.verdict import FAILED_CONSTRAINT
 from sweep.driver import SweepRefused, run_sweep
-from sweep.progress import PlainProgress
+from sweep.progress import Progress
 from sweep.study.errors import StudyError
 from sweep.study.study import load_study
 
@@ -242,10 +242,10 @@ def test_every_edit_between_two_runs_goes_on_or_is_refused_in_words(swept, tmp_p
         study = load_study(str(file))
         if refused:
             with pytest.raises(StudyError, match=re.escape(refused)) as raised:
-                run_sweep(study, runs, "cpu", PlainProgress(Console(quiet=True)))
+                run_sweep(study, runs, "cpu", Progress(Console(quiet=True)))
             assert len(str(raised.value).splitlines()) == 1, what
         else:
-            words, code = run_sweep(study, runs, "cpu", PlainProgress(Console(quiet=True))).closing(None, "")
+            words, code = run_sweep(study, runs, "cpu", Progress(Console(quiet=True))).closing(None, "")
             assert (code, words.partition(",")[0]) == (0, "study quick is complete: 2 trials finished"), what
             assert ("; 1 queued trial not run, for the budget is used;" in words) == ("first" in edit), what
             assert runs.study("quick").frozen.read_text() == study.to_yaml(), what
@@ -331,7 +331,7 @@ def test_filters_that_no_trial_can_pass_stop_a_sweep_at_once(tmp_path, write_stu
     assert len(trials_of(tmp_path)) == 1
 
 
-class WorkerKiller(PlainProgress):
+class WorkerKiller(Progress):
     """Kills every worker in the middle of trial 0."""
 
     def epoch(self, spec, epoch, step, losses):
@@ -467,7 +467,7 @@ def test_a_worker_that_cannot_start_ends_the_sweep_with_one_line(tmp_path, write
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     study = load_study(str(write_study(tmp_path)))
     with pytest.raises(SweepRefused, match="device is 'no-such-device', but there is no such device"):
-        run_sweep(study, Runs(tmp_path / "runs"), "no-such-device", PlainProgress(Console(quiet=True)))
+        run_sweep(study, Runs(tmp_path / "runs"), "no-such-device", Progress(Console(quiet=True)))
 
 
 def test_a_study_db_that_is_none_ends_with_one_line(tmp_path, write_study, cli):

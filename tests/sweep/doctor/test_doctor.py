@@ -14,6 +14,7 @@ from pathlib import Path
 import filelock
 import pytest
 
+from core.data import hub
 from core.data.folder import DataError
 from core.data.hub import local_data
 from core.files.install import python
@@ -23,7 +24,7 @@ from core.trial.spec import Training
 from sweep.doctor import doctor, gpu, packages
 from sweep.doctor import tracking as reach
 from sweep.doctor.check import Check
-from sweep.doctor.doctor import check_data, check_disk, check_runs, check_weights, examine, is_ready
+from sweep.doctor.doctor import check_data, check_disk, check_runs, check_weights, examine, missing
 from sweep.doctor.gpu import check_gpu
 from sweep.doctor.packages import check_packages
 from sweep.doctor.tracking import check_port, check_tracking
@@ -56,7 +57,7 @@ space: {{lora_rank: {{low: 4, high: 64}}}}
 @pytest.mark.parametrize("name", ["demo", "kolors_folder", "kolors_watercolor"])
 def test_the_shipped_studies_are_examined(tmp_path, no_gpu, name):
     checks = examine(load_study(name, data_may_be_gone=True), Runs(tmp_path))
-    assert [check.name for check in checks] == NAMES
+    assert list(checks) == NAMES
 
 
 @pytest.fixture
@@ -130,9 +131,9 @@ def test_a_study_that_does_not_exist_costs_one_line(cli):
 
 def test_kolors_without_card_and_weights_is_not_ready(tmp_path, kolors, no_gpu, monkeypatch):
     monkeypatch.setenv("LORA_SWEEP_MODELS", str(tmp_path / "models"))
-    checks = {check.name: check for check in examine(kolors, Runs(tmp_path / "runs"))}
+    checks = examine(kolors, Runs(tmp_path / "runs"))
     assert list(checks) == NAMES
-    assert not is_ready(list(checks.values()))
+    assert {"GPU", "weights"} <= set(missing(checks))
     assert checks["GPU"].state == checks["weights"].state == "missing"
     assert "no GPU found" in checks["GPU"].found
     assert len(checks["weights"].files) == len(FILES)
@@ -188,9 +189,7 @@ def test_weights_are_looked_for_by_name_and_size(tmp_path, kolors):
     for file in FILES:
         (tmp_path / file.path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file.path).write_bytes(b"x" * 1000)
-    assert check_weights(kolors) == Check(
-        name="weights", state="OK", found=f"all {len(FILES)} files, 12 kB, in {tmp_path}"
-    )
+    assert check_weights(kolors) == Check("OK", f"all {len(FILES)} files, 12 kB, in {tmp_path}")
     (tmp_path / FILES[0].path).write_bytes(b"")
     check = check_weights(kolors)
     assert check.state == "missing"
@@ -224,7 +223,7 @@ def test_pictures_are_counted(study, tmp_path):
 
 @pytest.mark.parametrize(("version", "state"), [("4.0", "OK"), (None, "missing")])
 def test_data_from_a_hub_is_not_looked_at_but_its_loader_is(study, monkeypatch, tmp_path, version, state):
-    monkeypatch.setattr(doctor, "installed", lambda name: version)
+    monkeypatch.setattr(hub, "find_spec", lambda name: version)
     own = study.model_copy(update={"data": replace(study.data, source="modelscope:someone/pictures")})
     runs = Runs(tmp_path / "runs")
     assert check_data(own, runs).state == state
@@ -360,5 +359,5 @@ def test_what_gives_no_answer_in_time_is_told_as_unknown(tmp_path, study, nvidia
     """Even a program that cannot be killed: its child keeps the pipe open."""
     nvidia_smi("sleep 4 & wait")
     monkeypatch.setattr(doctor, "LIMIT_S", 0.5)
-    checks = {check.name: check for check in examine(study, Runs(tmp_path))}
+    checks = examine(study, Runs(tmp_path))
     assert (checks["GPU"].state, checks["GPU"].found) == ("warn", "no answer in 0.5 s, so this is not known")
