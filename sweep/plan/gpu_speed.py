@@ -51,27 +51,26 @@ class Estimate:
 def estimate_on_gpu(work: CountedWork, gpu: Gpu, precision: str, checkpointing: bool) -> Estimate:
     """By the work counted for a model; no pace for a MIG slice, an unknown GPU or fp32."""
     if gpu.sliced:
-        return Estimate(
-            None,
-            f"{gpu.name} is cut into MIG slices, and how fast one is cannot be known before a trial ran on "
-            "it",
-        )
+        return not_known(f"{gpu.name} is cut into MIG slices, and how fast one is")
     if gpu.name not in CARDS:
-        return Estimate(None, f"how fast {gpu.name} is at this cannot be known before a trial ran on it")
+        return not_known(f"how fast {gpu.name} is at this")
     if precision == "fp32":
-        return Estimate(None, "how fast this GPU is in fp32 cannot be known before a trial ran on it")
+        return not_known("how fast this GPU is in fp32")
     peak, shares = CARDS[gpu.name]
-    step = (
-        f"{_step_tflop(work, checkpointing):g} TFLOP for a training "
-        f"row{' with checkpointing' if checkpointing else ''}"
-    )
+    row = "row with checkpointing" if checkpointing else "row"
     training, drawing = (peak * share for share in shares)
     basis = "as measured on an H100" if shares == HOPPER else "assumed"
     return Estimate(
         gpu_pace(work, gpu.name, checkpointing=checkpointing),
-        f"counted work ({step}, {work.forward_tflop} for a forward, at 1024 px) at {training:.0f} TFLOP/s in "
-        f"training and {drawing:.0f} in drawing, shares of the GPU's peak of {peak} {basis}",
+        f"counted work ({_step_tflop(work, checkpointing):g} TFLOP for a training {row}, "
+        f"{work.forward_tflop} for a forward, at 1024 px) at {training:.0f} TFLOP/s in training and "
+        f"{drawing:.0f} in drawing, shares of the GPU's peak of {peak} {basis}",
     )
+
+
+def not_known(what: str, on: str = "on it") -> Estimate:
+    """No estimate; `what` is the start of the sentence that says what is not known."""
+    return Estimate(None, f"{what} cannot be known before a trial ran {on}")
 
 
 def gpu_pace(work: CountedWork, card: str, *, checkpointing: bool = False) -> Pace:

@@ -52,11 +52,9 @@ def find_gpus() -> Gpus:
     try:
         done = ask(command, NVIDIA_SMI_TIMEOUT_S)
     except FileNotFoundError:
-        return Gpus(
-            problem=f"nvidia-smi is not installed, though {NVIDIA_DEVICE} is there"
-            if NVIDIA_DEVICE.exists()
-            else "no GPU found (there is no nvidia-smi)"
-        )
+        if NVIDIA_DEVICE.exists():
+            return Gpus(problem=f"nvidia-smi is not installed, though {NVIDIA_DEVICE} is there")
+        return Gpus(problem="no GPU found (there is no nvidia-smi)")
     except subprocess.TimeoutExpired:
         return Gpus(problem=f"nvidia-smi gave no answer in {NVIDIA_SMI_TIMEOUT_S} s")
     except OSError as error:
@@ -134,11 +132,8 @@ def host_memory() -> Memory:
     total, free = os.sysconf("SC_PHYS_PAGES") * page, os.sysconf("SC_AVPHYS_PAGES") * page
     meminfo = Path("/proc/meminfo")
     if meminfo.exists():  # Linux counts as available also what the file cache can free
-        kib = {
-            key: int(rest.split()[0])
-            for key, _, rest in (line.partition(":") for line in meminfo.read_text().splitlines())
-        }
-        free = kib.get("MemAvailable", free // 1024) * 1024
+        found = re.search(r"^MemAvailable:\s*(\d+) kB", meminfo.read_text(), re.MULTILINE)
+        free = int(found[1]) * 1024 if found else free
     limit, used = CGROUP / "memory.max", CGROUP / "memory.current"
     if limit.exists() and (allowed := limit.read_text().strip()) != "max":
         total = min(total, int(allowed))

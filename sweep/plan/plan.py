@@ -23,7 +23,7 @@ from sweep.plan.cost import (
     text_cache_bytes,
     trial_disk_bytes,
 )
-from sweep.plan.gpu_speed import Estimate, estimate_on_cpu, estimate_on_gpu
+from sweep.plan.gpu_speed import Estimate, estimate_on_cpu, estimate_on_gpu, not_known
 from sweep.plan.machine import Gpu, existing, find_gpus, free_disk_bytes
 from sweep.plan.pace import Pace
 from sweep.study.space import Choices, Range
@@ -40,7 +40,11 @@ class Row:
 
     name: str
     spec: TrialSpec
-    disk_bytes: int
+
+    @property
+    def disk_bytes(self) -> int:
+        """What such a trial adds to the disk."""
+        return trial_disk_bytes(self.spec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,14 +101,9 @@ class Plan:
     @property
     def story_texts_bytes(self) -> int:
         """What the story's prompts take in the cache."""
-        spec = self.typical.spec
-        return text_cache_bytes(spec) * len(
-            {
-                text
-                for scene in spec.story.scenes
-                for text in ((scene.prompt, True), (scene.negative_prompt, False))
-            }
-        )
+        spec, scenes = self.typical.spec, self.typical.spec.story.scenes
+        texts = len({scene.prompt for scene in scenes}) + len({scene.negative_prompt for scene in scenes})
+        return texts * text_cache_bytes(spec)
 
     @property
     def picture_bytes(self) -> int:
@@ -117,18 +116,12 @@ def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int 
     model = base_model(study.backbone)
     if device == "auto":
         device = "cuda" if model.needs_gpu else "cpu"
-    specs = {
-        "cheapest": _spec(study, _least),
-        "typical": _spec(study, _middle),
-        "dearest": _spec(study, _most),
-    }
+    specs = {name: study.spec(0, _sampled(study, pick)) for name, pick in PICKS.items()}
     specs |= {
         f"first {number}": study.spec(0, _sampled(study, _middle) | entry)
         for number, entry in enumerate(study.first, 1)
     }
-    rows = {
-        name: Row(name=name, spec=spec, disk_bytes=trial_disk_bytes(spec)) for name, spec in specs.items()
-    }
+    rows = {name: Row(name=name, spec=spec) for name, spec in specs.items()}
     gpu, problem = _gpu(device)
     memory = peak_memory(specs["dearest"], model.work, device) if model.work else None
     estimate = _estimated(study, device, gpu, problem, memory)
@@ -155,7 +148,7 @@ def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int 
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Disk:
     """What the study will still write under `folder`, and how much is free there."""
 
@@ -179,10 +172,7 @@ def disks(plan: Plan, runs: Runs) -> list[Disk]:
     needed = {runs.path: plan.disk_bytes + (plan.fetch_bytes if shared else 0)}
     if plan.fetch_bytes and not shared:
         needed[models] = plan.fetch_bytes
-    return [
-        Disk(folder=folder, needed_bytes=count, free_bytes=free_disk_bytes(folder))
-        for folder, count in needed.items()
-    ]
+    return [Disk(folder, count, free_disk_bytes(folder)) for folder, count in needed.items()]
 
 
 def _gpu(device: str) -> tuple[Gpu | None, str]:
@@ -214,13 +204,8 @@ def measured(specs: list[TrialSpec], runs: Runs, device: str) -> Estimate | None
     own = Pace.of(filter(alike, runs.study(one.study).results()))
     if own:
         return Estimate(own, f"measured on {counted(own.trials, 'finished trial')} of this study")
-    others = [
-        result
-        for folder in study_folders(runs)
-        if folder.path.name != one.study
-        for result in folder.results()
-        if alike(result)
-    ]
+    elsewhere = (folder for folder in study_folders(runs) if folder.path.name != one.study)
+    others = [result for folder in elsewhere for result in folder.results() if alike(result)]
     pace = Pace.of(others)
     if pace is None:
         return None
@@ -244,13 +229,7 @@ def _estimated(
         )
     if model.on_cpu and device == "cpu":
         return estimate_on_cpu(model.on_cpu)
-    return Estimate(
-        None, f"how fast {study.backbone} is on {device} cannot be known before a trial ran there"
-    )
-
-
-def _spec(study: Study, pick: Pick) -> TrialSpec:
-    return study.spec(0, _sampled(study, pick))
+    return not_known(f"how fast {study.backbone} is on {device}", "there")
 
 
 def _sampled(study: Study, pick: Pick) -> dict[str, Value]:
@@ -258,18 +237,17 @@ def _sampled(study: Study, pick: Pick) -> dict[str, Value]:
     return {name: pick(search) if name in COSTLY else search.start for name, search in study.space.items()}
 
 
-def _least(search: Choices | Range) -> Value:
-    return min(search.values)
-
-
-def _most(search: Choices | Range) -> Value:
-    return max(search.values)
-
-
 def _middle(search: Choices | Range) -> Value:
     """The middle of the search: the geometric one of a logarithmic range."""
     if isinstance(search, Choices):
         return median_high(search.choices)
     value = math.sqrt(search.low * search.high) if search.log else (search.low + search.high) / 2
-    step = search.step or (1 if isinstance(search.low, int) else None)
+    step = search.distance
     return search.low + math.floor((value - search.low) / step + 0.5) * step if step else value
+
+
+PICKS: dict[str, Pick] = {
+    "cheapest": lambda search: min(search.values),
+    "typical": _middle,
+    "dearest": lambda search: max(search.values),
+}

@@ -37,11 +37,8 @@ def plan_page(plan: Plan, now: datetime, until: datetime, disks: list[Disk], wid
 
 def verdict(plan: Plan, now: datetime, until: datetime) -> str:
     """One sentence: how long the trials take, and how many of them end before `until`."""
-    name, hour, place = (
-        plan.study.name,
-        clock(until),
-        plan.gpu.name if plan.gpu else PLACES.get(plan.device, plan.device),
-    )
+    name, hour = plan.study.name, clock(until)
+    place = plan.gpu.name if plan.gpu else PLACES.get(plan.device, plan.device)
     if plan.pace is None:
         return f"{name}: how long a trial takes here is not known: {plan.basis}."
     if not plan.todo:
@@ -50,17 +47,13 @@ def verdict(plan: Plan, now: datetime, until: datetime) -> str:
             f"{name}: {counted(plan.done, 'trial')} done, none left to do; one more takes about "
             f"{duration(more_s)} on {place}."
         )
-    ends_s, left_s = plan.ends_s(plan.pace)[1:], seconds_until(until, now)
+    ends_s, left_s, one = plan.ends_s(plan.pace)[1:], seconds_until(until, now), plan.todo == 1
     fitting = sum(end_s <= left_s for end_s in ends_s)
     trials = counted(plan.todo, "more trial" if plan.done else "trial")
-    takes = (
-        f"{name}: {trials} {'takes' if plan.todo == 1 else 'take'} about {duration(ends_s[-1])} on {place}"
-    )
+    takes = f"{name}: {trials} {'takes' if one else 'take'} about {duration(ends_s[-1])} on {place}"
     if fitting == plan.todo:
-        return (
-            f"{takes}; {'it fits' if plan.todo == 1 else 'all fit'} before {hour}, done by about "
-            f"{now + timedelta(seconds=ends_s[-1]):%H:%M}."
-        )
+        end = now + timedelta(seconds=ends_s[-1])
+        return f"{takes}; {'it fits' if one else 'all fit'} before {hour}, done by about {end:%H:%M}."
     some = f"{fitting} of them fit" if fitting > 1 else "one of them fits" if fitting else "none of them fits"
     return f"{takes}; {some} before {hour}, {duration(left_s)} from now."
 
@@ -165,11 +158,9 @@ def _disk(plan: Plan, free_bytes: int) -> str:
 
 
 def _weights(plan: Plan) -> str:
-    return (
-        f"about {size(plan.fetch_bytes)} are missing: fetched once, before the first trial"
-        if plan.fetch_bytes
-        else ""
-    )
+    if not plan.fetch_bytes:
+        return ""
+    return f"about {size(plan.fetch_bytes)} are missing: fetched once, before the first trial"
 
 
 def _elsewhere(plan: Plan) -> str:
@@ -177,10 +168,10 @@ def _elsewhere(plan: Plan) -> str:
     work = base_model(plan.study.backbone).work
     if plan.pace or work is None or plan.study.precision == "fp32":
         return ""
-    times_s = {
-        card.removeprefix("NVIDIA "): gpu_pace(work, card).trial_s(plan.typical.spec) for card in EXAMPLES
-    }
-    times = [f"{duration(seconds)} on {card}" for card, seconds in times_s.items()]
+    times = [
+        f"{duration(gpu_pace(work, card).trial_s(plan.typical.spec))} on {card.removeprefix('NVIDIA ')}"
+        for card in EXAMPLES
+    ]
     return f"a typical trial by estimate: {', '.join(times)}"
 
 
