@@ -26,20 +26,18 @@ def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
     settings = [name for name in frame.columns if name not in (*ALWAYS, *LEFT_OUT)]
     varying = [name for name in settings if trials[name].nunique(dropna=False) > 1]
     narrow = [name for name in varying if name in TRAINED] if width < WIDE else varying
-    fixed = [
-        f"{name} {cell(name, trials[name].iloc[0])}"
-        for name in settings
-        if len(trials) and name not in varying
-    ]
+    equal = [name for name in settings if name not in varying] if len(trials) else []
+    fixed = ", ".join(f"{name} {cell(name, trials[name].iloc[0])}" for name in equal)
     first = trials.index[(trials["gate"] == "pass").to_numpy()][:1]
 
     hidden = ", ".join(name for name in varying if name not in narrow)
-    hidden = f"in the report and in a terminal of {WIDE} columns also: {hidden}" if hidden else ""
-    caption = "\n".join(
-        line
-        for line in ("★ winner" if len(first) else "", _caption(fixed), hidden, *_reasons(trials))
-        if line
-    )
+    lines = [
+        "★ winner" if len(first) else "",
+        f"in every trial: {fixed}" if fixed else "",
+        f"in the report and in a terminal of {WIDE} columns also: {hidden}" if hidden else "",
+        *_reasons(trials),
+    ]
+    caption = "\n".join(filter(None, lines))
     numbers = [*ALWAYS[2:], *narrow]
     # With a gap of 1, six settings fit into 100 columns and four into 80.
     gap = 2 if len(narrow) <= 5 and width >= WIDE else 1
@@ -51,20 +49,12 @@ def leaderboard_table(frame: pd.DataFrame, width: int = WIDE) -> Table:
         caption_justify="left",
     )
     for name in ("trial", "gate", *numbers):
-        table.add_column(
-            name.replace("_", "\n"),
-            justify="left" if name == "gate" else "right",
-            vertical="bottom",
-            overflow="fold",
-        )
+        table.add_column(name.replace("_", "\n"), justify="right", vertical="bottom", overflow="fold")
+    table.columns[1].justify = "left"
     for index, row in frame.iterrows():
         cells = [cell(name, row[name]) for name in numbers]
-        table.add_row(
-            _trial(row["trial"], index in first),
-            _gate(row),
-            *cells,
-            style="dim" if row["state"] == "failed" else "",
-        )
+        style = "dim" if row["state"] == "failed" else ""
+        table.add_row(_trial(row["trial"], index in first), _gate(row), *cells, style=style)
     return table
 
 
@@ -73,9 +63,8 @@ def data_table(survey: Survey) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("filter")
     table.add_column("bounds", overflow="fold")
-    for heading in (
-        ("kept with the\nloosest bounds", "kept with the\nstrictest bounds") if survey.searched else ("kept",)
-    ):
+    kept = ("kept with the\nloosest bounds", "kept with the\nstrictest bounds")
+    for heading in kept if survey.searched else ("kept",):
         table.add_column(heading, justify="right")
     table.add_row("all pictures", "", str(len(survey.table)))
     for stage, bounds, *counts in survey.stages():
@@ -89,9 +78,8 @@ def _reasons(trials: pd.DataFrame) -> list[str]:
     same: dict[str, list[int]] = {}
     for _, row in trials[trials["state"] == "failed"].iterrows():
         same.setdefault(f"{row['reason']}: {row['message'] or 'no more is known'}", []).append(row["trial"])
-    lines = [f"{numbered(numbers)}: {reason}"[:REASON_CHARACTERS] for reason, numbers in same.items()][
-        :MAX_REASONS
-    ]
+    lines = [f"{numbered(numbers)}: {reason}"[:REASON_CHARACTERS] for reason, numbers in same.items()]
+    del lines[MAX_REASONS:]
     if len(same) > MAX_REASONS:
         lines.append(f"and {len(same) - MAX_REASONS} more reasons, in the report")
     if (trials["gate"] == "older").any():
@@ -100,10 +88,6 @@ def _reasons(trials: pd.DataFrame) -> list[str]:
             "them, not with later trials"
         )
     return lines
-
-
-def _caption(fixed: list[str]) -> str:
-    return f"in every trial: {', '.join(fixed)}" if fixed else ""
 
 
 def _trial(trial: int | str, won: bool) -> Text:

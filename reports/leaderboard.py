@@ -12,14 +12,9 @@ from core.verdict import Group, Verdict
 BASE = "base"  # the `trial` of the base model's row: no LoRA, same prompts and seeds
 TRAINED = ("lora_rank", "lora_alpha", "epochs", "learning_rate")
 SCORES = ("aesthetic_mean", "aesthetic_min", "aesthetic_std", "coherence")
-DTYPES = {
-    "lora_rank": "Int64",
-    "epochs": "Int64",
-    "images": "Int64",
-    "lora_alpha": "float64",
-    "learning_rate": "float64",
-    "duration_s": "float64",
-} | dict.fromkeys(SCORES, "float64")
+DTYPES = dict.fromkeys(("lora_rank", "epochs", "images"), "Int64") | dict.fromkeys(
+    ("lora_alpha", "learning_rate", "duration_s", *SCORES), "float64"
+)
 
 
 def leaderboard(verdict: Verdict) -> pd.DataFrame:
@@ -36,20 +31,9 @@ def leaderboard(verdict: Verdict) -> pd.DataFrame:
         if group.base and group.base.result:
             rows.append(_row(base_name(group), group.base.result, searched, group))
         rows += [_row(result.spec.number, result, searched, group) for result in group.results]
-    columns = [
-        "trial",
-        "state",
-        "gate",
-        *SCORES,
-        *TRAINED,
-        "images",
-        *searched,
-        "duration_s",
-        "reason",
-        "message",
-    ]
-    frame = pd.DataFrame(rows, columns=columns, dtype=object)
-    return frame.astype(DTYPES)
+    settings = (*TRAINED, "images", *searched)
+    columns = ["trial", "state", "gate", *SCORES, *settings, "duration_s", "reason", "message"]
+    return pd.DataFrame(rows, columns=columns, dtype=object).astype(DTYPES)
 
 
 def base_name(group: Group) -> str:
@@ -86,6 +70,9 @@ def _row(trial: int | str, result: Result, searched: list[str], group: Group) ->
     # The base model was trained on no images, so it has no filters.
     params = result.spec.params() if result.spec.train else asdict(result.spec.render)
     trained = result.spec.train and result.state == "complete"
+    message = result.message
+    if result.same_as is not None:
+        message = f"an exact repeat of trial {result.same_as}, with its result"
     return {
         "trial": trial,
         "state": result.state,
@@ -95,9 +82,7 @@ def _row(trial: int | str, result: Result, searched: list[str], group: Group) ->
         "images": result.images if trained else None,
         "duration_s": result.duration_s,
         "reason": result.reason,
-        "message": result.message
-        if result.same_as is None
-        else f"an exact repeat of trial {result.same_as}, with its result",
+        "message": message,
     }
 
 

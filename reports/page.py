@@ -1,6 +1,6 @@
 """The report: one offline page with the leaderboard, every story and every setting of a study."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from core.base_models import base_model
 from core.files.files import write_text
 from core.folders import StudyFolder, TrialFolder
 from core.trial.result import Result
+from core.trial.spec import Scene
 from core.verdict import Group, Verdict
 from reports.leaderboard import base_name, cell, gate_word, is_base, leaderboard
 from reports.units import duration
@@ -20,15 +21,12 @@ UNSHOWN = ("state", "reason", "message")  # columns that the gate's column stand
 TEXT_COLUMNS = ("trial", "gate")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Picture:
     """One image of a story; `path` is relative to the page, None if there is no such file."""
 
-    number: int
     path: str | None
-    prompt: str
-    negative_prompt: str
-    seed: int
+    scene: Scene
     score: float | None
 
 
@@ -65,7 +63,7 @@ class Origin:
     """
 
     before: int | None
-    scenes: tuple[Picture, ...]
+    scenes: tuple[Scene, ...]
     study_file: str
 
 
@@ -77,7 +75,7 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
     newest, results, best = verdict.groups[0], verdict.ranked, verdict.winner
     base = newest.base.result if newest.base else None
     # The newest results first: title and gate are those of the study as it is now.
-    newest_first = [*newest.results, *([base] if base else []), *results]
+    spec = next((result.spec for result in (*newest.results, base, *results) if result), None)
     shown = [(group, _boards(study, group, best)) for group in verdict.groups]
 
     frame = leaderboard(verdict)
@@ -88,7 +86,7 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
         .render(
             name=study.path.name,
             notes=notes,
-            title=title or _story_title(newest_first),
+            title=title or (spec.story.title if spec else ""),
             best=best,
             base=base,
             is_toy=base is not None and base_model(base.spec.backbone).is_toy,
@@ -98,10 +96,10 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
             changes=verdict.changes,
             failed=sum(result.state == "failed" for result in results),
             unfinished=_unfinished(study),
-            gate=_gate(newest_first),
+            gate=spec.gate if spec else None,
             columns=columns,
             words=TEXT_COLUMNS,
-            rows=[_cells(row, columns, best) for _, row in frame.iterrows()],
+            rows=[[_cell(name, row, best) for name in columns] for _, row in frame.iterrows()],
             boards=[board for _, boards in shown for board in boards],
             kept=_kept(study, shown),
         )
@@ -110,85 +108,66 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
 
 
 def _boards(study: StudyFolder, group: Group, best: Result | None) -> list[Board]:
-    boards = []
+    boards = [
+        _board(study, group, result.spec.number, study.made(result), result, best) for result in group.results
+    ]
     if group.base and group.base.result:
-        boards.append(
-            _board(
-                study, base_name(group), study.base_story(group.base.until), group.base.result, group, False
-            )
-        )
-    for result in group.results:
-        number = result.spec.number
-        boards.append(
-            _board(
-                study,
-                number,
-                study.made(result),
-                result,
-                group,
-                best is not None and number == best.spec.number,
-            )
-        )
+        folder = study.base_story(group.base.until)
+        boards.insert(0, _board(study, group, base_name(group), folder, group.base.result, best))
     return boards
 
 
 def _kept(study: StudyFolder, shown: list[tuple[Group, list[Board]]]) -> list[Origin]:
     """What each group was made with."""
     found: list[Origin] = []
-    above: list[tuple[str, str, int]] = []
+    above: tuple[Scene, ...] = ()
     for group, boards in shown:
         file = study.frozen if group.until is None else study.frozen_of(group.until - 1)
-        scenes = boards[0].pictures if boards else ()
-        story = [(scene.prompt, scene.negative_prompt, scene.seed) for scene in scenes]
+        scenes = boards[0].result.spec.story.scenes if boards else ()
         found.append(
             Origin(
                 before=group.until,
-                scenes=() if story == above else scenes,
+                scenes=() if scenes == above else scenes,
                 study_file=file.read_text(encoding="utf-8", errors="replace") if file.exists() else "",
             )
         )
-        above = story
+        above = scenes
     return found
 
 
 def _board(
-    study: StudyFolder, trial: int | str, folder: TrialFolder, result: Result, group: Group, won: bool
+    study: StudyFolder,
+    group: Group,
+    trial: int | str,
+    folder: TrialFolder,
+    result: Result,
+    best: Result | None,
 ) -> Board:
-    link = _linker(study)
-    scores = result.aesthetic or (None,) * len(result.spec.story.scenes)
-    pictures = tuple(
-        Picture(
-            number=number,
-            path=link(folder.picture(number)),
-            prompt=scene.prompt,
-            negative_prompt=scene.negative_prompt,
-            seed=scene.seed,
-            score=score,
-        )
-        for number, (scene, score) in enumerate(zip(result.spec.story.scenes, scores, strict=True), start=1)
-    )
-    params = {
-        "seed": result.spec.seed,
-        "backbone": result.spec.backbone,
-        "precision": result.spec.precision,
-        "data": result.spec.data.source,
-        "caption": result.spec.data.caption,
-    } | result.spec.params()
+    spec = result.spec
+    scores = result.aesthetic or (None,) * len(spec.story.scenes)
+    scored = enumerate(zip(spec.story.scenes, scores, strict=True), start=1)
+    shared = {
+        "seed": spec.seed,
+        "backbone": spec.backbone,
+        "precision": spec.precision,
+        "data": spec.data.source,
+        "caption": spec.data.caption,
+    }
     return Board(
         title=_title(trial, group),
         anchor=_anchor(trial),
         result=result,
         gate=gate_word(result, group),
-        won=won,
-        pictures=pictures,
-        sheet=link(folder.sheet),
-        lora=link(folder.lora),
-        params={name: "–" if value is None else str(value) for name, value in params.items()},
+        won=result is best,
+        pictures=tuple(
+            Picture(_link(study, folder.picture(number)), scene, score) for number, (scene, score) in scored
+        ),
+        sheet=_link(study, folder.sheet),
+        lora=_link(study, folder.lora),
+        params={
+            name: "–" if value is None else str(value) for name, value in (shared | spec.params()).items()
+        },
     )
-
-
-def _cells(row: pd.Series, columns: list[str], best: Result | None) -> list[Cell]:
-    return [_cell(name, row, best) for name in columns]
 
 
 def _cell(name: str, row: pd.Series, best: Result | None) -> Cell:
@@ -218,17 +197,9 @@ def _anchor(trial: int | str) -> str:
     return trial.replace(" <", "-before-") if isinstance(trial, str) else f"trial-{trial:04d}"
 
 
-def _linker(study: StudyFolder) -> Callable[[Path], str | None]:
-    """A function from a file of the study to its link on the page; None for a file that does not exist."""
-    return lambda path: f"../{path.relative_to(study.path).as_posix()}" if path.exists() else None
-
-
-def _story_title(results: list[Result]) -> str:
-    return next((result.spec.story.title for result in results), "")
-
-
-def _gate(results: list[Result]) -> float | None:
-    return next((result.spec.gate for result in results), None)
+def _link(study: StudyFolder, path: Path) -> str | None:
+    """A file of the study as a link on the page; None if it does not exist."""
+    return f"../{path.relative_to(study.path).as_posix()}" if path.exists() else None
 
 
 def _unfinished(study: StudyFolder) -> int:

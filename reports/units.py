@@ -10,16 +10,12 @@ MAX_NUMBERS = 6
 
 def duration(seconds: float) -> str:
     """`4.2 s`, `87 s`, `45 min`, `2.3 h`."""
-    minutes = round(seconds / 60)
     if seconds < 9.95:
         return f"{seconds:.1f} s"
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{minutes} min"
-        if minutes < 100
-        else f"{seconds / 3600:.1f} h"
-    )
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{seconds / 3600:.1f} h"
 
 
 def counted(number: int, noun: str) -> str:

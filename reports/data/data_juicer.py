@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from core.data.filters import STAGES
 from core.files.files import write_text
 from core.trial.spec import Filters
 from reports.data.survey import Survey
@@ -16,6 +17,9 @@ HEADER = """\
 # The filters of study {study} for Data-Juicer: dj-process --config {recipe}
 # Pictures that cannot be read are left out of {pictures}.
 """
+TOY = (
+    "# The toy study's scores come from its own scorer: Data-Juicer's image_aesthetics_filter gives others.\n"
+)
 
 
 def write_data_juicer(survey: Survey, folder: Path) -> Path:
@@ -51,38 +55,18 @@ def write_data_juicer(survey: Survey, folder: Path) -> Path:
         f"# {name} is searched: {search}; here its loosest.\n" for name, search in survey.searched.items()
     )
     if survey.is_toy:
-        comments += (
-            "# The toy study's scores come from its own scorer: Data-Juicer's image_aesthetics_filter gives "
-            "others.\n"
-        )
+        comments += TOY
     return write_text(recipe, comments + yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
 
 
 def process(filters: Filters) -> list[dict[str, dict[str, object]]]:
     """Data-Juicer's operators in our order, named as in its docs/Operators.md; sizes are text there."""
-
-    def given(**values: object) -> dict[str, object]:
-        return {name: value for name, value in values.items() if value is not None}
-
-    steps: list[dict[str, dict[str, object]]] = []
-    if filters.subset is not None:
-        steps.append({"specified_field_filter": {"field_key": "subset", "target_value": [filters.subset]}})
-    steps += [
-        {
-            "image_shape_filter": given(
-                min_width=filters.min_width,
-                max_width=filters.max_width,
-                min_height=filters.min_height,
-                max_height=filters.max_height,
-            )
-        },
+    shape = {name: getattr(filters, name) for name in STAGES["image_shape_filter"]}
+    sizes = {name: getattr(filters, name) for name in STAGES["image_size_filter"]}
+    steps: list[dict[str, dict[str, object]]] = [
+        {"image_shape_filter": {name: px for name, px in shape.items() if px is not None}},
         {"image_aspect_ratio_filter": {"min_ratio": filters.min_ratio, "max_ratio": filters.max_ratio}},
-        {
-            "image_size_filter": given(
-                min_size=str(filters.min_size),
-                max_size=None if filters.max_size is None else str(filters.max_size),
-            )
-        },
+        {"image_size_filter": {name: str(count) for name, count in sizes.items() if count is not None}},
         {
             "image_aesthetics_filter": {
                 "hf_scorer_model": SCORER,
@@ -91,10 +75,12 @@ def process(filters: Filters) -> list[dict[str, dict[str, object]]]:
             }
         },
     ]
+    if filters.subset is not None:
+        subset: dict[str, object] = {"field_key": "subset", "target_value": [filters.subset]}
+        steps.insert(0, {"specified_field_filter": subset})
     if filters.deduplicate != "none":
         steps.append({"image_deduplicator": {"method": filters.deduplicate}})
     if filters.max_images is not None:
-        steps.append(
-            {"topk_specified_field_selector": {"field_key": "aesthetic_score", "topk": filters.max_images}}
-        )
+        best = {"field_key": "aesthetic_score", "topk": filters.max_images}
+        steps.append({"topk_specified_field_selector": best})
     return steps

@@ -47,12 +47,8 @@ def write_data_page(survey: Survey, folder: Path) -> Path:
             bad=survey.bad,
             strictest=int((strictest == "").sum()),
             sections=[
-                ("Kept", len(kept), [_card(survey.table.loc[i], strictest[i]) for i in kept[:MOST_SHOWN]]),
-                (
-                    "Dropped",
-                    len(dropped),
-                    [_card(survey.table.loc[i], loosest[i]) for i in dropped[:MOST_SHOWN]],
-                ),
+                (title, len(rows), [_card(survey.table.loc[i], why[i]) for i in rows[:MOST_SHOWN]])
+                for title, rows, why in (("Kept", kept, strictest), ("Dropped", dropped, loosest))
             ],
         )
     )

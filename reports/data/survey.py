@@ -57,19 +57,13 @@ class Survey:
     def warning(self) -> str:
         """Whether all trials, or some, would keep fewer than data.min_images; empty if none."""
         least = self.data.min_images
-        kept = {
-            word: int((why == "").sum())
-            for word, why in (("loosest", self.why_loosest), ("strictest", self.why_strictest))
-        }
-        if kept["loosest"] < least:
+        loosest, strictest = (int((why == "").sum()) for why in (self.why_loosest, self.why_strictest))
+        if loosest < least:
+            return f"every trial would fail: at most {loosest} pictures are kept, data.min_images is {least}"
+        if strictest < least:
             return (
-                f"every trial would fail: at most {kept['loosest']} pictures are kept, data.min_images is "
+                f"trials near the strictest bounds fail as no_images: {strictest} kept, data.min_images is "
                 f"{least}"
-            )
-        if kept["strictest"] < least:
-            return (
-                f"trials near the strictest bounds fail as no_images: {kept['strictest']} kept, "
-                f"data.min_images is {least}"
             )
         return ""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from core.base_models import base_model
 from core.data.hub import shared_name
 from core.errors import UserError
 from core.files import safetensors_header
@@ -19,7 +20,7 @@ from core.folders import TrialFolder
 from core.trial.recipe import Recipe, Submission
 from core.trial.result import Result
 from core.verdict import CHALLENGE_GATE, Verdict, passes
-from reports.submission.model_card import Card, model_card
+from reports.submission.model_card import model_card
 
 NAME_LENGTH = 80
 CHECKSUMS, RECIPE, PROMPTS, CARD = "checksums.sha256", "recipe.json", "prompts.csv", "README.md"
@@ -56,24 +57,28 @@ def export(
     _check_result(result, folder, older, force)
     _check_out(out)
 
-    name = f"{team}-可图Kolors训练-{title}"
-    stem = weight_stem(result.spec.study, result.spec.number, epoch)
+    assert result.spec.train is not None, "checked in _check_result"
     base = verdict.base_of(result.spec.number).result
-    card = Card(
-        name=name,
+    placeless = replace(
+        result.spec, data=replace(result.spec.data, source=shared_name(result.spec.data)), weights=None
+    )
+    submission = Submission(
+        name=f"{team}-可图Kolors训练-{title}",
         team=team,
         title=title,
-        weight_name=f"{stem}.safetensors",
-        result=result,
-        epoch=epoch,
-        base_mean=base.aesthetic_mean if base else None,
+        epoch=epoch or result.spec.train.epochs,
+        weight_name=f"{weight_stem(result.spec.study, result.spec.number, epoch)}.safetensors",
+        base_aesthetic_mean=base.aesthetic_mean if base else None,
         older=older,
+        result=replace(result, spec=placeless),
+        tensors_sha256="",
+        sha256={},
     )
 
     out.parent.mkdir(parents=True, exist_ok=True)
     made = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
-        _write_folder(made, card, folder)
+        _write_folder(made, submission, folder)
         _swap(made, out)
     finally:
         shutil.rmtree(made, ignore_errors=True)
@@ -176,31 +181,35 @@ def _check_out(out: Path) -> None:
         )
 
 
-def _write_folder(made: Path, card: Card, folder: TrialFolder) -> None:
+def _write_folder(made: Path, submission: Submission, folder: TrialFolder) -> None:
+    """Write all files; `submission` lacks their checksums."""
     shutil.rmtree(made, ignore_errors=True)
     (made / "story").mkdir(parents=True)
-    scenes = card.result.spec.story.scenes
-    for number in range(1, len(scenes) + 1):
+    for number in range(1, len(submission.result.spec.story.scenes) + 1):
         shutil.copyfile(folder.picture(number), made / "story" / f"{number}.png")
     shutil.copyfile(folder.sheet, made / "story.png")
-    tensors_sha256 = write_lora(folder.lora, made / card.weight_name, _metadata(card, folder))
-    _prompts(card.result).to_csv(made / PROMPTS, index=False, encoding="utf-8-sig")
-    write_json(made / RECIPE, Recipe.of_export(_submission(card, made, tensors_sha256)).to_json())
-    write_text(made / CARD, model_card(card))
+    tensors = write_lora(folder.lora, made / submission.weight_name, _metadata(submission, folder))
+    files = sorted(path for path in made.rglob("*") if path.is_file())
+    digests = {path.relative_to(made).as_posix(): sha256(path) for path in files}
+    submission = replace(submission, tensors_sha256=tensors, sha256=digests)
+    _prompts(submission.result).to_csv(made / PROMPTS, index=False, encoding="utf-8-sig")
+    write_json(made / RECIPE, Recipe.of_export(submission).to_json())
+    write_text(made / CARD, model_card(submission))
     write_checksums(made)
 
 
-def _metadata(card: Card, folder: TrialFolder) -> dict[str, str]:
+def _metadata(submission: Submission, folder: TrialFolder) -> dict[str, str]:
     """Added metadata; its date is that of the trained file, so that a second export is the same file."""
-    toy = "toy model, not for Kolors; " if card.is_toy else ""
+    result = submission.result
+    toy = "toy model, not for Kolors; " if base_model(result.spec.backbone).is_toy else ""
     trained = datetime.fromtimestamp(folder.lora.stat().st_mtime, UTC)
     return {
-        "modelspec.title": card.name,
-        "modelspec.author": card.team,
+        "modelspec.title": submission.name,
+        "modelspec.author": submission.team,
         "modelspec.date": trained.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "modelspec.description": f"{card.title} ({toy}mean aesthetic score {card.result.aesthetic_mean:.3f} "
-        f"by {card.result.scorer}; use at strength 1.0)",
-        "ss_output_name": Path(card.weight_name).stem,
+        "modelspec.description": f"{submission.title} ({toy}mean aesthetic score {result.aesthetic_mean:.3f} "
+        f"by {result.scorer}; use at strength 1.0)",
+        "ss_output_name": Path(submission.weight_name).stem,
     }
 
 
@@ -218,26 +227,6 @@ def _prompts(result: Result) -> pd.DataFrame:
             }
             for number, (scene, score) in rows
         ]
-    )
-
-
-def _submission(card: Card, made: Path, tensors_sha256: str) -> Submission:
-    """The result without paths of this machine, and the checksums of the exported files."""
-    spec = card.result.spec
-    assert spec.train is not None, "checked in _check_result"
-    placeless = replace(spec, data=replace(spec.data, source=shared_name(spec.data)), weights=None)
-    files = sorted(path for path in made.rglob("*") if path.suffix in (".png", ".safetensors"))
-    return Submission(
-        name=card.name,
-        team=card.team,
-        title=card.title,
-        epoch=card.epoch or spec.train.epochs,
-        weight_name=card.weight_name,
-        base_aesthetic_mean=card.base_mean,
-        older=card.older,
-        result=replace(card.result, spec=placeless),
-        tensors_sha256=tensors_sha256,
-        sha256={path.relative_to(made).as_posix(): sha256(path) for path in files},
     )
 
 

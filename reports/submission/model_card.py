@@ -1,66 +1,39 @@
 """The README.md of a submission: ModelScope's front matter, the story, and how to reproduce its images."""
 
 import re
-from dataclasses import dataclass
 from html import escape
 
-import jinja2
 import yaml
 from markupsafe import Markup
 
-from core.base_models import BaseModel, base_model
-from core.trial.result import Result
+from core.base_models import base_model
+from core.trial.recipe import Submission
 from core.verdict import CHALLENGE_GATE, passes
-from reports.page import TEMPLATES
+from reports.page import template_environment
 
 MARKDOWN_SYNTAX = re.compile(r"([\\`*_{}\[\]()#+!|~=$])")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Card:
-    """Content of a model card.
-
-    `weight_name` is the LoRA's file name, `epoch` its epoch, None for the last, `base_mean` the base model's
-    own score. `older` names accepted changes since this trial, after which scores do not compare.
-    """
-
-    name: str
-    team: str
-    title: str
-    weight_name: str
-    result: Result
-    epoch: int | None = None
-    base_mean: float | None = None
-    older: str = ""
-
-    @property
-    def is_toy(self) -> bool:
-        """Whether the LoRA is for the toy model only."""
-        return self.model.is_toy
-
-    @property
-    def model(self) -> BaseModel:
-        """The base model that the LoRA is for."""
-        return base_model(self.result.spec.backbone)
-
-
-def model_card(card: Card) -> str:
+def model_card(submission: Submission) -> str:
     """Markdown with YAML front matter; values are escaped unless the template marks them as safe."""
-    assert card.result.aesthetic_mean is not None
-    return (
-        _environment()
-        .get_template("model_card.md.jinja")
-        .render(
-            card=card,
-            result=card.result,
-            spec=card.result.spec,
-            train=card.result.spec.train,
-            challenge_gate=CHALLENGE_GATE,
-            valid=passes(card.result.aesthetic_mean, CHALLENGE_GATE),
-            front_matter=Markup(_front_matter(card)),
-            code=_code,
-            pictures=list(zip(card.result.spec.story.scenes, card.result.aesthetic, strict=True)),
-        )
+    result = submission.result
+    assert result.aesthetic_mean is not None
+    markdown = template_environment().overlay(
+        autoescape=False,
+        keep_trailing_newline=True,
+        finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(value),
+    )
+    return markdown.get_template("model_card.md.jinja").render(
+        card=submission,
+        model=base_model(result.spec.backbone),
+        result=result,
+        spec=result.spec,
+        train=result.spec.train,
+        challenge_gate=CHALLENGE_GATE,
+        valid=passes(result.aesthetic_mean, CHALLENGE_GATE),
+        front_matter=Markup(_front_matter(submission)),
+        code=_code,
+        pictures=list(zip(result.spec.story.scenes, result.aesthetic, strict=True)),
     )
 
 
@@ -73,16 +46,16 @@ def _one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
-def _front_matter(card: Card) -> str:
+def _front_matter(submission: Submission) -> str:
     """YAML without line breaks in values, which could end the block; the toy model has no base_model."""
-    model = card.model
+    model = base_model(submission.result.spec.backbone)
     values = {
         "license": model.licence,
         "tasks": ["text-to-image-synthesis"],
         "frameworks": ["Pytorch"],
         **({"base_model": [model.hub_id]} if model.hub_id else {}),
         "tags": ["LoRA", model.tag, "text-to-image"],
-        "model_name": _one_line(card.name),
+        "model_name": _one_line(submission.name),
     }
     return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=1000).strip()
 
@@ -90,15 +63,3 @@ def _front_matter(card: Card) -> str:
 def _code(value: object) -> Markup:
     """A value as a Python literal on one line, so that it cannot close the code block around it."""
     return Markup(repr(value))
-
-
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: value if isinstance(value, Markup) else escape_markdown(value),
-    )

@@ -4,7 +4,8 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from reports.submission.model_card import Card, escape_markdown, model_card
+from core.trial.recipe import Submission
+from reports.submission.model_card import escape_markdown, model_card
 from tests.examples import HOSTILE, make_result, make_spec
 
 EVIL = 'x" ]\n---\nlicense: evil'
@@ -12,14 +13,18 @@ EVIL = 'x" ]\n---\nlicense: evil'
 
 def make_card(
     *, team: str = "湖边队", title: str = "lake", mean: float = 6.2, backbone: str = "kolors"
-) -> Card:
-    return Card(
+) -> Submission:
+    return Submission(
         name=f"{team}-可图Kolors训练-{title}",
         team=team,
         title=title,
         weight_name="lake-0001.safetensors",
         result=make_result(make_spec(1, backbone=backbone), mean),
-        base_mean=5.5,
+        epoch=2,
+        base_aesthetic_mean=5.5,
+        older="",
+        tensors_sha256="",
+        sha256={},
     )
 
 
