@@ -85,7 +85,7 @@ def findings(folder: StudyFolder, verdict: Verdict) -> list[str]:
 
 def at_edges(study: Study, winner: Result | None) -> list[str]:
     """Notes on settings whose value in the winner is at an end of the searched range."""
-    return edges(study, winner.spec.params()) if winner else []
+    return edges(study.space, winner.spec.params()) if winner else []
 
 
 def _recovered(folder: StudyFolder) -> tuple[str, ...]:

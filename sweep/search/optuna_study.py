@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.files.fail_point import fail_point
@@ -72,7 +73,7 @@ class Store:
         -> these.
         """
         wanted, withdrawn = list(first), []
-        for trial in self._trials(TrialState.WAITING, TrialState.RUNNING):
+        for trial in self.trials(TrialState.WAITING, TrialState.RUNNING):
             waits = trial.state == TrialState.WAITING
             if WITHDRAWN in trial.user_attrs or (
                 waits and HAND_MADE in trial.user_attrs and _queued(trial) not in wanted
@@ -91,7 +92,7 @@ class Store:
     def claim(self, first: Iterable[dict[str, Any]]) -> None:
         """Mark queued trials of an earlier `first` as hand-made: older versions queued them unmarked."""
         earlier = list(first)
-        for trial in self._trials(TrialState.WAITING):
+        for trial in self.trials(TrialState.WAITING):
             if HAND_MADE not in trial.user_attrs and _queued(trial) in earlier:
                 self._study._storage.set_trial_user_attr(trial._trial_id, HAND_MADE, True)
 
@@ -123,17 +124,16 @@ class Store:
             self._finish_asking(frozen)
         return Trial(self._study, trial._trial_id)
 
-    def _sampler(self, trials: int, before: list[FrozenTrial]) -> optuna.samplers.BaseSampler:
+    def _sampler(self, trials: int, before: list[FrozenTrial]) -> TPESampler:
         """A sampler seeded by a mix of study seed and number of trials: with their sum, the next study seed
         would sample the same one trial later.
         """
         seeds = np.random.SeedSequence((self._seed, trials))
-        sampler = optuna.samplers.TPESampler(
-            seed=int(seeds.generate_state(1)[0]), n_startup_trials=self._startup_trials
-        )
+        seed, startup = int(seeds.generate_state(1)[0]), self._startup_trials
         if isinf(self._grid.size):
-            return sampler
-        return Untried(sampler, self._grid, self._space, before, np.random.default_rng(seeds))
+            return TPESampler(seed=seed, n_startup_trials=startup)
+        random = np.random.default_rng(seeds)
+        return Untried(self._grid, self._space, before, random, seed=seed, n_startup_trials=startup)
 
     def exhausted(self, since: int = 0) -> int | None:
         """How many points the space has, if the trials from `since` on have tried all of them and none is
@@ -148,7 +148,7 @@ class Store:
 
     def running(self) -> list[Trial]:
         """Trials that were asked for and not finished yet, by number."""
-        return [Trial(self._study, frozen._trial_id) for frozen in self._trials(TrialState.RUNNING)]
+        return [Trial(self._study, frozen._trial_id) for frozen in self.trials(TrialState.RUNNING)]
 
     def finish_asks(self) -> None:
         """Sample the missing parameters of trials whose `ask` was interrupted."""
@@ -173,15 +173,15 @@ class Store:
 
     def queued(self) -> int:
         """How many trials are queued."""
-        return len(self._trials(TrialState.WAITING))
+        return len(self.trials(TrialState.WAITING))
 
     def enqueued(self) -> set[int]:
         """Numbers of the trials that were queued: the baselines that sampled ones are compared with."""
         return {trial.number for trial in self.trials() if _queued(trial) is not None}
 
-    def trials(self) -> list[FrozenTrial]:
-        """All trials, by number, in any state."""
-        return self._study.get_trials(deepcopy=False)
+    def trials(self, *states: TrialState) -> list[FrozenTrial]:
+        """The trials in any of these states, by default in every one, by number."""
+        return self._study.get_trials(deepcopy=False, states=states or None)
 
     def _finish_asking(self, frozen: FrozenTrial) -> None:
         """Sample missing parameters as an uninterrupted study would have: same earlier trials, same seed."""
@@ -200,7 +200,7 @@ class Store:
 
     def told(self) -> list[FrozenTrial]:
         """The finished trials, by number, without those that were withdrawn."""
-        return [trial for trial in self._trials(*TOLD) if WITHDRAWN not in trial.user_attrs]
+        return [trial for trial in self.trials(*TOLD) if WITHDRAWN not in trial.user_attrs]
 
     def after_told(self) -> int:
         """The number after that of the last finished trial."""
@@ -213,7 +213,7 @@ class Store:
         return next(
             (
                 other
-                for other in self._trials(TrialState.COMPLETE, TrialState.PRUNED)
+                for other in self.trials(TrialState.COMPLETE, TrialState.PRUNED)
                 if other.number >= since
                 and other.params == trial.params
                 # such a failure may not repeat, as when another program took the memory
@@ -257,9 +257,6 @@ class Store:
 
     def _frozen(self, trial: Trial) -> FrozenTrial:
         return self._study._storage.get_trial(trial._trial_id)
-
-    def _trials(self, *states: TrialState) -> list[FrozenTrial]:
-        return self._study.get_trials(deepcopy=False, states=states)
 
 
 def distributions(space: Space) -> Distributions:

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import KW_ONLY, MISSING, asdict, dataclass, fields, is_dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
@@ -30,12 +30,13 @@ UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 MAX_SEED = 2**32 - 1
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Setting:
     """A value in a study file: its kind, meaning and bounds, for pydantic's validation and JSON schema."""
 
     kind: type[Any]
     meaning: str
+    _: KW_ONLY
     low: float = 0
     high: float = 0
     above: bool = False  # `low` itself is not allowed
@@ -60,21 +61,11 @@ class Setting:
         written, *marks = get_args(annotation)
         parts = get_args(written)  # of `int | None` both, of a Literal its choices
         choices = parts if get_origin(written) is Literal else ()
-        rules = {
-            name: value
-            for mark in marks
-            if isinstance(mark, Bounds | Form)
-            for name, value in asdict(mark).items()
-        }
+        rules = next((asdict(mark) for mark in marks if isinstance(mark, Bounds | Form)), {})
         kind = str if choices else parts[0] if parts else written
         assert kind not in (int, float) or "high" in rules, f"{annotation} has no Bounds"
-        return cls(
-            kind=kind,
-            choices=choices,
-            optional=NoneType in parts,
-            **rules,
-            meaning=next(mark.documentation for mark in marks if isinstance(mark, Doc)),
-        )
+        meaning = next(mark.documentation for mark in marks if isinstance(mark, Doc))
+        return cls(kind, meaning, choices=choices, optional=NoneType in parts, **rules)
 
     def check(self, value: Any, *at: Key) -> Any:  # noqa: ANN401  anything from a file -> a value of `kind`
         """The value as `kind`, or None if `optional`. Raises Mistake; `at` is the path to the value."""
@@ -82,9 +73,8 @@ class Setting:
             return None
         if type(value) is not self.kind and not (self.kind is float and type(value) is int):
             bare = self.kind is str and isinstance(value, dict | list)  # YAML's own brackets
-            raise self._mistake(
-                f"it must be {KINDS[self.kind]}", value, at, "text in quotes" if bare else None
-            )
+            guess = "text in quotes" if bare else None
+            raise self._mistake(f"it must be {KINDS[self.kind]}", value, at, guess)
         if self.kind is str:
             return self._check_text(value, at)
         return value if self.kind is bool else self._check_number(value, at)
@@ -95,9 +85,8 @@ class Setting:
         if UNPRINTABLE.search(text):
             raise self._mistake("it holds a control character", text, at)
         if self.pattern and not re.fullmatch(self.pattern, text, re.DOTALL):
-            raise self._mistake(
-                "it is not of that form" if text.strip() else "it must not be blank", text, at
-            )
+            why = "it is not of that form" if text.strip() else "it must not be blank"
+            raise self._mistake(why, text, at)
         return text
 
     def _check_number(self, number: float, at: tuple[Key, ...]) -> float:
@@ -122,11 +111,8 @@ class Setting:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        kind = JSON_TYPES[self.kind]
-        json: dict[str, Any] = {
-            "description": self.meaning,
-            "type": [kind, "null"] if self.optional else kind,
-        }
+        kind: object = [JSON_TYPES[self.kind], "null"] if self.optional else JSON_TYPES[self.kind]
+        json: dict[str, Any] = {"description": self.meaning, "type": kind}
         if self.kind in (int, float):
             json |= {"exclusiveMinimum" if self.above else "minimum": self.low, "maximum": self.high}
         if self.multiple_of > 1:
@@ -140,7 +126,7 @@ class Setting:
 
 def text(meaning: str, *, optional: bool = False) -> Setting:
     """A setting for text that must not be blank."""
-    return Setting(kind=str, meaning=meaning, pattern=NOT_BLANK.pattern, optional=optional)
+    return Setting(str, meaning, pattern=NOT_BLANK.pattern, optional=optional)
 
 
 def check_template(template: str, slot: str, allowed: str) -> str:
@@ -211,12 +197,9 @@ class Checked:
     def model(self, section: type[Any]) -> type[Section]:
         """The dataclass as a pydantic model."""
         keys: dict[str, Any] = {
-            field.name: (
-                self._annotation(field.name, field.type),
-                ... if field.default is MISSING else field.default,
-            )
-            for field in fields(section)
+            field.name: (self._annotation(field.name, field.type), field.default) for field in fields(section)
         }
+        keys |= {name: (kind, ...) for name, (kind, default) in keys.items() if default is MISSING}
         return create_model(section.__name__, __base__=Section, __doc__=section.__doc__, **keys)
 
     def _annotation(self, name: str, declared: Any) -> object:  # noqa: ANN401  an annotation

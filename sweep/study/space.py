@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from numbers import Real
-from typing import Annotated, Any, Protocol, TypeGuard
+from typing import Annotated, Any, TypeGuard
 
 import yaml
 from pydantic import BeforeValidator, Discriminator, Field, Tag
@@ -63,13 +63,10 @@ class Range(Section):
     step: Any = Field(
         None,
         json_schema_extra={"type": ["number", "null"]},
-        description=(
-            "Distance between the numbers, from low on; by default 1, 64 for size_px, none for fractions"
-        ),
+        description="Distance between the numbers, from low on; by default 1, 64 for size_px, none for "
+        "fractions",
     )
-    log: Annotated[
-        bool, Setting(kind=bool, meaning="Whether small numbers get as many trials as large ones")
-    ] = False
+    log: Annotated[bool, Setting(bool, "Whether small numbers get as many trials as large ones")] = False
 
     @property
     def start(self) -> float:
@@ -139,22 +136,11 @@ Search = Annotated[
 Space = Mapping[str, Choices | Range]
 
 
-class Searched(Protocol):
-    """Anything with a search space, such as a Study, which imports this module."""
-
-    @property
-    def space(self) -> Space:
-        """The search of each setting that is searched."""
-        ...
-
-
-def edges(study: Searched, best: Mapping[str, Any]) -> list[str]:
+def edges(space: Space, best: Mapping[str, object]) -> list[str]:
     """A line for each setting whose best value lies at an edge of its search, where a wider search is
     possible. `best` has the parameters of the best trial.
     """
-    found = (
-        (name, search, _edge(SETTINGS[name], search, best[name])) for name, search in study.space.items()
-    )
+    found = ((name, search, _edge(SETTINGS[name], search, best[name])) for name, search in space.items())
     return [
         f"the best {name}, {shown(best[name])}, is at the {edge} end of its search ({search}): "
         "a wider one may hold a better"
@@ -163,11 +149,11 @@ def edges(study: Searched, best: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _edge(setting: Setting, search: Choices | Range, value: float | None) -> str:
+def _edge(setting: Setting, search: Choices | Range, value: object) -> str:
     """`lower`, `upper`, or "" if the value is at no edge. A bound of the setting itself is no edge, nor is
     either of two choices.
     """
-    if setting.kind not in (int, float) or value is None or None in search.values:
+    if setting.kind not in (int, float) or not isinstance(value, int | float) or None in search.values:
         return ""
     low, high = min(search.values), max(search.values)
     if low == high or (isinstance(search, Choices) and len(search.choices) < 3):
@@ -225,9 +211,8 @@ def _check_range(name: str, setting: Setting, search: Range) -> Range:
     number = replace(setting, optional=False)
     low, high = number.check(search.low, name, "low"), number.check(search.high, name, "high")
     distance = replace(setting, low=0, above=True, optional=True)
-    step = distance.check(search.step, name, "step") or (
-        setting.multiple_of if setting.multiple_of > 1 else None
-    )
+    step = distance.check(search.step, name, "step")
+    step = step or (setting.multiple_of if setting.multiple_of > 1 else None)
     if low > high:
         raise Mistake(f"low is {low}", f"{low} to {setting.high}", at=(name, "high"), value=high)
     if search.log and low <= 0:

@@ -12,19 +12,17 @@ from sweep.study.setting import MAX_SEED, Section, Setting, check_template, text
 
 MIN_SCENES = 8
 SCENE = "{scene}"
-NEGATIVE = Setting(kind=str, meaning="What the pictures must not show")
+NEGATIVE = Setting(str, "What the pictures must not show")
 
 
 class SceneEntry(Section):
     """One picture of the story."""
 
     prompt: Annotated[str, text("What the picture shows, in Chinese or English")]
-    seed: Annotated[int, Setting(kind=int, low=0, high=MAX_SEED, meaning="Seed of its noise, no two alike")]
+    seed: Annotated[int, Setting(int, "Seed of its noise, no two alike", high=MAX_SEED)]
     negative_prompt: Annotated[
         str | None,
-        Setting(
-            kind=str, optional=True, meaning="What it must not show, instead of the story's `negative_prompt`"
-        ),
+        Setting(str, "What it must not show, instead of the story's `negative_prompt`", optional=True),
     ] = None
 
 
@@ -52,19 +50,13 @@ class StoryFile(Section):
     @classmethod
     def _check_scenes(cls, scenes: tuple[SceneEntry, ...]) -> tuple[SceneEntry, ...]:
         if len(scenes) < MIN_SCENES:
-            raise Mistake(
-                f"a story has {MIN_SCENES} scenes or more", f"{MIN_SCENES} or more scenes", value=scenes
-            )
-        first: dict[int, int] = {}
+            allowed = f"{MIN_SCENES} or more scenes"
+            raise Mistake(f"a story has {MIN_SCENES} scenes or more", allowed, value=scenes)
+        seeds = [scene.seed for scene in scenes]
         mistakes = [
-            Mistake(
-                f"scenes[{first[scene.seed] + 1}] has it already",
-                "each seed once",
-                at=(i, "seed"),
-                value=scene.seed,
-            )
-            for i, scene in enumerate(scenes)
-            if first.setdefault(scene.seed, i) != i
+            Mistake(f"scenes[{first + 1}] has it already", "each seed once", at=(i, "seed"), value=seed)
+            for i, seed in enumerate(seeds)
+            if (first := seeds.index(seed)) != i
         ]
         if mistakes:
             raise combined(mistakes)
@@ -73,19 +65,16 @@ class StoryFile(Section):
     @property
     def value(self) -> Story:
         """The story as trials use it: template and default negative prompt are filled in."""
-        return Story(
-            title=self.title,
-            scenes=tuple(
-                Scene(
-                    prompt=self.template.replace(SCENE, scene.prompt),
-                    seed=scene.seed,
-                    negative_prompt=self.negative_prompt
-                    if scene.negative_prompt is None
-                    else scene.negative_prompt,
-                )
-                for scene in self.scenes
-            ),
+        default = self.negative_prompt
+        scenes = tuple(
+            Scene(
+                prompt=self.template.replace(SCENE, scene.prompt),
+                negative_prompt=default if scene.negative_prompt is None else scene.negative_prompt,
+                seed=scene.seed,
+            )
+            for scene in self.scenes
         )
+        return Story(title=self.title, scenes=scenes)
 
 
 def load_story(file: Path) -> StoryFile:

@@ -106,10 +106,8 @@ def _read_story(written: object, info: ValidationInfo) -> object:
         return written
     file = Path(absolute(written, info))
     if not os.path.isfile(file):
-        stories = (
-            {path.name: path for path in file.parent.glob("*.yaml")} if os.path.isdir(file.parent) else {}
-        )
-        guess = near(file.name, stories)
+        stories = file.parent.glob("*.yaml") if os.path.isdir(file.parent) else ()
+        guess = near(file.name, [path.name for path in stories])
         raise Mistake(
             "there is no such file",
             "a story file's path, relative to the study file",
@@ -134,27 +132,21 @@ class Study(Section):
     name: Annotated[
         str,
         Setting(
-            kind=str,
+            str,
+            "Name of the study and of its folder under `runs/`: letters, digits, `.`, `_`, `-`; at most 64",
             pattern=FOLDER_NAME,
-            meaning=(
-                "Name of the study and of its folder under `runs/`: letters, digits, `.`, `_`, `-`; at most "
-                "64"
-            ),
         ),
     ]
-    backbone: Annotated[
-        str, Setting(kind=str, choices=tuple(BASE_MODELS), meaning="The model that gets the LoRA")
-    ] = DEFAULT
+    backbone: Annotated[str, Setting(str, "The model that gets the LoRA", choices=tuple(BASE_MODELS))] = (
+        DEFAULT
+    )
     precision: Annotated[
         str,
         Setting(
-            kind=str,
+            str,
+            "Number format in training and rendering; the LoRA itself is trained in fp32, fp16 needs a GPU; "
+            f"Kolors' text encoder in fp32 takes 27 GB of GPU memory; default: {OWN_PRECISIONS}",
             choices=PRECISIONS,
-            meaning=(
-                "Number format in training and rendering; the LoRA itself is trained in fp32, "
-                "fp16 needs a GPU; Kolors' text encoder in fp32 takes 27 GB of GPU memory; default: "
-                f"{OWN_PRECISIONS}"
-            ),
         ),
     ] = Field(default_factory=_own_precision)
     weights: Annotated[
@@ -166,7 +158,7 @@ class Study(Section):
         ),
         AfterValidator(_absolute_if_any),
     ] = None
-    seed: Annotated[int, Setting(kind=int, low=0, high=MAX_SEED, meaning="Seed of sampling and training")] = 0
+    seed: Annotated[int, Setting(int, "Seed of sampling and training", high=MAX_SEED)] = 0
     story: Annotated[StoryFile, BeforeValidator(_read_story, json_schema_input_type=str | StoryFile)] = Field(
         description="The story: a file's path, relative to the study file, or the story itself"
     )
@@ -180,17 +172,14 @@ class Study(Section):
         Rendering(), description="How the story is drawn, where fixed"
     )
     space: dict[str, Search] = Field(
-        description=(
-            "What is searched: any setting of `train`, `render` or `data.filters`, as choices or as a range"
-        ),
+        description="What is searched: any setting of `train`, `render` or `data.filters`, "
+        "as choices or as a range",
         json_schema_extra={"minProperties": 1, "propertyNames": {"enum": list(SETTINGS)}},
     )
     first: tuple[dict[str, Any], ...] = Field(
         (),
-        description=(
-            "Settings to try before sampling, each entry with values from `space`; "
-            "what it leaves out is sampled; an entry taken out before it ran is not run"
-        ),
+        description="Settings to try before sampling, each entry with values from `space`; "
+        "what it leaves out is sampled; an entry taken out before it ran is not run",
     )
     objective: Annotated[Objective, Checked()] = Field(Objective(), description="What counts")
     budget: Annotated[Budget, Checked()] = Field(Budget(), description="When the sweep ends")
@@ -254,23 +243,18 @@ class Study(Section):
             if least > most
         ]
         if (most := max(self._values("max_images"))) < self.data.min_images:
-            mistakes.append(
-                self._never(
-                    "max_images", most, f"data.min_images is {self.data.min_images}, so every trial fails"
-                )
-            )
+            why = f"data.min_images is {self.data.min_images}, so every trial fails"
+            mistakes.append(self._never("max_images", most, why))
         if mistakes:
             raise combined(mistakes)
         return self
 
     def _values(self, name: str) -> list[float]:
         """The values that a bound may have in this study; null is infinity."""
-        fixed = getattr(self._section(HOMES[name]), name)
+        home = HOMES[name]
+        fixed = getattr(self.data.filters if home == "data.filters" else getattr(self, home), name)
         values = self.space[name].values if name in self.space else (fixed,)
         return [float("inf") if value is None else value for value in values]
-
-    def _section(self, home: str) -> Training | Rendering | Filters:
-        return self.data.filters if home == "data.filters" else getattr(self, home)
 
     def _never(self, name: str, value: float, why: str) -> Mistake:
         home = "space" if name in self.space else HOMES[name]
@@ -302,9 +286,7 @@ class Study(Section):
         assert sampled.keys() <= SETTINGS.keys(), sampled
 
         def overlay(fixed: Fixed) -> Fixed:
-            own: dict[str, Any] = {
-                name: sampled[name] for name in setting_names(type(fixed)) if name in sampled
-            }
+            own: dict[str, Any] = {key: sampled[key] for key in setting_names(type(fixed)) if key in sampled}
             return replace(fixed, **own)
 
         return TrialSpec(

@@ -1,7 +1,5 @@
 """The search space as Optuna sees it."""
 
-from dataclasses import dataclass
-
 import optuna
 import pytest
 from hypothesis import assume, given
@@ -14,13 +12,8 @@ from sweep.study.setting import SETTINGS
 from sweep.study.space import Choices, Range, check_search, edges
 
 
-@dataclass(frozen=True)
-class Searching:
-    space: dict[str, Choices | Range]
-
-
-def searching(**space: Choices | Range) -> Searching:
-    return Searching({name: check_search(name, search) for name, search in space.items()})
+def searching(**space: Choices | Range) -> dict[str, Choices | Range]:
+    return {name: check_search(name, search) for name, search in space.items()}
 
 
 def test_every_kind_of_search_has_its_distribution() -> None:
@@ -37,7 +30,7 @@ def test_every_kind_of_search_has_its_distribution() -> None:
             random_flip=Choices(choices=(True, False)),
             max_images=Choices(choices=(None, 8)),
             deduplicate=Choices(choices=("phash", "none")),
-        ).space
+        )
     ) == {
         "lora_rank": CategoricalDistribution((2, 4)),
         "epochs": IntDistribution(1, 5),
@@ -99,7 +92,7 @@ def test_optuna_takes_what_the_setting_allows(data: st.DataObject) -> None:
     ],
 )
 def test_a_best_value_at_the_edge_of_its_search_is_told(name, search, value, end):
-    study = searching(**{name: search})
-    assert [f"is at the {end} end of its search" in line for line in edges(study, {name: value})] == [
+    space = searching(**{name: search})
+    assert [f"is at the {end} end of its search" in line for line in edges(space, {name: value})] == [
         True
     ] * bool(end)
