@@ -22,7 +22,7 @@ demo: $(READY)          ## a real sweep of the toy model: eight trials, report, 
 	@test ! -d exports/demo || echo "  $(BIN)/lora-sweep score exports/demo      score the exported story, or any folder of pictures"
 
 test: $(READY)          ## the test suite, on the toy model
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 faults: $(READY)        ## kill, tear, fill and hang everything, on the toy model: a few minutes
 	$(BIN)/python -m pytest --override-ini addopts=-q -n 4 --dist worksteal tests/faults

@@ -61,6 +61,8 @@ def _end_with_the_driver() -> None:
 
 def serve(setup: Setup, packs: "PackQueue", out: TextIO) -> None:
     """Load the base model for the first pack, then run the trials of each pack until asked to stop."""
+    # transformers imports scikit-learn where it finds it, for text generation: a fifth of a worker's start.
+    sys.modules["sklearn"] = None  # type: ignore[assignment]
     # Here, not at the first pack: these imports run while the driver opens its stores.
     import torch
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-import filelock
 import optuna
 import psutil
 import pytest
@@ -19,6 +18,7 @@ from mlflow import MlflowClient
 from core.files.files import sha256
 from core.files.install import ROOT
 from core.folders import Runs, StudyFolder
+from tests.prepared import make_empty_store, once, prepare
 
 STUDY = """
 name: {name}
@@ -37,7 +37,7 @@ sampler: {{startup_trials: 1}}
 storage: {{checkpoint_every_s: 0}}
 """  # noqa: E501  as in a file
 TRIALS = 3
-EMPTY_STORE = "empty.db"
+STEP_SILENCE_S = "12"  # allowed in a step: more than a slow one takes on a busy machine
 Done = subprocess.CompletedProcess[str]
 
 
@@ -51,11 +51,6 @@ class Sweeps:
         self.starts = 0
         self.finished: dict[Path, bytes] = {}  # complete results, as they were after the start that made them
         self.file.write_text(STUDY.format(root=ROOT, name=name, trials=trials))
-
-    def prepare(self, cache: Path, empty_store: Path) -> None:
-        """Encoded images and texts, and MLflow's tables: both take seconds to make."""
-        shutil.copytree(cache, self.runs.cache)
-        shutil.copy(empty_store, self.runs.tracking_db)
 
     def command(self, *arguments: object) -> list[str]:
         return [
@@ -178,36 +173,23 @@ def _files(folder: Path) -> dict[str, str]:
     }
 
 
-def once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Sweeps], None]) -> Sweeps:
-    """A sweep that is made once for all test processes."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    folder = shared / name
-    with filelock.FileLock(shared / f"{name}.lock"):
-        if not (folder / "done").exists():
-            folder.mkdir(exist_ok=True)
-            make(Sweeps(folder))
-            (folder / "done").touch()
-    return Sweeps(folder)
-
-
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Sweeps:
     """A sweep without faults, and beside it an empty store."""
 
-    def make(sweeps: Sweeps) -> None:
-        done = sweeps.run()
+    def make(folder: Path) -> None:
+        done = Sweeps(folder).run()
         assert done.returncode == 0, done.stdout + done.stderr
-        MlflowClient(f"sqlite:///{sweeps.folder / EMPTY_STORE}")
+        make_empty_store(folder)
 
-    return once(tmp_path_factory, "undisturbed", make)
+    return Sweeps(once(tmp_path_factory, "undisturbed", make))
 
 
 @pytest.fixture
 def sweeps(tmp_path: Path, undisturbed: Sweeps) -> Iterator[Sweeps]:
     """A study that was never started."""
     made = Sweeps(tmp_path)
-    made.prepare(undisturbed.runs.cache, undisturbed.folder / EMPTY_STORE)
+    prepare(made.runs, undisturbed.folder)
     yield made
     shutil.rmtree(tmp_path, ignore_errors=True)  # many sweeps, some megabytes each
 
@@ -224,12 +206,13 @@ def finished(sweeps: Sweeps, undisturbed: Sweeps) -> Sweeps:
 def halted(tmp_path_factory: pytest.TempPathFactory, undisturbed: Sweeps) -> Sweeps:
     """A sweep whose driver was killed in the middle of trial 0."""
 
-    def make(sweeps: Sweeps) -> None:
-        sweeps.prepare(undisturbed.runs.cache, undisturbed.folder / EMPTY_STORE)
+    def make(folder: Path) -> None:
+        sweeps = Sweeps(folder)
+        prepare(sweeps.runs, undisturbed.folder)
         assert sweeps.run("step#0@5=driver_SIGKILL").returncode < 0
         assert sweeps.study.trial(0).checkpoint.exists()
 
-    return once(tmp_path_factory, "halted", make)
+    return Sweeps(once(tmp_path_factory, "halted", make))
 
 
 @pytest.fixture
@@ -244,7 +227,7 @@ def stopped(sweeps: Sweeps, halted: Sweeps) -> Sweeps:
 def make_sweeps(tmp_path: Path, undisturbed: Sweeps) -> Callable[[int], Sweeps]:
     def make(trials: int) -> Sweeps:
         made = Sweeps(tmp_path, trials)
-        made.prepare(undisturbed.runs.cache, undisturbed.folder / EMPTY_STORE)
+        prepare(made.runs, undisturbed.folder)
         return made
 
     return make

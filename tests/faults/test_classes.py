@@ -5,38 +5,39 @@ from collections.abc import Callable
 import pytest
 
 from core.verdict import FAILED_CONSTRAINT
-from tests.faults.conftest import Sweeps
+from tests.faults.conftest import STEP_SILENCE_S, Sweeps
 
-SICK = 2  # the third of six
-CASES = {  # the order of the fail point, the class in the table, Optuna's state, a part of the message
-    "oom": ("step#2=oom", "cuda_oom", "PRUNED", "CUDA out of memory"),
-    "nan": ("loss#2=nan", "nan_loss", "PRUNED", "the loss was no number"),
-    "hang": ("step#2=SIGSTOP", "hung", "FAIL", "no heartbeat for"),
-    "crash": ("step#2=SIGKILL", "killed", "FAIL", "killed by SIGKILL"),
+SICK = {  # trial: the order of its fail point, the class in the table, Optuna's state, a part of the message
+    1: ("step#1=oom", "cuda_oom", "PRUNED", "CUDA out of memory"),
+    2: ("loss#2=nan", "nan_loss", "PRUNED", "the loss was no number"),
+    4: ("step#4=SIGSTOP", "hung", "FAIL", "no heartbeat for"),
+    5: ("step#5=SIGKILL", "killed", "FAIL", "killed by SIGKILL"),
 }
+TRIALS = 7
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_one_sick_trial_of_six(make_sweeps: Callable[[int], Sweeps], case: str) -> None:
-    order, reason, state, message = CASES[case]
-    sweeps = make_sweeps(6)
-    done = sweeps.run(order, once=False, LORA_SWEEP_STEP_FLOOR_S="5")
+def test_each_sick_trial_costs_itself_alone(make_sweeps: Callable[[int], Sweeps]) -> None:
+    sweeps = make_sweeps(TRIALS)
+    orders = ";".join(order for order, *_ in SICK.values())
+    done = sweeps.run(orders, once=False, LORA_SWEEP_STEP_SILENCE_S=STEP_SILENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
-    rows = sweeps.optuna()
-    assert [row[1] for row in rows] == [state if number == SICK else "COMPLETE" for number in range(6)]
-    assert rows[SICK][4] == FAILED_CONSTRAINT
-    assert [(r.state, r.reason) for r in sweeps.study.results()] == [
-        ("failed", reason) if number == SICK else ("complete", None) for number in range(6)
-    ]
-    status, _, _, _, tags, _ = sweeps.mlflow()[f"trial-{SICK:04d}"]
-    assert (status, tags["state"], tags["reason"]) == ("FAILED", "failed", reason)
-    assert message in tags["message"]
+    rows, results, runs = sweeps.optuna(), sweeps.study.results(), sweeps.mlflow()
+    for number in range(TRIALS):
+        status, _, _, _, tags, _ = runs[f"trial-{number:04d}"]
+        if number not in SICK:
+            assert (rows[number][1], results[number].state, status) == ("COMPLETE", "complete", "FINISHED")
+            continue
+        _, reason, state, message = SICK[number]
+        assert (rows[number][1], rows[number][4]) == (state, FAILED_CONSTRAINT)
+        assert (results[number].state, results[number].reason) == ("failed", reason)
+        assert (status, tags["state"], tags["reason"]) == ("FAILED", "failed", reason)
+        assert message in tags["message"]
 
 
 def test_oom_is_answered_with_a_smaller_micro_batch_and_a_hang_from_the_checkpoint(
     sweeps: Sweeps, undisturbed: Sweeps
 ) -> None:
-    done = sweeps.run("step#0@2=oom;step#1@5=SIGSTOP", LORA_SWEEP_STEP_FLOOR_S="5")
+    done = sweeps.run("step#0@2=oom;step#1@5=SIGSTOP", LORA_SWEEP_STEP_SILENCE_S=STEP_SILENCE_S)
     assert len(sweeps.failed()) == 2
     assert done.returncode == 0, done.stdout + done.stderr
     assert "trial 1: resumes from step 4" in done.stdout

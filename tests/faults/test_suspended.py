@@ -5,16 +5,15 @@ import time
 
 import psutil
 
-from tests.faults.conftest import Sweeps
+from tests.faults.conftest import STEP_SILENCE_S, Sweeps
 
-FLOOR_S = 3  # of a step's silence
-PAUSE_S = 12  # longer than that and than 20 steps of the toy
+PAUSE_S = float(STEP_SILENCE_S) + 3
 
 
 def test_time_in_which_both_stood_still_counts_for_nobody(sweeps: Sweeps, undisturbed: Sweeps) -> None:
     """Twice in one trial, each time longer than the watchdog allows; the driver wakes first."""
     both = "driver_SIGSTOP+SIGSTOP"
-    with sweeps.begin(f"step#0@2={both};step#0@4={both}", LORA_SWEEP_STEP_FLOOR_S=str(FLOOR_S)) as driver:
+    with sweeps.begin(f"step#0@2={both};step#0@4={both}", LORA_SWEEP_STEP_SILENCE_S=STEP_SILENCE_S) as driver:
         for _ in range(2):
             worker = sweeps.worker(driver)
             for process in (psutil.Process(driver.pid), worker):

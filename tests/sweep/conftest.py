@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from core.files.install import ROOT
+from core.folders import Runs
+from tests.prepared import make_empty_store, once, prepare
 
 STUDY = """
 name: {name}
@@ -61,3 +63,31 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return call
+
+
+@pytest.fixture(scope="session")
+def known(
+    tmp_path_factory: pytest.TempPathFactory,
+    write_study: Callable[..., Path],
+    cli: Callable[..., subprocess.CompletedProcess[str]],
+) -> Path:
+    """A folder for `prepare`: its runs folder knows the demo's images and the story's texts."""
+
+    def make(folder: Path) -> None:
+        done = cli("run", write_study(folder, trials=1), "--runs", folder / "runs")
+        assert done.returncode == 0, done.stdout + done.stderr
+        make_empty_store(folder)
+
+    return once(tmp_path_factory, "known", make)
+
+
+@pytest.fixture
+def prepared(tmp_path: Path, known: Path) -> Runs:
+    """The test's own runs folder, in which everything is encoded already and MLflow's tables exist."""
+    return prepare(Runs(tmp_path / "runs"), known)
+
+
+@pytest.fixture
+def with_tables(tmp_path: Path, known: Path) -> Runs:
+    """The test's own runs folder, in which MLflow's tables exist."""
+    return prepare(Runs(tmp_path / "runs"), known, cache=False)

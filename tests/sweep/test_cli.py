@@ -18,16 +18,18 @@ from core.files.files import write_json
 from core.files.install import ROOT
 from core.folders import Runs
 from core.verdict import BASE_PASSES
+from tests.prepared import prepare
 from tests.sweep.search.test_optuna_study import complete, failed
 from tests.sweep.tracking.mlflow_store import free_port
 
 
 @pytest.fixture(scope="module")
-def passed(tmp_path_factory, write_study, cli):
+def passed(tmp_path_factory, known, write_study, cli):
     """A study whose gate is so low that a barely trained story passes: the winner's way to the hand-in."""
     folder = tmp_path_factory.mktemp("passed")
     study = write_study(folder, name="easy", trials=1, gate=1.0, story="balloon_girl")
     study.write_text(study.read_text().replace("{low: 1, high: 2}", "{choices: [2]}"))
+    prepare(Runs(folder / "runs"), known)
     done = cli("run", study, "--runs", folder / "runs")
     assert done.returncode == 0, done.stderr
     (folder / "run.log").write_text(done.stdout)

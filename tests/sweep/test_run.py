@@ -22,6 +22,7 @@ from sweep.driver import SweepRefused, run_sweep
 from sweep.progress import Progress
 from sweep.study.errors import StudyError
 from sweep.study.study import load_study
+from tests.prepared import prepare
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +157,8 @@ def test_a_complete_study_says_so_and_changes_nothing(swept, cli):
     assert {path: path.read_bytes() for path in before} == before
 
 
-def test_going_on_equals_a_study_that_was_never_stopped(swept, tmp_path, write_study, cli):
+def test_going_on_equals_a_study_that_was_never_stopped(swept, known, tmp_path, write_study, cli):
+    prepare(Runs(tmp_path / "fresh" / "runs"), known)
     shutil.copytree(
         swept[0] / "runs",
         tmp_path / "stopped" / "runs",
@@ -281,6 +283,7 @@ def queue(folder: Path, **params: object) -> None:
     ).enqueue_trial(params)
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_path, write_study, cli):
     """A repeat of its settings gets the same result at once; a queued trial that is not allowed ends with the
     reason; a space of one point ends there. The images' scores are not known before the first trial, and
@@ -319,6 +322,7 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
     )
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_filters_that_no_trial_can_pass_stop_a_sweep_at_once(tmp_path, write_study, cli):
     done = cli(
         "run", write_study(tmp_path, trials=9, filters="{min_score: 0.99}"), "--runs", tmp_path / "runs"
@@ -342,6 +346,7 @@ class WorkerKiller(Progress):
             worker.send_signal(signal.SIGKILL)
 
 
+@pytest.mark.usefixtures("prepared")
 def test_a_trial_that_kills_its_workers_costs_one_trial(tmp_path, write_study, monkeypatch):
     from rich.console import Console
 
@@ -359,6 +364,7 @@ def test_a_trial_that_kills_its_workers_costs_one_trial(tmp_path, write_study, m
     assert child.data.tags["message"] == "the worker was killed by SIGKILL"
 
 
+@pytest.mark.usefixtures("prepared")
 def test_any_setting_can_be_sampled_and_an_exact_repeat_is_answered_with_the_stored_result(
     tmp_path, write_study, cli
 ):
@@ -394,6 +400,7 @@ def test_any_setting_can_be_sampled_and_an_exact_repeat_is_answered_with_the_sto
     assert runs_of(tmp_path)["trial-0001"].data.tags["same_as"] == "0"
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_a_trial_of_an_older_version_whose_settings_are_not_allowed_any_more_fails_with_the_reason(
     tmp_path, write_study, cli
 ):
@@ -424,6 +431,7 @@ class CardLoser(WorkerKiller):
         super().epoch(*words)
 
 
+@pytest.mark.usefixtures("prepared")
 def test_a_device_that_is_gone_for_a_fresh_worker_is_lost_and_never_another_one(
     tmp_path, write_study, monkeypatch
 ):
@@ -461,6 +469,7 @@ def test_a_killed_driver_goes_on_in_the_same_trial_and_run(tmp_path, write_study
     assert fingerprints(study_folder(tmp_path).results()) == fingerprints(study_folder(swept[0]).results())
 
 
+@pytest.mark.usefixtures("prepared")
 def test_a_worker_that_cannot_start_ends_the_sweep_with_one_line(tmp_path, write_study, monkeypatch):
     from rich.console import Console
 
@@ -482,6 +491,7 @@ def test_a_study_db_that_is_none_ends_with_one_line(tmp_path, write_study, cli):
     assert "file is not a database" in done.stderr
 
 
+@pytest.mark.usefixtures("prepared")
 @pytest.mark.parametrize("name", ["study.yaml", "fingerprint.json"])
 def test_a_disk_that_is_full_for_the_driver_ends_with_one_line_and_the_next_start_goes_on(
     tmp_path, write_study, cli, name

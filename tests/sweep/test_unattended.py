@@ -19,7 +19,8 @@ from mlflow import MlflowClient
 
 from core.files.files import read_json, sha256
 from core.trial.result import Result
-from tests.faults.conftest import EMPTY_STORE, ROOT, Done, Sweeps
+from tests.faults.conftest import ROOT, Done, Sweeps
+from tests.prepared import make_empty_store, prepare
 from tests.sweep.tracking.mlflow_store import Server, content, free_port, store_uri
 
 CLOCK = '''
@@ -64,14 +65,14 @@ def undisturbed(at_once: tuple[Sweeps, Sweeps]) -> Sweeps:
     """The sweep that the others are compared with, and beside it an empty store: to make MLflow's tables
     takes seconds.
     """
-    MlflowClient(f"sqlite:///{at_once[0].folder / EMPTY_STORE}")
+    make_empty_store(at_once[0].folder)
     return at_once[0]
 
 
 def fresh(folder: Path, undisturbed: Sweeps, trials: int) -> Sweeps:
     """A study that was never started; its images and texts are encoded already, and the store is empty."""
     sweeps = Sweeps(folder, trials)
-    sweeps.prepare(undisturbed.runs.cache, undisturbed.folder / EMPTY_STORE)
+    prepare(sweeps.runs, undisturbed.folder)
     return sweeps
 
 

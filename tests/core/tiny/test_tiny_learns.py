@@ -23,7 +23,7 @@ PICTURES = Filters(min_score=0.366, max_ratio=1.6, max_images=20)
 GOOD = Training(lora_rank=8, lora_alpha=8, epochs=8, learning_rate=2.6e-3, steps_per_epoch=60, batch_size=6)
 BROKEN = replace(GOOD, lora_rank=16, lora_alpha=64, epochs=2, learning_rate=9e-3)
 MUSH = replace(GOOD, lora_rank=4, epochs=4, learning_rate=9.4e-3)  # the look is there, the scene is gone
-TIMID = replace(GOOD, epochs=2, learning_rate=1e-5)
+TIMID = replace(GOOD, epochs=1, learning_rate=1e-5)
 SEED_SETS = 3
 
 

@@ -39,6 +39,7 @@ def write_study(folder: Path, models: Path, more: str = "") -> Path:
     return path
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_a_sweep_of_kolors_goes_from_start_to_mlflow(tmp_path, models, cli):
     done = cli(
         "run",
@@ -102,6 +103,7 @@ def test_weights_are_not_fetched_for_a_machine_that_cannot_train_on_them(tmp_pat
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_a_damaged_weight_file_ends_the_sweep_in_one_line_and_the_trial_goes_on_once_it_is_mended(
     tmp_path, models, cli
 ):
@@ -119,6 +121,7 @@ def test_a_damaged_weight_file_ends_the_sweep_in_one_line_and_the_trial_goes_on_
     assert cli(*arguments).returncode == 0
 
 
+@pytest.mark.usefixtures("with_tables")
 def test_without_weights_and_network_every_missing_file_is_named(tmp_path, cli):
     with socket.socket() as nobody:  # bound, but not listening
         nobody.bind(("127.0.0.1", 0))

@@ -59,6 +59,7 @@ def lora_sweep(tmp_path: Path) -> Callable[..., str]:
     return call
 
 
+@pytest.mark.usefixtures("prepared")
 def test_a_third_model_goes_from_plan_to_score(
     tmp_path: Path, write_study: Callable[..., Path], lora_sweep: Callable[..., str]
 ):

@@ -111,6 +111,7 @@ def test_a_terminal_has_colours(tmp_path: Path) -> None:
     os.close(theirs)
 
 
+@pytest.mark.usefixtures("prepared")
 def test_a_notebook_s_interrupt_ends_as_ctrl_c_does(tmp_path: Path, write_study: Callable[..., Path]) -> None:
     """It goes to the whole process group, the children that are there included."""
     words = [

@@ -21,6 +21,7 @@ from core.folders import Runs
 from sweep.driver import other_threads
 from sweep.events import Ready
 from sweep.process.environment import ordered, settle
+from tests.prepared import prepare
 from tests.sweep.process.test_places import obey_permissions
 from tests.sweep.search.test_optuna_study import complete
 from tests.sweep.tracking.mlflow_store import content, store_uri
@@ -178,7 +179,7 @@ def test_a_module_is_taken_from_the_users_path_where_nothing_else_has_it(their_f
 
 
 def test_a_sweep_is_the_same_among_foreign_modules_and_variables(
-    their_folder: Path, command: list[str], tmp_path: Path, write_study: Callable[..., Path]
+    their_folder: Path, command: list[str], tmp_path: Path, known: Path, write_study: Callable[..., Path]
 ) -> None:
     """One trial by itself, and one with all of these at once, its output read as by `head -1`."""
     starts = []
@@ -186,7 +187,7 @@ def test_a_sweep_is_the_same_among_foreign_modules_and_variables(
         (tmp_path / name).mkdir()
         study, runs = (
             write_study(tmp_path / name, trials=1, filters="{max_images: 6}"),
-            Runs(tmp_path / name / "runs"),
+            prepare(Runs(tmp_path / name / "runs"), known),
         )
         starts.append((["run", str(study), "--runs", str(runs.path)], runs))
     (words, peace), (more_words, noise) = starts

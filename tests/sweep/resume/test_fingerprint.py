@@ -20,6 +20,7 @@ from sweep.search.optuna_study import Store
 from sweep.study.errors import StudyError
 from sweep.study.study import STUDIES, load_frozen, load_study
 from tests.examples import make_result, make_spec, with_value
+from tests.prepared import prepare
 
 STORY = {
     "title": "t",
@@ -500,13 +501,13 @@ def test_a_changed_space_crashes_neither_running_nor_queued_trials(folder):
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory, write_study, cli):
+def swept(tmp_path_factory, known, write_study, cli):
     """A sweep of one trial; a caption changed: first refused, then accepted with a second trial."""
     folder = tmp_path_factory.mktemp("swept")
     shutil.copytree(STUDIES / "data/watercolor", folder / "watercolor")
     study = write_study(folder, trials=1)
     study.write_text(study.read_text().replace(str(STUDIES / "data/watercolor"), str(folder / "watercolor")))
-    words = ("run", study, "--runs", folder / "runs", "--trials")
+    words = ("run", study, "--runs", prepare(Runs(folder / "runs"), known).path, "--trials")
     started = cli(*words, 1)
     assert started.returncode == 0, started.stderr
     table = folder / "watercolor/train/metadata.csv"

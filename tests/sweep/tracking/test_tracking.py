@@ -43,6 +43,7 @@ from sweep.tracking.store import EXPERIMENT_TAGS
 from sweep.tracking.tracking import Tracking, open_tracking
 from sweep.tracking.uri import sqlite_address
 from tests.examples import STUDY, fill, make_failure, make_result, make_spec
+from tests.prepared import EMPTY_STORE
 from tests.sweep.tracking.mlflow_store import Content, Server, artifacts, content, free_port, store_uri
 
 NOON = 1_700_000_000.0  # s; files and events are dated by hand, so that two stores can be compared
@@ -1091,9 +1092,12 @@ def test_commands_and_processes_tell_no_secret(runs, cli, write_study, tmp_path)
             assert "S3CRET" not in done.stdout + done.stderr
 
 
-def test_a_sweep_tells_no_secret_in_words_files_params_tags_or_process_lists(write_study, tmp_path):
-    runs, store = Runs(tmp_path / "runs"), tmp_path / "other" / "mlflow.db"
+def test_a_sweep_tells_no_secret_in_words_files_params_tags_or_process_lists(
+    write_study, prepared, known, tmp_path
+):
+    runs, store = prepared, tmp_path / "other" / "mlflow.db"
     store.parent.mkdir()
+    shutil.copy(known / EMPTY_STORE, store)
     environment = os.environ | {
         "MLFLOW_TRACKING_URI": f"sqlite:///{store}?key=S3CRET",
         "PYTHONPATH": str(ROOT),
