@@ -24,7 +24,8 @@ from core.files.fail_point import fail_point
 from core.files.files import content_key, sha256, write_json, write_whole
 from core.folders import TrialFolder
 from core.heartbeat import Beat, no_beat
-from core.lora import lora
+from core.lora import adapters
+from core.lora.file import metadata_of, save_lora
 from core.story.render import render_scenes
 from core.story.score import Score, rate, score_pictures
 from core.story.sheet import story_sheet
@@ -131,7 +132,7 @@ def run_trial(
             del clock.timings_s["train"]  # of some of the steps only, so no measure of the pace
         pictures = draw_story(spec, backbone, cache, folder, report, beat)
     finally:
-        lora.take_off(unet)
+        adapters.remove(unet)
     return _conclude(spec, backbone, folder, pictures, clock, attempt, losses, images=len(table))
 
 
@@ -375,11 +376,10 @@ def _epoch_saver(
     spec: TrialSpec, train: Training, backbone: Backbone, folder: TrialFolder, images: int, report: Report
 ) -> EpochDone:
     """A function that saves the LoRA at the end of an epoch and then reports the epoch."""
-    shape = lora.LoraShape(rank=train.lora_rank, alpha=train.lora_alpha)
 
     def save(epoch: int, losses: list[float]) -> None:
-        metadata = lora.metadata_of(
-            shape,
+        metadata = metadata_of(
+            train,
             architecture=backbone.architecture,
             title=f"{spec.study} trial {spec.number} epoch {epoch}",
             resolution=spec.render.size_px,
@@ -394,7 +394,7 @@ def _epoch_saver(
             output_name=f"{spec.study}-{spec.number:04d}",
         )
         fail_point("epoch")
-        lora.save_lora(folder.epoch_lora(epoch), lora.read_off(backbone.unet), shape, metadata)
+        save_lora(folder.epoch_lora(epoch), adapters.extract(backbone.unet), train, metadata)
         fail_point("epoch_saved")
         report(events.Epoch(epoch=epoch, losses=losses))
 

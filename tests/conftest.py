@@ -39,11 +39,11 @@ def adapters_off(request: pytest.FixtureRequest) -> Iterator[None]:
     if "backbone" not in request.fixturenames:
         yield
         return
-    from core.lora.lora import take_off
+    from core.lora import adapters
 
     unet = request.getfixturevalue("backbone").unet
     yield
-    take_off(unet)
+    adapters.remove(unet)
 
 
 @pytest.fixture

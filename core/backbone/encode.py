@@ -46,7 +46,7 @@ class Examples:
     repeats: tuple[int, ...] = ()
 
     @property
-    def deck(self) -> Tensor:
+    def rows_of_a_pass(self) -> Tensor:
         """The rows of one pass, unshuffled: the shortest pass that keeps the proportions of `repeats`."""
         rows = torch.arange(len(self.latents_NCHW))
         return (

@@ -17,7 +17,7 @@ from core.backbone.encode import TextEmbeddings, encode_prompts
 from core.files.cache import Cache
 from core.files.fail_point import fail_point
 from core.heartbeat import Beat, no_beat
-from core.lora import lora
+from core.lora import adapters
 from core.trial.spec import Rendering, Scene
 
 
@@ -31,7 +31,7 @@ def render_scenes(
     batch = memory.pictures_at_once(backbone, rendering)
     for first in range(0, len(scenes), batch):
         part = slice(first, first + batch)
-        with lora.in_precision(backbone.unet, backbone.dtype):
+        with adapters.in_precision(backbone.unet, backbone.dtype):
             latents = denoise(
                 backbone, noise[part], _part(positive, part), _part(negative, part), rendering, beat
             )

@@ -1,4 +1,4 @@
-"""Train one LoRA with Lightning; all random numbers are functions of (study seed, step), drawn on the CPU.
+"""Train one LoRA with Lightning; its random numbers are drawn in core/train/draw.py.
 
 Shape legend: B rows of a batch, N examples, C channels, H x W latent cells.
 """
@@ -8,10 +8,10 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Literal, cast
 
 import lightning
 import torch
@@ -21,18 +21,19 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from core.backbone import memory
-from core.backbone.backbone import TRAIN_TIMESTEPS, Backbone
+from core.backbone.backbone import Backbone
 from core.backbone.cuda_graph import StepsInFlight, record
 from core.backbone.encode import Examples
 from core.errors import LoraSweepError
 from core.files.fail_point import fail_point
 from core.heartbeat import Beat, Interrupted, no_beat
-from core.lora import lora
+from core.lora import adapters
+from core.train.draw import StepDraw, adapters_seed
 from core.train.state import TrainState, save_state
 from core.trial.spec import Training
 
 LOSS_CHECK_STEPS = 20  # how often losses are fetched from the device and checked
-INIT_SEED, ORDER_SEED, STEP_SEED = 1, 2, 3
+ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
 LIGHTNING_PRECISION: dict[torch.dtype, Literal["32-true", "16-mixed", "bf16-mixed"]] = {
     torch.float32: "32-true",
     torch.float16: "16-mixed",
@@ -73,38 +74,21 @@ def train_lora(
     Resumes from `state` if there is one, and saves to `checkpoint`. Returns the losses of all steps. Raises
     NanLossError, and Interrupted when `beat` does, after saving.
     """
-    shape = lora.LoraShape(
-        rank=training.lora_rank,
-        alpha=training.lora_alpha,
-        dropout=training.lora_dropout,
-        target_modules=training.target_modules,
-    )
-    lora.put_on(backbone.unet, shape, _mix(seed, INIT_SEED, 0))
+    adapters.inject(backbone.unet, training, adapters_seed(seed))
     if state:
         with torch.no_grad():
-            for name, parameter in lora.trained_parameters(backbone.unet).items():
+            for name, parameter in adapters.trained_parameters(backbone.unet).items():
                 parameter.copy_(state.tensors[name])
     module = LoraTraining(
-        backbone,
-        examples,
-        training,
-        seed,
-        epoch_done,
-        micro_batch or training.batch_size,
-        state,
-        checkpoint,
-        beat,
+        backbone, examples, training, seed, epoch_done, micro_batch, state, checkpoint, beat
     )
     micro_steps = range(len(module.losses) * module.parts, training.total_steps * module.parts)
-    keeping = (
-        memory.recomputing(backbone.unet, draws=training.lora_dropout > 0)
-        if module.checkpointing
-        else nullcontext()
-    )
     backbone.unet.train()
     try:
-        if micro_steps:
-            with keeping:
+        with ExitStack() as stack:
+            if module.checkpointing:
+                stack.enter_context(memory.recomputing(backbone.unet, draws=training.lora_dropout > 0))
+            if micro_steps:
                 _trainer(backbone).fit(module, train_dataloaders=micro_steps)
     finally:
         module.forget_gradients()
@@ -129,52 +113,46 @@ class LoraTraining(lightning.LightningModule):
         training: Training,
         seed: int,
         epoch_done: EpochDone,
-        micro_batch: int,
+        micro_batch: int | None,
         state: TrainState | None,
         checkpoint: Checkpoint | None,
         beat: Beat,
     ) -> None:
         super().__init__()
-        assert training.batch_size % micro_batch == 0, (training.batch_size, micro_batch)
-        # In a tuple, so that Lightning neither moves nor counts the frozen model.
-        self._given = (backbone, examples, training)
-        self._deck = examples.deck
-        self._seed, self._epoch_done, self._micro_batch = seed, epoch_done, micro_batch
+        self._backbone, self._examples, self._training = backbone, examples, training
+        self._rows, self._shape_CHW = examples.rows_of_a_pass, examples.latents_NCHW.shape[1:]
+        self._seed, self._epoch_done = seed, epoch_done
         self._state, self._checkpoint, self._beat = state, checkpoint, beat
         self._saved_at = time.monotonic()
+        self._micro_batch = micro_batch or training.batch_size
+        self.parts = training.batch_size // self._micro_batch
+        assert self.parts * self._micro_batch == training.batch_size, (training.batch_size, micro_batch)
         self.checkpointing = memory.needs_checkpointing(
-            training.gradient_checkpointing, backbone, (micro_batch, *examples.latents_NCHW.shape[1:])
+            training.gradient_checkpointing, backbone, (self._micro_batch, *self._shape_CHW)
         )
-        self._parameters_trained = list(lora.trained_parameters(backbone.unet).values())
+        self._matrices = adapters.trained_parameters(backbone.unet)
         self._differentiate: Callable[..., tuple[Tensor, ...]] | None = None
         self._gradients: list[Tensor] = []
         self._in_flight = StepsInFlight(backbone.device)
         self._pending: list[Tensor] = []
-        self.parts = training.batch_size // micro_batch
         self.losses = list(state.losses) if state else []
         alphas = torch.tensor(backbone.new_scheduler().alphas_cumprod, device=backbone.device)
         self.signal_rates, self.noise_rates = alphas.sqrt(), (1 - alphas).sqrt()
 
     def training_step(self, batch: int, batch_idx: int) -> None:
         """Lightning's hook: gradients of micro-batch number `batch`; the last one of a step updates."""
-        backbone, examples, training = self._given
         step, part = divmod(batch, self.parts)
         fail_point("step")
-        draw = StepDraw(
-            self._seed, step, len(self._deck), tuple(examples.latents_NCHW.shape[1:]), training.batch_size
-        )
-        draw = draw.keep_part(part, self._micro_batch)
-        inputs = [
-            backbone.put(tensor)
-            for tensor in (self._deck[draw.rows], draw.timesteps, draw.mirror, draw.noise_BCHW)
-        ]
-        inputs.append(self._loss_scale() / self.parts)
+        draw = StepDraw(self._seed, step, len(self._rows), self._shape_CHW, self._training.batch_size)
+        draw.keep_part(part, self._micro_batch)
+        drawn = (self._rows[draw.rows], draw.timesteps, draw.mirror, draw.noise_BCHW)
+        inputs = [*map(self._backbone.put, drawn), self._loss_scale() / self.parts]
+        dropout = self._training.lora_dropout > 0
         if not self._differentiate:
-            saves_rng_state = self.checkpointing and training.lora_dropout > 0
-            self._differentiate = (
-                self._loss_and_gradients if saves_rng_state else record(self._loss_and_gradients, *inputs)
-            )
-        if training.lora_dropout:
+            # with dropout, checkpointing saves the RNG state, which a CUDA graph does not allow
+            work = self._loss_and_gradients
+            self._differentiate = work if self.checkpointing and dropout else record(work, *inputs)
+        if dropout:
             torch.manual_seed(draw.dropout_seed)
         loss, *gradients = self._differentiate(*inputs)
         if self.parts == 1:
@@ -186,7 +164,7 @@ class LoraTraining(lightning.LightningModule):
                 else [gradient.clone() for gradient in gradients]
             )
         if part == self.parts - 1:
-            for parameter, gradient in zip(self._parameters_trained, self._gradients, strict=True):
+            for parameter, gradient in zip(self._matrices.values(), self._gradients, strict=True):
                 parameter.grad = gradient
             cast(LightningOptimizer, self.optimizers()).step()
         self._pending.append(loss * math.nan if fail_point("loss") == "nan" else loss.clone())
@@ -195,9 +173,9 @@ class LoraTraining(lightning.LightningModule):
         self, rows: Tensor, timesteps: Tensor, mirror: Tensor, noise_BCHW: Tensor, scale: Tensor
     ) -> tuple[Tensor, ...]:
         """-> (loss, gradient of `scale` * loss for each trained matrix); never waits for the device."""
-        backbone, examples, training = self._given
+        examples, backbone = self._examples, self._backbone
         latents = examples.latents_NCHW[rows]
-        if training.random_flip:
+        if self._training.random_flip:
             latents = torch.where(mirror.view(-1, 1, 1, 1), examples.mirrored_NCHW[rows], latents)
         noise = noise_BCHW.to(backbone.dtype)
         noisy = (
@@ -211,33 +189,32 @@ class LoraTraining(lightning.LightningModule):
             examples.captions.pooled_ND[rows],
         )
         loss = F.mse_loss(predicted.float(), noise.float())
-        return loss.detach(), *torch.autograd.grad(loss * scale, self._parameters_trained)
+        return loss.detach(), *torch.autograd.grad(loss * scale, [*self._matrices.values()])
 
     def _loss_scale(self) -> Tensor:
         """The factor of fp16's loss scaling, on the device; 1 without."""
-        one, scaler = torch.ones((), device=self._given[0].device), self._scaler()
+        one, scaler = torch.ones((), device=self._backbone.device), self._scaler()
         return scaler.scale(one) if scaler else one
 
     def forget_gradients(self) -> None:
         """Free the memory of a step: the gradients and the CUDA graph that computes them."""
         self._differentiate, self._gradients = None, []
-        for parameter in self._parameters_trained:
+        for parameter in self._matrices.values():
             parameter.grad = None
 
     def on_train_batch_end(self, outputs: object, batch: int, batch_idx: int) -> None:
         """Lightning's hook: after the last micro-batch of a step, checks losses, saves, sends a heartbeat."""
-        training = self._given[2]
         steps, part = divmod(batch + 1, self.parts)
         if part:
             return
-        at_epoch_end = steps % training.steps_per_epoch == 0
+        per_epoch = self._training.steps_per_epoch
+        at_epoch_end = steps % per_epoch == 0
         if at_epoch_end or len(self._pending) >= LOSS_CHECK_STEPS * self.parts:
             self._fetch_losses()
         if at_epoch_end:
-            self._epoch_done(steps // training.steps_per_epoch, self.losses[-training.steps_per_epoch :])
-        if self._checkpoint and (
-            at_epoch_end or time.monotonic() - self._saved_at >= self._checkpoint.every_s
-        ):
+            self._epoch_done(steps // per_epoch, self.losses[-per_epoch:])
+        seconds = time.monotonic() - self._saved_at
+        if self._checkpoint and (at_epoch_end or seconds >= self._checkpoint.every_s):
             self._save()
         self._in_flight.step()
         try:
@@ -249,21 +226,17 @@ class LoraTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Lightning's hook: AdamW on the adapters, with its saved state when training resumes."""
-        backbone, _, training = self._given
-        parameters = lora.trained_parameters(backbone.unet)
         optimizer = torch.optim.AdamW(
-            parameters.values(), lr=training.learning_rate, fused=backbone.device.type == "cuda"
+            self._matrices.values(),
+            lr=self._training.learning_rate,
+            fused=self._backbone.device.type == "cuda",
         )
         if self._state:
             saved = {
-                index: {
-                    key: self._state.tensors[f"{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")
-                }
-                for index, name in enumerate(parameters)
+                index: {key: self._state.tensors[f"{key}.{name}"] for key in ADAMW_STATE}
+                for index, name in enumerate(self._matrices)
             }
-            optimizer.load_state_dict(
-                {"state": saved, "param_groups": optimizer.state_dict()["param_groups"]}
-            )
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": saved})
         return optimizer
 
     def on_train_start(self) -> None:
@@ -278,24 +251,17 @@ class LoraTraining(lightning.LightningModule):
         if not self._checkpoint:
             return
         self._fetch_losses()
-        parameters = lora.trained_parameters(self._given[0].unet)
-        state = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False)).state
-        tensors = {name: parameter.detach() for name, parameter in parameters.items()}
+        optimizer = cast(torch.optim.Optimizer, self.optimizers(use_pl_optimizer=False))
+        tensors = {name: parameter.detach() for name, parameter in self._matrices.items()}
         tensors |= {
-            f"{key}.{name}": state[parameter][key]
-            for key in ("step", "exp_avg", "exp_avg_sq")
-            for name, parameter in parameters.items()
+            f"{key}.{name}": optimizer.state[parameter][key]
+            for key in ADAMW_STATE
+            for name, parameter in self._matrices.items()
         }
+        on_cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         scaler = self._scaler()
-        save_state(
-            self._checkpoint.path,
-            TrainState(
-                self.losses,
-                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-                scaler.state_dict() if scaler else {},
-            ),
-            self._checkpoint.key,
-        )
+        state = TrainState(self.losses, on_cpu, scaler.state_dict() if scaler else {})
+        save_state(self._checkpoint.path, state, self._checkpoint.key)
         self._saved_at = time.monotonic()
 
     def _scaler(self) -> torch.amp.GradScaler | None:
@@ -313,49 +279,6 @@ class LoraTraining(lightning.LightningModule):
             raise NanLossError(
                 f"the loss was no number by step {len(self.losses)}; a lower learning rate may help"
             )
-
-
-class StepDraw:
-    """The random numbers of one step: rows, mirrors, timesteps, noise; they depend on the arguments only."""
-
-    def __init__(
-        self, seed: int, step: int, examples: int, shape_CHW: tuple[int, ...], batch_size: int
-    ) -> None:
-        generator = torch.Generator().manual_seed(_mix(seed, STEP_SEED, step))
-        self.rows = _rows(seed, step, examples, batch_size)
-        self.timesteps = torch.randint(TRAIN_TIMESTEPS, (batch_size,), generator=generator)
-        self.mirror = torch.rand(batch_size, generator=generator) < 0.5
-        self.noise_BCHW = torch.randn(batch_size, *shape_CHW, generator=generator)
-        self.dropout_seed = int(torch.randint(2**31, (1,), generator=generator))
-
-    def keep_part(self, part: int, micro_batch: int) -> Self:
-        """Reduce to the rows of one micro-batch, with a dropout seed of its own."""
-        kept = slice(part * micro_batch, (part + 1) * micro_batch)
-        self.rows, self.timesteps, self.mirror = self.rows[kept], self.timesteps[kept], self.mirror[kept]
-        self.noise_BCHW, self.dropout_seed = self.noise_BCHW[kept], self.dropout_seed + part
-        return self
-
-
-def _rows(seed: int, step: int, examples: int, batch_size: int) -> Tensor:
-    """The step's examples: a walk through one shuffled pass over all examples after the other."""
-    first = step * batch_size
-    passes = range(first // examples, (first + batch_size - 1) // examples + 1)
-    order = torch.cat(
-        [
-            torch.randperm(examples, generator=torch.Generator().manual_seed(_mix(seed, ORDER_SEED, index)))
-            for index in passes
-        ]
-    )
-    start = first - passes[0] * examples
-    return order[start : start + batch_size]
-
-
-def _mix(seed: int, purpose: int, step: int) -> int:
-    """Hash (seed, purpose, step) to 63 bits (splitmix64), so that neighbouring steps are unrelated."""
-    mixed = (seed * 0x9E3779B97F4A7C15 + purpose * 0xBF58476D1CE4E5B9 + step + 1) % 2**64
-    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 % 2**64
-    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB % 2**64
-    return (mixed ^ mixed >> 31) >> 1
 
 
 def _trainer(backbone: Backbone) -> lightning.Trainer:

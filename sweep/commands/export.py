@@ -38,18 +38,16 @@ def epoch_story(
             f"trial {result.spec.number}: its LoRAs were removed to make room (storage.keep); "
             f"its pictures and its recipe are in {trial.path}"
         )
-    import torch
 
     from core.backbone.backbone import load_backbone
     from core.files.cache import Cache
     from core.fingerprint import changed_weights
-    from core.lora.lora import put_on_file
+    from core.lora.file import inject_file
     from core.story.score import score_pictures
     from sweep.trial import draw_story, judge, write_recipe
 
     # Training for k epochs is a prefix of training for k+1: the spec of a trial that ends at this epoch.
     spec = replace(result.spec, train=replace(train, epochs=epoch))
-    torch.set_flush_denormal(True)  # as in a worker
     device = result.device.partition(":")[0] if device == "auto" else device
     backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
     if changed := changed_weights(study.fingerprint, result.spec.number, backbone.weights):
@@ -57,7 +55,7 @@ def epoch_story(
             f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story "
             f"drawn now would not compare; only the last epoch, as it was drawn then, can be exported"
         )
-    put_on_file(backbone.unet, folder.lora)
+    inject_file(backbone.unet, folder.lora)
     pictures = draw_story(spec, backbone, Cache(cache), folder, lambda event: None)
     judged = judge(
         spec,

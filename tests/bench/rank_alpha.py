@@ -17,7 +17,7 @@ from core.base_models import DEFAULT
 from core.data.audit import audit
 from core.data.filters import select
 from core.files.cache import Cache
-from core.lora.lora import take_off
+from core.lora import adapters
 from core.story.render import render_scenes
 from core.story.score import score_pictures
 from core.train.train import train_lora
@@ -52,7 +52,7 @@ def main() -> None:
                 training = replace(TRAINING, lora_rank=rank, lora_alpha=alpha)
                 train_lora(backbone, examples, training, seed, lambda *_: None)
                 means.append(_told(_stories(backbone, story, cache)))
-                take_off(backbone.unet)
+                adapters.remove(backbone.unet)
             rows.add_row(str(rank), str(alpha), *means)
     Console().print(rows)
 

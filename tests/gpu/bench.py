@@ -14,7 +14,7 @@ import torch
 from core.backbone.backbone import DTYPES
 from core.backbone.encode import Examples, encode_prompts
 from core.files.cache import Cache
-from core.lora import lora
+from core.lora import adapters
 from core.story.render import render_scenes
 from core.story.score import score_pictures
 from core.train.train import LIGHTNING_PRECISION
@@ -118,7 +118,7 @@ class Bench:
 
         def draw() -> Measured:
             # The challenge's notebook loads its LoRA in the pipeline's own precision.
-            for parameter in lora.trained_parameters(self._backbone.unet).values():
+            for parameter in adapters.trained_parameters(self._backbone.unet).values():
                 parameter.data = parameter.data.to(self._backbone.dtype)
             watch, stock = naive.time_pictures(self._backbone, shape, scenes)
             ours = list(render_scenes(self._backbone, scenes, shape.rendering, self._cache))
@@ -158,7 +158,7 @@ class Bench:
             2 * len(scenes),
             draw,
         )
-        lora.take_off(self._backbone.unet)
+        adapters.remove(self._backbone.unet)
 
     def _let_the_text_encoder_go(self) -> None:
         """Encode every prompt in both precisions, as a worker does before its first trial."""

@@ -13,7 +13,7 @@ from PIL import Image
 from core.backbone import cuda_graph
 from core.backbone.backbone import Backbone, load_backbone
 from core.backbone.encode import TextEmbeddings
-from core.lora import lora
+from core.lora import adapters
 from core.train.train import train_lora
 from core.trial.spec import Training
 from tests.gpu.shapes import TEXT_TOKENS, Shape
@@ -144,4 +144,4 @@ def _tiny_losses(
     try:
         return train_lora(backbone, examples, training, 7, lambda *_: None, micro_batch=micro_batch)
     finally:
-        lora.take_off(backbone.unet)
+        adapters.remove(backbone.unet)

@@ -9,7 +9,8 @@ from functools import cache
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from core.lora import lora
+from core.lora import adapters
+from core.trial.spec import Training
 from tests.gpu.shapes import TEXT_TOKENS, Shape
 
 
@@ -26,7 +27,7 @@ def unet_forward(shape: Shape) -> float:
 def training_step(shape: Shape, rank: int, checkpointing: bool) -> float:
     """Forward and backward of one picture with a LoRA."""
     unet = _meta(shape.unet).requires_grad_(False)
-    lora.put_on(unet, lora.LoraShape(rank=rank, alpha=rank), seed=0)
+    adapters.inject(unet, Training(lora_rank=rank, lora_alpha=rank), seed=0)
     unet.train()
     with FlopCounterMode(display=False) as counter:
         unet(**_unet_inputs(shape), use_gradient_checkpointing=checkpointing).sum().backward()

@@ -15,7 +15,7 @@ from core.backbone.encode import Examples, TextEmbeddings
 from core.files.cache import Cache
 from core.kolors import load
 from core.kolors.files import FILES
-from core.lora import lora
+from core.lora import adapters
 from core.story.render import render_scenes
 from core.train.train import train_lora
 from core.trial.spec import Rendering, Scene, Training
@@ -59,7 +59,7 @@ def time_training(backbone: Backbone, examples: Examples, training: Training) ->
     try:
         train_lora(backbone, examples, training, 7, lambda epoch, losses: watch.mark())
     finally:
-        lora.take_off(backbone.unet)
+        adapters.remove(backbone.unet)
     return watch
 
 
@@ -94,11 +94,11 @@ def time_loading(backbone: Backbone, shape: Shape, folder: Path) -> Stopwatch:
 @contextmanager
 def wearing(backbone: Backbone, training: Training) -> Iterator[None]:
     """Fresh adapters on the UNet, as a trial renders with."""
-    lora.put_on(backbone.unet, lora.LoraShape(rank=training.lora_rank, alpha=training.lora_alpha), seed=1)
+    adapters.inject(backbone.unet, training, seed=1)
     try:
         yield
     finally:
-        lora.take_off(backbone.unet)
+        adapters.remove(backbone.unet)
 
 
 @contextmanager

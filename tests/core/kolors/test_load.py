@@ -28,7 +28,7 @@ from core.files.cache import Cache
 from core.files.install import ROOT
 from core.kolors import load
 from core.kolors.files import FILES, SCORER_FOLDER
-from core.lora import lora
+from core.lora import adapters
 from core.story.render import render_scenes
 from core.story.score import score_pictures
 from core.train.train import train_lora
@@ -231,12 +231,12 @@ def test_a_lora_is_trained_and_rendered_in_one_precision(
     training = Training(lora_rank=4, lora_alpha=4, epochs=1, steps_per_epoch=2, batch_size=2)
     losses = train_lora(backbone, examples, training, 1, lambda epoch, losses: None)
     assert all(np.isfinite(losses))
-    assert {parameter.dtype for parameter in lora.trained_parameters(backbone.unet).values()} == {
+    assert {parameter.dtype for parameter in adapters.trained_parameters(backbone.unet).values()} == {
         torch.float32
     }
     (picture,) = render_scenes(backbone, story.scenes[:1], Rendering(steps=2, cfg_scale=3, size_px=64), cache)
     assert picture.size == (64, 64)
-    lora.take_off(backbone.unet)
+    adapters.remove(backbone.unet)
     assert {parameter.dtype for parameter in backbone.unet.parameters()} == {backbone.dtype}
 
 

@@ -24,7 +24,9 @@ from core.kolors.models import (
     chatglm,
     chatglm_sizes,
 )
-from core.lora import lora
+from core.lora import adapters
+from core.lora.file import kohya_key
+from core.trial.spec import Training
 
 PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
     "unet": (lambda: KolorsUNet(UNetShape()), lambda: SDXLUNet(is_kolors=True)),
@@ -109,7 +111,7 @@ def test_the_sizes_are_read_from_the_weights() -> None:
 
 def test_kolors_takes_560_adapters() -> None:
     unet = on_meta(lambda: KolorsUNet(UNetShape()))
-    lora.put_on(unet, lora.LoraShape(rank=16, alpha=4), seed=0)
+    adapters.inject(unet, Training(lora_rank=16, lora_alpha=4), seed=0)
     names = [name for name, module in unet.named_modules() if isinstance(module, LoraLayer)]
-    assert len(names) == len({lora.kohya_key(name) for name in names}) == 560
-    assert sum(parameter.numel() for parameter in lora.trained_parameters(unet).values()) == 23_224_320
+    assert len(names) == len({kohya_key(name) for name in names}) == 560
+    assert sum(parameter.numel() for parameter in adapters.trained_parameters(unet).values()) == 23_224_320

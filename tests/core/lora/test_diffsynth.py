@@ -10,8 +10,10 @@ from diffsynth.models.lora import SDXLLoRAFromCivitai
 from safetensors.torch import load_file
 
 from core.backbone.backbone import Backbone
-from core.lora import lora
-from tests.core.lora.test_lora import put_on_trained
+from core.lora import adapters
+from core.lora.file import save_lora
+from core.trial.spec import Training
+from tests.core.lora.test_lora import inject_trained
 
 
 def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,10 +29,10 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_diffsynth_applies_every_module_at_the_trained_strength(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shape = lora.LoraShape(rank=4, alpha=10)
-    pairs = put_on_trained(backbone.unet, shape)
-    tensors = load_file(lora.save_lora(tmp_path / "lora.safetensors", pairs, shape, {}))
-    lora.take_off(backbone.unet)
+    shape = Training(lora_rank=4, lora_alpha=10)
+    pairs = inject_trained(backbone.unet, shape)
+    tensors = load_file(save_lora(tmp_path / "lora.safetensors", pairs, shape, {}))
+    adapters.remove(backbone.unet)
     unet = copy.deepcopy(backbone.unet)
 
     on_the_cpu(monkeypatch)

@@ -8,9 +8,10 @@ from diffusers import KolorsPipeline, UNet2DConditionModel
 from peft.tuners.lora import LoraLayer
 
 from core.backbone.backbone import Backbone
-from core.lora import lora
+from core.lora.file import kohya_key, metadata_of, save_lora
+from core.trial.spec import Training
 from reports.submission.export import write_lora
-from tests.core.lora.test_lora import put_on_trained
+from tests.core.lora.test_lora import inject_trained
 
 
 def tiny_diffusers_unet() -> UNet2DConditionModel:
@@ -30,13 +31,13 @@ def tiny_diffusers_unet() -> UNet2DConditionModel:
     )
 
 
-@pytest.mark.parametrize("shape", [lora.LoraShape(rank=4, alpha=10), lora.LoraShape(rank=8, alpha=2)])
+@pytest.mark.parametrize("shape", [Training(lora_rank=4, lora_alpha=10), Training(lora_rank=8, lora_alpha=2)])
 def test_diffusers_applies_every_module_at_the_trained_strength(
-    backbone: Backbone, tmp_path: Path, shape: lora.LoraShape
+    backbone: Backbone, tmp_path: Path, shape: Training
 ) -> None:
-    pairs = put_on_trained(backbone.unet, shape)
-    metadata = lora.metadata_of(shape, architecture="kolors-tiny", title="t", resolution=128)
-    lora.save_lora(tmp_path / "trained.safetensors", pairs, shape, metadata)
+    pairs = inject_trained(backbone.unet, shape)
+    metadata = metadata_of(shape, architecture="kolors-tiny", title="t", resolution=128)
+    save_lora(tmp_path / "trained.safetensors", pairs, shape, metadata)
     # as exported
     write_lora(tmp_path / "trained.safetensors", tmp_path / "lora.safetensors", {"modelspec.author": "team"})
 
@@ -52,10 +53,10 @@ def test_diffusers_applies_every_module_at_the_trained_strength(
     }
 
     assert len(loaded) == 88
-    assert loaded.keys() == {lora.kohya_key(name) for name in pairs}
+    assert loaded.keys() == {kohya_key(name) for name in pairs}
     for name, pair in pairs.items():
         torch.testing.assert_close(
-            loaded[lora.kohya_key(name)].detach(),
+            loaded[kohya_key(name)].detach(),
             shape.alpha / shape.rank * pair.up @ pair.down,
             rtol=1e-5,
             atol=1e-5,

@@ -10,25 +10,26 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from core.backbone.backbone import Backbone
-from core.lora import lora
-from core.lora.lora import LoraShape
+from core.lora import adapters
+from core.lora.file import inject_file, kohya_key, load_lora, metadata_of, save_lora
+from core.trial.spec import Training
 
-SHAPE = LoraShape(rank=4, alpha=10)
+SHAPE = Training(lora_rank=4, lora_alpha=10)
 TARGETS = ("to_q", "to_k", "to_v", "to_out")
 
 
-def put_on_trained(unet: torch.nn.Module, shape: LoraShape = SHAPE) -> dict[str, lora.Pair]:
+def inject_trained(unet: torch.nn.Module, shape: Training = SHAPE) -> dict[str, adapters.Pair]:
     """Adapters as if trained: no matrix is zero."""
-    lora.put_on(unet, shape, seed=1)
+    adapters.inject(unet, shape, seed=1)
     generator = torch.Generator().manual_seed(2)
-    for parameter in lora.trained_parameters(unet).values():
+    for parameter in adapters.trained_parameters(unet).values():
         parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    return lora.read_off(unet)
+    return adapters.extract(unet)
 
 
-def saved(backbone: Backbone, folder: Path, shape: LoraShape = SHAPE) -> tuple[Path, dict[str, lora.Pair]]:
-    pairs = put_on_trained(backbone.unet, shape)
-    return lora.save_lora(folder / "lora.safetensors", pairs, shape, {}), pairs
+def saved(backbone: Backbone, folder: Path, shape: Training = SHAPE) -> tuple[Path, dict[str, adapters.Pair]]:
+    pairs = inject_trained(backbone.unet, shape)
+    return save_lora(folder / "lora.safetensors", pairs, shape, {}), pairs
 
 
 @torch.no_grad()
@@ -41,17 +42,20 @@ def noise_of(backbone: Backbone) -> torch.Tensor:
 
 
 def deltas(unet: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: layer.get_delta_weight(lora.ADAPTER).detach() for name, layer in lora._layers(unet).items()}
+    return {
+        name: layer.get_delta_weight(adapters.ADAPTER).detach()
+        for name, layer in adapters.layers(unet).items()
+    }
 
 
 def test_tiny_has_88_modules(backbone: Backbone) -> None:
-    lora.put_on(backbone.unet, SHAPE, seed=1)
-    assert len(lora.read_off(backbone.unet)) == 88
-    assert sum(p.numel() for p in lora.trained_parameters(backbone.unet).values()) == 88 * 4 * 2 * 64
+    adapters.inject(backbone.unet, SHAPE, seed=1)
+    assert len(adapters.extract(backbone.unet)) == 88
+    assert sum(p.numel() for p in adapters.trained_parameters(backbone.unet).values()) == 88 * 4 * 2 * 64
 
 
 def test_only_adapters_are_trained(backbone: Backbone) -> None:
-    lora.put_on(backbone.unet, SHAPE, seed=1)
+    adapters.inject(backbone.unet, SHAPE, seed=1)
     trained = {name for name, parameter in backbone.unet.named_parameters() if parameter.requires_grad}
     assert len(trained) == 176
     assert all(".lora_" in name for name in trained)
@@ -59,7 +63,7 @@ def test_only_adapters_are_trained(backbone: Backbone) -> None:
 
 def test_fresh_adapters_change_nothing(backbone: Backbone) -> None:
     before = noise_of(backbone)
-    lora.put_on(backbone.unet, SHAPE, seed=1)
+    adapters.inject(backbone.unet, SHAPE, seed=1)
     assert torch.equal(noise_of(backbone), before)
 
 
@@ -67,17 +71,17 @@ def test_the_same_seed_gives_the_same_fresh_adapters(backbone: Backbone) -> None
     drawn = []
     for seed, global_seed in ((1, 0), (1, 5), (2, 0)):
         torch.manual_seed(global_seed)
-        lora.put_on(backbone.unet, SHAPE, seed=seed)
-        drawn.append(torch.cat([pair.down.flatten() for pair in lora.read_off(backbone.unet).values()]))
-        lora.take_off(backbone.unet)
+        adapters.inject(backbone.unet, SHAPE, seed=seed)
+        drawn.append(torch.cat([pair.down.flatten() for pair in adapters.extract(backbone.unet).values()]))
+        adapters.remove(backbone.unet)
     assert torch.equal(drawn[0], drawn[1])
     assert not torch.equal(drawn[0], drawn[2])
 
 
 def test_fresh_adapters_are_drawn_as_peft_draws_them(backbone: Backbone) -> None:
     """Kaiming-uniform with a = sqrt(5) is uniform up to 1 / sqrt(inputs)."""
-    lora.put_on(backbone.unet, LoraShape(rank=16, alpha=16), seed=1)
-    for pair in lora.read_off(backbone.unet).values():
+    adapters.inject(backbone.unet, Training(lora_rank=16, lora_alpha=16), seed=1)
+    for pair in adapters.extract(backbone.unet).values():
         bound = pair.down.shape[1] ** -0.5
         assert pair.down.abs().max() <= bound
         assert pair.down.abs().max() > 0.9 * bound
@@ -85,57 +89,57 @@ def test_fresh_adapters_are_drawn_as_peft_draws_them(backbone: Backbone) -> None
 
 def test_putting_on_does_not_move_the_global_random_state(backbone: Backbone) -> None:
     before = torch.get_rng_state()
-    lora.put_on(backbone.unet, SHAPE, seed=1)
+    adapters.inject(backbone.unet, SHAPE, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_twice_the_alpha_is_twice_the_delta(backbone: Backbone) -> None:
-    put_on_trained(backbone.unet, LoraShape(rank=4, alpha=4))
+    inject_trained(backbone.unet, Training(lora_rank=4, lora_alpha=4))
     single = deltas(backbone.unet)
-    lora.take_off(backbone.unet)
-    put_on_trained(backbone.unet, LoraShape(rank=4, alpha=8))
+    adapters.remove(backbone.unet)
+    inject_trained(backbone.unet, Training(lora_rank=4, lora_alpha=8))
     double = deltas(backbone.unet)
     assert all(torch.equal(2 * single[name], double[name]) for name in single)
     assert all(delta.abs().max() > 0 for delta in single.values())
 
 
 def test_the_delta_is_alpha_over_rank_times_up_times_down(backbone: Backbone) -> None:
-    pairs = put_on_trained(backbone.unet)
+    pairs = inject_trained(backbone.unet)
     for name, delta in deltas(backbone.unet).items():
         torch.testing.assert_close(delta, 2.5 * pairs[name].up @ pairs[name].down)
 
 
 def test_adapters_are_worn_in_another_precision_for_a_while(backbone: Backbone) -> None:
-    trained = put_on_trained(backbone.unet, LoraShape(rank=4, alpha=8))
-    with lora.in_precision(backbone.unet, torch.bfloat16):
-        assert {parameter.dtype for parameter in lora.trained_parameters(backbone.unet).values()} == {
+    trained = inject_trained(backbone.unet, Training(lora_rank=4, lora_alpha=8))
+    with adapters.in_precision(backbone.unet, torch.bfloat16):
+        assert {parameter.dtype for parameter in adapters.trained_parameters(backbone.unet).values()} == {
             torch.bfloat16
         }
-    kept = lora.read_off(backbone.unet)
+    kept = adapters.extract(backbone.unet)
     assert all(
         torch.equal(kept[name].up, pair.up) and torch.equal(kept[name].down, pair.down)
         for name, pair in trained.items()
     )
-    assert {parameter.dtype for parameter in lora.trained_parameters(backbone.unet).values()} == {
+    assert {parameter.dtype for parameter in adapters.trained_parameters(backbone.unet).values()} == {
         torch.float32
     }
 
 
 def test_taking_off_gives_the_base_model_back(backbone: Backbone) -> None:
     before, names = noise_of(backbone), [name for name, _ in backbone.unet.named_modules()]
-    put_on_trained(backbone.unet)
+    inject_trained(backbone.unet)
     assert not torch.equal(noise_of(backbone), before)
-    lora.take_off(backbone.unet)
+    adapters.remove(backbone.unet)
     assert torch.equal(noise_of(backbone), before)
     assert [name for name, _ in backbone.unet.named_modules()] == names
-    assert lora.trained_parameters(backbone.unet) == {}
+    assert adapters.trained_parameters(backbone.unet) == {}
 
 
 def test_fewer_targets_afterwards_leave_no_stale_adapter(backbone: Backbone) -> None:
-    put_on_trained(backbone.unet)
-    lora.take_off(backbone.unet)
-    lora.put_on(backbone.unet, LoraShape(rank=2, alpha=2, target_modules="to_q"), seed=1)
-    pairs = lora.read_off(backbone.unet)
+    inject_trained(backbone.unet)
+    adapters.remove(backbone.unet)
+    adapters.inject(backbone.unet, Training(lora_rank=2, lora_alpha=2, target_modules="to_q"), seed=1)
+    pairs = adapters.extract(backbone.unet)
     assert len(pairs) == 22
     assert all(name.endswith("to_q") and pair.down.shape[0] == 2 for name, pair in pairs.items())
 
@@ -143,18 +147,18 @@ def test_fewer_targets_afterwards_leave_no_stale_adapter(backbone: Backbone) -> 
 def test_a_saved_lora_put_on_again_predicts_the_same(backbone: Backbone, tmp_path: Path) -> None:
     path, _ = saved(backbone, tmp_path)
     trained = noise_of(backbone)
-    lora.take_off(backbone.unet)
+    adapters.remove(backbone.unet)
     base = noise_of(backbone)
-    lora.put_on_file(backbone.unet, path)
+    inject_file(backbone.unet, path)
     torch.testing.assert_close(noise_of(backbone), trained, rtol=1e-5, atol=1e-5)
     assert (trained - base).abs().max() > 1e-2
 
 
 def test_a_lora_of_fewer_targets_can_be_put_on_again(backbone: Backbone, tmp_path: Path) -> None:
-    path, pairs = saved(backbone, tmp_path, LoraShape(rank=4, alpha=4, target_modules="to_k,to_out"))
-    lora.take_off(backbone.unet)
-    lora.put_on_file(backbone.unet, path)
-    again = lora.read_off(backbone.unet)
+    path, pairs = saved(backbone, tmp_path, Training(lora_rank=4, lora_alpha=4, target_modules="to_k,to_out"))
+    adapters.remove(backbone.unet)
+    inject_file(backbone.unet, path)
+    again = adapters.extract(backbone.unet)
     assert again.keys() == pairs.keys()
     assert len(again) == 44
 
@@ -175,17 +179,15 @@ def test_the_file_s_alpha_is_its_rank_and_its_strength_is_folded_in(
     path, pairs = saved(backbone, tmp_path)
     tensors = load_file(path)
     for name, pair in pairs.items():
-        key = lora.kohya_key(name)
+        key = kohya_key(name)
         assert tensors[f"{key}.alpha"].item() == 4
         assert torch.equal(tensors[f"{key}.lora_down.weight"], pair.down)
         assert torch.equal(tensors[f"{key}.lora_up.weight"], 2.5 * pair.up)
 
 
 def test_the_metadata_are_kohya_s_and_modelspec_s(tmp_path: Path, backbone: Backbone) -> None:
-    metadata = lora.metadata_of(
-        SHAPE, architecture="sdxl_kolors", title="t", resolution=128, learning_rate=1e-3
-    )
-    path = lora.save_lora(tmp_path / "lora.safetensors", put_on_trained(backbone.unet), SHAPE, metadata)
+    metadata = metadata_of(SHAPE, architecture="sdxl_kolors", title="t", resolution=128, learning_rate=1e-3)
+    path = save_lora(tmp_path / "lora.safetensors", inject_trained(backbone.unet), SHAPE, metadata)
     with safe_open(path, framework="pt") as file:
         read = file.metadata()
     assert {
@@ -232,20 +234,20 @@ def test_every_module_of_kolors_has_its_name_in_diffusers() -> None:
         if name.removesuffix(".0").rpartition(".")[2] in TARGETS and not name.endswith("to_out")
     }
     assert len(ours) == 560
-    assert {lora.kohya_key(name) for name in ours} == theirs
+    assert {kohya_key(name) for name in ours} == theirs
 
 
 def test_every_module_of_kolors_is_found_again_in_its_file(tmp_path: Path) -> None:
     with torch.device("meta"):
         kolors = SDXLUNet(is_kolors=True)
     pairs = {
-        name: lora.Pair(torch.full((1, 2), float(index)), torch.ones(2, 1))
+        name: adapters.Pair(torch.full((1, 2), float(index)), torch.ones(2, 1))
         for index, name in enumerate(
             name for name, _ in kolors.named_modules() if name.rpartition(".")[2] in TARGETS
         )
     }
-    path = lora.save_lora(tmp_path / "lora.safetensors", pairs, LoraShape(rank=1, alpha=1), {})
-    again = lora.load_lora(path)
+    path = save_lora(tmp_path / "lora.safetensors", pairs, Training(lora_rank=1, lora_alpha=1), {})
+    again = load_lora(path)
     assert again.keys() == pairs.keys()
     assert all(torch.equal(again[name].down, pairs[name].down) for name in pairs)
 
@@ -253,21 +255,21 @@ def test_every_module_of_kolors_is_found_again_in_its_file(tmp_path: Path) -> No
 def refuse(backbone: Backbone, path: Path) -> None:
     """Putting it on raises one line that names the file, and leaves the UNet bare."""
     with pytest.raises(ValueError, match=path.name):
-        lora.put_on_file(backbone.unet, path)
-    assert lora.read_off(backbone.unet) == {}
+        inject_file(backbone.unet, path)
+    assert adapters.extract(backbone.unet) == {}
 
 
 def test_a_lora_of_a_deeper_model_is_refused(backbone: Backbone, tmp_path: Path) -> None:
     names = [f"blocks.7.transformer_blocks.{depth}.attn1.to_q" for depth in (0, 1)]
-    pairs = {name: lora.Pair(torch.zeros(4, 64), torch.zeros(64, 4)) for name in names}
-    refuse(backbone, lora.save_lora(tmp_path / "kolors.safetensors", pairs, SHAPE, {}))
+    pairs = {name: adapters.Pair(torch.zeros(4, 64), torch.zeros(64, 4)) for name in names}
+    refuse(backbone, save_lora(tmp_path / "kolors.safetensors", pairs, SHAPE, {}))
 
 
 def test_a_lora_of_a_wider_model_is_refused(backbone: Backbone, tmp_path: Path) -> None:
     path, pairs = saved(backbone, tmp_path)
-    lora.take_off(backbone.unet)
-    wide = {name: lora.Pair(torch.zeros(4, 640), torch.zeros(640, 4)) for name in pairs}
-    refuse(backbone, lora.save_lora(path, wide, SHAPE, {}))
+    adapters.remove(backbone.unet)
+    wide = {name: adapters.Pair(torch.zeros(4, 640), torch.zeros(640, 4)) for name in pairs}
+    refuse(backbone, save_lora(path, wide, SHAPE, {}))
 
 
 def test_a_lora_with_blocks_of_another_layout_is_refused(backbone: Backbone, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from PIL import Image
 
 from core.backbone.backbone import Backbone
 from core.files.cache import Cache
-from core.lora import lora
+from core.lora import adapters
 from core.story.render import render_scenes, scene_noise
-from core.trial.spec import Rendering, Story
+from core.trial.spec import Rendering, Story, Training
 
 RENDERING = Rendering(steps=4, cfg_scale=3.0, size_px=128)
 
@@ -55,8 +55,8 @@ def test_a_batch_equals_diffsynth_s_pipeline_picture_by_picture(
 def test_with_a_lora_on_it_equals_diffsynth_s_pipeline(
     backbone: Backbone, story: Story, cache: Cache
 ) -> None:
-    lora.put_on(backbone.unet, lora.LoraShape(rank=4, alpha=8), seed=1)
-    for index, parameter in enumerate(lora.trained_parameters(backbone.unet).values()):
+    adapters.inject(backbone.unet, Training(lora_rank=4, lora_alpha=8), seed=1)
+    for index, parameter in enumerate(adapters.trained_parameters(backbone.unet).values()):
         parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index))
     check_against_stock(backbone, story, RENDERING, cache)
 

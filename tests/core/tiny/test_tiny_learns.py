@@ -44,12 +44,12 @@ def after(
     cache: Cache,
     seed_sets: int = SEED_SETS,
 ) -> np.ndarray:
-    from core.lora.lora import take_off
+    from core.lora import adapters
 
     examples = encode_examples(select(table, PICTURES), SIZE_PX, backbone, cache)
     train_lora(backbone, examples, training, 0, lambda *_: None)
     means = stories(backbone, story, cache, seed_sets)
-    take_off(backbone.unet)
+    adapters.remove(backbone.unet)
     return means
 
 

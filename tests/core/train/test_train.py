@@ -13,16 +13,16 @@ from core.backbone.backbone import TRAIN_TIMESTEPS, Backbone
 from core.backbone.encode import Examples
 from core.files.cache import Cache
 from core.heartbeat import Interrupted
-from core.lora import lora
+from core.lora import adapters
 from core.story.render import render_scenes
 from core.story.score import score_pictures
-from core.train import train
+from core.train.draw import StepDraw, adapters_seed
 from core.train.state import load_state
-from core.train.train import Checkpoint, NanLossError, StepDraw, train_lora
+from core.train.train import Checkpoint, NanLossError, train_lora
 from core.trial.spec import Rendering, Story, Training
 
 TRAINING = Training(lora_rank=4, lora_alpha=8, epochs=2, steps_per_epoch=3, batch_size=2, learning_rate=2e-3)
-Trained = tuple[list[float], dict[str, lora.Pair]]
+Trained = tuple[list[float], dict[str, adapters.Pair]]
 
 
 def silent(epoch: int, losses: list[float]) -> None:
@@ -38,12 +38,12 @@ def trained(
     epoch_done: Callable[[int, list[float]], None] = silent,
 ) -> Trained:
     losses = train_lora(backbone, examples, training, seed, epoch_done)
-    pairs = lora.read_off(backbone.unet)
-    lora.take_off(backbone.unet)
+    pairs = adapters.extract(backbone.unet)
+    adapters.remove(backbone.unet)
     return losses, pairs
 
 
-def same(one: dict[str, lora.Pair], other: dict[str, lora.Pair]) -> bool:
+def same(one: dict[str, adapters.Pair], other: dict[str, adapters.Pair]) -> bool:
     return one.keys() == other.keys() and all(
         torch.equal(one[name].down, other[name].down) and torch.equal(one[name].up, other[name].up)
         for name in one
@@ -73,10 +73,10 @@ def test_another_seed_gives_another_lora(backbone: Backbone, examples: Examples,
 def test_k_epochs_are_a_prefix_of_k_plus_one(
     backbone: Backbone, examples: Examples, reference: Trained
 ) -> None:
-    kept: list[dict[str, lora.Pair]] = []
+    kept: list[dict[str, adapters.Pair]] = []
 
     def keep(epoch: int, losses: list[float]) -> None:
-        kept.append(lora.read_off(backbone.unet))
+        kept.append(adapters.extract(backbone.unet))
 
     losses, _ = trained(backbone, examples, replace(TRAINING, epochs=3), epoch_done=keep)
     assert losses[:6] == reference[0]
@@ -120,7 +120,7 @@ def test_a_resumed_training_equals_one_that_was_never_stopped(
             checkpoint=checkpoint,
             beat=StopAt(stop),
         )
-    lora.take_off(backbone.unet)
+    adapters.remove(backbone.unet)
     state = load_state(checkpoint.path, "words")
     assert state is not None
     assert state.losses == whole_losses[:stop]
@@ -134,7 +134,7 @@ def test_a_resumed_training_equals_one_that_was_never_stopped(
         checkpoint=checkpoint,
     )
     assert losses == whole_losses
-    assert same(lora.read_off(backbone.unet), whole)
+    assert same(adapters.extract(backbone.unet), whole)
     assert told == [1, 2]
 
 
@@ -149,7 +149,7 @@ def test_a_checkpoint_is_written_at_each_epoch_s_end_and_when_it_is_due(
             seen.append(state.step if state else 0)
 
         train_lora(backbone, examples, TRAINING, 7, silent, checkpoint=checkpoint, beat=look)
-        lora.take_off(backbone.unet)
+        adapters.remove(backbone.unet)
         return seen
 
     assert steps_saved(1e9) == [0, 0, 3, 3, 3, 6]
@@ -164,7 +164,7 @@ def test_micro_batches_of_one_batch_train_the_same_lora(
     losses, pairs = trained(backbone, examples, training)
     micro_losses = train_lora(backbone, examples, training, 7, silent, micro_batch=micro_batch)
     assert micro_losses == pytest.approx(losses, rel=1e-4)
-    for name, pair in lora.read_off(backbone.unet).items():
+    for name, pair in adapters.extract(backbone.unet).items():
         torch.testing.assert_close(pairs[name].up, pair.up, rtol=0, atol=training.learning_rate / 20)
 
 
@@ -197,7 +197,7 @@ def test_the_losses_are_those_of_diffsynth_s_training_step(
     )
     stock.pipe.scheduler.set_timesteps(TRAIN_TIMESTEPS)
     monkeypatch.setattr(stock, "log", lambda *args, **kwargs: None)
-    lora.put_on(backbone.unet, lora.LoraShape(rank=4, alpha=8), train._mix(3, train.INIT_SEED, 0))
+    adapters.inject(backbone.unet, Training(lora_rank=4, lora_alpha=8), adapters_seed(3))
     optimizer = stock.configure_optimizers()
     theirs = []
     for step in range(training.steps_per_epoch):
@@ -220,7 +220,7 @@ def test_the_losses_are_those_of_diffsynth_s_training_step(
         optimizer.step()
         theirs.append(float(loss.detach()))
     assert ours == pytest.approx(theirs, rel=1e-5)
-    for name, pair in lora.read_off(backbone.unet).items():
+    for name, pair in adapters.extract(backbone.unet).items():
         torch.testing.assert_close(pairs[name].up, pair.up, rtol=0, atol=training.learning_rate / 100)
 
 
@@ -335,15 +335,15 @@ def test_the_timesteps_are_all_of_kolors_1100() -> None:
 
 
 def test_a_picture_is_drawn_as_often_as_its_repeats_say(examples: Examples) -> None:
-    deck = replace(examples, repeats=(10, 5, 5, 5, 5, 5)).deck
-    assert deck.tolist() == [0, 0, 1, 2, 3, 4, 5]
-    rows = torch.cat([deck[StepDraw(3, step, len(deck), (1,), 2).rows] for step in range(7)])
+    one_pass = replace(examples, repeats=(10, 5, 5, 5, 5, 5)).rows_of_a_pass
+    assert one_pass.tolist() == [0, 0, 1, 2, 3, 4, 5]
+    rows = torch.cat([one_pass[StepDraw(3, step, len(one_pass), (1,), 2).rows] for step in range(7)])
     assert rows.bincount().tolist() == [4, 2, 2, 2, 2, 2]
 
 
 @pytest.mark.parametrize("repeats", [(), (1,) * 6, (10,) * 6])
 def test_equal_repeats_draw_as_none_do(examples: Examples, repeats: tuple[int, ...]) -> None:
-    assert replace(examples, repeats=repeats).deck.tolist() == list(range(6))
+    assert replace(examples, repeats=repeats).rows_of_a_pass.tolist() == list(range(6))
 
 
 def test_repeats_decide_what_is_learnt(backbone: Backbone, examples: Examples) -> None:

@@ -13,7 +13,7 @@ import torch
 from core.backbone.backbone import Backbone
 from core.backbone.encode import Examples, TextEmbeddings
 from core.heartbeat import no_beat
-from core.lora import lora
+from core.lora import adapters
 from core.story.render import denoise
 from core.tiny.models import TinyUNet
 from core.train.train import LoraTraining
@@ -40,7 +40,7 @@ def test_a_training_step_reads_nothing_from_the_device(
 ) -> None:
     latents = torch.empty(6, 4, 16, 16, device=META)
     training = Training(lora_rank=4, steps_per_epoch=3, batch_size=2, lora_dropout=0.1, random_flip=True)
-    lora.put_on(far.unet, lora.LoraShape(rank=4, alpha=4, dropout=0.1), seed=0)
+    adapters.inject(far.unet, Training(lora_rank=4, lora_alpha=4, lora_dropout=0.1), seed=0)
     module = LoraTraining(
         far,
         Examples(latents, latents, words(6)),
