@@ -8,6 +8,8 @@ from core.fingerprint import accepted_changes
 from core.trial.result import Result
 from core.verdict import BaseStory, Verdict
 
+RUNS_MARK = "mlflow.lock"  # a file of every runs folder, by which one is known
+
 
 @dataclass(frozen=True, slots=True)
 class TrialFolder:
@@ -104,8 +106,8 @@ class Runs:
 
     @property
     def tracking_lock(self) -> Path:
-        """Held while a process creates or upgrades `tracking_db`; marks a folder as a runs folder."""
-        return self.path / "mlflow.lock"
+        """Held while a process creates or upgrades `tracking_db`."""
+        return self.path / RUNS_MARK
 
     @property
     def ui_log(self) -> Path:

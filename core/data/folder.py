@@ -11,7 +11,7 @@ from pathlib import Path
 from core.data.caption_table import DataError, clean, read_table
 from core.data.file_kind import kind_of
 from core.data.picture import ENDINGS
-from core.folders import Runs, shown_path
+from core.folders import RUNS_MARK, shown_path
 from core.trial.spec import PROMPT, Data
 
 TABLES = tuple(
@@ -197,7 +197,7 @@ def _files(folder: Path) -> list[Path]:
     Of linked folders only those at the top are entered, so that a cycle of links ends.
     """
     found = {*folder.rglob("*"), *folder.glob("*/*")}
-    runs = [path.parent for path in folder.rglob(Runs(Path()).tracking_lock.name) if path.parent != folder]
+    runs = [path.parent for path in folder.rglob(RUNS_MARK) if path.parent != folder]
     return sorted(
         path
         for path in found
