@@ -1,5 +1,6 @@
 """Fixtures for tests of the core: the tiny backbone, the demo's data and a shipped story."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,6 +45,14 @@ def adapters_off(request: pytest.FixtureRequest) -> Iterator[None]:
     unet = request.getfixturevalue("backbone").unet
     yield
     adapters.remove(unet)
+
+
+@pytest.fixture(autouse=True)
+def denormals_kept() -> Iterator[None]:
+    """Undo `load_backbone`'s flushing of denormals, with which hypothesis refuses to draw floats."""
+    yield
+    if torch := sys.modules.get("torch"):
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture

@@ -177,13 +177,19 @@ def load_backbone(
     model = base_model(name)
     if place.index is not None and place.type == "cuda":
         torch.cuda.set_device(place)  # streams and CUDA graphs belong to the current one
-    # cuDNN's default, TF32, keeps only ten bits of the mantissa, which could move a score across the gate.
-    torch.backends.cudnn.allow_tf32 = False
+    set_number_modes()
     loader = import_module(model.loader)
     backbone: Backbone = loader.read_backbone(
         model, place, DTYPES[precision or model.precision], model.weights_folder(weights_folder), parts
     )
     return backbone
+
+
+def set_number_modes() -> None:
+    """Set the modes of this process that numbers depend on."""
+    torch.set_flush_denormal(True)  # numbers so small that a CPU computes with them slowly become zero
+    # cuDNN's default, TF32, keeps only ten bits of the mantissa, which could move a score across the gate.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def place_of(name: str, device: str, precision: str | None) -> torch.device:

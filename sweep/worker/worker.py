@@ -64,12 +64,9 @@ def serve(setup: Setup, packs: "PackQueue", out: TextIO) -> None:
     # transformers imports scikit-learn where it finds it, for text generation: a fifth of a worker's start.
     sys.modules["sklearn"] = None  # type: ignore[assignment]
     # Here, not at the first pack: these imports run while the driver opens its stores.
-    import torch
-
     import core.backbone.backbone  # noqa: F401
     from core.files.cache import Cache
 
-    torch.set_flush_denormal(True)
     backbone, cache = None, Cache(setup.cache)
     for pack in packs:
         backbone = backbone or _load(pack.tasks[0].spec, setup.device, out)

@@ -27,7 +27,6 @@ def main() -> None:
     from core.story.score import score_pictures
     from core.trial.spec import TrialSpec
 
-    torch.set_flush_denormal(True)
     spec = TrialSpec.from_json(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     assert spec.train
     train, render = spec.train, spec.render

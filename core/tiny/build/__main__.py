@@ -13,6 +13,7 @@ import time
 
 import torch
 
+from core.backbone.backbone import set_number_modes
 from core.tiny.build.scorer import build_scorer
 from core.tiny.build.unet import build_loose, build_unet
 from core.tiny.build.vae import build_vae
@@ -34,7 +35,7 @@ def main() -> None:
     stage = parser.parse_args().stage
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(2)
-    torch.set_flush_denormal(True)
+    set_number_modes()
     WEIGHTS.mkdir(exist_ok=True)
     for name, (build, seed) in STAGES.items():
         if stage in (None, name):

@@ -57,7 +57,7 @@ def test_diffusers_applies_every_module_at_the_trained_strength(
     for name, pair in pairs.items():
         torch.testing.assert_close(
             loaded[kohya_key(name)].detach(),
-            shape.alpha / shape.rank * pair.up @ pair.down,
+            shape.lora_alpha / shape.lora_rank * pair.up @ pair.down,
             rtol=1e-5,
             atol=1e-5,
         )
