@@ -6,6 +6,7 @@ shapes and settings are those of `SDXLUNet(is_kolors=True)`, `SDXLVAEEncoder` an
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import torch
@@ -83,7 +84,7 @@ class KolorsUNet(SDXLUNet):
 
     def __init__(self, shape: UNetShape) -> None:
         nn.Module.__init__(self)
-        a, b, c = shape.widths
+        a, _, c = shape.widths
         self.is_kolors = True
         self.time_proj = Timesteps(shape.time_channels)
         self.time_embedding = _embedding(shape.time_channels, shape.time_width)
@@ -94,74 +95,36 @@ class KolorsUNet(SDXLUNet):
         self.conv_in = nn.Conv2d(4, a, 3, padding=1)
         self.text_intermediate_proj = nn.Linear(shape.text_width, shape.context_width)
 
-        def res(inner: int, outer: int) -> nn.Module:
-            return ResnetBlock(inner, outer, shape.time_width, groups=shape.groups)
+        res = partial(ResnetBlock, temb_channels=shape.time_width, groups=shape.groups)
 
-        def attention(level: int) -> nn.Module:
-            width = shape.widths[level]
-            return AttentionBlock(
-                width // shape.head_width,
-                shape.head_width,
-                width,
-                shape.depths[level - 1],
-                shape.context_width,
-                norm_num_groups=shape.groups,
-            )
-
-        push, pop = PushBlock, PopBlock
-        self.blocks = nn.ModuleList(
-            [
-                res(a, a),
-                push(),
-                res(a, a),
-                push(),
-                DownSampler(a),
-                push(),
-                res(a, b),
-                attention(1),
-                push(),
-                res(b, b),
-                attention(1),
-                push(),
-                DownSampler(b),
-                push(),
-                res(b, c),
-                attention(2),
-                push(),
-                res(c, c),
-                attention(2),
-                push(),
-                res(c, c),
-                attention(2),
-                res(c, c),
-                pop(),
-                res(c + c, c),
-                attention(2),
-                pop(),
-                res(c + c, c),
-                attention(2),
-                pop(),
-                res(c + b, c),
-                attention(2),
-                UpSampler(c),
-                pop(),
-                res(c + b, b),
-                attention(1),
-                pop(),
-                res(b + b, b),
-                attention(1),
-                pop(),
-                res(b + a, b),
-                attention(1),
-                UpSampler(b),
-                pop(),
-                res(b + a, a),
-                pop(),
-                res(a + a, a),
-                pop(),
-                res(a + a, a),
+        def attention(level: int) -> list[nn.Module]:
+            if level == 0:
+                return []
+            width, head, layers = shape.widths[level], shape.head_width, shape.depths[level - 1]
+            return [
+                AttentionBlock(
+                    width // head, head, width, layers, shape.context_width, norm_num_groups=shape.groups
+                )
             ]
-        )
+
+        blocks: list[nn.Module] = []
+        width, pushed = a, [a]  # of what was computed last, and of what was pushed, conv_in's output first
+        for level, outer in enumerate(shape.widths):
+            for _ in range(2):
+                blocks += [res(width, outer), *attention(level), PushBlock()]
+                width = outer
+                pushed.append(width)
+            if level < 2:
+                blocks += [DownSampler(width), PushBlock()]
+                pushed.append(width)
+        blocks += [res(c, c), *attention(2), res(c, c)]
+        for level, outer in reversed(list(enumerate(shape.widths))):
+            for _ in range(3):
+                blocks += [PopBlock(), res(width + pushed.pop(), outer), *attention(level)]
+                width = outer
+            if level > 0:
+                blocks.append(UpSampler(width))
+        self.blocks = nn.ModuleList(blocks)
         self.conv_norm_out = nn.GroupNorm(shape.groups, a, eps=1e-5)
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(a, 4, 3, padding=1)
@@ -177,30 +140,14 @@ class KolorsVAEEncoder(SDXLVAEEncoder):
         self.quant_conv = nn.Conv2d(8, 8, 1)
         self.conv_in = nn.Conv2d(3, a, 3, padding=1)
 
-        def res(inner: int, outer: int) -> nn.Module:
-            return ResnetBlock(inner, outer, groups=shape.groups, eps=1e-6)
-
-        def down(width: int) -> nn.Module:
-            return DownSampler(width, padding=0, extra_padding=True)
-
-        self.blocks = nn.ModuleList(
-            [
-                res(a, a),
-                res(a, a),
-                down(a),
-                res(a, b),
-                res(b, b),
-                down(b),
-                res(b, c),
-                res(c, c),
-                down(c),
-                res(c, c),
-                res(c, c),
-                res(c, c),
-                VAEAttentionBlock(1, c, c, 1, norm_num_groups=shape.groups, eps=1e-6),
-                res(c, c),
-            ]
-        )
+        res = partial(ResnetBlock, groups=shape.groups, eps=1e-6)
+        down = partial(DownSampler, padding=0, extra_padding=True)
+        blocks, width = [], a
+        for outer in (a, b, c):
+            blocks += [res(width, outer), res(outer, outer), down(outer)]
+            width = outer
+        blocks += [res(c, c), res(c, c), res(c, c), _attention(shape), res(c, c)]
+        self.blocks = nn.ModuleList(blocks)
         self.conv_norm_out = nn.GroupNorm(shape.groups, c, eps=1e-6)
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(c, 8, 3, padding=1)
@@ -216,34 +163,20 @@ class KolorsVAEDecoder(SDXLVAEDecoder):
         self.post_quant_conv = nn.Conv2d(4, 4, 1)
         self.conv_in = nn.Conv2d(4, c, 3, padding=1)
 
-        def res(inner: int, outer: int) -> nn.Module:
-            return ResnetBlock(inner, outer, groups=shape.groups, eps=1e-6)
-
-        self.blocks = nn.ModuleList(
-            [
-                res(c, c),
-                VAEAttentionBlock(1, c, c, 1, norm_num_groups=shape.groups, eps=1e-6),
-                res(c, c),
-                res(c, c),
-                res(c, c),
-                res(c, c),
-                UpSampler(c),
-                res(c, c),
-                res(c, c),
-                res(c, c),
-                UpSampler(c),
-                res(c, b),
-                res(b, b),
-                res(b, b),
-                UpSampler(b),
-                res(b, a),
-                res(a, a),
-                res(a, a),
-            ]
-        )
+        res = partial(ResnetBlock, groups=shape.groups, eps=1e-6)
+        blocks, width = [res(c, c), _attention(shape), res(c, c)], c
+        for outer in (c, c, b):
+            blocks += [res(width, outer), res(outer, outer), res(outer, outer), UpSampler(outer)]
+            width = outer
+        self.blocks = nn.ModuleList([*blocks, res(b, a), res(a, a), res(a, a)])
         self.conv_norm_out = nn.GroupNorm(shape.groups, a, eps=1e-5)
         self.conv_act = nn.SiLU()
         self.conv_out = nn.Conv2d(a, 3, 3, padding=1)
+
+
+def _attention(shape: VAEShape) -> VAEAttentionBlock:
+    width = shape.widths[-1]
+    return VAEAttentionBlock(1, width, width, 1, norm_num_groups=shape.groups, eps=1e-6)
 
 
 def chatglm(dtype: torch.dtype, **sizes: int) -> ChatGLMModel:
