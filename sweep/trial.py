@@ -354,7 +354,7 @@ def judge(
         images=images,
         train_loss=_mean(losses[-spec.train.steps_per_epoch :]) if spec.train and losses else None,
         lora_sha256=sha256(folder.lora) if spec.train else None,
-        scorer=backbone.scorer_name,
+        scorer=backbone.model.scorer,
         scoring_version=SCORING_VERSION,
         device=str(backbone.device),
         dtype=str(backbone.dtype).removeprefix("torch."),
@@ -380,7 +380,7 @@ def _epoch_saver(
     def save(epoch: int, losses: list[float]) -> None:
         metadata = metadata_of(
             train,
-            architecture=backbone.architecture,
+            architecture=backbone.model.architecture,
             title=f"{spec.study} trial {spec.number} epoch {epoch}",
             resolution=spec.render.size_px,
             learning_rate=train.learning_rate,

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor
 
-from core.base_models import DEFAULT, base_model
+from core.base_models import DEFAULT, BaseModel, base_model
 from core.errors import UserError
 from core.files.weight_files import PARTS, Part
 from core.trial.spec import PRECISIONS
@@ -39,12 +39,10 @@ class Backbone:
     `free_text_encoder` is called.
     """
 
-    name: str
-    architecture: str  # what LoRA files say they are made for
+    model: BaseModel
     device: torch.device
     dtype: torch.dtype
     readers: Mapping[str, Callable[[], nn.Module]] = field(repr=False)
-    scorer_name: str
     image_processor: CLIPImageProcessor
     weights: dict[str, str]  # part -> digest of its weight files; part of the cache's keys
     known_tokens: frozenset[int] | None = None  # that the text encoder was trained on; None: all
@@ -151,13 +149,17 @@ class Backbone:
         noisy = noisy_BCHW.contiguous(memory_format=torch.channels_last)
         return self.unet(noisy, timesteps, tokens_BTD, size.flatten(), pooled_BD)
 
-    def unknown_words(self, prompt: str) -> list[str]:
-        """Pieces of the prompt that the text encoder was not trained on; it reads them as zero vectors."""
-        if self.known_tokens is None:
+    def unknown_words(self, prompts: Sequence[str]) -> list[str]:
+        """Pieces of the prompts that the text encoder was not trained on, each once, in order of appearance.
+
+        It reads them as zero vectors.
+        """
+        known, tokenizer = self.known_tokens, self._prompter.tokenizer
+        if known is None:
             return []
-        tokenizer = self._prompter.tokenizer
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        return [piece for i in ids if i not in self.known_tokens and (piece := tokenizer.decode([i]).strip())]
+        ids = (i for prompt in prompts for i in tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        pieces = (tokenizer.decode([i]).strip() for i in ids if i not in known)
+        return list(dict.fromkeys(piece for piece in pieces if piece))
 
 
 def load_backbone(
@@ -231,8 +233,3 @@ def _device(written: str, *, wants_gpu: bool) -> torch.device:
             f"device is {written!r}, but torch sees {torch.cuda.device_count()} GPUs, counted from 0"
         )
     return device
-
-
-def unknown_story_words(backbone: Backbone, prompts: Sequence[str]) -> list[str]:
-    """`Backbone.unknown_words` of all prompts, each once, in order of appearance."""
-    return list(dict.fromkeys(word for prompt in prompts for word in backbone.unknown_words(prompt)))

@@ -14,7 +14,8 @@ import os
 import shutil
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -35,9 +36,17 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from core.errors import LoraSweepError, UserError
-from core.files.files import write_json
+from core.files.files import Json, write_json
 from core.files.weight_files import FOLDER_VARIABLE, WeightFile
-from core.kolors.files import RECORD, REVISION, describe_missing, missing_files, models_folder, read_record
+from core.kolors.files import (
+    FOLDERS,
+    RECORD,
+    REVISION,
+    describe_missing,
+    missing_files,
+    models_folder,
+    read_record,
+)
 
 FILES_AT_ONCE = 4
 ELSEWHERE = f"another folder with --to, {FOLDER_VARIABLE} or the study's key weights"
@@ -68,7 +77,7 @@ def fetch_missing(
     """
     if not missing_files(folder):
         return
-    with _only_fetcher(folder, announce):
+    with _lock(folder, announce):
         # a new config reads the environment now; the client's default did so only once
         api = HubApi(config=HubConfig())
         listed: list[Listed] = []
@@ -89,53 +98,38 @@ def fetch_missing(
             f"into {folder}{begun} ({decimal(free_bytes)} free there); safe to interrupt, the same command "
             f"goes on"
         )
-        tally = _Tally(progress, total_bytes)
+        done_bytes: Counter[str] = Counter()  # by file
         for _, group in groupby(listed, key=lambda one: one.weight.model):
-            _fetch(api, list(group), folder, tally)
+            _fetch(api, list(group), folder, done_bytes, lambda: progress(done_bytes.total(), total_bytes))
 
 
-@contextlib.contextmanager
-def _only_fetcher(folder: Path, announce: Callable[[str], None]) -> Iterator[None]:
+def _lock(folder: Path, announce: Callable[[str], None]) -> contextlib.AbstractContextManager[object]:
+    """Wait until no other process fetches into `folder`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(folder / ".download.lock")
         try:
-            lock.acquire(timeout=0)
+            return lock.acquire(timeout=0)
         except filelock.Timeout:
             announce(f"another process is fetching into {folder}; waiting for it")
-            lock.acquire()
+            return lock.acquire()
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); name {ELSEWHERE}") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _ask(api: HubApi, model: str, files: Sequence[WeightFile], folder: Path) -> list[Listed]:
     """Look up these files of one repository on the server. Raises DownloadError."""
     try:
         # The raw listing: the client's FileInfo drops `Revision`, the commit.
-        entries = {entry.get("Path"): entry for entry in api.legacy.list_repo_files(model, "model", REVISION)}
+        entries = {
+            str(entry.get("Path")): entry for entry in api.legacy.list_repo_files(model, "model", REVISION)
+        }
     except (HubError, OSError) as error:
         raise _failure(api, {model: _reason(error)}, folder) from None
-    found = {
-        file: next((one for one in file.variants if entries.get(one.file, {}).get("Size")), None)
-        for file in files
-    }
-    lost = [file.file for file, variant in found.items() if variant is None]
-    if lost:
+    found = {file.file: _listed(file, entries) for file in files}
+    if lost := [name for name, one in found.items() if one is None]:
         raise _failure(api, {model: f"the server lists no {', '.join(lost)}, or an empty one"}, folder)
-    listed = [
-        Listed(
-            one,
-            int(entries[one.file]["Size"]),
-            entries[one.file].get("Sha256"),
-            entries[one.file].get("Revision"),
-        )
-        for one in found.values()
-        if one
-    ]
+    listed = [one for one in found.values() if one]
     pins = {path: known.get("sha256") for path, known in read_record(folder).items()}
     if other := [one.weight.file for one in listed if pins.get(one.weight.path) not in (None, one.sha256)]:
         raise _failure(
@@ -149,30 +143,45 @@ def _ask(api: HubApi, model: str, files: Sequence[WeightFile], folder: Path) -> 
     return listed
 
 
-def _fetch(api: HubApi, listed: Sequence[Listed], folder: Path, tally: "_Tally") -> None:
+def _listed(file: WeightFile, entries: Mapping[str, Json]) -> Listed | None:
+    """The first of the file's variants that the server lists."""
+    for one in file.variants:
+        entry = entries.get(one.file, {})
+        if entry.get("Size"):
+            return Listed(one, int(entry["Size"]), entry.get("Sha256"), entry.get("Revision"))
+    return None
+
+
+def _fetch(
+    api: HubApi,
+    listed: Sequence[Listed],
+    folder: Path,
+    done_bytes: Counter[str],
+    progressed: Callable[[], None],
+) -> None:
     """Fetch files of one repository into their folder, and record them. Raises DownloadError."""
-    model, first = listed[0].weight.model, listed[0].weight
+    model = listed[0].weight.model
     entries = [{"Path": one.weight.file, "Size": one.size_bytes, "Sha256": one.sha256} for one in listed]
     try:
         while True:
-            before_bytes = tally.done_bytes
+            before_bytes = done_bytes.total()
             try:
                 with _client_hushed():
                     api.download_repo(
                         model,
                         "model",
                         revision=REVISION,
-                        local_dir=folder / first.path.removesuffix(first.file),
+                        local_dir=folder / FOLDERS[model],
                         file_list=entries,
                         max_workers=FILES_AT_ONCE,
-                        progress_callbacks=[_counting(tally)],
+                        progress_callbacks=[_counting(done_bytes, progressed)],
                     )
                 return
             except (HubError, OSError) as error:
                 failed = getattr(error, "failed_files", None) or {model: error}
                 # The client gives up on a file after an hour or a few retries; retry while bytes arrive.
                 cut = all(isinstance(cause, NetworkError) for cause in failed.values())
-                if not cut or tally.done_bytes <= before_bytes:
+                if not cut or done_bytes.total() <= before_bytes:
                     raise _failure(
                         api, {name: _reason(cause) for name, cause in failed.items()}, folder
                     ) from None
@@ -214,38 +223,20 @@ def _record(listed: Sequence[Listed], folder: Path) -> None:
         write_json(folder / RECORD, read_record(folder) | came)
 
 
-class _Tally:
-    """Bytes fetched over all files; the client reports from several threads, and may restart a file."""
-
-    def __init__(self, progress: Callable[[int, int], None], total_bytes: int) -> None:
-        self._progress, self._total_bytes = progress, total_bytes
-        self._bytes_by_file: dict[str, int] = {}
-        self._lock = threading.Lock()
-
-    @property
-    def done_bytes(self) -> int:
-        return sum(self._bytes_by_file.values())
-
-    def begin(self, file: str) -> None:
-        with self._lock:
-            self._bytes_by_file[file] = 0
-
-    def add(self, file: str, size_bytes: int) -> None:
-        with self._lock:
-            self._bytes_by_file[file] += size_bytes
-            self._progress(self.done_bytes, self._total_bytes)
-
-
-def _counting(tally: _Tally) -> type[ProgressCallback]:
-    """The callback class, which the client instantiates for each attempt at a file."""
+def _counting(done_bytes: Counter[str], progressed: Callable[[], None]) -> type[ProgressCallback]:
+    """The callback class: the client makes one for each attempt at a file, in several threads."""
+    lock = threading.Lock()
 
     class Counted(ProgressCallback):
         def __init__(self, filename: str, file_size: int) -> None:
             super().__init__(filename, file_size)
-            tally.begin(filename)
+            with lock:
+                done_bytes[filename] = 0
 
         def update(self, size: int) -> None:
-            tally.add(self.filename, size)
+            with lock:
+                done_bytes[self.filename] += size
+                progressed()
 
     return Counted
 

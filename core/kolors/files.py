@@ -7,7 +7,7 @@ tokenizer ships with diffsynth.
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,50 +26,36 @@ DOWNLOAD = "core.kolors.download"
 
 KOLORS = "Kwai-Kolors/Kolors"
 VAE = "AI-ModelScope/sdxl-vae-fp16-fix"
-SCORER = "AI-ModelScope/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
 SCORER_FOLDER = "aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
+SCORER = f"AI-ModelScope/{SCORER_FOLDER}"
+FOLDERS = {
+    KOLORS: "kolors/Kolors",
+    VAE: "sdxl-vae-fp16-fix",
+    SCORER: SCORER_FOLDER,
+}  # under the models folder
 
 
-def _shards() -> Iterable[WeightFile]:
-    for number in range(1, 8):
-        file = f"text_encoder/pytorch_model-{number:05d}-of-00007.bin"
-        # ChatGLM3-6B: 6.24e9 parameters in fp16, the last shard about half as large as the others.
-        yield WeightFile(
-            "text_encoder",
-            f"kolors/Kolors/{file}",
-            KOLORS,
-            file,
-            1_900_000_000 if number < 7 else 1_050_000_000,
-        )
+def _file(
+    part: Part, model: str, file: str, size_bytes: int | None = None, instead: str | None = None
+) -> WeightFile:
+    return WeightFile(part, f"{FOLDERS[model]}/{file}", model, file, size_bytes, instead)
 
 
+# ChatGLM3-6B: 6.24e9 parameters in fp16, the last shard about half as large as the others.
+SHARD_BYTES = (*[1_900_000_000] * 6, 1_050_000_000)
 FILES: tuple[WeightFile, ...] = (
     # 2.58e9 parameters in fp32; users of the repository speak of 10 GB.
-    WeightFile(
-        "unet",
-        "kolors/Kolors/unet/diffusion_pytorch_model.safetensors",
-        KOLORS,
-        "unet/diffusion_pytorch_model.safetensors",
-        10_300_000_000,
+    _file("unet", KOLORS, "unet/diffusion_pytorch_model.safetensors", 10_300_000_000),
+    *(
+        _file("text_encoder", KOLORS, f"text_encoder/pytorch_model-{number:05d}-of-00007.bin", size_bytes)
+        for number, size_bytes in enumerate(SHARD_BYTES, start=1)
     ),
-    *_shards(),
-    WeightFile(
-        "vae",
-        "sdxl-vae-fp16-fix/diffusion_pytorch_model.safetensors",
-        VAE,
-        "diffusion_pytorch_model.safetensors",
-        335_000_000,
-    ),  # 83.7e6 parameters in fp32
-    WeightFile("scorer", f"{SCORER_FOLDER}/config.json", SCORER, "config.json"),
-    WeightFile("scorer", f"{SCORER_FOLDER}/preprocessor_config.json", SCORER, "preprocessor_config.json"),
-    WeightFile(
-        "scorer",
-        f"{SCORER_FOLDER}/model.safetensors",
-        SCORER,
-        "model.safetensors",
-        1_220_000_000,
-        instead="pytorch_model.bin",
-    ),  # CLIP ViT-L/14's vision half in fp32
+    # 83.7e6 parameters in fp32
+    _file("vae", VAE, "diffusion_pytorch_model.safetensors", 335_000_000),
+    _file("scorer", SCORER, "config.json"),
+    _file("scorer", SCORER, "preprocessor_config.json"),
+    # CLIP ViT-L/14's vision half in fp32
+    _file("scorer", SCORER, "model.safetensors", 1_220_000_000, instead="pytorch_model.bin"),
 )
 
 

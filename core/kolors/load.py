@@ -7,7 +7,7 @@ the file that is being read (and, on a CPU, the model itself).
 import pickle
 import re
 from collections.abc import Callable, Collection, Iterator
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,95 +48,118 @@ def read_backbone(
     """
     if missing := missing_files(folder, parts):
         raise UserError(describe_missing(missing, folder))
+    weights = WeightsFolder(folder, device, dtype)
     return Backbone(
-        name=model.name,
-        architecture=model.architecture,
+        model=model,
         device=device,
         dtype=dtype,
         text_encoder_alone=True,
         readers={
-            "unet": partial(read_unet, folder, device, dtype),
-            "vae_encoder": partial(read_vae_encoder, folder, device, dtype),
-            "vae_decoder": partial(read_vae_decoder, folder, device, dtype),
-            "text_encoder": partial(read_text_encoder, folder, device, dtype),
-            "scorer": partial(read_scorer, folder, device),
+            "unet": weights.unet,
+            "vae_encoder": weights.vae_encoder,
+            "vae_decoder": weights.vae_decoder,
+            "text_encoder": weights.text_encoder,
+            # In fp32 whatever the precision: rounding could move a score across the gate.
+            "scorer": replace(weights, dtype=torch.float32).scorer,
         },
-        scorer_name=model.scorer,
-        image_processor=read_image_processor(folder),
+        image_processor=CLIPImageProcessor.from_pretrained(folder / SCORER_FOLDER),
         weights=fingerprints(folder, parts),
     )
 
 
-def read_unet(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsUNet:
-    """The denoising network. Raises WeightsError."""
-    return _read(
-        folder,
-        "unet",
-        device,
-        dtype,
-        _diffsynth_names(KolorsUNet),
-        lambda tensors: KolorsUNet(UNetShape.of(tensors)),
-    )
+@dataclass(frozen=True, slots=True)
+class WeightsFolder:
+    """A folder with Kolors' weights; each method reads a part to `device`. They raise WeightsError."""
 
+    folder: Path
+    device: torch.device
+    dtype: torch.dtype
 
-def read_vae_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsVAEEncoder:
-    """The first half of the VAE's file. Raises WeightsError."""
-    return _read(
-        folder,
-        "vae",
-        device,
-        dtype,
-        _diffsynth_names(KolorsVAEEncoder),
-        lambda tensors: KolorsVAEEncoder(VAEShape.of(tensors, (0, 4, 7))),
-        r"(encoder|quant_conv)\.",
-    )
+    def unet(self) -> KolorsUNet:
+        """The denoising network."""
+        return self._read(
+            "unet", _diffsynth_names(KolorsUNet), lambda tensors: KolorsUNet(UNetShape.of(tensors))
+        )
 
+    def vae_encoder(self) -> KolorsVAEEncoder:
+        """The first half of the VAE's file."""
 
-def read_vae_decoder(folder: Path, device: torch.device, dtype: torch.dtype) -> KolorsVAEDecoder:
-    """The second half of the VAE's file. Raises WeightsError."""
-    return _read(
-        folder,
-        "vae",
-        device,
-        dtype,
-        _diffsynth_names(KolorsVAEDecoder),
-        lambda tensors: KolorsVAEDecoder(VAEShape.of(tensors, (17, 13, 0))),
-        r"(decoder|post_quant_conv)\.",
-    )
+        def build(tensors: Tensors) -> KolorsVAEEncoder:
+            return KolorsVAEEncoder(VAEShape.of(tensors, (0, 4, 7)))
 
+        return self._read("vae", _diffsynth_names(KolorsVAEEncoder), build, r"(encoder|quant_conv)\.")
 
-def read_text_encoder(folder: Path, device: torch.device, dtype: torch.dtype) -> ChatGLMModel:
-    """ChatGLM3 without its language-model head. Raises WeightsError."""
-    # ChatGLM3's own files prefix every name with `transformer.`.
-    return _read(
-        folder,
-        "text_encoder",
-        device,
-        dtype,
-        lambda tensors: {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()},
-        lambda tensors: chatglm(dtype, **chatglm_sizes(tensors)),
-        r"(?!.*output_layer\.)",
-    )
+    def vae_decoder(self) -> KolorsVAEDecoder:
+        """The second half of the VAE's file."""
 
+        def build(tensors: Tensors) -> KolorsVAEDecoder:
+            return KolorsVAEDecoder(VAEShape.of(tensors, (17, 13, 0)))
 
-def read_scorer(folder: Path, device: torch.device) -> AestheticsPredictorV2Linear:
-    """The scorer, in fp32 whatever the precision: rounding could move a score across the gate."""
-    config = CLIPVisionConfig.from_pretrained(folder / SCORER_FOLDER)
-    # Files of older transformers also hold `position_ids`, which are no weights.
-    return _read(
-        folder,
-        "scorer",
-        device,
-        torch.float32,
-        dict,
-        lambda _: AestheticsPredictorV2Linear(config),
-        r"(?!.*position_ids$)",
-    )
+        return self._read("vae", _diffsynth_names(KolorsVAEDecoder), build, r"(decoder|post_quant_conv)\.")
 
+    def text_encoder(self) -> ChatGLMModel:
+        """ChatGLM3 without its language-model head."""
 
-def read_image_processor(folder: Path) -> CLIPImageProcessor:
-    """The preprocessing of images for the scorer."""
-    return CLIPImageProcessor.from_pretrained(folder / SCORER_FOLDER)
+        def rename(tensors: Tensors) -> Tensors:  # ChatGLM3's own files prefix every name
+            return {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+
+        def build(tensors: Tensors) -> ChatGLMModel:
+            return chatglm(self.dtype, **chatglm_sizes(tensors))
+
+        return self._read("text_encoder", rename, build, r"(?!.*output_layer\.)")
+
+    def scorer(self) -> AestheticsPredictorV2Linear:
+        """The aesthetic predictor."""
+        config = CLIPVisionConfig.from_pretrained(self.folder / SCORER_FOLDER)
+        # Files of older transformers also hold `position_ids`, which are no weights.
+        return self._read(
+            "scorer", dict, lambda _: AestheticsPredictorV2Linear(config), r"(?!.*position_ids$)"
+        )
+
+    def _read(
+        self,
+        part: Part,
+        rename: Callable[[Tensors], Tensors],
+        build: Callable[[Tensors], Model],
+        names: str = "",
+    ) -> Model:
+        """Load a part's model: `build` makes it from the renamed tensors, whose shapes give its sizes.
+
+        `names` is a regular expression of the tensors to read, by their names in the files.
+        """
+        paths = [path for path in part_paths(self.folder, part) if path.suffix != ".json"]
+        found = {
+            name: self._placed(tensor)
+            for path in paths
+            for name, tensor in _mapped(path)
+            if re.match(names, name)
+        }
+        try:
+            tensors = rename(found)
+            with init_weights_on_device():
+                model = build(tensors)
+        except (KeyError, IndexError, ValueError) as error:
+            raise WeightsError(f"{paths[0]}: holds no {part} of Kolors' kind ({error})") from error
+        # Buffers that no file holds have their values already.
+        wanted = {
+            name: tensor.shape
+            for name, tensor in model.state_dict().items()
+            if tensor.is_meta or name in tensors
+        }
+        given = {name: tensor.shape for name, tensor in tensors.items()}
+        if wanted != given:
+            odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+            raise WeightsError(
+                f"{paths[0]}: holds no {part} of Kolors' kind: {len(odd)} tensors are missing, unknown or of "
+                f"another shape, {odd[0]} among them"
+            )
+        model.load_state_dict(tensors, strict=False, assign=True)
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        """Move a tensor to the device and dtype, in the memory format that convolutions are fastest in."""
+        order = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
+        return tensor.to(self.device, self.dtype if tensor.is_floating_point() else None, memory_format=order)
 
 
 def _diffsynth_names(model: type[Any]) -> Callable[[Tensors], Tensors]:
@@ -148,53 +171,6 @@ def _diffsynth_names(model: type[Any]) -> Callable[[Tensors], Tensors]:
         return converted[0] if isinstance(converted, tuple) else converted
 
     return convert
-
-
-def _read(
-    folder: Path,
-    part: Part,
-    device: torch.device,
-    dtype: torch.dtype,
-    rename: Callable[[Tensors], Tensors],
-    build: Callable[[Tensors], Model],
-    names: str = "",
-) -> Model:
-    """Load a part's model: `build` makes it from the renamed tensors, whose shapes give its sizes.
-
-    `names` is a regular expression of the tensors to read, by their names in the files. Raises WeightsError.
-    """
-    paths = [path for path in part_paths(folder, part) if path.suffix != ".json"]
-    found = {
-        name: _placed(tensor, device, dtype)
-        for path in paths
-        for name, tensor in _mapped(path)
-        if re.match(names, name)
-    }
-    try:
-        tensors = rename(found)
-        with init_weights_on_device():
-            model = build(tensors)
-    except (KeyError, IndexError, ValueError) as error:
-        raise WeightsError(f"{paths[0]}: holds no {part} of Kolors' kind ({error})") from error
-    # Buffers that no file holds have their values already.
-    wanted = {
-        name: tensor.shape for name, tensor in model.state_dict().items() if tensor.is_meta or name in tensors
-    }
-    given = {name: tensor.shape for name, tensor in tensors.items()}
-    if wanted != given:
-        odd = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
-        raise WeightsError(
-            f"{paths[0]}: holds no {part} of Kolors' kind: {len(odd)} tensors are missing, unknown or of "
-            f"another shape, {odd[0]} among them"
-        )
-    model.load_state_dict(tensors, strict=False, assign=True)
-    return model.to(device).eval().requires_grad_(False)
-
-
-def _placed(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Move a tensor to the device and dtype, in the memory format that convolutions are fastest in."""
-    order = torch.channels_last if tensor.dim() == 4 else torch.preserve_format
-    return tensor.to(device, dtype if tensor.is_floating_point() else None, memory_format=order)
 
 
 def _mapped(path: Path) -> Iterator[tuple[str, Tensor]]:

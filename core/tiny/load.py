@@ -27,8 +27,7 @@ def read_backbone(
         return _frozen(network, device, kind)
 
     return Backbone(
-        name=model.name,
-        architecture=model.architecture,
+        model=model,
         device=device,
         dtype=dtype,
         known_tokens=models.known_tokens(),
@@ -40,7 +39,6 @@ def read_backbone(
             # In fp32 whatever the precision: rounding could move a score across the gate.
             "scorer": partial(read, models.tiny_scorer, "scorer", torch.float32),
         },
-        scorer_name=model.scorer,
         image_processor=models.tiny_image_processor(),
         weights=model.files.fingerprints(folder, PARTS),
     )

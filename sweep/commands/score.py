@@ -42,7 +42,7 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
     for name, value in zip(ratings, result.aesthetic, strict=True):
         say(f"{value:6.3f}  {name}")
     say(
-        f"{result.mean:6.3f}  mean of {len(ratings)} by {loaded.scorer_name}; coherence "
+        f"{result.mean:6.3f}  mean of {len(ratings)} by {loaded.model.scorer}; coherence "
         f"{result.coherence:.3f}"
     )
 

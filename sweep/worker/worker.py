@@ -83,7 +83,7 @@ def _load(spec: TrialSpec, device: str, out: TextIO) -> "Backbone | None":
     """The base model, sending `Ready`; None if it cannot be loaded, sending `Refused`."""
     import torch
 
-    from core.backbone.backbone import load_backbone, unknown_story_words
+    from core.backbone.backbone import load_backbone
 
     started = time.monotonic()
     try:
@@ -93,7 +93,7 @@ def _load(spec: TrialSpec, device: str, out: TextIO) -> "Backbone | None":
         log.exception("the base model cannot be loaded")
         _send(out, events.Refused(message=first_line(refusal), loading=True))
         return None
-    unknown = unknown_story_words(backbone, [scene.prompt for scene in spec.story.scenes])
+    unknown = backbone.unknown_words([scene.prompt for scene in spec.story.scenes])
     _send(
         out,
         events.Ready(
@@ -102,7 +102,7 @@ def _load(spec: TrialSpec, device: str, out: TextIO) -> "Backbone | None":
             threads=torch.get_num_threads(),
             unknown_words=unknown,
             weights=backbone.weights,
-            scorer=backbone.scorer_name,
+            scorer=backbone.model.scorer,
             scoring_version=SCORING_VERSION,
         ),
     )

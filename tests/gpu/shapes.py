@@ -18,6 +18,7 @@ from transformers import CLIPImageProcessor
 from transformers.models.clip.configuration_clip import CLIPVisionConfig
 
 from core.backbone.backbone import Backbone
+from core.base_models import base_model
 from core.kolors.models import KolorsUNet, KolorsVAEDecoder, KolorsVAEEncoder, UNetShape, VAEShape, chatglm
 from core.tiny import models as tiny
 from core.trial.spec import Rendering
@@ -96,13 +97,11 @@ def build_backbone(shape: Shape, device: torch.device, dtype: torch.dtype) -> Ba
         "text_encoder": shape.text_encoder,
     }
     return Backbone(
-        name=shape.name,
-        architecture="random",
+        model=base_model("kolors"),
         device=device,
         dtype=dtype,
         readers={name: partial(random_model, make, device, dtype) for name, make in models.items()}
         | {"scorer": partial(random_model, shape.scorer, device, torch.float32)},
-        scorer_name="random",
         image_processor=shape.image_processor(),
         weights=dict.fromkeys((*models, "scorer"), "random"),
     )

@@ -26,8 +26,8 @@ from core.backbone.backbone import Backbone, load_backbone
 from core.backbone.encode import encode_examples, encode_prompts
 from core.files.cache import Cache
 from core.files.install import ROOT
-from core.kolors import load
 from core.kolors.files import FILES, SCORER_FOLDER
+from core.kolors.load import WeightsFolder
 from core.lora import adapters
 from core.story.render import render_scenes
 from core.story.score import score_pictures
@@ -144,7 +144,7 @@ def test_names_with_chatglm_s_own_prefix_are_read_too(linked: Path) -> None:
             {f"transformer.{name}": tensor for name, tensor in tensors.items() if "inv_freq" not in name},
             linked / path,
         )
-    model = load.read_text_encoder(linked, CPU, torch.float32)
+    model = WeightsFolder(linked, CPU, torch.float32).text_encoder()
     assert model.num_layers == 2
     assert model.rotary_pos_emb.inv_freq.tolist() == pytest.approx([1.0, 0.1, 0.01, 0.001])
 
@@ -183,7 +183,7 @@ def test_the_score_is_that_of_the_stock_predictor(
         float(stock(pixel_values=pixels).logits), abs=1e-5
     )
     assert kolors.scorer.dtype == torch.float32
-    assert kolors.scorer_name == SCORER_FOLDER
+    assert kolors.model.scorer == SCORER_FOLDER
 
 
 def test_every_part_has_a_fingerprint_that_follows_its_files(kolors: Backbone, linked: Path) -> None:
@@ -298,15 +298,15 @@ def test_pickled_code_in_a_bin_is_refused_and_not_run(linked: Path, tmp_path: Pa
     with pytest.raises(
         ValueError, match=r"pytorch_model-00002-of-00007\.bin: holds more than tensors.*never run"
     ):
-        load.read_text_encoder(linked, CPU, torch.float32)
+        WeightsFolder(linked, CPU, torch.float32).text_encoder()
     assert not (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
     ("path", "read"),
     [
-        (UNET, lambda folder: load.read_unet(folder, CPU, torch.float32)),
-        (SHARDS[6], lambda folder: load.read_text_encoder(folder, CPU, torch.float32)),
+        (UNET, lambda folder: WeightsFolder(folder, CPU, torch.float32).unet()),
+        (SHARDS[6], lambda folder: WeightsFolder(folder, CPU, torch.float32).text_encoder()),
     ],
 )
 @pytest.mark.parametrize("kept", [10, 4000])
@@ -333,22 +333,22 @@ def test_another_model_s_file_is_refused_by_name(linked: Path, change: str) -> N
     with pytest.raises(
         ValueError, match=r"diffusion_pytorch_model\.safetensors: holds no unet of Kolors' kind"
     ):
-        load.read_unet(linked, CPU, torch.float32)
+        WeightsFolder(linked, CPU, torch.float32).unet()
 
 
 MEASURE = """
 import sys, torch
 from pathlib import Path
-from core.kolors import load
+from core.kolors.load import WeightsFolder
 
 def kb(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key))
 
 torch.set_num_threads(1)
-for reader, folder, dtype in zip(*[iter(sys.argv[1:])] * 3):
+for part, folder, dtype in zip(*[iter(sys.argv[1:])] * 3):
     model = None
     before = kb("VmRSS")
-    model = getattr(load, reader)(Path(folder), torch.device("cpu"), getattr(torch, dtype))
+    model = getattr(WeightsFolder(Path(folder), torch.device("cpu"), getattr(torch, dtype)), part)()
     total = sum(float(parameter.sum()) for parameter in model.parameters())  # every page is looked at
     print(kb("VmHWM") - before)
 """
@@ -367,7 +367,7 @@ def test_loading_takes_less_than_1_3_times_the_file(tmp_path: Path) -> None:
     )
     write_text_encoder(tmp_path, text_encoder_tensors(width=128, layers=13, ffn=8192))
     # The smaller first: a process remembers its highest mark, so what is measured is never too low.
-    words = ["read_text_encoder", str(tmp_path), "bfloat16", "read_unet", str(tmp_path), "float16"]
+    words = ["text_encoder", str(tmp_path), "bfloat16", "unet", str(tmp_path), "float16"]
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, *words],
         cwd=ROOT,

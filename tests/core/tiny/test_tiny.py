@@ -15,7 +15,7 @@ from diffsynth.models.sdxl_vae_encoder import SDXLVAEEncoder
 from PIL import Image, UnidentifiedImageError
 from safetensors.torch import load_file
 
-from core.backbone.backbone import Backbone, unknown_story_words
+from core.backbone.backbone import Backbone
 from core.data.folder import read_folder
 from core.story.score import score_pictures
 from core.tiny import demo_data, models, scenes
@@ -135,7 +135,7 @@ def test_the_vae_gives_latents_of_about_unit_size(backbone: Backbone) -> None:
     ],
 )
 def test_an_unknown_word_is_named(backbone: Backbone, prompt: str, word: str) -> None:
-    assert word in "".join(backbone.unknown_words(prompt))
+    assert word in "".join(backbone.unknown_words([prompt]))
 
 
 @pytest.mark.parametrize("chinese", [True, False])
@@ -146,17 +146,17 @@ def test_every_word_a_scene_can_be_told_in_is_known(backbone: Backbone, chinese:
         for verb in scenes.VERBS
         for _ in range(40)
     ]
-    assert unknown_story_words(backbone, told) == []
+    assert backbone.unknown_words(told) == []
 
 
 @pytest.mark.parametrize("name", ["lake_painter", "balloon_girl"])
 def test_the_scenes_of_the_shipped_stories_are_known(backbone: Backbone, name: str) -> None:
     words = yaml.safe_load((STUDIES / "stories" / f"{name}.yaml").read_text(encoding="utf-8"))
-    assert unknown_story_words(backbone, [scene["prompt"] for scene in words["scenes"]]) == []
+    assert backbone.unknown_words([scene["prompt"] for scene in words["scenes"]]) == []
 
 
 def test_an_unknown_word_is_told_once_in_order_of_appearance(backbone: Backbone) -> None:
-    words = unknown_story_words(backbone, ["dragon, sea", "a robot and a dragon"])
+    words = backbone.unknown_words(["dragon, sea", "a robot and a dragon"])
     assert words == list(dict.fromkeys(words))
     assert "".join(words).index("dragon") < "".join(words).index("robot")
 
