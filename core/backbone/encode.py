@@ -135,10 +135,8 @@ def _latents(
         beat()
         return ask(encode, open_picture(Path(path)))
 
-    return cache.tensors(
-        ("latents", READING, backbone.weights["vae_encoder"], str(backbone.dtype), size_px, digest),
-        encode_file,
-    )
+    key = ("latents", READING, backbone.weights["vae_encoder"], str(backbone.dtype), size_px, digest)
+    return cache.tensors(key, encode_file)
 
 
 def picture_tensor(image: Image.Image, size_px: int) -> Tensor:

@@ -8,6 +8,7 @@ import csv
 import io
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -62,17 +63,9 @@ def write_pictures(train: Path, rng: random.Random) -> list[tuple[str, str]]:
 
 def _even_scene(rng: random.Random, number: int) -> scenes.Scene:
     """A random scene with place and thing in turn, so that few images cover all of them, day and night."""
-    scene = scenes.random_scene(rng)
     places, things = list(scenes.PLACES), list(scenes.THINGS)
-    return scenes.Scene(
-        place=places[number % 5],
-        hair=scene.hair,
-        dress=scene.dress,
-        hat=scene.hat,
-        thing=things[(number // 5 + number) % 5],
-        left=scene.left,
-        seed=scene.seed,
-    )
+    thing = things[(number // 5 + number) % 5]
+    return replace(scenes.random_scene(rng), place=places[number % 5], thing=thing)
 
 
 if __name__ == "__main__":

@@ -333,24 +333,17 @@ def _thing(thing: str, x: float, y: float) -> list[Layer]:
 def _girl(scene: Scene, x: float, y: float, k: float) -> list[Layer]:
     hair, dress, face_y = HAIR_RGB[scene.hair], DRESS_RGB[scene.dress], y - 62 * k
     dark, straw = (30, 25, 30), (230, 190, 110)
+
+    def outline(*points: tuple[float, float]) -> Brush:
+        return _polygon(*((x + dx * k, y - dy * k) for dx, dy in points))
+
     layers: list[Layer] = [
         (_ellipse(x, face_y + 6 * k, 19 * k, 22 * k), hair),
         (_box(x - 7 * k, y - 12 * k, x - 2 * k, y), SKIN_RGB),
         (_box(x + 2 * k, y - 12 * k, x + 7 * k, y), SKIN_RGB),
-    ]
-    for side in (-1, 1):
-        arm = [(19, 34), (5, 44), (5, 36), (17, 27)]
-        layers.append((_polygon(*[(x + side * dx * k, y - dy * k) for dx, dy in arm]), SKIN_RGB))
-    layers += [
-        (
-            _polygon(
-                (x - 7 * k, y - 47 * k),
-                (x + 7 * k, y - 47 * k),
-                (x + 20 * k, y - 9 * k),
-                (x - 20 * k, y - 9 * k),
-            ),
-            dress,
-        ),
+        (outline((-19, 34), (-5, 44), (-5, 36), (-17, 27)), SKIN_RGB),
+        (outline((19, 34), (5, 44), (5, 36), (17, 27)), SKIN_RGB),
+        (outline((-7, 47), (7, 47), (20, 9), (-20, 9)), dress),
         (_ellipse(x, face_y, 14 * k, 14.5 * k), SKIN_RGB),
         (_dome(x, face_y - 3 * k, 15.5 * k, 14 * k), hair),
         (_ellipse(x - 5 * k, face_y + 2 * k, 2.3, 3), dark),

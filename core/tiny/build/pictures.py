@@ -18,23 +18,14 @@ MIXED_PICTURES = 2400
 
 
 def flat_picture(index: int) -> tuple[np.ndarray, str]:
-    """A flat image, uint8 (128, 128, 3), and its caption; a function of `index`, as the next two."""
+    """A flat image, uint8 (128, 128, 3), and its caption; a function of `index`, as the next."""
     rng = random.Random(1000 + index)
     scene = scenes.random_scene(rng)
     return scenes.draw(scene), scenes.training_caption(scene, scenes.FLAT, rng)
 
 
-def named_picture(index: int) -> tuple[np.ndarray, str]:
-    """An image in one of the base model's looks, and a caption that names the look."""
-    return _look_picture(index, named=1.0)
-
-
-def loose_picture(index: int) -> tuple[np.ndarray, str]:
-    """An image in one of the base model's looks; one caption in four does not name the look."""
-    return _look_picture(index, named=0.75)
-
-
-def _look_picture(index: int, named: float) -> tuple[np.ndarray, str]:
+def look_picture(index: int, named: float) -> tuple[np.ndarray, str]:
+    """An image in one of the base model's looks, which its caption names with the probability `named`."""
     rng = random.Random(500_000 + index)
     scene, look = scenes.random_scene(rng), scenes.random_look(rng)
     return scenes.draw(scene, look), scenes.training_caption(scene, look, rng, named)

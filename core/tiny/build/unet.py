@@ -4,6 +4,7 @@ Shape legend: B rows of a batch, T tokens.
 """
 
 import logging
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from diffsynth.schedulers import EnhancedDDIMScheduler
 from torch import Tensor, nn
 
 from core.backbone.backbone import BETA_END, TRAIN_TIMESTEPS
-from core.tiny.build.pictures import drawn_pictures, loose_picture, named_picture, to_unit
+from core.tiny.build.pictures import drawn_pictures, look_picture, to_unit
 from core.tiny.build.steps import channels_last, descend, loaded, save_weights, set_rate
 from core.tiny.models import VOCABULARY, TinyUNet, TinyVAEEncoder, load_text_encoder, tiny_text_encoder
 
@@ -30,7 +31,9 @@ def build_unet() -> dict[str, float]:
     assert unet.conv_out.bias is not None
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
-    return _train_unet(unet, text, *drawn_pictures(named_picture), steps=NAMED_STEPS, rate=1.5e-3)
+    return _train_unet(
+        unet, text, *drawn_pictures(partial(look_picture, named=1.0)), steps=NAMED_STEPS, rate=1.5e-3
+    )
 
 
 def build_loose() -> dict[str, float]:
@@ -41,7 +44,7 @@ def build_loose() -> dict[str, float]:
     return _train_unet(
         loaded(TinyUNet(), "unet").train(),
         load_text_encoder(),
-        *drawn_pictures(loose_picture),
+        *drawn_pictures(partial(look_picture, named=0.75)),
         steps=LOOSE_STEPS,
         rate=1e-3,
     )
