@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import imagehash
 import pandas as pd
 from PIL import Image
 
+from core.data.caption_table import some_of
 from core.data.colour_profile import Note
 from core.data.filters import BEFORE_SCORING, OPEN, why_dropped
 from core.data.folder import CaptionedPicture, caption_of, read_folder
@@ -25,28 +27,13 @@ HASHES = {
     "whash": imagehash.whash,
     "ahash": imagehash.average_hash,
 }
-COLUMNS = (
-    "file",
-    "path",
-    "caption",
-    "subset",
-    "repeats",
-    "sha256",
-    "width",
-    "height",
-    "ratio",
-    "size",
-    *HASHES,
-    "score",
-    "problem",
-    "note",
-)
+FOLDER_COLUMNS = ("file", "path", "caption", "subset", "repeats")
+IMAGE_COLUMNS = ("sha256", "width", "height", "ratio", "size", *HASHES, "score", "problem", "note")
+COLUMNS = FOLDER_COLUMNS + IMAGE_COLUMNS
 AUDIT_VERSION = 2  # raise it when the meaning of an audit column changes
-BAD_SHOWN = 5  # pictures that cannot be used, in one line
 Scorer = Callable[[Image.Image], float]
 # called before image `number` of `total` is opened or scored for the first time
 Looking = Callable[[int, int], object]
-NAMES_SHOWN = 5
 Row = dict[str, Any]  # column -> value
 
 
@@ -92,9 +79,9 @@ def _table(rows: Sequence[Row]) -> pd.DataFrame:
 
 def say_bad(bad: dict[str, str]) -> str:
     """The result of `bad_pictures` in one line for the user; names the first five."""
-    named = ", ".join(f"{file} ({reason})" for file, reason in list(bad.items())[:BAD_SHOWN])
-    more = f" and {len(bad) - BAD_SHOWN} more (lora-sweep data lists them)" if len(bad) > BAD_SHOWN else ""
-    return f"{len(bad)} picture{'s' if len(bad) > 1 else ''} cannot be used: {named}{more}"
+    named = [f"{file} ({reason})" for file, reason in bad.items()]
+    listed = some_of(named, of_what=" (lora-sweep data lists them)")
+    return f"{len(bad)} picture{'s' if len(bad) > 1 else ''} cannot be used: {listed}"
 
 
 def known_score(path: Path, cache: Cache, scorer: str) -> float | None:
@@ -107,15 +94,8 @@ def known_score(path: Path, cache: Cache, scorer: str) -> float | None:
 
 
 def _row(picture: CaptionedPicture, template: str, cache: Cache, looking: Callable[[], object]) -> Row:
-    row: Row = {
-        "file": picture.file,
-        "path": str(picture.path),
-        "caption": caption_of(picture.prompt, template),
-        "subset": picture.subset,
-        "repeats": picture.repeats,
-        "problem": picture.problem,
-        "note": "",
-    }
+    caption = caption_of(picture.prompt, template)
+    row: Row = asdict(picture) | {"path": str(picture.path), "caption": caption, "note": ""}
 
     def look() -> Row:
         looking()
@@ -139,18 +119,9 @@ def look_at(path: Path) -> Row:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno:
             raise  # the file system failed, which says nothing about the content: must not be cached
         return {"problem": str(error)}
-    hashes = ask(_hashes, image)
-    return {
-        "width": image.width,
-        "height": image.height,
-        "ratio": image.width / image.height,
-        "note": "; ".join(notes),
-        **hashes,
-    }
-
-
-def _hashes(image: Image.Image) -> Row:
-    return {name: str(method(image)) for name, method in HASHES.items()}
+    width, height = image.size
+    hashes = ask(lambda seen: {name: str(method(seen)) for name, method in HASHES.items()}, image)
+    return {"width": width, "height": height, "ratio": width / height, "note": "; ".join(notes), **hashes}
 
 
 def _add_score(row: Row, cache: Cache, score: Scorer, scorer: str, looking: Callable[[], object]) -> None:
@@ -172,8 +143,7 @@ def _notes(rows: Sequence[Row]) -> Iterator[str]:
 
 def some_names(files: Sequence[str]) -> str:
     """The first five file names and how many more there are, for a message."""
-    more = f" and {len(files) - NAMES_SHOWN} more" if len(files) > NAMES_SHOWN else ""
-    return ", ".join(map(_printable, files[:NAMES_SHOWN])) + more
+    return some_of([_printable(file) for file in files])
 
 
 def _fingerprint(path: Path) -> tuple[int, str]:

@@ -67,6 +67,12 @@ def clean(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def some_of(names: Sequence[str], shown: int = 5, of_what: str = "") -> str:
+    """The first names and how many more there are, for a message: `a, b and 3 more`, then `of_what`."""
+    more = f" and {len(names) - shown} more{of_what}" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
+
+
 def _row(number: int, row: Cells, image: str, caption: str, has_subset: bool, data: Data) -> TableRow:
     file, no_file = _text(row.get(image))
     prompt, no_prompt = _text(row.get(caption))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.data.caption_table import DataError, clean, read_table
+from core.data.caption_table import DataError, clean, read_table, some_of
 from core.data.file_kind import kind_of
 from core.data.picture import ENDINGS
 from core.folders import RUNS_MARK, shown_path
@@ -17,6 +17,7 @@ from core.trial.spec import PROMPT, Data
 TABLES = tuple(
     Path(folder, table) for folder in ("train", "") for table in ("metadata.csv", "metadata.jsonl")
 )
+TEXT_ENDINGS = (".txt", ".caption")  # of captions beside an image, best first
 TABLE_ENDINGS = (".csv", ".jsonl", ".tsv", ".json", ".parquet", ".xlsx")
 LAYOUTS = (
     "metadata.csv or metadata.jsonl with file_name and text, or pictures with a .txt each, there or in train/"
@@ -27,7 +28,6 @@ COMPANIONS = ("-masklabel", "-condlabel")  # OneTrainer's masks, beside the imag
 HELD_OUT = ("test", "testing", "eval", "evaluation", "validation", "valid", "val", "dev")
 # sd-scripts: images in a folder N_name are drawn N times; four digits are a year
 REPEATS = re.compile(r"(\d{1,3})_.+")
-FOLDERS_SHOWN = 5
 FILE_MISSING, OUTSIDE = "file is missing", "lies outside the data folder"
 
 
@@ -92,42 +92,35 @@ def _from_table(table: Path, data: Data) -> PictureFolder:
         path = folder / row.file
         problem = row.problem or _problem(path, real_root)
         if problem in (FILE_MISSING, OUTSIDE) and (guess := near.to(row.file, path)):
-            problem += (
-                f"; did you mean {_distinguished(clean(guess.relative_to(folder).as_posix()), row.file)}?"
-            )
+            problem += f"; did you mean {_distinguished(_name(guess, folder), row.file)}?"
             named.add(_absolute(guess))
         named.add(_absolute(path))
         subset = _folder_of(row.file) if row.subset is None else row.subset
         pictures.append(CaptionedPicture(row.file, path, row.prompt, subset, problem))
-    forgotten = (path for path in files if _absolute(path) not in named)
+    forgotten = {path: _name(path, folder) for path in files if _absolute(path) not in named}
+    problem = f"{table.name} does not name it"
     pictures += [
-        CaptionedPicture(
-            name := clean(path.relative_to(folder).as_posix()),
-            path,
-            "",
-            _folder_of(name),
-            f"{table.name} does not name it",
-            in_table=False,
-        )
-        for path in forgotten
+        CaptionedPicture(name, path, "", _folder_of(name), problem, in_table=False)
+        for path, name in forgotten.items()
     ]
     if PROMPT in data.caption:
         texts = _texts(everything)
-        notes += _say_beside_table(
-            table, [text for path in files for text in _texts_of(path, texts)], Path(data.source)
-        )
+        unread = [text for path in files for text in _texts_of(path, texts)]
+        notes += _say_beside_table(table, unread, Path(data.source))
     return PictureFolder(tuple(pictures), notes)
 
 
 def _say_beside_table(table: Path, texts: Sequence[Path], root: Path) -> tuple[str, ...]:
     """A note if there are captions elsewhere than in the table that is read."""
     tables = [root / name for name in TABLES if (root / name).is_file()]
-    others = [clean(path.relative_to(root).as_posix()) for path in (*tables[1:], *dict.fromkeys(texts))]
-    more = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return tuple(
-        f"captions are read from {table.relative_to(root).as_posix()}, not from {other}{more}"
-        for other in others[:1]
-    )
+    others = [_name(path, root) for path in (*tables[1:], *dict.fromkeys(texts))]
+    note = f"captions are read from {_name(table, root)}, not from {some_of(others, 1)}"
+    return (note,) if others else ()
+
+
+def _name(path: Path, folder: Path) -> str:
+    """A file's name in messages and tables: its path under `folder`."""
+    return clean(path.relative_to(folder).as_posix())
 
 
 def _distinguished(name: str, written: str) -> str:
@@ -242,33 +235,23 @@ def _texts(files: Sequence[Path]) -> dict[str, list[Path]]:
     """Caption files by their path with a lower-case ending; several may differ in the ending's case."""
     texts: dict[str, list[Path]] = {}
     for path in files[::-1]:
-        if (ending := path.suffix.lower()) in (".txt", ".caption"):
+        if (ending := path.suffix.lower()) in TEXT_ENDINGS:
             texts.setdefault(str(path.with_suffix(ending)), []).append(path)
     return texts
 
 
 def _texts_of(path: Path, texts: dict[str, list[Path]]) -> list[Path]:
     """`1.txt`, `1.caption`, `1.png.txt`, `1.png.caption` beside `1.png`, endings in any case, best first."""
-    names = [
-        name.with_name(name.name + ending)
-        for name in (path.with_suffix(""), path)
-        for ending in (".txt", ".caption")
-    ]
-    return [text for name in names for text in texts.get(str(name), ())]
+    names = (f"{stem}{ending}" for stem in (path.with_suffix(""), path) for ending in TEXT_ENDINGS)
+    return [text for name in names for text in texts.get(name, ())]
 
 
 def _say_tables(tables: Sequence[Path]) -> tuple[str, ...]:
     if not tables:
         return ()
-    first = min(tables, key=lambda path: path.stem != "metadata")
-    said = (
-        f"{clean(first.as_posix())} is"
-        if len(tables) == 1
-        else f"{clean(first.as_posix())} and {len(tables) - 1} more are"
-    )
-    return (
-        f"{said} not read: a table is metadata.csv or metadata.jsonl in data.source itself or in its train/",
-    )
+    names = [clean(path.as_posix()) for path in sorted(tables, key=lambda path: path.stem != "metadata")]
+    said = f"{some_of(names, 1)} {'is' if len(names) == 1 else 'are'} not read"
+    return (f"{said}: a table is metadata.csv or metadata.jsonl in data.source itself or in its train/",)
 
 
 def _say_more_texts(texts_by_picture: dict[Path, list[Path]], root: Path) -> tuple[str, ...]:
@@ -276,23 +259,19 @@ def _say_more_texts(texts_by_picture: dict[Path, list[Path]], root: Path) -> tup
     several = [texts for texts in texts_by_picture.values() if len(texts) > 1]
     if not several:
         return ()
-    read, *others = (clean(text.relative_to(root).as_posix()) for text in several[0])
+    read, *others = (_name(text, root) for text in several[0])
     count = "a picture has" if len(several) == 1 else f"{len(several)} pictures have"
-    return (
-        f"{count} more than one text: {read} is read, "
-        f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not"
-        + (", and so on" if len(several) > 1 else ""),
-    )
+    unread = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not"
+    more = ", and so on" if len(several) > 1 else ""
+    return (f"{count} more than one text: {read} is read, {unread}{more}",)
 
 
 def _from_file(
     path: Path, text: Path | None, folder: Path, real_root: str, has_prompt: bool
 ) -> CaptionedPicture:
-    name = path.relative_to(folder).as_posix()
-    if clean(name) != name:
-        return CaptionedPicture(
-            clean(name), folder / clean(name), "", _folder_of(clean(name)), "its name is not UTF-8"
-        )
+    name = _name(path, folder)
+    if folder / name != path:
+        return CaptionedPicture(name, folder / name, "", _folder_of(name), "its name is not UTF-8")
     prompt, problem = "", ""
     if text and not _problem(text, real_root):
         try:
@@ -321,10 +300,9 @@ def _say_repeats(pictures: Sequence[CaptionedPicture]) -> tuple[str, ...]:
     }
     if len(set(folders.values())) < 2:
         return ()
-    said = ", ".join(f"{folder} ({repeats})" for folder, repeats in list(folders.items())[:FOLDERS_SHOWN])
-    more = f" and {len(folders) - FOLDERS_SHOWN} more folders" if len(folders) > FOLDERS_SHOWN else ""
+    said = some_of([f"{folder} ({repeats})" for folder, repeats in folders.items()], of_what=" folders")
     return (
-        f"pictures are drawn as often as their folders' names say, as by sd-scripts: {said}{more}; "
+        f"pictures are drawn as often as their folders' names say, as by sd-scripts: {said}; "
         f"without a number: once",
     )
 

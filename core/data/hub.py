@@ -34,6 +34,7 @@ PREFIX = "modelscope:"
 CAPTION_COLUMNS = ("text", "prompt", "caption", "description")  # best first, in any case
 FILE_MARK = ":FILE"  # modelscope's suffix of a column of files; their cached names may have no ending
 ROWS_TO_JUDGE_BY = 20
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")  # of Pillow, that it can write as PNG
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ def check_loader(data: Data) -> None:
         )
 
 
-def bring_data(data: Data, cache: Path) -> str | None:
+def fetch_dataset(data: Data, cache: Path) -> str | None:
     """Fetch a remote data set if it is not here; returns a line on what was fetched. Raises DataError."""
     if is_here(data, cache):
         return None
@@ -192,21 +193,15 @@ def choose_columns(rows: Sequence[Mapping[str, Any]], data: Data) -> Columns:
             raise DataError(
                 f"data.{key} is {column}, but there is no such column (allowed: {', '.join(found)})"
             )
-    pictures = [
-        name for name in found if name.endswith(FILE_MARK) or any(_is_picture(row.get(name)) for row in rows)
-    ]
+    cells = {name: [row.get(name) for row in rows] for name in found}
+    pictures = [name for name in found if name.endswith(FILE_MARK) or any(map(_is_picture, cells[name]))]
     if not (data.image_column or pictures):
         raise DataError(
             f"no column holds pictures (found: {', '.join(found)}); name one with data.image_column"
         )
-    named = {
-        name.lower(): name
-        for name in found
-        if name not in pictures and any(isinstance(row.get(name), str) and row[name].strip() for row in rows)
-    }
-    caption = next(
-        (named[word] for word in CAPTION_COLUMNS if word in named), next(iter(named.values()), None)
-    )
+    texts = [name for name in found if name not in pictures and any(map(_is_text, cells[name]))]
+    usual = {name.lower(): name for name in texts}
+    caption = next((usual[name] for name in CAPTION_COLUMNS if name in usual), texts[0] if texts else None)
     if not (data.text_column or caption) and PROMPT in data.caption:
         raise DataError(
             f"no column holds captions (found: {', '.join(found)}); name one with data.text_column, "
@@ -223,31 +218,28 @@ def _is_picture(value: object) -> bool:
     )
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def _write_picture(value: object, folder: Path, number: int) -> str:
     """Write one cell and return its file name; the audit reports a file that could not be written."""
-    if isinstance(value, Image.Image):
-        picture = (
-            value if value.mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16") else value.convert("RGB")
-        )
-        picture.save(folder / f"{number:05d}.png")
-        return f"{number:05d}.png"
-    content, source = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (None, value)
+    source = value.get("path") if isinstance(value, dict) else value
     ending = Path(source).suffix.lower() if isinstance(source, str) else ""
     # images are read by their content, so a wrong ending does no harm
-    name = f"{number:05d}{ending if ending in ENDINGS else '.png'}"
-    if content:
-        (folder / name).write_bytes(content)
+    file = folder / f"{number:05d}{ending if ending in ENDINGS else '.png'}"
+    if isinstance(value, Image.Image):
+        (value if value.mode in PNG_MODES else value.convert("RGB")).save(file)
+    elif isinstance(value, dict) and value.get("bytes"):
+        file.write_bytes(value["bytes"])
     elif isinstance(source, str) and Path(source).is_file():
-        shutil.copyfile(source, folder / name)
-    return name
+        shutil.copyfile(source, file)
+    return file.name
 
 
 def _folder(data: Data, cache: Path) -> Path:
-    return (
-        cache
-        / "datasets"
-        / content_key(data.source, data.subset, data.split, data.image_column, data.text_column)
-    )
+    key = content_key(data.source, data.subset, data.split, data.image_column, data.text_column)
+    return cache / "datasets" / key
 
 
 if __name__ == "__main__":

@@ -21,56 +21,12 @@ from core.machine_trouble import machine_trouble
 READING = 4
 # Pillow's readers that are allowed, whatever a file's name: none starts a program (EPS) or uses the network.
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PSD")
-READ = frozenset(
-    (
-        ".png",
-        ".apng",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".mpo",
-        ".webp",
-        ".bmp",
-        ".dib",
-        ".gif",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".jp2",
-        ".j2k",
-        ".jpx",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".pnm",
-        ".tga",
-        ".ico",
-        ".psd",
-    )
+READ = (
+    ".png .apng .jpg .jpeg .jpe .jfif .mpo .webp .bmp .dib .gif .tif .tiff .avif .jp2 .j2k .jpx "
+    ".ppm .pgm .pbm .pnm .tga .ico .psd"
 )
-NOT_READ = frozenset(
-    (
-        ".heic",
-        ".heif",
-        ".jxl",
-        ".svg",
-        ".eps",
-        ".ai",
-        ".exr",
-        ".hdr",
-        ".dng",
-        ".cr2",
-        ".cr3",
-        ".nef",
-        ".arw",
-        ".raf",
-        ".orf",
-        ".rw2",
-        ".raw",
-    )
-)
-ENDINGS = READ | NOT_READ  # what counts as an image in a folder
+NOT_READ = ".heic .heif .jxl .svg .eps .ai .exr .hdr .dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .raw"
+ENDINGS = frozenset(f"{READ} {NOT_READ}".split())  # what counts as an image in a folder
 PNG_START = b"\x89PNG\r\n\x1a\n"
 PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 MAX_PROFILE_BYTES = 2**25

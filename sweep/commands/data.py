@@ -13,7 +13,7 @@ from core.base_models import base_model
 from core.data.audit import Looking
 from core.data.filters import OPEN, select
 from core.data.folder import read_folder
-from core.data.hub import bring_data, local_data
+from core.data.hub import fetch_dataset, local_data
 from core.folders import Runs, shown_path
 from core.trial.spec import Filters, Value, setting_names
 from reports.console import data_table
@@ -28,7 +28,7 @@ from sweep.study.study import Study, load_study
 def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Survey:
     """Audit the images, scoring those that were never scored. Raises DataError where they cannot be read."""
     data = study.data_value
-    loaded = bring_data(data, runs.cache)
+    loaded = fetch_dataset(data, runs.cache)
 
     from core.backbone.backbone import load_backbone
     from core.files.cache import Cache
@@ -47,7 +47,7 @@ def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Surv
     return Survey(
         study=study.name,
         data=data,
-        scorer=backbone.scorer_name,
+        scorer=backbone.model.scorer,
         is_toy=base_model(study.backbone).is_toy,
         table=table,
         notes=tuple(notes),

@@ -4,7 +4,7 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from core.data.hub import bring_data
+from core.data.hub import fetch_dataset
 from core.folders import Runs
 from reports.units import duration
 from sweep.commands.plan import print_plan
@@ -43,7 +43,7 @@ def run_study(
         say(f"stops at {clock(datetime.fromtimestamp(stop_at.moment))}, {duration(stop_at.left_s)} from now")
     check_place(loaded, runs, device)
     # Before the weights: it is smaller, and its checks may refuse the start.
-    if brought := bring_data(loaded.data_value, Runs(runs).cache):
+    if brought := fetch_dataset(loaded.data_value, Runs(runs).cache):
         say(brought)
     outlook = check_start(loaded, runs, accept)
     for note in outlook.notes if outlook else ():

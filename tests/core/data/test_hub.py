@@ -12,7 +12,15 @@ import pytest
 from PIL import Image
 
 from core.data.folder import DataError, read_folder
-from core.data.hub import Columns, _plain_line, bring_data, choose_columns, local_data, rows_of, write_folder
+from core.data.hub import (
+    Columns,
+    _plain_line,
+    choose_columns,
+    fetch_dataset,
+    local_data,
+    rows_of,
+    write_folder,
+)
 from core.data.picture import open_picture
 from core.trial.spec import Data
 
@@ -118,7 +126,7 @@ def test_a_load_that_breaks_leaves_nothing(tmp_path: Path) -> None:
 def test_a_folder_stays_as_it_is_and_what_was_not_brought_is_one_line(tmp_path: Path) -> None:
     folder = Data(source=str(tmp_path))
     assert local_data(folder, tmp_path) is folder
-    assert bring_data(folder, tmp_path) is None
+    assert fetch_dataset(folder, tmp_path) is None
     with pytest.raises(DataError, match="start the command again to load them"):
         local_data(DATA, tmp_path)
 
@@ -128,7 +136,7 @@ def test_a_missing_package_is_named_with_its_command(tmp_path: Path) -> None:
     with pytest.raises(
         DataError, match=r"missing; run: \S+ -m pip install -c constraints\.txt -e '\.\[modelscope\]'"
     ):
-        bring_data(DATA, tmp_path)
+        fetch_dataset(DATA, tmp_path)
 
 
 def test_a_local_data_set_goes_through_the_real_loader(tmp_path: Path) -> None:
@@ -141,10 +149,10 @@ def test_a_local_data_set_goes_through_the_real_loader(tmp_path: Path) -> None:
         "file_name,text\n" + "".join(f"{n}.png,picture {n}\n" for n in range(3))
     )
     data = Data(source=f"modelscope:{tmp_path / 'set'}")
-    said = bring_data(data, tmp_path / "cache")
+    said = fetch_dataset(data, tmp_path / "cache")
     assert said is not None
     assert "3 pictures from column 'image', captions from 'text'" in said
-    assert bring_data(data, tmp_path / "cache") is None
+    assert fetch_dataset(data, tmp_path / "cache") is None
     found = read_folder(local_data(data, tmp_path / "cache")).pictures
     assert [p.prompt for p in found] == ["picture 0", "picture 1", "picture 2"]
     assert [p.path.read_bytes() for p in found] == [
