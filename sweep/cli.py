@@ -12,7 +12,7 @@ from typer.models import OptionInfo
 from core.errors import UserError
 from core.files.files import at_home
 from core.folders import Runs, shown_path
-from sweep.process.console import complain, out, say, say_not_passed_on, steady, warn
+from sweep.process.console import complain, out, say, say_not_passed_on, steady
 from sweep.process.outcome import outcome
 from sweep.start.here import HERE, RUNS_VARIABLE
 from sweep.stop import MORNING
@@ -233,17 +233,7 @@ def export(
     """
     from sweep.commands.export import export_trial
 
-    export_trial(
-        study,
-        runs,
-        team=team,
-        title=title,
-        trial=trial,
-        epoch=epoch,
-        out_dir=out_dir,
-        force=force,
-        device=device,
-    )
+    export_trial(study, runs, team, title, trial, epoch, out_dir, force, device)
 
 
 @app.command()
@@ -268,7 +258,7 @@ def score(
     from sweep.commands.score import score_folder
 
     say_not_passed_on()
-    score_folder(folder, backbone, device, say, warn)
+    score_folder(folder, backbone, device)
 
 
 @app.command()

@@ -22,7 +22,6 @@ class Survey:
     strictest: Filters
     searched: dict[str, str]
     notes: tuple[str, ...] = ()
-    loaded: str = ""
 
     @property
     def bad(self) -> dict[str, str]:

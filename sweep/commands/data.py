@@ -12,10 +12,9 @@ from rich.progress import Progress
 from core.base_models import base_model
 from core.data.audit import Looking
 from core.data.filters import OPEN, select
-from core.data.folder import read_folder
-from core.data.hub import fetch_dataset, local_data
+from core.data.hub import fetch_dataset
 from core.folders import Runs, shown_path
-from core.trial.spec import Filters, Value, setting_names
+from core.trial.spec import Filters, Value
 from reports.console import data_table
 from reports.data.data_juicer import write_data_juicer
 from reports.data.page import write_data_page
@@ -26,47 +25,33 @@ from sweep.study.study import Study, load_study
 
 
 def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Survey:
-    """Audit the images, scoring those that were never scored. Raises DataError where they cannot be read."""
-    data = study.data_value
-    loaded = fetch_dataset(data, runs.cache)
-
+    """Audit the images, scoring those that were never scored. Raises DataError where they are not on this
+    machine or cannot be read.
+    """
     from core.backbone.backbone import load_backbone
     from core.files.cache import Cache
     from sweep.trial import audit_data
 
     backbone = load_backbone(study.backbone, device, "fp32", study.weights, parts=["scorer"])
     notes: list[str] = []
-    searched = {
-        name: str(search).replace(", ", " or ")
-        for name, search in study.space.items()
-        if name in setting_names(Filters)
-    }
+    searched = {name: str(search).replace(", ", " or ") for name, search in study.searched_filters.items()}
     fixed = replace(study.data.filters, **{name: getattr(OPEN, name) for name in searched})
-    table = audit_data(data, backbone, Cache(runs.cache), fixed, looking, notes.append)
-    notes += _notes(study, table, runs)
+    table = audit_data(study.data_value, backbone, Cache(runs.cache), fixed, looking, notes.append)
+    # Images without a score are dropped by a fixed filter before scoring, whatever is searched.
+    used = table[(table["problem"] == "") & table["score"].notna()]
+    captions = dict(zip(used["file"], used["caption"], strict=True))
+    notes += notes_on_study(study, captions, list(zip(used["width"], used["height"], strict=True)))
     return Survey(
         study=study.name,
-        data=data,
+        data=study.data_value,
         scorer=backbone.model.scorer,
         is_toy=base_model(study.backbone).is_toy,
         table=table,
         notes=tuple(notes),
-        loaded=loaded or "",
         loosest=_extreme(study, table, max),
         strictest=_extreme(study, table, min),
         searched=searched,
     )
-
-
-def _notes(study: Study, table: pd.DataFrame, runs: Runs) -> list[str]:
-    # Images without a score are dropped by a fixed filter before scoring, whatever is searched.
-    used = table[(table["problem"] == "") & table["score"].notna()]
-    captioned = [
-        picture
-        for picture in read_folder(local_data(study.data_value, runs.cache)).pictures
-        if str(picture.path) in set(used["path"])
-    ]
-    return list(notes_on_study(study, captioned, list(zip(used["width"], used["height"], strict=True))))
 
 
 def _extreme(study: Study, table: pd.DataFrame, pick: Callable[..., Any]) -> Filters:
@@ -76,27 +61,23 @@ def _extreme(study: Study, table: pd.DataFrame, pick: Callable[..., Any]) -> Fil
         setting: dict[str, Any] = {name: value}
         return len(select(table, replace(OPEN, **setting)))
 
-    return replace(
-        study.data.filters,
-        **{
-            name: pick(search.values, key=partial(kept, name))
-            for name, search in study.space.items()
-            if name in setting_names(Filters)
-        },
-    )
+    extreme: dict[str, Any] = {
+        name: pick(search.values, key=partial(kept, name)) for name, search in study.searched_filters.items()
+    }
+    return replace(study.data.filters, **extreme)
 
 
 def show_data(study: str, runs: Path, device: str) -> None:
     """Print what the filters keep, and write contact sheet, audit table and Data-Juicer recipe."""
     say_not_passed_on()
     loaded = load_study(study)
+    if brought := fetch_dataset(loaded.data_value, Runs(runs).cache):
+        say(brought)
     with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
         task = bars.add_task("looking at pictures", total=None)
         survey = survey_data(
             loaded, Runs(runs), device, lambda number, total: bars.update(task, completed=number, total=total)
         )
-    if survey.loaded:
-        say(survey.loaded)
     out.print(data_table(survey))
     for note in survey.notes:
         say(f"note: {note}")

@@ -74,7 +74,6 @@ def epoch_story(
 def export_trial(
     study: str,
     runs: Path,
-    *,
     team: str,
     title: str,
     trial: int | None,

@@ -1,6 +1,5 @@
 """The aesthetic scores of the images of a folder."""
 
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -9,11 +8,10 @@ from core.data.picture import ENDINGS, PictureError, ask, open_picture
 from core.errors import UserError
 from core.files.files import read_json
 from core.trial.recipe import recipe_backbone
+from sweep.process.console import say, warn
 
-Say = Callable[[str], None]
 
-
-def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn: Say) -> None:
+def score_folder(folder: Path, backbone: str | None, device: str) -> None:
     """Print each image's score and their mean, without unreadable images. Raises UserError.
 
     In the folder of a trial or an export, the images of the story are scored, by the scorer of that trial
@@ -33,7 +31,7 @@ def score_folder(folder: Path, backbone: str | None, device: str, say: Say, warn
     ratings: dict[str, Rating] = {}
     for path in files:
         try:
-            ratings[path.name] = ask(partial(rate, loaded), open_picture(path, partial(_warn_of, path, warn)))
+            ratings[path.name] = ask(partial(rate, loaded), open_picture(path, partial(_warn_of, path)))
         except PictureError as error:
             warn(f"{path}: left out, {error}")
     if not ratings:
@@ -56,5 +54,5 @@ def _backbone_of(folder: Path) -> str | None:
     return named if named in BASE_MODELS else None
 
 
-def _warn_of(path: Path, warn: Say, text: str) -> None:
+def _warn_of(path: Path, text: str) -> None:
     warn(f"{path}: {text}")

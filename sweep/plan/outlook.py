@@ -1,7 +1,7 @@
 """What is known of a study's images and texts before any model is loaded; every command uses this."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -11,7 +11,7 @@ import pandas as pd
 
 from core.backbone.tokens import MAX_TOKENS, count_tokens, unread
 from core.base_models import base_model
-from core.data.audit import COLUMNS, bad_pictures, known_score, look_at, say_bad
+from core.data.audit import COLUMNS, Row, bad_pictures, known_score, look_at, say_bad
 from core.data.filters import BEFORE_SCORING, why_dropped
 from core.data.folder import CaptionedPicture, caption_of, read_folder
 from core.data.hub import local_data
@@ -19,7 +19,7 @@ from core.data.picture import PictureError, picture_size
 from core.errors import UserError
 from core.files.cache import Cache
 from core.folders import Runs
-from core.trial.spec import PROMPT, Filters, Value, setting_names
+from core.trial.spec import PROMPT, Filters, Value
 from core.verdict import notes_on_gate
 from reports.units import counted
 from sweep.study.errors import shown
@@ -59,7 +59,8 @@ def look_ahead(study: Study, runs: Runs) -> Outlook:
     likely = _left_by_size(good, sizes, tuple(widest_filters(study)))
     scores = _known_scores(study, runs, likely)
     bad |= _check_enough(study, list(dict.fromkeys((*likely, *good))), scores, bad)
-    notes = notes_on_study(study, likely, [sizes[picture.path] for picture in likely])
+    captions = {picture.file: caption_of(picture.prompt, study.data.caption) for picture in likely}
+    notes = notes_on_study(study, captions, [sizes[picture.path] for picture in likely])
     return Outlook(
         pictures=len(folder.pictures),
         bad=bad,
@@ -68,12 +69,11 @@ def look_ahead(study: Study, runs: Runs) -> Outlook:
     )
 
 
-def notes_on_study(
-    study: Study, pictures: Sequence[CaptionedPicture], sizes: Iterable[Size]
-) -> Iterator[str]:
-    """What is no mistake in a study, but worth knowing before it runs; `sizes` in px, of `pictures`."""
-    yield from _note_on_sizes(study, list(sizes))
-    captions = {picture.file: caption_of(picture.prompt, study.data.caption) for picture in pictures}
+def notes_on_study(study: Study, captions: Mapping[str, str], sizes: Sequence[Size]) -> Iterator[str]:
+    """What is no mistake in a study, but worth knowing before it runs; `captions` (by file) and `sizes` are
+    those of the images that can be used.
+    """
+    yield from _note_on_sizes(study, sizes)
     yield from _note_on_length("caption", captions, study.data.caption, PROMPT, "data.caption")
     scenes = list(enumerate(study.story_value.scenes, start=1))
     prompts = {f"scene {number}": scene.prompt for number, scene in scenes}
@@ -87,7 +87,7 @@ def widest_filters(study: Study) -> Iterator[Filters]:
     """The filters with every searched bound at its widest, once for each searched subset and method to find
     duplicates.
     """
-    searched = {name: search.values for name, search in study.space.items() if name in setting_names(Filters)}
+    searched = {name: search.values for name, search in study.searched_filters.items()}
     kinds = {name: searched.pop(name) for name in ("subset", "deduplicate") if name in searched}
     if "none" in kinds.get("deduplicate", ()):
         kinds["deduplicate"] = ("none",)
@@ -107,24 +107,17 @@ def _left_by_size(
     pictures: Sequence[CaptionedPicture], sizes: Mapping[Path, Size], filters: Sequence[Filters]
 ) -> list[CaptionedPicture]:
     """The images that at least one of `filters` keeps, by subset, size and ratio: without opening them."""
-    rows = [
-        {
-            "subset": picture.subset,
-            "problem": "",
-            "width": size[0],
-            "height": size[1],
-            "ratio": size[0] / size[1],
-            "size": picture.path.stat().st_size,
-        }
-        for picture in pictures
-        if (size := sizes.get(picture.path))
-    ]
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    measured = [picture for picture in pictures if picture.path in sizes]
+    rows = []
+    for picture in measured:
+        width, height = sizes[picture.path]
+        shape = {"width": width, "height": height, "ratio": width / height}
+        rows.append(_facts(picture) | shape | {"size": picture.path.stat().st_size})
+    table = _table(rows)
     keeping = [
         ~why_dropped(table, replace(each, deduplicate="none", max_images=None)).isin(BEFORE_SCORING)
         for each in filters
     ]
-    measured = [picture for picture in pictures if picture.path in sizes]
     return [picture for picture, *kept in zip(measured, *keeping, strict=True) if any(kept)]
 
 
@@ -139,31 +132,20 @@ def _check_enough(
     # An image that was never scored counts as one that passes.
     any_score = 5 * (widest[0].min_score + widest[0].max_score)
 
-    def row(picture: CaptionedPicture, facts: dict[str, Any]) -> dict[str, Any]:
-        known = {
-            "file": picture.file,
-            "subset": picture.subset,
-            "problem": "",
-            "score": scores.get(picture.path, any_score),
-        }
-        return known | facts
-
-    def why(rows: list[dict[str, Any]]) -> pd.Series:
+    def why(rows: list[Row]) -> pd.Series:
         """Why each image is dropped, by those of the widest filters that keep the most."""
-        table = pd.DataFrame(rows, columns=list(COLUMNS))
-        return min(
-            (why_dropped(table, filters) for filters in widest),
-            key=lambda reasons: int((reasons != "").sum()),
-        )
+        table = _table(rows)
+        return min((why_dropped(table, filters) for filters in widest), key=lambda why: (why != "").sum())
 
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for picture in pictures:
-        rows.append(row(picture, _look(picture.path)))
+        score = scores.get(picture.path, any_score)
+        rows.append(_facts(picture) | {"score": score} | _look(picture.path))
         rounds, rest = divmod(len(rows), least)
         # Filters are applied whenever the number of images has doubled.
         if not rest and rounds & (rounds - 1) == 0 and int((why(rows) == "").sum()) >= least:
             break
-    found = bad_pictures(pd.DataFrame(rows, columns=list(COLUMNS)))
+    found = bad_pictures(_table(rows))
     usable = len(rows) - len(found)
     if usable < least:
         named = f"{say_bad(bad | found)}; " if bad or found else ""
@@ -181,7 +163,16 @@ def _check_enough(
     return found
 
 
-def _look(path: Path) -> dict[str, Any]:
+def _facts(picture: CaptionedPicture) -> Row:
+    """What the audit table has of an image that was not opened."""
+    return {"file": picture.file, "subset": picture.subset, "problem": ""}
+
+
+def _table(rows: list[Row]) -> pd.DataFrame:
+    return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def _look(path: Path) -> Row:
     try:
         return {"size": path.stat().st_size} | look_at(path)
     except (PictureError, OSError) as error:  # OSError: the file cannot be read
@@ -228,11 +219,8 @@ def _note_on_length(
     named = ", ".join(f"{name} with {count_tokens(texts[name])}" for name in list(ends)[:NAMES_SHOWN])
     more = f" and {len(ends) - NAMES_SHOWN} more" if len(ends) > NAMES_SHOWN else ""
     last = template.rpartition(slot)[2] if slot and slot in template else ""
-    lost = (
-        [end for end in ends.values() if any(map(str.isalnum, end[-len(last) :]))]
-        if any(map(str.isalnum, last))
-        else []
-    )
+    has_words = any(map(str.isalnum, last))
+    lost = [end for end in ends.values() if has_words and any(map(str.isalnum, end[-len(last) :]))]
     cut_off = (
         f"; of {len(lost)} of them that takes away words of {key}, {shown(last)}: write them before {slot}"
         if lost

@@ -270,6 +270,11 @@ class Study(Section):
         return self._file
 
     @property
+    def searched_filters(self) -> dict[str, Search]:
+        """The search of each filter that is not fixed."""
+        return {name: search for name, search in self.space.items() if HOMES[name] == "data.filters"}
+
+    @property
     def story_value(self) -> Story:
         """The story as trials use it."""
         return self.story.value
