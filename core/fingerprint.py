@@ -1,30 +1,30 @@
 """fingerprint.json: what the scores of a study depend on, and what of it changed since the first start."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import ClassVar
 
-from core.files.files import read_json, write_json
+from core.files.files import FORBID_UNKNOWN, read_json
 
 # field (such as `weights`) -> key -> value
-Fields = dict[str, dict[str, Any]]
-Changes = dict[str, tuple[Any, Any]]  # key -> before, now
-UNREADABLE = (OSError, ValueError, KeyError, TypeError)
+Fields = dict[str, dict[str, object]]
+Changes = dict[str, tuple[object, object]]  # key -> before, now
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
     """A change of one field at the time `at`: trials from `from_trial` on have the new values.
 
-    `told` describes it in one line; `compares` says whether scores after it compare with those before.
+    `told` describes it in one line; `compares` says whether scores after it compare with those before. Files
+    of earlier versions have neither.
     """
 
     at: str
     field: str
     from_trial: int
     changes: Changes
-    told: str
-    compares: bool
+    told: str = ""
+    compares: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,31 +36,20 @@ class FingerprintFile:
     changes, oldest first.
     """
 
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
+
     fields: Fields
-    space: dict[str, Any]
+    space: dict[str, object]
     history: tuple[Change, ...]
-
-    @classmethod
-    def read(cls, path: Path) -> Self:
-        """Raises one of UNREADABLE. Changes in files of earlier versions lack `told` and `compares`."""
-        values = read_json(path)
-        history = (
-            Change(**{"told": entry["field"], "compares": False} | entry) for entry in values["history"]
-        )
-        return cls(**values | {"history": tuple(history)})
-
-    def write(self, path: Path) -> None:
-        """Write the file whole; a reader sees the old one or the new one."""
-        write_json(path, asdict(self))
 
     @property
     def accepted(self) -> tuple[Change, ...]:
         """The changes after which scores do not compare with those before, oldest first."""
         return tuple(change for change in self.history if not change.compares)
 
-    def weights_of(self, number: int) -> dict[str, str]:
+    def weights_of(self, number: int) -> dict[str, object]:
         """Digests of the base model's parts and the scorer that trial `number` used, as far as known."""
-        then: dict[str, str] = {**self.fields.get("weights", {}), **self.fields.get("scorer", {})}
+        then = {**self.fields.get("weights", {}), **self.fields.get("scorer", {})}
         for change in reversed(self.history):
             if change.from_trial > number and change.field in ("weights", "scorer"):
                 then |= {key: before for key, (before, _) in change.changes.items()}
@@ -70,8 +59,8 @@ class FingerprintFile:
 def accepted_changes(path: Path) -> tuple[Change, ...]:
     """`FingerprintFile.accepted` of the file at `path`; empty where it is missing or unreadable."""
     try:
-        return FingerprintFile.read(path).accepted
-    except UNREADABLE:  # an unreadable file is reported by the next start
+        return read_json(path, FingerprintFile).accepted
+    except (OSError, ValueError):  # an unreadable file is reported by the next start
         return ()
 
 
@@ -81,8 +70,8 @@ def changed_weights(path: Path, number: int, weights: dict[str, str]) -> str:
     Empty where none is known to differ. `weights` maps each part, the scorer included, to its digest now.
     """
     try:
-        before = FingerprintFile.read(path).weights_of(number)
-    except UNREADABLE:  # missing, or reported by the next start
+        before = read_json(path, FingerprintFile).weights_of(number)
+    except (OSError, ValueError):  # missing, or reported by the next start
         return ""
     now = {f"weights.{part}": digest for part, digest in weights.items() if part != "scorer"}
     now["scorer.sha256"] = weights["scorer"]

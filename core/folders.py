@@ -78,8 +78,8 @@ class TrialFolder:
     def read_result(self) -> Result | None:
         """The trial's Result; None where the file is missing or not readable."""
         try:
-            return Result.from_json(read_json(self.result))
-        except (OSError, ValueError, KeyError, TypeError):
+            return read_json(self.result, Result)
+        except (OSError, ValueError):
             return None
 
 

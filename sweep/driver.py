@@ -346,7 +346,7 @@ class Sweep:
     def _answer(self, trial: Trial, result: Result) -> None:
         """Finish a trial with a result that needed no worker."""
         params = self.store.wanted(trial)
-        write_json(self.folder.trial(trial.number).result, result.to_json())
+        write_json(self.folder.trial(trial.number).result, result)
         self.store.tell(trial, result)
         self.tracking.start_trial(result.spec, params)
         self.tracking.finish_trial(result, self.folder.trial(trial.number))

@@ -28,12 +28,12 @@ as the same lines; each attempt begins a new journal.
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Literal, Self, get_args
 
 from core.files.fail_point import fail_point
-from core.files.files import read_json, write_json
+from core.files.files import from_json, read_json, write_json
 from core.folders import TrialFolder
 from core.trial.spec import TrialSpec
 from sweep.failures import CUDA_OOM, failure
@@ -85,26 +85,17 @@ class Attempt:
         # Without a smaller size it is retried as it is: another program may have held the memory.
         return replace(again, micro_batch=smaller[-1]) if smaller else again
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for an order or a file."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """The attempt that `to_json` wrote. Raises KeyError or TypeError where it is none."""
-        return cls(micro_batch=values["micro_batch"], retried=tuple(values["retried"]))
-
     def save(self, path: Path) -> None:
         """Keep it for a later driver, which reads it with `load`."""
-        write_json(path, self.to_json())
+        write_json(path, self)
 
     @classmethod
     def load(cls, path: Path, batch_size: int) -> Self:
         """What an earlier driver saved, if its micro-batch divides `batch_size`; else a first attempt."""
         try:
-            attempt = cls.from_json(read_json(path))
+            attempt = read_json(path, cls)
             return attempt if batch_size % attempt.micro_batch == 0 else cls(micro_batch=batch_size)
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
+        except (OSError, ValueError, ZeroDivisionError):
             return cls(micro_batch=batch_size)
 
 
@@ -272,7 +263,7 @@ class Message:
     event: Event
     number: int | None = None
     time: float
-    monotonic: float
+    monotonic: float = 0.0  # in journals of earlier versions
 
 
 def said_now(event: Event, number: int | None = None) -> Message:
@@ -292,54 +283,20 @@ def encode(message: Message) -> str:
 
 
 def decode(line: str) -> Message:
-    """The message of one line. Raises ValueError, KeyError or TypeError where it is none of this version."""
-    values = json.loads(line)
-    kind = SENT[values["event"]]
-    facts = {field.name: values[field.name] for field in fields(kind) if field.name in values}
-    return Message(
-        event=kind(**facts),
-        number=values.get("number"),
-        time=values["time"],
-        monotonic=values.get("monotonic", 0.0),
-    )
+    """The message of one line. Raises ValueError or KeyError where it is none of this version."""
+    values = from_json(json.loads(line), dict[str, object])
+    return from_json(values | {"event": from_json(values, SENT[from_json(values["event"], str)])}, Message)
 
 
 def encode_order(order: Order) -> str:
     """The order as one line of JSON with its line break; `decode_order` reads it."""
-    if isinstance(order, Stop):
-        return json.dumps({"stop": True}) + "\n"
-    return (
-        json.dumps(
-            {
-                "pack": [
-                    {
-                        "spec": task.spec.to_json(),
-                        "folder": str(task.folder.path),
-                        "attempt": task.attempt.to_json(),
-                    }
-                    for task in order.tasks
-                ]
-            }
-        )
-        + "\n"
-    )
+    return json.dumps({type(order).__name__.lower(): asdict(order)}, default=str) + "\n"
 
 
 def decode_order(line: str) -> Order:
-    """The order of one line. Raises ValueError, KeyError or TypeError where it is none."""
-    values = json.loads(line)
-    if "stop" in values:
-        return Stop()
-    return Pack(
-        tuple(
-            Task(
-                spec=TrialSpec.from_json(task["spec"]),
-                folder=TrialFolder(Path(task["folder"])),
-                attempt=Attempt.from_json(task["attempt"]),
-            )
-            for task in values["pack"]
-        )
-    )
+    """The order of one line. Raises ValueError where it is none."""
+    values = from_json(json.loads(line), dict[str, object])
+    return Stop() if "stop" in values else from_json(values.get("pack"), Pack)
 
 
 def write_journal(journal: Path, message: Message) -> None:
@@ -357,6 +314,6 @@ def read_journal(journal: Path) -> list[Message]:
     for line in journal.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             messages.append(decode(line))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError):
             continue
     return messages

@@ -159,7 +159,7 @@ def _base_story(
 
 def _write_spec(spec: TrialSpec, folder: TrialFolder) -> None:
     fail_point("spec")
-    write_json(folder.spec, spec.to_json())
+    write_json(folder.spec, spec)
     fail_point("spec_written")
 
 
@@ -192,7 +192,7 @@ def _conclude(
     fail_point("recipe")
     write_recipe(result, folder)
     fail_point("result")
-    write_json(folder.result, result.to_json())
+    write_json(folder.result, result)
     fail_point("result_written")
     folder.checkpoint.unlink(missing_ok=True)
     return result
@@ -208,11 +208,7 @@ def _sparing(train: Training, attempt: Attempt) -> Training:
 def _checkpoint_key(spec: TrialSpec, table: pd.DataFrame, backbone: Backbone) -> str:
     """A digest of all that training depends on: the spec, its images and captions, the base model."""
     return content_key(
-        spec.to_json(),
-        list(table["sha256"]),
-        list(table["caption"]),
-        table["repeats"].tolist(),
-        backbone.weights,
+        spec, list(table["sha256"]), list(table["caption"]), table["repeats"].tolist(), backbone.weights
     )
 
 

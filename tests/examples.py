@@ -106,7 +106,7 @@ def fill(folder: TrialFolder, spec: TrialSpec, mean: float) -> Result:
         sheet.paste(picture, (64 * ((number - 1) % 4), 64 * ((number - 1) // 4)))
     sheet.save(folder.sheet)
     result = make_result(spec, mean, lora_sha256=lora_sha256)
-    write_json(folder.result, result.to_json())
+    write_json(folder.result, result)
     return result
 
 

@@ -1,17 +1,23 @@
-"""Atomic writing of files, JSON, and checksums."""
+"""Atomic writing of files, JSON as typed values, and checksums."""
 
 import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from core.errors import UserError
 from core.files.fail_point import fail_point
 
-Json = Any  # what a JSON file holds; whoever reads it knows its shape
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+Kind = TypeVar("Kind")
 ENDS_BYTES, SAMPLE_BYTES, SAMPLE_EVERY_BYTES = 2**20, 2**12, 2**22
+FORBID_UNKNOWN = {"extra": "forbid"}
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> Path:
@@ -37,14 +43,41 @@ def write_text(path: Path, text: str) -> Path:
     return write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_json(path: Path, value: Json) -> Path:
-    """`write_whole` a value as indented JSON. NaN and infinity are no JSON and raise ValueError."""
-    return write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+def write_json(path: Path, value: object) -> Path:
+    """`write_whole` a value as indented JSON, a dataclass as an object with its fields.
+
+    NaN and infinity are no JSON and raise ValueError.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=asdict)
+    return write_text(path, text + "\n")
 
 
-def read_json(path: Path) -> Json:
-    """The value in a JSON file. Raises OSError, ValueError."""
-    return json.loads(path.read_text(encoding="utf-8"))
+def read_json(path: Path, kind: type[Kind]) -> Kind:
+    """The content of a JSON file as `kind`. Raises OSError, ValueError."""
+    return from_json(json.loads(path.read_text(encoding="utf-8")), kind)
+
+
+def from_json(value: object, kind: type[Kind]) -> Kind:
+    """A value read from JSON as `kind`, such as a dataclass. Raises ValueError, in one line, if it is none.
+
+    Unknown keys are ignored, unless the dataclass has FORBID_UNKNOWN as its `__pydantic_config__`.
+    """
+    from pydantic import ValidationError
+
+    try:
+        made: Kind = _reader(kind).validate_python(value)  # type: ignore[arg-type]  # a class has a hash
+    except ValidationError as found:
+        error = found.errors()[0]
+        where = ".".join(map(str, error["loc"])) or "the whole"
+        raise ValueError(f"{where}: {error['msg'][:1].lower()}{error['msg'][1:]}") from None
+    return made
+
+
+@cache
+def _reader(kind: type[object]) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 def at_home(path: Path) -> Path:
@@ -80,7 +113,7 @@ def sampled_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def content_key(*parts: Json) -> str:
+def content_key(*parts: object) -> str:
     """A key of 32 hex digits, equal for equal `parts`: all that a cached value was computed from."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=asdict)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import filelock
@@ -36,7 +37,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
 
 from core.errors import LoraSweepError, UserError
-from core.files.files import Json, write_json
+from core.files.files import write_json
 from core.files.weight_files import FOLDER_VARIABLE, WeightFile
 from core.kolors.files import (
     FOLDERS,
@@ -143,7 +144,7 @@ def _ask(api: HubApi, model: str, files: Sequence[WeightFile], folder: Path) -> 
     return listed
 
 
-def _listed(file: WeightFile, entries: Mapping[str, Json]) -> Listed | None:
+def _listed(file: WeightFile, entries: Mapping[str, dict[str, Any]]) -> Listed | None:
     """The first of the file's variants that the server lists."""
     for one in file.variants:
         entry = entries.get(one.file, {})

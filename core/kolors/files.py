@@ -9,7 +9,6 @@ import hashlib
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import platformdirs
 
@@ -71,7 +70,7 @@ def missing_files(folder: Path, parts: Collection[Part] = PARTS) -> list[WeightF
     return [file for file in FILES if file.part in parts and not _present(file, folder, record)]
 
 
-def _present(file: WeightFile, folder: Path, record: dict[str, Any]) -> bool:
+def _present(file: WeightFile, folder: Path, record: dict[str, dict[str, object]]) -> bool:
     found = file.find(folder)
     if found is None:
         return False
@@ -91,12 +90,13 @@ def describe_missing(missing: Collection[WeightFile], folder: Path) -> str:
     )
 
 
-def read_record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, dict[str, object]]:
     """Facts on the files that were fetched into `folder`; empty if none were.
 
     Path -> {model, file, revision, commit, size_bytes, sha256}.
     """
-    return read_json(folder / RECORD) if (folder / RECORD).exists() else {}
+    path = folder / RECORD
+    return read_json(path, dict[str, dict[str, object]]) if path.exists() else {}
 
 
 def fingerprints(folder: Path, parts: Collection[Part]) -> dict[str, str]:

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Self
+from typing import Self
 
 from core.data.hub import shared_name
-from core.files.files import Json
+from core.files.files import from_json
 from core.trial.result import Result
-from core.trial.spec import Data, Story
+from core.trial.spec import Data, Story, Value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,7 +29,7 @@ class Submission:
     tensors_sha256: str
     sha256: dict[str, str]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The export's recipe.json; `from_json` reads it back."""
         spec, train = self.result.spec, self.result.spec.train
         assert train is not None, "the base model's own story is not handed in"
@@ -47,18 +47,16 @@ class Submission:
             "gate": spec.gate,
             "base_aesthetic_mean": self.base_aesthetic_mean,
             "older": self.older,
-            **self.result.to_json(),
+            **asdict(self.result),
             "tensors_sha256": self.tensors_sha256,
             "sha256": self.sha256,
         }
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Raises KeyError, TypeError where `values` is not an export's recipe."""
-        own, theirs = (
-            {f.name: values[f.name] for f in fields(kind) if f.name in values} for kind in (cls, Result)
-        )
-        return cls(**own | {"result": Result.from_json(theirs)})
+    def from_json(cls, values: dict[str, object]) -> Self:
+        """Raises ValueError where `values` is not an export's recipe."""
+        result = {field.name: values[field.name] for field in fields(Result) if field.name in values}
+        return from_json(values | {"result": result}, cls)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +71,7 @@ class Recipe:
     trial: int
     backbone: str
     seed: int
-    params: dict[str, Any]
+    params: dict[str, Value]
     strength: float
     data: Data
     story: Story
@@ -119,7 +117,7 @@ class Recipe:
         pictures = [submission.sha256[f"story/{number}.png"] for number in numbers]
         return replace(cls.of(submission.result, pictures), submission=submission)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """The content of recipe.json; an export's has another layout than a trial's."""
         if self.submission:
             return self.submission.to_json()
@@ -128,25 +126,17 @@ class Recipe:
         return values
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Read a trial's recipe or an export's. Raises KeyError, TypeError where `values` is neither."""
+    def from_json(cls, value: object) -> Self:
+        """Read a trial's recipe or an export's. Raises ValueError where `value` is neither."""
+        values = from_json(value, dict[str, object])
         if "spec" in values:  # only an export's has one
             return cls.of_export(Submission.from_json(values))
-        own = {f.name: values[f.name] for f in fields(cls) if f.name in values}
-        return cls(
-            **own
-            | {
-                "data": Data(**values["data"]),
-                "story": Story.from_json(values["story"]),
-                "aesthetic": tuple(values["aesthetic"]),
-                "pictures_sha256": tuple(values["pictures_sha256"]),
-            }
-        )
+        return from_json(values, cls)
 
 
-def recipe_backbone(values: Json) -> str:
+def recipe_backbone(values: dict[str, object]) -> str:
     """The base model that a trial's or an export's recipe names, whatever else the file holds.
 
-    Raises KeyError, TypeError where it names none.
+    Raises KeyError where it names none, ValueError where that is no name.
     """
-    return values["spec"]["backbone"] if "spec" in values else values["backbone"]
+    return from_json(from_json(values.get("spec", values), dict[str, object])["backbone"], str)

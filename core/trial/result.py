@@ -1,8 +1,9 @@
 """The result of one trial."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
+from core.files.files import FORBID_UNKNOWN
 from core.trial.spec import TrialSpec
 
 
@@ -18,6 +19,8 @@ class Result:
     are, where it had exactly the same parameters. `threads` is the number of CPU threads, on which the order
     of sums and so the last bits depend.
     """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
     state: Literal["complete", "failed"]
     spec: TrialSpec
@@ -44,19 +47,3 @@ class Result:
     versions: dict[str, str] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
     encoded: dict[str, int] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of result.json; `from_json` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Raises KeyError, TypeError where `values` is no result."""
-        return cls(
-            **values
-            | {
-                "spec": TrialSpec.from_json(values["spec"]),
-                "aesthetic": tuple(values["aesthetic"]),
-                "retried": tuple(values.get("retried", ())),
-            }
-        )

@@ -6,9 +6,11 @@ derived from its field.
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 from typing_extensions import Doc
+
+from core.files.files import FORBID_UNKNOWN
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 SIZE_STEP_PX = 64  # DiffSynth 1.1.9 rounds other sizes up (pipelines/base.py)
@@ -161,11 +163,6 @@ class Story:
     title: str
     scenes: tuple[Scene, ...]
 
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Raises KeyError, TypeError where `values` is no story."""
-        return cls(title=values["title"], scenes=tuple(Scene(**scene) for scene in values["scenes"]))
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
@@ -201,11 +198,15 @@ class Data:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialSpec:
-    """Everything that a worker needs for one trial; `train` is None for the base model's own story.
+    """The content of spec.json: everything that a worker needs for one trial.
+
+    `train` is None for the base model's own story.
 
     `precision` is used for training and rendering. `weights` is the folder of the base model's weights, None
     for the usual one.
     """
+
+    __pydantic_config__: ClassVar = FORBID_UNKNOWN
 
     study: str
     number: int
@@ -245,24 +246,6 @@ class TrialSpec:
             "min_images": self.data.min_images,
         }
         return shared | self.params()
-
-    def to_json(self) -> dict[str, Any]:
-        """The content of spec.json; `from_json` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Self:
-        """Raises KeyError, TypeError where `values` is no spec."""
-        return cls(
-            **values
-            | {
-                "data": Data(**values["data"]),
-                "story": Story.from_json(values["story"]),
-                "train": Training(**values["train"]) if values["train"] else None,
-                "render": Rendering(**values["render"]),
-                "filters": Filters(**values["filters"]),
-            }
-        )
 
 
 def setting_names(section: type) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def export(
     out = out.resolve()
     team, title = _name("team", team), _name("title", title)
     older = "; ".join(
-        f"{change.told}, from trial {change.from_trial} on"
+        f"{change.told or change.field}, from trial {change.from_trial} on"
         for change in verdict.changes
         if change.from_trial > result.spec.number
     )

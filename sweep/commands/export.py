@@ -67,7 +67,7 @@ def epoch_story(
         duration_s=0.0,
     )
     write_recipe(judged, folder)
-    write_json(folder.result, judged.to_json())
+    write_json(folder.result, judged)
     return folder, judged
 
 

@@ -48,8 +48,8 @@ def score_folder(folder: Path, backbone: str | None, device: str) -> None:
 def _backbone_of(folder: Path) -> str | None:
     """The backbone that recipe.json in a trial's or an export's folder names; None without such a file."""
     try:
-        named = recipe_backbone(read_json(folder / "recipe.json"))
-    except (OSError, ValueError, KeyError, TypeError):
+        named = recipe_backbone(read_json(folder / "recipe.json", dict[str, object]))
+    except (OSError, ValueError, KeyError):
         return None
     return named if named in BASE_MODELS else None
 

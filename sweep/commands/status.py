@@ -5,7 +5,7 @@ from math import isinf
 from pathlib import Path
 
 from core.errors import first_line
-from core.files.files import read_json
+from core.files.files import from_json, read_json
 from core.folders import Runs, StudyFolder, shown_path, study_folders
 from core.trial.result import Result
 from core.verdict import BASE_PASSES, Verdict, notes_on_gate
@@ -90,8 +90,8 @@ def at_edges(study: Study, winner: Result | None) -> list[str]:
 
 def _recovered(folder: StudyFolder) -> tuple[str, ...]:
     try:
-        return tuple(read_json(folder.recovered)["notes"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return from_json(read_json(folder.recovered, dict[str, object]).get("notes"), tuple[str, ...])
+    except (OSError, ValueError):
         return ()
 
 

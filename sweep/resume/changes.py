@@ -1,7 +1,6 @@
 """What differs between the values of two starts of a study, and how that is shown to the user."""
 
 import re
-from typing import Any
 
 from core.fingerprint import Changes
 from sweep.study.errors import SHOWN_CHARACTERS, shown
@@ -11,10 +10,10 @@ MOVABLE = {f"{home}.{name}" for name, home in HOMES.items()}  # keys of settings
 ABSENT, SEARCHED = "not there", "searched"
 
 
-def changes_between(before: dict[str, Any], now: dict[str, Any]) -> Changes:
+def changes_between(before: dict[str, object], now: dict[str, object]) -> Changes:
     """The keys whose values differ, with both values; a missing one is SEARCHED if it may be searched."""
 
-    def value(values: dict[str, Any], key: str) -> object:
+    def value(values: dict[str, object], key: str) -> object:
         return values.get(key, SEARCHED if key in MOVABLE else ABSENT)
 
     return {

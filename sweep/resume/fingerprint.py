@@ -11,10 +11,9 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from core.data.hub import local_data
-from core.files.files import write_text, write_whole
+from core.files.files import read_json, write_json, write_text, write_whole
 from core.fingerprint import Change, Changes, Fields, FingerprintFile
 from core.folders import Runs, StudyFolder, shown_path
 from core.verdict import SCORING_VERSION, comparable_since
@@ -78,10 +77,9 @@ class Fingerprint:
         if not (self._next_trial or _has_base_story(self._folder)):
             self._now = _without_worker(self._now)
         weights = dict(ready.weights)
-        scorer = {"scorer.name": ready.scorer, "scorer.sha256": weights.pop("scorer")}
         self._record(
             {
-                "scorer": scorer,
+                "scorer": {"scorer.name": ready.scorer, "scorer.sha256": weights.pop("scorer")},
                 "weights": {f"weights.{part}": digest for part, digest in weights.items()},
                 "scoring_version": {"scoring_version": ready.scoring_version},
                 # the noise from a seed differs between GPU and CPU
@@ -150,7 +148,7 @@ class Fingerprint:
         )
         self._now = replace(self._now, fields=before | now, history=(*self._now.history, *changes))
         if self._now != self._stored or not self._folder.fingerprint.exists():
-            self._now.write(self._folder.fingerprint)
+            write_json(self._folder.fingerprint, self._now)
             self._stored = self._now
         for accepted in to_accept.values():
             self._note(
@@ -224,11 +222,11 @@ def fields_of(names: Iterable[str]) -> frozenset[str]:
     return frozenset(names)
 
 
-def _read(folder: StudyFolder, images: dict[str, Any], note: Callable[[str], None]) -> FingerprintFile:
+def _read(folder: StudyFolder, images: dict[str, object], note: Callable[[str], None]) -> FingerprintFile:
     if folder.fingerprint.exists():
         try:
-            return FingerprintFile.read(folder.fingerprint)
-        except (ValueError, KeyError, TypeError) as error:
+            return read_json(folder.fingerprint, FingerprintFile)
+        except ValueError as error:
             raise StudyError(
                 f"{shown_path(folder.fingerprint)}: it cannot be read ({error}); remove it to go on "
                 f"with story, pictures and base model as they are now"

@@ -82,7 +82,7 @@ def _taken(lock: IO[bytes]) -> bool:
 
 def _holder(folder: StudyFolder) -> str:
     try:
-        holder = read_json(folder.driver)
+        holder = read_json(folder.driver, dict[str, object])
         return f" (process {holder['pid']} on {holder['host']})"
     except (OSError, ValueError, KeyError):
         return ""

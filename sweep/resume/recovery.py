@@ -6,14 +6,13 @@ import shutil
 import time
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
 
 from optuna.trial import FrozenTrial, Trial
 
 from core.files.files import read_json, write_json
 from core.folders import StudyFolder, TrialFolder
 from core.trial.result import Result
-from core.trial.spec import TrialSpec
+from core.trial.spec import TrialSpec, Value
 from sweep.events import Attempt
 from sweep.failures import KILLED, NOT_ALLOWED
 from sweep.progress import Progress
@@ -100,7 +99,7 @@ def recover(
         elif step is Step.FAIL:
             assert refused
             result = not_allowed(study, number, store.wanted(asked[number]), refused)
-            write_json(trial.result, result.to_json())
+            write_json(trial.result, result)
             store.tell(asked[number], result)
         elif step in (Step.GO_ON, Step.AGAIN):
             again.append(asked[number])
@@ -129,7 +128,7 @@ def _refused(store: Store, asked: Trial) -> str | None:
     return None
 
 
-def not_allowed(study: Study, number: int, wanted: dict[str, Any], why: str) -> Result:
+def not_allowed(study: Study, number: int, wanted: dict[str, Value], why: str) -> Result:
     """The result of a trial that cannot be run with the settings `wanted`; its spec has those of them that
     are valid.
     """
@@ -163,15 +162,15 @@ def _take_back_retried(spec: TrialSpec, trial: TrialFolder) -> None:
 def _spec(study: Study, frozen: FrozenTrial, trial: TrialFolder) -> TrialSpec:
     """The spec in the trial's folder, for the study may have changed since; else that of the study."""
     try:
-        return TrialSpec.from_json(read_json(trial.spec))
-    except (OSError, ValueError, KeyError, TypeError):
+        return read_json(trial.spec, TrialSpec)
+    except (OSError, ValueError):
         return study.spec(frozen.number, frozen.params)
 
 
 def _restore(store: Store, frozen: FrozenTrial, spec: TrialSpec, trial: TrialFolder) -> None:
     stored = store.stored(frozen, spec)
     assert stored is not None
-    write_json(trial.result, stored.to_json())
+    write_json(trial.result, stored)
 
 
 def _adopt(store: Store, asked: Trial, trial: TrialFolder) -> None:

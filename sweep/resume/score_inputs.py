@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from core.data.audit import read_folder
 from core.files.files import sha256
@@ -12,12 +11,12 @@ from sweep.study.space import Choices, Range
 from sweep.study.study import Study
 
 
-def fixed_values(study: Study, images: dict[str, Any]) -> Fields:
+def fixed_values(study: Study, images: dict[str, object]) -> Fields:
     """Everything in the study file that scores depend on, by field; scenes as the text encoder gets them,
     `images` as by `images_of`.
     """
 
-    def fixed(home: str, section: Training | Rendering | Filters) -> dict[str, Any]:
+    def fixed(home: str, section: Training | Rendering | Filters) -> dict[str, object]:
         return {f"{home}.{name}": value for name, value in asdict(section).items() if name not in study.space}
 
     scenes = {
@@ -38,11 +37,11 @@ def fixed_values(study: Study, images: dict[str, Any]) -> Fields:
     }
 
 
-def images_of(data: Data) -> dict[str, Any]:
+def images_of(data: Data) -> dict[str, object]:
     """Every image of the data set, in its order: file, caption and SHA-256, as in the audit table. Reads each
     file once.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     listed = [picture for picture in read_folder(data).pictures if picture.in_table]
     for number, picture in enumerate(listed, start=1):
         facts = {"file": picture.file, "caption": picture.prompt, "sha256": _digest(picture.path)}
@@ -57,7 +56,7 @@ def _digest(path: Path) -> str:
         return "cannot be read"
 
 
-def search_kinds(study: Study) -> dict[str, Any]:
+def search_kinds(study: Study) -> dict[str, object]:
     """What Optuna never changes of a searched setting: its choices in order, or the kind of its range."""
 
     def kind(search: Choices | Range) -> list[Value] | str:

@@ -4,6 +4,7 @@ an Optuna state.
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from math import isinf
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from optuna.samplers import TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from core.files.fail_point import fail_point
+from core.files.files import from_json
 from core.trial.result import Result
 from core.trial.spec import TrialSpec
 from core.verdict import FAILED_CONSTRAINT, constraint
@@ -226,7 +228,7 @@ class Store:
         """Store a result and finish the trial in Optuna. The gate's constraint is stored first: Optuna takes
         a trial without it as feasible.
         """
-        stored = {name: value for name, value in result.to_json().items() if name != "spec"}
+        stored = {name: value for name, value in asdict(result).items() if name != "spec"}
         trial.set_user_attr("result", stored)  # a copy, should result.json be lost
         fail_point("constrain")
         if result.same_as is not None:
@@ -247,7 +249,7 @@ class Store:
     def stored(self, frozen: FrozenTrial, spec: TrialSpec) -> Result | None:
         """The copy of a finished trial's result in study.db, or None."""
         values = frozen.user_attrs.get("result")
-        return Result.from_json(values | {"spec": spec.to_json()}) if values else None
+        return from_json(values | {"spec": spec}, Result) if values else None
 
     def _constrain(self, trial: Trial, value: float) -> None:
         if "gate_constraint" not in trial.user_attrs:  # set already if an earlier driver was killed here

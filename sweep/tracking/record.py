@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from mlflow.entities import Metric, Param, Run
 
@@ -162,7 +162,7 @@ class Tracked:
             else []
         )
         try:
-            noted = read_json(folder.tracked)
+            noted = read_json(folder.tracked, dict[str, Any])
             trials = {int(number): TrackedRun(*run) for number, run in noted["trials"].items()}
             tracked = cls(
                 folder,

@@ -114,7 +114,7 @@ class Supervisor:
             again = task.attempt.after(result.reason)
             if again is None:
                 with suppress(OSError):  # a dead worker did not write it
-                    write_json(job.folder.result, result.to_json())
+                    write_json(job.folder.result, result)
                 return result
             hear(
                 said_now(

@@ -229,7 +229,7 @@ def _attempt(
         with suppress(OSError):  # on a full disk; the driver gets the event all the same
             if reason == BUG.name:  # the others are explained by their message
                 write_text(folder.traceback, "".join(traceback.format_exception(error)))
-            write_json(folder.result, result.to_json())
+            write_json(folder.result, result)
         return result
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
@@ -59,7 +60,7 @@ def _load_many(study_file: Path, runs: Runs) -> tuple[float, float]:
     """
     folder = runs.study("bench")
     study = optuna.load_study(storage=f"sqlite:///{folder.db}", study_name="bench")
-    last, result = study.trials[-1], folder.results()[-1].to_json()
+    last, result = study.trials[-1], asdict(folder.results()[-1])
     for number in range(len(study.trials), MANY):
         study.add_trial(
             optuna.trial.create_trial(

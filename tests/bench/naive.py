@@ -24,10 +24,11 @@ def main() -> None:
     from diffsynth.trainers.text_to_image import LightningModelForT2ILoRA
 
     from core.backbone.backbone import load_backbone
+    from core.files.files import read_json
     from core.story.score import score_pictures
     from core.trial.spec import TrialSpec
 
-    spec = TrialSpec.from_json(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    spec = read_json(Path(sys.argv[1]), TrialSpec)
     assert spec.train
     train, render = spec.train, spec.render
     backbone = load_backbone(spec.backbone)

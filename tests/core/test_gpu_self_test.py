@@ -11,7 +11,7 @@ import torch
 from tests.core.test_imports import ROOT, imported_names
 from tests.gpu.__main__ import main
 
-MISSING = {"optuna", "mlflow", "pydantic", "typer", "rich"}  # a GPU box has the core's dependencies only
+MISSING = {"optuna", "mlflow", "typer", "rich"}  # a GPU box has the core's dependencies only
 
 
 def test_the_gpu_command_imports_nothing_that_a_gpu_box_may_lack() -> None:

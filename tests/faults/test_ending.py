@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import time
+from dataclasses import asdict
 from datetime import datetime, timedelta
 
 from rich.console import Console
@@ -122,4 +123,4 @@ def when_failed(sweeps: Sweeps) -> float:
 
 
 def write(sweeps: Sweeps, result: Result, **changed: object) -> None:
-    write_json(sweeps.study.trial(result.spec.number).result, result.to_json() | changed)
+    write_json(sweeps.study.trial(result.spec.number).result, asdict(result) | changed)

@@ -31,9 +31,7 @@ def make_study(tmp_path: Path) -> Callable[..., StudyFolder]:
                 study.trial(number), make_spec(number, train=train, filters=filters, backbone=backbone), mean
             )
         for number in range(len(means), len(means) + failed):
-            write_json(
-                study.trial(number).result, make_failure(make_spec(number, backbone=backbone)).to_json()
-            )
+            write_json(study.trial(number).result, make_failure(make_spec(number, backbone=backbone)))
         return study
 
     return make

@@ -127,7 +127,7 @@ def test_export_makes_a_whole_submission(cli, passed):
 def test_an_export_names_the_trials_that_have_a_story(cli, tmp_path):
     folder = Runs(tmp_path).study("mine")
     for result in (complete(0, 5.5), failed(1, "killed"), complete(2, 6.5), complete(3, 7.5)):
-        write_json(folder.trial(result.spec.number).result, result.to_json())
+        write_json(folder.trial(result.spec.number).result, result)
     folder.frozen.touch()
 
     def refused(*words):

@@ -21,7 +21,7 @@ def study(tmp_path):
     for number in range(7):
         trial = folder.trial(number)
         result = complete(number, 5 + number / 2) if number < 6 else failed(6, "killed")
-        write_json(trial.result, result.to_json())
+        write_json(trial.result, result)
         trial.epoch_lora(1).parent.mkdir(parents=True)
         for path in (trial.lora, trial.epoch_lora(1)):
             path.write_bytes(bytes(500_000))

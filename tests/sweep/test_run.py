@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import optuna
@@ -508,5 +509,5 @@ def test_result_json_reads_back_as_it_was(swept):
     folder = study_folder(swept[0])
     for result in folder.results():
         assert json.loads(folder.trial(result.spec.number).result.read_text()) == json.loads(
-            json.dumps(result.to_json())
+            json.dumps(asdict(result))
         )

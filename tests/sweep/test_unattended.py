@@ -317,7 +317,7 @@ def test_a_full_disk_ends_the_driver_with_one_line_and_the_same_command_goes_on(
     done = sweeps.run("write tracked.json=disk_full")
     assert sweeps.failed() == ["0"]
     assert done.returncode == 0, done.stderr
-    assert read_json(sweeps.study.tracked)["trials"].keys() == {"0", "1"}
+    assert read_json(sweeps.study.tracked, dict)["trials"].keys() == {"0", "1"}
     refused, taken = done.stderr.splitlines()
     assert "MLflow takes nothing at the moment ([Errno 28] No space left on device" in refused
     assert "MLflow answers again" in taken

@@ -2,12 +2,14 @@
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from core.files.files import (
     content_key,
+    from_json,
     read_json,
     sampled_sha256,
     sha256,
@@ -15,6 +17,9 @@ from core.files.files import (
     write_text,
     write_whole,
 )
+from core.trial.result import Result
+from core.trial.spec import TrialSpec
+from tests.examples import make_result, make_spec
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -61,7 +66,27 @@ def test_a_number_that_cannot_be_read_back_is_not_written(tmp_path: Path, value:
 def test_json_keeps_chinese_readable(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", {"title": "湖边的小画家"})
     assert "湖边的小画家" in path.read_text(encoding="utf-8")
-    assert read_json(path) == json.loads(path.read_text(encoding="utf-8")) == {"title": "湖边的小画家"}
+    assert read_json(path, dict) == json.loads(path.read_text(encoding="utf-8")) == {"title": "湖边的小画家"}
+
+
+def test_a_dataclass_is_written_as_an_object_and_read_back(tmp_path: Path) -> None:
+    result = make_result(make_spec(0), 6.5)
+    assert read_json(write_json(tmp_path / "result.json", result), Result) == result
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"number": "first"}, "number: input should be a valid integer"),
+        ({"story": {"title": "t"}}, "story.scenes: field required"),
+        ({"render": {"sise_px": 64}}, "render.sise_px: unexpected keyword argument"),
+        ({"of_a_later_version": 1}, "of_a_later_version: unexpected keyword argument"),
+    ],
+)
+def test_what_is_no_value_of_that_kind_is_refused_in_one_line(change: dict[str, object], why: str) -> None:
+    with pytest.raises(ValueError, match="^" + why) as refusal:
+        from_json(asdict(make_spec(0)) | change, TrialSpec)
+    assert "\n" not in str(refusal.value)
 
 
 def test_sha256_is_the_file_s(tmp_path: Path) -> None:

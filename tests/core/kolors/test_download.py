@@ -221,7 +221,7 @@ def test_all_files_land_in_diffsynth_s_layout_with_the_size_announced_first(
 
 def test_what_was_fetched_is_recorded_as_the_server_told_it(hub: Hub, folder: Path) -> None:
     fetch(folder)
-    record = read_json(folder / RECORD)
+    record = read_json(folder / RECORD, dict)
     assert len(record) == len(FILES)
     assert record[UNET.path] == {
         "model": KOLORS,

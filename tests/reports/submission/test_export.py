@@ -1,7 +1,7 @@
 import json
 import shutil
 import subprocess
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -92,9 +92,9 @@ def test_prompts_come_back_as_they_were(study, tmp_path):
 
 def test_recipe_holds_what_it_takes_to_do_it_again(study, tmp_path):
     out = hand_in(study, tmp_path / "out")
-    recipe = read_json(out / "recipe.json")
+    recipe = read_json(out / "recipe.json", dict)
     result = study.trial(0).read_result()
-    assert recipe["spec"] == json.loads(json.dumps(result.spec.to_json()))
+    assert recipe["spec"] == json.loads(json.dumps(asdict(result.spec)))
     assert (recipe["lora_rank"], recipe["training_alpha"], recipe["scale"]) == (4, 4.0, 1.0)
     assert (recipe["scorer"], recipe["device"], recipe["dtype"]) == ("fake-scorer", "cpu", "float32")
     assert recipe["versions"] == {"torch": "2.15"}
@@ -115,7 +115,7 @@ def test_a_story_under_the_gate_needs_force_and_its_card_says_so(study, tmp_path
         )
     out = hand_in(study, tmp_path / "out", 1, force=True)
     assert "failed the gate" in (out / "README.md").read_text(encoding="utf-8")
-    assert read_json(out / "recipe.json")["passed_gate"] is False
+    assert read_json(out / "recipe.json", dict)["passed_gate"] is False
 
 
 def test_a_trial_from_before_an_accepted_change_needs_force_and_is_compared_with_its_own_base_story(
@@ -131,11 +131,11 @@ def test_a_trial_from_before_an_accepted_change_needs_force_and_is_compared_with
         "later ones; --force exports it all the same"
     )
     out = hand_in(study, tmp_path / "out", force=True)
-    card, recipe = (out / "README.md").read_text(encoding="utf-8"), read_json(out / "recipe.json")
+    card, recipe = (out / "README.md").read_text(encoding="utf-8"), read_json(out / "recipe.json", dict)
     assert "Made before the study was changed:** story.template" in card
     assert "the base model alone, same prompts and seeds: 4.500" in card
     assert (recipe["base_aesthetic_mean"], recipe["older"]) == (4.5, told)
-    now = read_json(hand_in(study, tmp_path / "now", 1, force=True) / "recipe.json")
+    now = read_json(hand_in(study, tmp_path / "now", 1, force=True) / "recipe.json", dict)
     assert (now["base_aesthetic_mean"], now["older"]) == (5.5, "")
 
 
@@ -221,7 +221,7 @@ def test_another_epoch_brings_its_own_files(study, tmp_path):
         study.verdict(), result, folder, team="t", title="x", out=tmp_path / "out", force=False, epoch=1
     )
     assert tensors(out / "lake-painter-0000-epoch01.safetensors") == tensors(folder.lora)
-    assert read_json(out / "recipe.json")["epoch"] == 1
+    assert read_json(out / "recipe.json", dict)["epoch"] == 1
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,10 @@ def study_with(
     folder = Runs(tmp_path / "runs").study("mine")
     write_text(folder.frozen, study.to_yaml())
     if base is not None:
-        write_json(folder.base.result, make_result(make_spec(-1, train=None), base).to_json())
+        write_json(folder.base.result, make_result(make_spec(-1, train=None), base))
     for number, (rate, mean) in enumerate(rates.items()):
         spec = make_spec(number, train=Training(lora_rank=4, epochs=3, learning_rate=rate))
-        write_json(folder.trial(number).result, make_result(spec, mean).to_json())
+        write_json(folder.trial(number).result, make_result(spec, mean))
     return folder
 
 

@@ -79,7 +79,7 @@ def finish(
         number, {name: search.start for name, search in study.space.items()} | {"epochs": epochs}
     )
     result = Result(state="complete", spec=spec, device=device, timings_s=TINY_S | timings_s)
-    write_json(runs.study(study.name).trial(number).result, result.to_json())
+    write_json(runs.study(study.name).trial(number).result, result)
     runs.study(study.name).frozen.write_text(study.to_yaml())
 
 

@@ -89,7 +89,7 @@ def start(
 
 
 def kept(folder: Path) -> Any:
-    return read_json(study_of(folder).fingerprint)
+    return read_json(study_of(folder).fingerprint, dict)
 
 
 def refusal(folder: Path, values: Any = STUDY, *accept: str, ready: Any = READY) -> str:
@@ -101,7 +101,7 @@ def refusal(folder: Path, values: Any = STUDY, *accept: str, ready: Any = READY)
 
 
 def base_story(folder: Path) -> None:
-    write_json(study_of(folder).base.result, make_result(make_spec(-1, train=None), 5.5).to_json())
+    write_json(study_of(folder).base.result, make_result(make_spec(-1, train=None), 5.5))
 
 
 CHANGES = [
@@ -360,7 +360,7 @@ def test_each_fingerprint_keeps_its_base_story_and_its_study(folder):
     study = study_of(folder)
 
     def tell_base(mean: float) -> None:
-        write_json(study.base.result, make_result(make_spec(-1, train=None), mean).to_json())
+        write_json(study.base.result, make_result(make_spec(-1, train=None), mean))
 
     def of(number: int) -> tuple[float, int, str]:
         base, frozen = study.verdict().base_of(number).result, load_frozen(study.frozen_of(number))
@@ -543,12 +543,12 @@ def test_an_accepted_change_is_on_the_disk_and_in_mlflow(swept):
     assert "from trial 1: data.pictures[1].caption" in runs["quick"].data.tags["changed_data"]
     assert [runs[f"trial-{number:04d}"].data.tags.get("older") for number in (0, 1)] == ["true", None]
     study = Runs(folder / "runs").study("quick")
-    now = read_json(study.fingerprint)
+    now = read_json(study.fingerprint, dict)
     assert now["fields"].keys() == set(FIELDS)
     assert now["fields"]["scorer"]["scorer.name"] == "tiny-aesthetic-v1"
     assert [entry["field"] for entry in now["history"]] == ["data"]
     assert {result.scoring_version for result in study.results()} == {2}
-    assert read_json(study.trial(0).recipe)["scoring_version"] == 2
+    assert read_json(study.trial(0).recipe, dict)["scoring_version"] == 2
 
 
 def test_a_run_begun_under_other_words_gives_way(swept):

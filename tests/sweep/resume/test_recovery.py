@@ -53,13 +53,13 @@ def test_a_retry_that_was_only_half_noted_is_still_owed_and_owed_once(tmp_path):
     """The driver was killed after it recorded the next attempt and before it deleted the failed result."""
     trial = TrialFolder(tmp_path)
     first = failed(0, "device_lost")
-    write_json(trial.result, first.to_json())
+    write_json(trial.result, first)
     Attempt(micro_batch=1, retried=("device_lost",)).save(trial.attempt)
     _take_back_retried(first.spec, trial)
     assert trial.read_result() is None
     assert Attempt.load(trial.attempt, 1) == Attempt(micro_batch=1, retried=("device_lost",))
 
     second = replace(first, retried=("device_lost",))
-    write_json(trial.result, second.to_json())
+    write_json(trial.result, second)
     _take_back_retried(first.spec, trial)
     assert trial.read_result() == second

@@ -112,7 +112,7 @@ def test_status_and_run_count_the_same_points_as_tried(tmp_path: Path) -> None:
             result = replace(result, spec=study.spec(trial.number, trial.params))
             store.tell(trial, result)
             folder.trial(trial.number).path.mkdir(parents=True)
-            write_json(folder.trial(trial.number).result, result.to_json())
+            write_json(folder.trial(trial.number).result, result)
 
 
 def test_after_an_accepted_change_every_point_is_untried(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core.files.files import write_text
+from core.files.files import from_json, write_text
 from core.tiny import scenes as tiny
 from core.trial.spec import Filters, Rendering, Training, TrialSpec, setting_names
 from sweep.study import study as study_module
@@ -533,7 +534,7 @@ def test_a_spec_is_the_fixed_settings_under_the_sampled_ones(folder: Path) -> No
     assert spec.render == Rendering(size_px=128, steps=15)
     assert spec.filters == Filters(deduplicate="none")
     assert (spec.study, spec.number, spec.gate) == ("mine", 3, 6.0)
-    assert TrialSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+    assert from_json(json.loads(json.dumps(asdict(spec))), TrialSpec) == spec
 
 
 def test_the_base_spec_has_no_lora_and_starts_the_searched_settings(folder: Path) -> None:

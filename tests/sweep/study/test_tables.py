@@ -9,17 +9,19 @@ from tests.core.test_imports import python
 
 A_NEW_SETTING = """
 import json
-from dataclasses import make_dataclass
+from dataclasses import asdict, make_dataclass
 from pathlib import Path
 from typing import Annotated
 
 import yaml
 from typing_extensions import Doc
 
+from core.files.files import from_json
 from core.trial import spec as settings
 
 field = ("weight_decay", Annotated[float, settings.Bounds(0, 1), Doc("Pull of the weights to 0")], 0.01)
 settings.Training = make_dataclass("Training", [field], bases=(settings.Training,), frozen=True, kw_only=True)
+settings.TrialSpec.__dataclass_fields__["train"].type = settings.Training | None
 
 from sweep.study.setting import Checked
 from sweep.search.optuna_study import distributions
@@ -40,7 +42,7 @@ except StudyError as error:
     line = str(error)
 study = study_with(space={"weight_decay": {"low": 0, "high": 0.5}})
 spec = study.spec(0, {"weight_decay": 0.25})
-assert settings.TrialSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec
+assert from_json(json.loads(json.dumps(asdict(spec))), settings.TrialSpec) == spec
 print(json.dumps({
     "line": line,
     "default": study_with().train.weight_decay,

@@ -68,7 +68,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         fill(study.trial(number), spec(number), mean)
         write_json(study.trial(number).recipe, {"trial": number})
     study.trial(1).path.mkdir()
-    write_json(study.trial(1).result, make_failure(spec(1)).to_json())
+    write_json(study.trial(1).result, make_failure(spec(1)))
     (study.trial(1).path / "traceback.txt").write_text("Traceback")
     for folder in (study.base, *map(study.trial, range(3))):
         date(folder, NOON)
@@ -138,7 +138,7 @@ def repeat(runs: Runs, tracking: Tracking) -> None:
     """Trial 3 repeats trial 0: its folder has the result alone."""
     stored, folder = result(runs, 0), runs.study(STUDY).trial(3)
     again = replace(stored, spec=replace(stored.spec, number=3), duration_s=0.0, same_as=0)
-    write_json(folder.result, again.to_json())
+    write_json(folder.result, again)
     os.utime(folder.result, (NOON + 5, NOON + 5))
     tracking.start_trial(again.spec, {"learning_rate": 0.1})
     tracking.finish_trial(again, folder)
@@ -354,7 +354,7 @@ def test_a_file_too_large_for_the_server_holds_nothing_up(runs, monkeypatch, cap
 def test_a_new_result_of_a_trial_that_was_sent_is_sent(runs):
     play(runs, open_tracking(runs, STUDY))
     folder = runs.study(STUDY).trial(0)
-    write_json(folder.result, replace(result(runs, 0), aesthetic_mean=7.0).to_json())
+    write_json(folder.result, replace(result(runs, 0), aesthetic_mean=7.0))
     tracking = open_tracking(runs, STUDY)
     begin(runs, tracking)
     tracking.finish_trial(result(runs, 0), folder)
