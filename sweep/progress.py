@@ -70,6 +70,9 @@ class Progress:
         with suppress(OSError, SystemExit):
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    def stop(self) -> None:
+        """The sweep has ended."""
+
     def _verdict(self, result: Result) -> str:
         if result.state == "failed":
             return f"failed, {result.reason}: {result.message}"
@@ -136,8 +139,8 @@ class LiveProgress(Progress):
         best = f"best {self.best:.2f}" if self.best is not None else "none passes yet"
         self._bars.update(self._sweep, completed=self.finished, word=best)
 
+    @override
     def stop(self) -> None:
-        """Remove the bars from the terminal."""
         self._bars.stop()
 
 

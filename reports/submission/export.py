@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import unicodedata
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -166,19 +166,11 @@ def _check_out(out: Path) -> None:
         raise ExportError(f"{out} holds files that no export made; choose a new folder with --out")
     lines = (line.partition("  ") for line in (out / CHECKSUMS).read_text(encoding="utf-8").splitlines())
     listed = {name: digest for digest, _, name in lines}
-    foreign = sorted(files - listed.keys() - {CHECKSUMS})
-    if foreign:
-        raise ExportError(
-            f"{out} holds {foreign[0]!r}, which no export made; move it away or choose another --out"
-        )
-    changed = next(
-        (name for name in sorted(files & listed.keys()) if sha256(out / name) != listed[name]), None
-    )
-    if changed:
-        raise ExportError(
-            f"{out} holds {changed!r}, which was changed after its export; move it away or choose another "
-            "--out"
-        )
+    elsewhere = "move it away or choose another --out"
+    if foreign := sorted(files - listed.keys() - {CHECKSUMS}):
+        raise ExportError(f"{out} holds {foreign[0]!r}, which no export made; {elsewhere}")
+    if changed := [name for name in sorted(files & listed.keys()) if sha256(out / name) != listed[name]]:
+        raise ExportError(f"{out} holds {changed[0]!r}, which was changed after its export; {elsewhere}")
 
 
 def _write_folder(made: Path, submission: Submission, folder: TrialFolder) -> None:
@@ -214,20 +206,11 @@ def _metadata(submission: Submission, folder: TrialFolder) -> dict[str, str]:
 
 
 def _prompts(result: Result) -> pd.DataFrame:
-    rows = enumerate(zip(result.spec.story.scenes, result.aesthetic, strict=True), start=1)
-    return pd.DataFrame(
-        [
-            {
-                "number": number,
-                "file": f"story/{number}.png",
-                "seed": scene.seed,
-                "prompt": scene.prompt,
-                "negative_prompt": scene.negative_prompt,
-                "aesthetic": score,
-            }
-            for number, (scene, score) in rows
-        ]
-    )
+    table = pd.DataFrame(map(asdict, result.spec.story.scenes))
+    numbers = range(1, len(table) + 1)
+    files = [f"story/{number}.png" for number in numbers]
+    table = table.assign(number=numbers, file=files, aesthetic=result.aesthetic)
+    return table[["number", "file", "seed", "prompt", "negative_prompt", "aesthetic"]]
 
 
 def _swap(made: Path, out: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 from rich.progress import Progress
 
-from core.base_models import base_model
 from core.data.audit import Looking
 from core.data.filters import OPEN, select
 from core.data.hub import fetch_dataset
@@ -45,7 +44,7 @@ def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Surv
         study=study.name,
         data=study.data_value,
         scorer=backbone.model.scorer,
-        is_toy=base_model(study.backbone).is_toy,
+        is_toy=backbone.model.is_toy,
         table=table,
         notes=tuple(notes),
         loosest=_extreme(study, table, max),

@@ -88,12 +88,10 @@ def export_trial(
     verdict = folder.verdict()
     result = verdict.winner if trial is None else folder.trial(trial).read_result()
     if result is None:
-        raise UserError(
-            f"{folder.path.name}: no story passes the gate yet; name one with --trial and --force "
-            f"({_exportable(verdict)})"
-            if trial is None
-            else f"--trial is {trial}, but there is no such finished trial ({_exportable(verdict)})"
-        )
+        asked = f"--trial is {trial}, but there is no such finished trial"
+        if trial is None:
+            asked = f"{folder.path.name}: no story passes the gate yet; name one with --trial and --force"
+        raise UserError(f"{asked} ({_exportable(verdict)})")
     source = folder.made(result)
     if epoch is not None and result.state == "complete":
         source, result = epoch_story(folder, result, epoch, Runs(runs).cache, device)
@@ -111,16 +109,17 @@ def export_trial(
 
 def _exportable(verdict: Verdict) -> str:
     """Which trials can be exported, as the end of an error line; failed trials have no story."""
-    complete = [result.spec.number for result in verdict.results if result.state == "complete"]
     passing = {result.spec.number for result in verdict.passed}
     passed, under = (
-        ", ".join(str(number) for number in complete if (number in passing) is wanted)
+        ", ".join(
+            str(result.spec.number)
+            for result in verdict.results
+            if result.state == "complete" and (result.spec.number in passing) is wanted
+        )
         for wanted in (True, False)
     )
-    if not complete:
+    if not passed and not under:
         return "allowed: none, for no trial has made a story yet"
-    return (
-        f"allowed: {passed}" + f"; with --force: {under}" * bool(under)
-        if passed
-        else f"allowed with --force: {under}"
-    )
+    if not passed:
+        return f"allowed with --force: {under}"
+    return f"allowed: {passed}" + (f"; with --force: {under}" if under else "")

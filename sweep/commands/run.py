@@ -53,8 +53,7 @@ def run_study(
     try:
         summary = run_sweep(loaded, Runs(runs), device, progress, accept, stop_at)
     finally:
-        if isinstance(progress, LiveProgress):
-            progress.stop()
+        progress.stop()
     winner = Runs(runs).study(loaded.name).verdict().winner
     for note in at_edges(loaded, winner):  # the other findings were printed above
         say(f"note: {note}")

@@ -43,11 +43,8 @@ class Pace:
         def rate(part: str, work: list[float]) -> float:
             return median(result.timings_s[part] / amount for result, amount in zip(done, work, strict=True))
 
-        new = [
-            result.timings_s["prepare"] / count
-            for result in done
-            if (count := result.encoded.get("latents", 0)) >= MANY
-        ]
+        counts = [(result, result.encoded.get("latents", 0)) for result in done]
+        new = [result.timings_s["prepare"] / count for result, count in counts if count >= MANY]
         return cls(
             prepare_s=rate("prepare", [1.0] * len(done)),
             row_s=rate("train", [train_work(r.spec) for r in done]),
