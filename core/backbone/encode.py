@@ -49,11 +49,9 @@ class Examples:
     def rows_of_a_pass(self) -> Tensor:
         """The rows of one pass, unshuffled: the shortest pass that keeps the proportions of `repeats`."""
         rows = torch.arange(len(self.latents_NCHW))
-        return (
-            rows.repeat_interleave(torch.tensor(self.repeats) // math.gcd(*self.repeats))
-            if self.repeats
-            else rows
-        )
+        if not self.repeats:
+            return rows
+        return rows.repeat_interleave(torch.tensor(self.repeats) // math.gcd(*self.repeats))
 
 
 def encode_prompts(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> TextEmbeddings:

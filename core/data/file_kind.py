@@ -49,10 +49,8 @@ def kind_of(path: Path) -> str:
 
 def _of_brands(start: bytes) -> str | None:
     """HEIC, AVIF and video begin with a box of brands (ISO/IEC 14496-12, section 4.3)."""
-    brands = [
-        start[8:12],
-        *(start[i : i + 4] for i in range(16, min(int.from_bytes(start[:4]), len(start)), 4)),
-    ]
+    end = min(int.from_bytes(start[:4]), len(start))
+    brands = [start[8:12], *(start[i : i + 4] for i in range(16, end, 4))]
     if any(brand in (b"avif", b"avis") for brand in brands):
         return None  # Pillow reads AVIF, so this file is damaged
     if brands[0] == b"crx ":

@@ -185,7 +185,7 @@ def _from_files(root: Path, data: Data) -> PictureFolder:
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files in the folder and below, by name, but no hidden ones and none in a runs folder of ours.
+    """All files in the folder and below, by name, but no hidden ones and none in a runs folder.
 
     Of linked folders only those at the top are entered, so that a cycle of links ends.
     """
@@ -195,7 +195,7 @@ def _files(folder: Path) -> list[Path]:
         path
         for path in found
         if not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        and not any(path.is_relative_to(ours) for ours in runs)
+        and not any(path.is_relative_to(inner) for inner in runs)
     )
 
 

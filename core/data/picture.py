@@ -167,11 +167,9 @@ def _reason(path: Path, error: Exception) -> str:
         return f"it claims more than {megapixels} megapixels, as a decompression bomb does"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
-    return (
-        kind_of(path) or "it is no picture"
-        if isinstance(error, UnidentifiedImageError)
-        else "it is cut short or damaged"
-    )
+    if isinstance(error, UnidentifiedImageError):
+        return kind_of(path) or "it is no picture"
+    return "it is cut short or damaged"
 
 
 def _as_seen(raw: Image.Image, note: Note) -> Image.Image:

@@ -167,7 +167,7 @@ def _fetch(
         while True:
             before_bytes = done_bytes.total()
             try:
-                with _client_hushed():
+                with _client_silenced():
                     api.download_repo(
                         model,
                         "model",
@@ -191,7 +191,7 @@ def _fetch(
 
 
 @contextlib.contextmanager
-def _client_hushed() -> Iterator[None]:
+def _client_silenced() -> Iterator[None]:
     """Let only the client's warnings through: its bars have no switch, its errors may quote signed URLs."""
     log = logging.getLogger("modelscope_hub.download")
     log.addFilter(_is_warning)
@@ -208,7 +208,7 @@ def _is_warning(record: logging.LogRecord) -> bool:
 
 def _record(listed: Sequence[Listed], folder: Path) -> None:
     """Record the server's facts on the files that are here now, which later starts compare the files with."""
-    came = {
+    fetched = {
         one.weight.path: {
             "model": one.weight.model,
             "file": one.weight.file,
@@ -220,8 +220,8 @@ def _record(listed: Sequence[Listed], folder: Path) -> None:
         for one in listed
         if (folder / one.weight.path).exists()
     }
-    if came:
-        write_json(folder / RECORD, read_record(folder) | came)
+    if fetched:
+        write_json(folder / RECORD, read_record(folder) | fetched)
 
 
 def _counting(done_bytes: Counter[str], progressed: Callable[[], None]) -> type[ProgressCallback]:

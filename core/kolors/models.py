@@ -51,15 +51,13 @@ class UNetShape:
         time_width, time_channels = tensors["time_embedding.0.weight"].shape
         context_width, text_width = tensors["text_intermediate_proj.weight"].shape
         a, b, c = (tensors[f"blocks.{index}.conv2.weight"].shape[0] for index in (0, 6, 14))
+        depth_b, depth_c = (_count(tensors, f"blocks.{index}.transformer_blocks.") for index in (7, 15))
         return cls(
             widths=(a, b, c),
             time_channels=time_channels,
             time_width=time_width,
             text_width=text_width,
-            depths=(
-                _count(tensors, "blocks.7.transformer_blocks."),
-                _count(tensors, "blocks.15.transformer_blocks."),
-            ),
+            depths=(depth_b, depth_c),
             size_channels=(tensors["add_time_embedding.0.weight"].shape[1] - text_width) // SIZE_NUMBERS,
             context_width=context_width,
         )
@@ -108,7 +106,8 @@ class KolorsUNet(SDXLUNet):
             ]
 
         blocks: list[nn.Module] = []
-        width, pushed = a, [a]  # of what was computed last, and of what was pushed, conv_in's output first
+        # Widths: of the last output, and of those that forward pushes for the way up, conv_in's first.
+        width, pushed = a, [a]
         for level, outer in enumerate(shape.widths):
             for _ in range(2):
                 blocks += [res(width, outer), *attention(level), PushBlock()]
@@ -190,8 +189,7 @@ def chatglm(dtype: torch.dtype, **sizes: int) -> ChatGLMModel:
         multi_query_attention=True,
         add_qkv_bias=True,
         use_cache=False,
-        # DiffSynth 1.1.9 reads these two without defaults of its own
-        # (models/kolors_text_encoder.py).
+        # DiffSynth 1.1.9 reads these two without defaults of its own (models/kolors_text_encoder.py).
         original_rope=True,
         torch_dtype=dtype,
     )
@@ -206,10 +204,9 @@ def chatglm_sizes(tensors: Tensors) -> dict[str, int]:
     The head width follows from ChatGLM3 having two groups of heads that share keys and values.
     """
     vocabulary, width = tensors["embedding.word_embeddings.weight"].shape
-    projection = tensors["encoder.layers.0.self_attention.dense.weight"].shape[1]
-    head_width = (
-        tensors["encoder.layers.0.self_attention.query_key_value.weight"].shape[0] - projection
-    ) // 4
+    attention = "encoder.layers.0.self_attention"
+    projection = tensors[f"{attention}.dense.weight"].shape[1]
+    head_width = (tensors[f"{attention}.query_key_value.weight"].shape[0] - projection) // 4
     return {
         "num_layers": _count(tensors, "encoder.layers."),
         "hidden_size": width,

@@ -84,8 +84,8 @@ def _train_unet(
     for step in range(total):
         set_rate(optimizer, rate, step, total, flat=0.35)
         rows = torch.randint(len(captions), (UNET_BATCH,))
-        spoken = torch.where(torch.rand(UNET_BATCH) < 0.1, len(captions), rows)
-        batch = {key: value[spoken] for key, value in tokens[64 if step < short_steps else 256].items()}
+        captioned = torch.where(torch.rand(UNET_BATCH) < 0.1, len(captions), rows)
+        batch = {key: value[captioned] for key, value in tokens[64 if step < short_steps else 256].items()}
         clean = latents[rows].contiguous(memory_format=torch.channels_last)
         noise = torch.randn_like(clean)
         timesteps = torch.randint(TRAIN_TIMESTEPS, (UNET_BATCH,))
