@@ -1,7 +1,6 @@
 """The leaderboard of a study: one row for each finished trial, below the base model's own row."""
 
 from dataclasses import asdict
-from typing import Any
 
 import pandas as pd
 
@@ -66,7 +65,7 @@ def gate_word(result: Result, group: Group) -> str:
     return "pass" if result.passed_gate else "fail"
 
 
-def _row(trial: int | str, result: Result, searched: list[str], group: Group) -> dict[str, Any]:
+def _row(trial: int | str, result: Result, searched: list[str], group: Group) -> dict[str, object]:
     # The base model was trained on no images, so it has no filters.
     params = result.spec.params() if result.spec.train else asdict(result.spec.render)
     trained = result.spec.train and result.state == "complete"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import isinf
 from pathlib import Path
+from statistics import mean
 
 from core.errors import first_line
 from core.files.files import from_json, read_json
@@ -26,18 +27,14 @@ from sweep.tracking.uri import shown_place
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Status:
-    """Counts of trials; `left_s` is estimated by the mean duration of complete ones, None before the first.
+    """What the results alone do not say; `left_s` is estimated by the mean duration of complete trials, None
+    before the first.
 
     `recovered` has a line for each thing that the last start found unfinished, and what it did about it.
     """
 
-    name: str
     running: bool
     target: int
-    done: int
-    passed: int
-    failed: int
-    best: Result | None
     left_s: float | None
     recovered: tuple[str, ...] = ()
 
@@ -45,18 +42,12 @@ class Status:
 def study_status(folder: StudyFolder, verdict: Verdict) -> Status:
     """Where the study stands. Raises StudyError where its frozen file cannot be read."""
     left = max(0, _left(load_frozen(folder.frozen), verdict))
-    complete = [result for result in verdict.results if result.state == "complete"]
-    timed = [result for result in complete if result.same_as is None]  # a repeat takes no time
-    mean_s = sum(result.duration_s for result in timed) / len(timed) if timed else None
+    # a repeat takes no time
+    timed_s = [it.duration_s for it in verdict.results if it.state == "complete" and it.same_as is None]
     return Status(
-        name=folder.path.name,
         running=is_locked(folder),
         target=len(verdict.results) + left,
-        done=len(verdict.results),
-        passed=len(verdict.passed),
-        failed=len(verdict.results) - len(complete),
-        best=verdict.winner,
-        left_s=None if mean_s is None else mean_s * left,
+        left_s=mean(timed_s) * left if timed_s else None,
         recovered=_recovered(folder),
     )
 
@@ -103,11 +94,13 @@ def show_status(study: str | None, runs: Path) -> None:
     for folder in folders:
         verdict = folder.verdict()
         now = study_status(folder, verdict)
-        best = f", best {now.best.aesthetic_mean:.2f} (trial {now.best.spec.number})" if now.best else ""
+        failed = sum(result.state == "failed" for result in verdict.results)
+        winner = verdict.winner
+        best = f", best {winner.aesthetic_mean:.2f} (trial {winner.spec.number})" if winner else ""
         left = f", about {duration(now.left_s)} left" if now.left_s else ""
         out.print(
-            f"{now.name}: {'running' if now.running else 'not running'}, {now.done} of {now.target} trials "
-            f"done, {now.passed} passed the gate, {now.failed} failed{best}{left}",
+            f"{folder.path.name}: {'running' if now.running else 'not running'}, {len(verdict.results)} of "
+            f"{now.target} trials done, {len(verdict.passed)} passed the gate, {failed} failed{best}{left}",
             markup=False,
             soft_wrap=True,
         )

@@ -77,11 +77,9 @@ def gpu_pace(work: CountedWork, card: str, *, checkpointing: bool = False) -> Pa
     """`card` is a key of CARDS."""
     peak, (training, drawing) = CARDS[card]
     return Pace(
-        prepare_s=0.0,
         row_s=_step_tflop(work, checkpointing) / (peak * training * COUNTED_MEGAPIXELS),
         forward_s=work.forward_tflop / (peak * drawing * COUNTED_MEGAPIXELS),
         score_s=work.score_s,
-        trials=0,
         picture_s=READ_S + work.score_s + work.encoded_tflop / (peak * drawing),
     )
 
@@ -95,11 +93,9 @@ def estimate_on_cpu(measured: MeasuredOnCpu) -> Estimate:
     megapixels = measured.size_px**2 / 1e6
     return Estimate(
         Pace(
-            prepare_s=0.0,
             row_s=measured.row_s / megapixels,
             forward_s=measured.forward_s / megapixels,
             score_s=measured.score_s,
-            trials=0,
             picture_s=measured.picture_s,
         ),
         "a rough guess: two cores of a server CPU at 2.6 GHz were measured, yours may well be two or three "

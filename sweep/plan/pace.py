@@ -22,12 +22,12 @@ class Pace:
     that is read, scored and encoded for the first time, 0 if no trial had one.
     """
 
-    prepare_s: float
     row_s: float
     forward_s: float
     score_s: float
-    trials: int
+    prepare_s: float = 0.0
     picture_s: float = 0.0
+    trials: int = 0
 
     @classmethod
     def of(cls, results: Iterable[Result]) -> Self | None:

@@ -1,12 +1,12 @@
 """A search space as a grid of points: which are tried, and which untried one is nearest to another."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import combinations, product
-from typing import Any
 
 import numpy as np
 
+from core.trial.spec import Value
 from sweep.study.space import Space
 
 Point = tuple[int, ...]  # for each setting of a space, in its order, the position of a value
@@ -24,14 +24,14 @@ class Grid:
         """How many points there are; infinity where a setting has infinitely many values."""
         return math.prod(self._counts)
 
-    def point(self, params: dict[str, Any]) -> Point | None:
+    def point(self, params: Mapping[str, object]) -> Point | None:
         """The point of `params`; None where they lack a setting of the space or lie outside it."""
         if not self.space.keys() <= params.keys():
             return None
         positions = [search.position(params[name]) for name, search in self.space.items()]
         return None if None in positions else tuple(place for place in positions if place is not None)
 
-    def params(self, point: Point) -> dict[str, Any]:
+    def params(self, point: Point) -> dict[str, Value]:
         """The value of each setting at `point`."""
         return {
             name: search.value_at(place)
@@ -48,7 +48,7 @@ class Grid:
             return start
         return next((point for point in self._around(start, free, random) if point not in taken), None)
 
-    def tried(self, trials: Iterable[tuple[dict[str, Any], bool]]) -> set[Point]:
+    def tried(self, trials: Iterable[tuple[Mapping[str, object], bool]]) -> set[Point]:
         """Points that need no further trial. `trials` has the parameters of each, and whether it failed for
         another reason than its parameters: such a point may be tried a second time."""
         points: set[Point] = set()

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from math import isinf
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -18,7 +17,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from core.files.fail_point import fail_point
 from core.files.files import from_json
 from core.trial.result import Result
-from core.trial.spec import TrialSpec
+from core.trial.spec import TrialSpec, Value
 from core.verdict import FAILED_CONSTRAINT, constraint
 from sweep.failures import failure
 from sweep.search.grid import Grid
@@ -28,6 +27,7 @@ from sweep.search.storage import check_name, open_storage
 from sweep.study.errors import Mistake, sentence
 from sweep.study.space import Choices, Range, Space
 
+Params = dict[str, Value]
 TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 # User attributes of trials: queued from `first` of the study file; taken out of `first` again before it ran.
 HAND_MADE, WITHDRAWN = "hand_made", "withdrawn"
@@ -48,7 +48,7 @@ class Store:
         *,
         seed: int,
         startup_trials: int,
-        allow: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+        allow: Callable[[Params], Params] = dict,
     ) -> None:
         """Raises StoreError; StudyError where the file holds another study."""
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -69,7 +69,7 @@ class Store:
         """
         self._patience.stop_asked = stop_asked
 
-    def enqueue(self, first: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    def enqueue(self, first: Iterable[Params]) -> list[Params]:
         """Queue the hand-made settings `first`, to be tried before any sampling; those that are known already
         are not queued again. Settings of an earlier call that are missing now and have not run are withdrawn
         -> these.
@@ -91,7 +91,7 @@ class Store:
                 known.append(params)
         return withdrawn
 
-    def claim(self, first: Iterable[dict[str, Any]]) -> None:
+    def claim(self, first: Iterable[Params]) -> None:
         """Mark queued trials of an earlier `first` as hand-made: older versions queued them unmarked."""
         earlier = list(first)
         for trial in self.trials(TrialState.WAITING):
@@ -169,7 +169,7 @@ class Store:
             return sentence(mistake)
         return None
 
-    def wanted(self, trial: Trial) -> dict[str, Any]:
+    def wanted(self, trial: Trial) -> Params:
         """The parameters that a trial was sampled or queued with, allowed or not."""
         return (_queued(self._frozen(trial)) or {}) | trial.params
 
@@ -274,6 +274,6 @@ def _distribution(search: Choices | Range) -> BaseDistribution:
     return FloatDistribution(search.low, search.high, log=search.log, step=search.step)
 
 
-def _queued(trial: FrozenTrial) -> dict[str, Any] | None:
+def _queued(trial: FrozenTrial) -> Params | None:
     """The values that a trial was queued with, by us or by another program; None if it was sampled."""
     return trial.system_attrs.get("fixed_params")

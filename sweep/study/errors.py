@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, InitErrorDetails
@@ -44,7 +44,7 @@ class Mistake(ValueError):
     allowed: str = ""
     guess: str | None = None
     at: tuple[Key, ...] = ()
-    value: Any = _SAME
+    value: object = _SAME
 
 
 class UnknownKey(Mistake):

@@ -5,7 +5,6 @@ number and `on` is text.
 import re
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -64,7 +63,7 @@ class PlainLoader(yaml.SafeLoader):
             raise _refusal(f"the tag {shown(tag)} is not allowed, a study is plain data", event)
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         """Refuse keys that are not text and keys that are written twice."""
         seen = set()
         for key, _ in node.value:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, MISSING, asdict, dataclass, fields, is_dataclass
 from types import NoneType
 from typing import Annotated, Any, Literal, Self, get_args, get_origin
@@ -110,9 +110,9 @@ class Setting:
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         kind: object = [JSON_TYPES[self.kind], "null"] if self.optional else JSON_TYPES[self.kind]
-        json: dict[str, Any] = {"description": self.meaning, "type": kind}
+        json: dict[str, object] = {"description": self.meaning, "type": kind}
         if self.kind in (int, float):
             json |= {"exclusiveMinimum" if self.above else "minimum": self.low, "maximum": self.high}
         if self.multiple_of > 1:
@@ -177,7 +177,7 @@ class Section(BaseModel):
         return made
 
     @classmethod
-    def mistaken_keys(cls, values: dict[str, Any]) -> list[Mistake]:
+    def mistaken_keys(cls, values: Mapping[str, object]) -> list[Mistake]:
         """A mistake for each unknown key."""
         known = cls.model_fields
         return [

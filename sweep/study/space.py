@@ -167,7 +167,7 @@ def _edge(setting: Setting, search: Choices | Range, value: object) -> str:
 
 
 def check_space(
-    space: dict[str, Any], read: Callable[[Any], dict[str, Choices | Range]]
+    space: Mapping[str, object], read: Callable[[object], dict[str, Choices | Range]]
 ) -> dict[str, Choices | Range]:
     """The search of each setting, by `read` from what was written; raises all mistakes at once."""
 

@@ -116,7 +116,7 @@ def _read_story(written: object, info: ValidationInfo) -> object:
     return load_story(file)
 
 
-def _own_precision(read: dict[str, Any]) -> str:
+def _own_precision(read: dict[str, str]) -> str:
     """The default precision of the backbone, given the keys that were read before."""
     model = BASE_MODELS.get(read.get("backbone", ""))
     return model.precision if model else PRECISIONS[0]
@@ -187,12 +187,12 @@ class Study(Section):
     storage: Annotated[Storage, Checked()] = Field(Storage(), description="What is kept on the disk")
     _file: Path
 
-    def model_post_init(self, context: Mapping[str, Any], /) -> None:
+    def model_post_init(self, context: Mapping[str, Path], /) -> None:
         """Keep the path of the study file, which the validation context names."""
         self._file = context["file"]
 
     @classmethod
-    def mistaken_keys(cls, values: dict[str, Any]) -> list[Mistake]:
+    def mistaken_keys(cls, values: Mapping[str, object]) -> list[Mistake]:
         """A mistake for each unknown key, and for each setting that is both fixed and searched."""
         return super().mistaken_keys(values) + [
             Mistake(
@@ -222,8 +222,8 @@ class Study(Section):
     @field_validator("first")
     @classmethod
     def _check_first(
-        cls, first: tuple[dict[str, Any], ...], info: ValidationInfo
-    ) -> tuple[dict[str, Any], ...]:
+        cls, first: tuple[dict[str, object], ...], info: ValidationInfo
+    ) -> tuple[dict[str, Value], ...]:
         space = info.data.get("space")
         values = iter(
             all_checked(
@@ -309,7 +309,7 @@ class Study(Section):
             weights=self.weights,
         )
 
-    def allowed(self, params: Mapping[str, Any]) -> dict[str, Value]:
+    def allowed(self, params: Mapping[str, object]) -> dict[str, Value]:
         """Queued values in the settings' own types, checked as an entry of `first` is. Raises Mistake."""
         return {name: _check_value(self.space, name, value) for name, value in params.items()}
 
@@ -328,7 +328,7 @@ class Study(Section):
         return yaml.safe_dump(values, allow_unicode=True, sort_keys=False, width=100)
 
 
-def _written(values: object, path: str) -> dict[str, Any]:
+def _written(values: object, path: str) -> dict[str, object]:
     """The mapping under a path such as data.filters; empty if there is none."""
     for key in path.split("."):
         values = values.get(key) if isinstance(values, dict) else None
