@@ -379,9 +379,9 @@ class Sweep:
             "backbone": self.study.backbone,
             "precision": self.study.precision,
             "seed": self.study.seed,
-            "story": self.study.story_value.title,
+            "story": self.study.story.value.title,
             "gate": self.study.objective.gate,
-            "data": Path(self.study.data_value.source).name,
+            "data": Path(self.study.data.value.source).name,
         }
 
 

@@ -35,14 +35,14 @@ def survey_data(study: Study, runs: Runs, device: str, looking: Looking) -> Surv
     notes: list[str] = []
     searched = {name: str(search).replace(", ", " or ") for name, search in study.searched_filters.items()}
     fixed = replace(study.data.filters, **{name: getattr(OPEN, name) for name in searched})
-    table = audit_data(study.data_value, backbone, Cache(runs.cache), fixed, looking, notes.append)
+    table = audit_data(study.data.value, backbone, Cache(runs.cache), fixed, looking, notes.append)
     # Images without a score are dropped by a fixed filter before scoring, whatever is searched.
     used = table[(table["problem"] == "") & table["score"].notna()]
     captions = dict(zip(used["file"], used["caption"], strict=True))
     notes += notes_on_study(study, captions, list(zip(used["width"], used["height"], strict=True)))
     return Survey(
         study=study.name,
-        data=study.data_value,
+        data=study.data.value,
         scorer=backbone.model.scorer,
         is_toy=backbone.model.is_toy,
         table=table,
@@ -70,7 +70,7 @@ def show_data(study: str, runs: Path, device: str) -> None:
     """Print what the filters keep, and write contact sheet, audit table and Data-Juicer recipe."""
     say_not_passed_on()
     loaded = load_study(study)
-    if brought := fetch_dataset(loaded.data_value, Runs(runs).cache):
+    if brought := fetch_dataset(loaded.data.value, Runs(runs).cache):
         say(brought)
     with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
         task = bars.add_task("looking at pictures", total=None)

@@ -25,7 +25,7 @@ def plan_study(study: str, runs: Path, until: str, device: str) -> None:
         outlook = look_ahead(loaded, Runs(runs))
         check_changes(loaded, Runs(runs).study(loaded.name))
     except (DataError, StudyError, StoreError) as error:  # the plan does not need the images
-        source = loaded.data_value.source
+        source = loaded.data.value.source
         if isinstance(error, DataError) and not is_remote(source) and Path(source).exists():
             raise
         refused = str(error)

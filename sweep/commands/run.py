@@ -43,7 +43,7 @@ def run_study(
         say(f"stops at {clock(datetime.fromtimestamp(stop_at.moment))}, {duration(stop_at.left_s)} from now")
     check_place(loaded, runs, device)
     # Before the weights: it is smaller, and its checks may refuse the start.
-    if brought := fetch_dataset(loaded.data_value, Runs(runs).cache):
+    if brought := fetch_dataset(loaded.data.value, Runs(runs).cache):
         say(brought)
     outlook = check_start(loaded, runs, accept)
     for note in outlook.notes if outlook else ():

@@ -114,7 +114,7 @@ def check_weights(study: Study) -> Check:
 
 def check_data(study: Study, runs: Runs) -> Check:
     """Whether the filters can keep enough images of the folder, or of a remote data set's downloaded copy."""
-    data = study.data_value
+    data = study.data.value
     source = shown_path(Path(data.source))
     try:
         if not is_here(data, runs.cache):

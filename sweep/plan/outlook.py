@@ -52,7 +52,7 @@ def look_ahead(study: Study, runs: Runs) -> Outlook:
 
     Opens no more images than are needed to be sure; of the others only the size is read. Changes nothing.
     """
-    folder = read_folder(local_data(study.data_value, runs.cache))
+    folder = read_folder(local_data(study.data.value, runs.cache))
     good = [picture for picture in folder.pictures if not picture.problem]
     bad = {picture.file: picture.problem for picture in folder.pictures if picture.problem}
     sizes = {picture.path: size for picture in good if (size := picture_size(picture.path))}
@@ -75,7 +75,7 @@ def notes_on_study(study: Study, captions: Mapping[str, str], sizes: Sequence[Si
     """
     yield from _note_on_sizes(study, sizes)
     yield from _note_on_length("caption", captions, study.data.caption, PROMPT, "data.caption")
-    scenes = list(enumerate(study.story_value.scenes, start=1))
+    scenes = list(enumerate(study.story.value.scenes, start=1))
     prompts = {f"scene {number}": scene.prompt for number, scene in scenes}
     yield from _note_on_length("story prompt", prompts, study.story.template, SCENE, "the story's template")
     negatives = {scene.negative_prompt: f"scene {number}" for number, scene in reversed(scenes)}

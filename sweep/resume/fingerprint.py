@@ -182,7 +182,7 @@ def record_start(
     with a result that Optuna does not have yet count as well.
     """
     next_trial = max(after_told, _after_finished(folder))
-    images = images_of(local_data(study.data_value, Runs(folder.path.parent).cache))
+    images = images_of(local_data(study.data.value, Runs(folder.path.parent).cache))
     fingerprint = Fingerprint(study, folder, frozenset(accept), next_trial, note, _read(folder, images, note))
     fingerprint.record_study(fixed_values(study, images))
     return fingerprint
@@ -201,7 +201,7 @@ def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ())
         check_held(folder.db, study.name)
     if not folder.frozen.exists() and not folder.fingerprint.exists():
         return
-    images = images_of(local_data(study.data_value, Runs(folder.path.parent).cache))
+    images = images_of(local_data(study.data.value, Runs(folder.path.parent).cache))
     kept = _with_space(_read(folder, images, lambda text: None), study)
     accepted, _ = _accepted_changes(study, kept, fixed_values(study, images), frozenset(accept))
     if "backbone" not in accepted and (_after_finished(folder) or _has_base_story(folder)):

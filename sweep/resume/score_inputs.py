@@ -21,7 +21,7 @@ def fixed_values(study: Study, images: dict[str, object]) -> Fields:
 
     scenes = {
         f"story.scenes[{number}].{key}": value
-        for number, scene in enumerate(study.story_value.scenes, start=1)
+        for number, scene in enumerate(study.story.value.scenes, start=1)
         for key, value in asdict(scene).items()
     }
     captions = {"data.caption": study.data.caption, "data.min_images": study.data.min_images}

@@ -40,8 +40,8 @@ def check_start(study: Study, runs: Path, accept: frozenset[str]) -> Outlook | N
 
     Raises StudyError, StoreError, NoTrialPossible, DataError. None for a data set not downloaded yet.
     """
-    if not is_here(study.data_value, Runs(runs).cache):
-        check_loader(study.data_value)
+    if not is_here(study.data.value, Runs(runs).cache):
+        check_loader(study.data.value)
         return None
     check_changes(study, Runs(runs).study(study.name), accept)
     return look_ahead(study, Runs(runs))

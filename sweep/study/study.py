@@ -24,17 +24,7 @@ from core.base_models import BASE_MODELS, DEFAULT
 from core.files.files import write_text
 from core.files.install import ROOT
 from core.folders import Runs
-from core.trial.spec import (
-    PRECISIONS,
-    Data,
-    Filters,
-    Rendering,
-    Story,
-    Training,
-    TrialSpec,
-    Value,
-    setting_names,
-)
+from core.trial.spec import PRECISIONS, Filters, Rendering, Training, TrialSpec, Value, setting_names
 from sweep.study.errors import Key, Mistake, StudyError, UnknownKey, all_checked, combined, near, parse
 from sweep.study.plain_yaml import read_yaml
 from sweep.study.sections import (
@@ -274,16 +264,6 @@ class Study(Section):
         """The search of each filter that is not fixed."""
         return {name: search for name, search in self.space.items() if HOMES[name] == "data.filters"}
 
-    @property
-    def story_value(self) -> Story:
-        """The story as trials use it."""
-        return self.story.value
-
-    @property
-    def data_value(self) -> Data:
-        """The data set as trials use it, without the filters."""
-        return self.data.value
-
     def spec(self, number: int, sampled: Mapping[str, Value]) -> TrialSpec:
         """Trial `number`: the fixed settings, overridden by the `sampled` ones. These may include settings
         that are no longer searched.
@@ -300,8 +280,8 @@ class Study(Section):
             seed=self.seed,
             backbone=self.backbone,
             precision=self.precision,
-            data=self.data_value,
-            story=self.story_value,
+            data=self.data.value,
+            story=self.story.value,
             train=overlay(self.train),
             render=overlay(self.render),
             filters=overlay(self.data.filters),

@@ -228,9 +228,9 @@ def test_data_from_a_hub_is_not_looked_at_but_its_loader_is(study, monkeypatch, 
     runs = Runs(tmp_path / "runs")
     assert check_data(own, runs).state == state
     with pytest.raises(DataError) as not_there:
-        local_data(own.data_value, runs.cache)
+        local_data(own.data.value, runs.cache)
     # as an earlier start brings it
-    shutil.copytree(study.data_value.source, str(not_there.value).split(": ")[0])
+    shutil.copytree(study.data.value.source, str(not_there.value).split(": ")[0])
     assert check_data(own, runs).found.startswith("30 pictures in ")
 
 

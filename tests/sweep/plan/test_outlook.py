@@ -160,7 +160,7 @@ def test_what_is_refused_is_what_no_filter_keeps(tmp_path_factory, write_study, 
         source.resize(size).save(path)
         path.with_suffix(".txt").write_text("a cat")
     study = changed(study, {"min_height": Range(low=low, high=170)}, **fixed)
-    table = audit(study.data_value, Cache(folder / "cache"), lambda image: 5.0, "scorer")
+    table = audit(study.data.value, Cache(folder / "cache"), lambda image: 5.0, "scorer")
     possible = any(
         len(select(table, replace(study.data.filters, min_height=height))) >= study.data.min_images
         for height in (low, 170)

@@ -364,7 +364,7 @@ def test_each_fingerprint_keeps_its_base_story_and_its_study(folder):
 
     def of(number: int) -> tuple[float, int, str]:
         base, frozen = study.verdict().base_of(number).result, load_frozen(study.frozen_of(number))
-        return base.aesthetic_mean, frozen.seed, frozen.story_value.scenes[0].prompt
+        return base.aesthetic_mean, frozen.seed, frozen.story.value.scenes[0].prompt
 
     start(folder)
     tell_base(5.0)

@@ -482,16 +482,16 @@ def test_a_path_may_begin_at_home(folder: Path, monkeypatch: pytest.MonkeyPatch)
     (folder / "studies").mkdir()
     values = STUDY | {"story": "~/story.yaml", "data": {"source": "~/pictures"}, "weights": "~/models"}
     study = load_study(write(folder / "studies/mine.yaml", values))
-    assert (study.data_value.source, study.weights) == (str(folder / "pictures"), str(folder / "models"))
-    assert study.story_value.title == "t"
+    assert (study.data.value.source, study.weights) == (str(folder / "pictures"), str(folder / "models"))
+    assert study.story.value.title == "t"
 
 
 def test_a_study_gives_its_story_and_data(folder: Path) -> None:
     study = load_study(write(folder / "study.yaml", STUDY))
     assert study.file == folder / "study.yaml"
-    assert study.story_value.scenes[2].prompt == "draw scene 3 {x} with care"
-    assert [scene.negative_prompt for scene in study.story_value.scenes] == ["blur"] * 8
-    assert study.data_value.source == str(folder / "pictures")
+    assert study.story.value.scenes[2].prompt == "draw scene 3 {x} with care"
+    assert [scene.negative_prompt for scene in study.story.value.scenes] == ["blur"] * 8
+    assert study.data.value.source == str(folder / "pictures")
     assert (study.objective.gate, study.budget.trials, study.sampler.startup_trials) == (6.0, 20, 10)
 
 
@@ -512,7 +512,7 @@ def test_a_searched_size_is_a_multiple_of_64_as_well(folder: Path, search: dict,
 
 def test_a_modelscope_source_stays_as_written(folder: Path) -> None:
     data = {"source": "modelscope:iic/style_custom_dataset", "subset": "Watercolor", "text_column": "Prompt"}
-    found = load_study(write(folder / "study.yaml", with_value(STUDY, "data", data))).data_value
+    found = load_study(write(folder / "study.yaml", with_value(STUDY, "data", data))).data.value
     assert (found.source, found.subset, found.split, found.text_column) == (
         data["source"],
         "Watercolor",
@@ -524,7 +524,7 @@ def test_a_modelscope_source_stays_as_written(folder: Path) -> None:
 def test_a_scene_may_override_the_negative_prompt(folder: Path) -> None:
     write(folder / "story.yaml", with_value(STORY, "scenes.1.negative_prompt", ""))
     study = load_study(write(folder / "study.yaml", STUDY))
-    assert [scene.negative_prompt for scene in study.story_value.scenes[:3]] == ["blur", "", "blur"]
+    assert [scene.negative_prompt for scene in study.story.value.scenes[:3]] == ["blur", "", "blur"]
 
 
 def test_a_spec_is_the_fixed_settings_under_the_sampled_ones(folder: Path) -> None:
