@@ -14,6 +14,7 @@ from rich.text import Text
 
 from core.base_models import base_model
 from core.data.audit import say_bad
+from core.data.folder import DataError
 from core.data.hub import check_loader, is_here
 from core.files.install import fetch_command
 from core.files.weight_files import FOLDER_VARIABLE, needed_bytes
@@ -116,10 +117,13 @@ def check_data(study: Study, runs: Runs) -> Check:
     """Whether the filters can keep enough images of the folder, or of a remote data set's downloaded copy."""
     data = study.data.value
     source = shown_path(Path(data.source))
-    try:
-        if not is_here(data, runs.cache):
+    if not is_here(data, runs.cache):
+        try:
             check_loader(data)
-            return Check("OK", f"{source} is fetched when the sweep starts; the network was not tried")
+        except DataError as error:
+            return Check("missing", str(error))
+        return Check("OK", f"{source} is fetched when the sweep starts; the network was not tried")
+    try:
         outlook = look_ahead(study, runs)
     except NoTrialPossible as none:
         return Check("missing", str(none), "other pictures, captions or data.filters are needed")
