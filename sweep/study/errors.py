@@ -7,9 +7,9 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Self, TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, ValidationInfo
 from pydantic_core import ErrorDetails, InitErrorDetails
 
 from core.errors import UserError
@@ -56,17 +56,27 @@ class UnknownKey(Mistake):
         super().__init__("there is no such key", ", ".join(known), guess, (*within, key))
 
 
-def parse(model: type[Model], values: object, file: Path, **context: object) -> Model:
-    """Validate the values of `file` as `model`; a StudyError has a line for every mistake."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where values were written: pydantic's context of their validation."""
+
+    file: Path
+    data_may_be_gone: bool = False
+
+    @classmethod
+    def of(cls, info: ValidationInfo) -> Self:
+        """That of the values that are being validated."""
+        assert isinstance(info.context, cls), "a study is made by load_study"
+        return info.context
+
+
+def parse(model: type[Model], values: object, origin: Origin) -> Model:
+    """Validate `values` as `model`; a StudyError has a line for every mistake."""
     try:
-        return model.model_validate(values, context={"file": file, **context})
+        return model.model_validate(values, context=origin)
     except ValidationError as found:
-        lines = [
-            line
-            for error in found.errors(include_url=False)
-            if error["type"] != FOLLOWS
-            for line in _lines(file, error)
-        ]
+        errors = [error for error in found.errors(include_url=False) if error["type"] != FOLLOWS]
+        lines = [line for error in errors for line in _lines(origin.file, error)]
         raise StudyError(*dict.fromkeys(lines)) from None
 
 
@@ -76,13 +86,8 @@ def combined(errors: Iterable[Mistake | ValidationError]) -> ValidationError:
     for error in errors:
         if isinstance(error, Mistake):
             details.append(InitErrorDetails(type="value_error", input=error.value, ctx={"error": error}))
-        else:
-            details += [
-                InitErrorDetails(
-                    type=found["type"], loc=found["loc"], input=found["input"], ctx=found.get("ctx", {})
-                )
-                for found in error.errors(include_url=False)
-            ]
+        else:  # the error's own details, of which pydantic reads the same keys
+            details += cast(list[InitErrorDetails], error.errors(include_url=False))
     return ValidationError.from_exception_data("study", details)
 
 

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, ValidationInfo
 from typing_extensions import Doc
@@ -12,7 +12,7 @@ from typing_extensions import Doc
 from core.data.folder import DataError, read_folder, why_no_folder
 from core.data.hub import PREFIX, is_remote
 from core.trial.spec import PROMPT, Bounds, Data, Filters, setting_names
-from sweep.study.errors import Mistake
+from sweep.study.errors import Mistake, Origin
 from sweep.study.setting import Checked, check_template
 
 HUB_SOURCE = PREFIX + r"[\w.-]+/[\w.-]+"
@@ -83,17 +83,14 @@ class Storage:
 
 def check_source(source: str, info: ValidationInfo) -> str:
     """The source of a data set; a folder as an absolute path. Raises Mistake if there is no such folder."""
-    context = _context(info)
     if is_remote(source):
         if not re.fullmatch(HUB_SOURCE, source):
             raise Mistake("it names no data set", f"{PREFIX}owner/name, or a folder")
         return source
     folder = absolute(source, info)
-    if not context.get("data_may_be_gone") and not os.path.isdir(folder):
-        raise Mistake(
-            why_no_folder(Path(folder)),
-            f"a folder, relative to the study file or absolute, or {PREFIX}owner/name",
-        )
+    if not Origin.of(info).data_may_be_gone and not os.path.isdir(folder):
+        allowed = f"a folder, relative to the study file or absolute, or {PREFIX}owner/name"
+        raise Mistake(why_no_folder(Path(folder)), allowed)
     return folder
 
 
@@ -108,14 +105,10 @@ def check_folder(data: DataKeys, info: ValidationInfo) -> DataKeys:
         return data
     for key in ("subset", "split"):
         if value := getattr(data, key):
-            raise Mistake(
-                "only a modelscope data set has it",
-                "data.filters.subset for a sub-folder",
-                at=(key,),
-                value=value,
-            )
+            why, instead = "only a modelscope data set has it", "data.filters.subset for a sub-folder"
+            raise Mistake(why, instead, at=(key,), value=value)
     try:
-        if not _context(info).get("data_may_be_gone"):
+        if not Origin.of(info).data_may_be_gone:
             read_folder(data.value)
     except DataError as error:
         raise Mistake(f"it cannot be read: {error}", at=("source",), value=data.source) from None
@@ -124,11 +117,4 @@ def check_folder(data: DataKeys, info: ValidationInfo) -> DataKeys:
 
 def absolute(written: str, info: ValidationInfo) -> str:
     """A path in a study file made absolute: it is relative to the study file, and `~` is the user's home."""
-    folder: Path = _context(info)["file"].parent
-    return os.path.abspath(folder / os.path.expanduser(written))
-
-
-def _context(info: ValidationInfo) -> dict[str, Any]:
-    context: dict[str, Any] | None = info.context
-    assert context is not None, "a study is made by load_study"
-    return context
+    return os.path.abspath(Origin.of(info).file.parent / os.path.expanduser(written))

@@ -6,7 +6,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from core.trial.spec import Scene, Story
-from sweep.study.errors import Mistake, combined, parse
+from sweep.study.errors import Mistake, Origin, combined, parse
 from sweep.study.plain_yaml import read_yaml
 from sweep.study.setting import MAX_SEED, Section, Setting, check_template, text
 
@@ -79,4 +79,4 @@ class StoryFile(Section):
 
 def load_story(file: Path) -> StoryFile:
     """Read one story file; a StudyError names what is wrong with it."""
-    return parse(StoryFile, read_yaml(file), file)
+    return parse(StoryFile, read_yaml(file), Origin(file))

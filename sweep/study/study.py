@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -25,7 +26,17 @@ from core.files.files import write_text
 from core.files.install import ROOT
 from core.folders import Runs
 from core.trial.spec import PRECISIONS, Filters, Rendering, Training, TrialSpec, Value, setting_names
-from sweep.study.errors import Key, Mistake, StudyError, UnknownKey, all_checked, combined, near, parse
+from sweep.study.errors import (
+    Key,
+    Mistake,
+    Origin,
+    StudyError,
+    UnknownKey,
+    all_checked,
+    combined,
+    near,
+    parse,
+)
 from sweep.study.plain_yaml import read_yaml
 from sweep.study.sections import (
     Budget,
@@ -66,12 +77,12 @@ def load_study(name_or_path: str, *, data_may_be_gone: bool = False) -> "Study":
     each mistake.
     """
     file = _find_study(name_or_path)
-    return parse(Study, read_yaml(file), file, data_may_be_gone=data_may_be_gone)
+    return parse(Study, read_yaml(file), Origin(file, data_may_be_gone))
 
 
 def load_frozen(path: Path) -> "Study":
     """Read a frozen copy of a study; its data need not exist any more."""
-    return parse(Study, read_yaml(path), path.absolute(), data_may_be_gone=True)
+    return parse(Study, read_yaml(path), Origin(path.absolute(), data_may_be_gone=True))
 
 
 def _find_study(name: str) -> Path:
@@ -177,9 +188,9 @@ class Study(Section):
     storage: Annotated[Storage, Checked()] = Field(Storage(), description="What is kept on the disk")
     _file: Path
 
-    def model_post_init(self, context: Mapping[str, Path], /) -> None:
-        """Keep the path of the study file, which the validation context names."""
-        self._file = context["file"]
+    def model_post_init(self, context: Origin, /) -> None:
+        """Keep the path of the study file."""
+        self._file = context.file
 
     @classmethod
     def mistaken_keys(cls, values: Mapping[str, object]) -> list[Mistake]:
@@ -241,8 +252,7 @@ class Study(Section):
 
     def _values(self, name: str) -> list[float]:
         """The values that a bound may have in this study; null is infinity."""
-        home = HOMES[name]
-        fixed = getattr(self.data.filters if home == "data.filters" else getattr(self, home), name)
+        fixed = attrgetter(f"{HOMES[name]}.{name}")(self)
         values = self.space[name].values if name in self.space else (fixed,)
         return [float("inf") if value is None else value for value in values]
 
