@@ -17,6 +17,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -81,27 +82,38 @@ def fetch_missing(
     with _lock(folder, announce):
         # a new config reads the environment now; the client's default did so only once
         api = HubApi(config=HubConfig())
-        listed: list[Listed] = []
-        for model, files in groupby(missing_files(folder), key=lambda file: file.model):
-            listed += _ask(api, model, list(files), folder)
-        total_bytes = sum(one.size_bytes for one in listed)
-        here_bytes = sum(_incomplete_bytes(folder / one.weight.path) for one in listed)
-        free_bytes = shutil.disk_usage(folder).free
-        if free_bytes < total_bytes - here_bytes:
-            raise UserError(
-                f"{folder}: Kolors' weights need {decimal(total_bytes - here_bytes)} more, but only "
-                f"{decimal(free_bytes)} are free there; make room, or name {ELSEWHERE}"
-            )
-        begun = f", {decimal(here_bytes)} of it are here already" if here_bytes else ""
-        files_named = f"{len(listed)} file{'s' if len(listed) > 1 else ''}"
-        announce(
-            f"fetching {files_named} of Kolors, {decimal(total_bytes)}, from {_host(api)} "
-            f"into {folder}{begun} ({decimal(free_bytes)} free there); safe to interrupt, the same command "
-            f"goes on"
+        try:
+            _fetch_all(api, folder, announce, progress)
+        except DownloadError as error:
+            missing = describe_missing(missing_files(folder), folder)
+            raise DownloadError(f"{_host(api)}: {error}; {missing}") from None
+
+
+def _fetch_all(
+    api: HubApi, folder: Path, announce: Callable[[str], None], progress: Callable[[int, int], None]
+) -> None:
+    """Look up what is missing, announce it, and fetch it. Raises as `fetch_missing`."""
+    listed: list[Listed] = []
+    for model, files in groupby(missing_files(folder), key=lambda file: file.model):
+        listed += _ask(api, model, list(files), folder)
+    total_bytes = sum(one.size_bytes for one in listed)
+    here_bytes = sum(_incomplete_bytes(folder / one.weight.path) for one in listed)
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < total_bytes - here_bytes:
+        raise UserError(
+            f"{folder}: Kolors' weights need {decimal(total_bytes - here_bytes)} more, but only "
+            f"{decimal(free_bytes)} are free there; make room, or name {ELSEWHERE}"
         )
-        done_bytes: Counter[str] = Counter()  # by file
-        for _, group in groupby(listed, key=lambda one: one.weight.model):
-            _fetch(api, list(group), folder, done_bytes, lambda: progress(done_bytes.total(), total_bytes))
+    begun = f", {decimal(here_bytes)} of it are here already" if here_bytes else ""
+    files_named = f"{len(listed)} file{'s' if len(listed) > 1 else ''}"
+    announce(
+        f"fetching {files_named} of Kolors, {decimal(total_bytes)}, from {_host(api)} "
+        f"into {folder}{begun} ({decimal(free_bytes)} free there); safe to interrupt, the same command "
+        f"goes on"
+    )
+    done_bytes: Counter[str] = Counter()  # by file
+    for _, group in groupby(listed, key=lambda one: one.weight.model):
+        _fetch(api, list(group), folder, done_bytes, lambda: progress(done_bytes.total(), total_bytes))
 
 
 def _lock(folder: Path, announce: Callable[[str], None]) -> contextlib.AbstractContextManager[object]:
@@ -126,20 +138,16 @@ def _ask(api: HubApi, model: str, files: Sequence[WeightFile], folder: Path) -> 
             str(entry.get("Path")): entry for entry in api.legacy.list_repo_files(model, "model", REVISION)
         }
     except (HubError, OSError) as error:
-        raise _failure(api, {model: _reason(error)}, folder) from None
+        raise DownloadError(f"{model}: {_reason(error)}") from None
     found = {file.file: _listed(file, entries) for file in files}
     if lost := [name for name, one in found.items() if one is None]:
-        raise _failure(api, {model: f"the server lists no {', '.join(lost)}, or an empty one"}, folder)
+        raise DownloadError(f"{model}: the server lists no {', '.join(lost)}, or an empty one")
     listed = [one for one in found.values() if one]
     pins = {path: known.get("sha256") for path, known in read_record(folder).items()}
     if other := [one.weight.file for one in listed if pins.get(one.weight.path) not in (None, one.sha256)]:
-        raise _failure(
-            api,
-            {
-                model: f"the server's {', '.join(other)} is no longer what was fetched here before (sha256); "
-                f"to take the new one, delete {folder / RECORD}"
-            },
-            folder,
+        raise DownloadError(
+            f"{model}: the server's {', '.join(other)} is no longer what was fetched here before (sha256); "
+            f"to take the new one, delete {folder / RECORD}"
         )
     return listed
 
@@ -183,9 +191,8 @@ def _fetch(
                 # The client gives up on a file after an hour or a few retries; retry while bytes arrive.
                 cut = all(isinstance(cause, NetworkError) for cause in failed.values())
                 if not cut or done_bytes.total() <= before_bytes:
-                    raise _failure(
-                        api, {name: _reason(cause) for name, cause in failed.items()}, folder
-                    ) from None
+                    reasons = (f"{name}: {_reason(cause)}" for name, cause in failed.items())
+                    raise DownloadError("; ".join(reasons)) from None
     finally:
         _record(listed, folder)
 
@@ -242,11 +249,6 @@ def _counting(done_bytes: Counter[str], progressed: Callable[[], None]) -> type[
     return Counted
 
 
-def _failure(api: HubApi, reasons: dict[str, str], folder: Path) -> DownloadError:
-    causes = "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
-    return DownloadError(f"{_host(api)}: {causes}; {describe_missing(missing_files(folder), folder)}")
-
-
 def _reason(error: BaseException) -> str:
     """A message of ours: the client's may quote signed URLs, and some are in Chinese."""
     match error:
@@ -280,10 +282,7 @@ def _incomplete_bytes(path: Path) -> int:
 
 def fetch_with_progress(folder: Path, out: Console) -> None:
     """`fetch_missing`, with a progress bar on a terminal, else with a line for each tenth."""
-
-    def announce(line: str) -> None:
-        out.print(line, markup=False, soft_wrap=True)
-
+    announce = partial(out.print, markup=False, soft_wrap=True)
     if out.is_terminal:
         columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         with Progress(*columns, console=out, transient=True) as bar:
@@ -306,12 +305,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m core.kolors.download", description="Fetch the weights of Kolors that are missing."
     )
-    parser.add_argument(
-        "--to",
-        metavar="DIR",
-        default="",
-        help=f"the models folder; default: {FOLDER_VARIABLE}, else {models_folder()}",
-    )
+    usual = f"{FOLDER_VARIABLE}, else {models_folder()}"
+    parser.add_argument("--to", metavar="DIR", default="", help=f"the models folder; default: {usual}")
     folder = models_folder(parser.parse_args().to)
     # whatever FORCE_COLOR says: only a terminal gets a bar
     out = Console(highlight=False, force_terminal=os.isatty(1))
