@@ -155,14 +155,12 @@ class LoraTraining(lightning.LightningModule):
         if dropout:
             torch.manual_seed(draw.dropout_seed)
         loss, *gradients = self._differentiate(*inputs)
-        if self.parts == 1:
+        if part:
+            self._gradients = list(torch._foreach_add(self._gradients, gradients))
+        elif self.parts > 1:  # a replay overwrites what it returned, so the sum needs memory of its own
+            self._gradients = [gradient.clone() for gradient in gradients]
+        else:
             self._gradients = gradients
-        else:  # a replay overwrites what it returned, so the sum needs memory of its own
-            self._gradients = (
-                list(torch._foreach_add(self._gradients, gradients))
-                if part
-                else [gradient.clone() for gradient in gradients]
-            )
         if part == self.parts - 1:
             for parameter, gradient in zip(self._matrices.values(), self._gradients, strict=True):
                 parameter.grad = gradient
@@ -173,7 +171,7 @@ class LoraTraining(lightning.LightningModule):
         self, rows: Tensor, timesteps: Tensor, mirror: Tensor, noise_BCHW: Tensor, scale: Tensor
     ) -> tuple[Tensor, ...]:
         """-> (loss, gradient of `scale` * loss for each trained matrix); never waits for the device."""
-        examples, backbone = self._examples, self._backbone
+        backbone, examples, captions = self._backbone, self._examples, self._examples.captions
         latents = examples.latents_NCHW[rows]
         if self._training.random_flip:
             latents = torch.where(mirror.view(-1, 1, 1, 1), examples.mirrored_NCHW[rows], latents)
@@ -183,10 +181,7 @@ class LoraTraining(lightning.LightningModule):
             + self.noise_rates[timesteps].view(-1, 1, 1, 1) * noise
         )
         predicted = backbone.predict_noise(
-            noisy.to(backbone.dtype),
-            timesteps,
-            examples.captions.tokens_NTD[rows],
-            examples.captions.pooled_ND[rows],
+            noisy.to(backbone.dtype), timesteps, captions.tokens_NTD[rows], captions.pooled_ND[rows]
         )
         loss = F.mse_loss(predicted.float(), noise.float())
         return loss.detach(), *torch.autograd.grad(loss * scale, [*self._matrices.values()])
@@ -226,11 +221,8 @@ class LoraTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Lightning's hook: AdamW on the adapters, with its saved state when training resumes."""
-        optimizer = torch.optim.AdamW(
-            self._matrices.values(),
-            lr=self._training.learning_rate,
-            fused=self._backbone.device.type == "cuda",
-        )
+        on_gpu = self._backbone.device.type == "cuda"
+        optimizer = torch.optim.AdamW(self._matrices.values(), lr=self._training.learning_rate, fused=on_gpu)
         if self._state:
             saved = {
                 index: {key: self._state.tensors[f"{key}.{name}"] for key in ADAMW_STATE}
