@@ -32,9 +32,9 @@ def read_backbone(
         dtype=dtype,
         known_tokens=models.known_tokens(),
         readers={
-            "unet": partial(read, models.TinyUNet, "unet"),
-            "vae_encoder": partial(read, models.TinyVAEEncoder, "vae_encoder"),
-            "vae_decoder": partial(read, models.TinyVAEDecoder, "vae_decoder"),
+            "unet": partial(read, models.tiny_unet, "unet"),
+            "vae_encoder": partial(read, models.tiny_vae_encoder, "vae_encoder"),
+            "vae_decoder": partial(read, models.tiny_vae_decoder, "vae_decoder"),
             "text_encoder": lambda: _frozen(models.load_text_encoder(), device, dtype),
             # In fp32 whatever the precision: rounding could move a score across the gate.
             "scorer": partial(read, models.tiny_scorer, "scorer", torch.float32),

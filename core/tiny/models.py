@@ -27,25 +27,19 @@ UNET_SHAPE = UNetShape(
 VAE_SHAPE = VAEShape(widths=(16, 32, 48), groups=8)
 
 
-class TinyUNet(KolorsUNet):
+def tiny_unet() -> KolorsUNet:
     """Kolors' UNet with 2.8 M parameters."""
-
-    def __init__(self) -> None:
-        super().__init__(UNET_SHAPE)
+    return KolorsUNet(UNET_SHAPE)
 
 
-class TinyVAEEncoder(KolorsVAEEncoder):
+def tiny_vae_encoder() -> KolorsVAEEncoder:
     """Images (B, 3, H, W) in [-1, 1] -> latents (B, 4, H/8, W/8)."""
-
-    def __init__(self) -> None:
-        super().__init__(VAE_SHAPE)
+    return KolorsVAEEncoder(VAE_SHAPE)
 
 
-class TinyVAEDecoder(KolorsVAEDecoder):
+def tiny_vae_decoder() -> KolorsVAEDecoder:
     """Latents (B, 4, h, w) -> images (B, 3, 8h, 8w), about in [-1, 1]."""
-
-    def __init__(self) -> None:
-        super().__init__(VAE_SHAPE)
+    return KolorsVAEDecoder(VAE_SHAPE)
 
 
 def tiny_text_encoder() -> ChatGLMModel:

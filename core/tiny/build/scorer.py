@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from core.tiny.build.pictures import mixed_pictures, to_unit
 from core.tiny.build.steps import descend, loaded, save_weights, set_rate
-from core.tiny.models import TinyVAEDecoder, TinyVAEEncoder, tiny_scorer
+from core.tiny.models import tiny_scorer, tiny_vae_decoder, tiny_vae_encoder
 
 log = logging.getLogger(__name__)
 CLIP_MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(3, 1, 1)
@@ -58,18 +58,13 @@ def build_scorer() -> dict[str, float]:
 def _rated_pictures() -> tuple[Tensor, Tensor]:
     """Drawn images, the same through the VAE, and some spoiled in latent space; and the score of each."""
     pictures, style, severity = mixed_pictures()
-    encoder, decoder = loaded(TinyVAEEncoder(), "vae_encoder"), loaded(TinyVAEDecoder(), "vae_decoder")
+    encoder, decoder = loaded(tiny_vae_encoder(), "vae_encoder"), loaded(tiny_vae_decoder(), "vae_decoder")
     drawn = _worth(style, severity)
     latents = torch.cat([encoder(to_unit(part)) for part in pictures.split(40)])
     whole = (severity == 0).nonzero().flatten()
     spoiled, ruin = _spoil(latents[whole])
     static = torch.randn(120, 4, 16, 16) * torch.rand(120, 1, 1, 1).mul(2).add(0.3)
-    images = [
-        pictures.float() / 255,
-        _decode(decoder, latents),
-        _decode(decoder, spoiled),
-        _decode(decoder, static),
-    ]
+    images = [pictures.float() / 255, *(_decode(decoder, part) for part in (latents, spoiled, static))]
     scores = [drawn, drawn, _worth(style[whole], ruin), torch.full((len(static),), RUIN_SCORE)]
     return torch.cat(images), torch.cat(scores)
 

@@ -14,9 +14,10 @@ from diffsynth.schedulers import EnhancedDDIMScheduler
 from torch import Tensor, nn
 
 from core.backbone.backbone import BETA_END, TRAIN_TIMESTEPS
+from core.kolors.models import KolorsUNet
 from core.tiny.build.pictures import drawn_pictures, look_picture, to_unit
 from core.tiny.build.steps import channels_last, descend, loaded, save_weights, set_rate
-from core.tiny.models import VOCABULARY, TinyUNet, TinyVAEEncoder, load_text_encoder, tiny_text_encoder
+from core.tiny.models import VOCABULARY, load_text_encoder, tiny_text_encoder, tiny_unet, tiny_vae_encoder
 
 log = logging.getLogger(__name__)
 UNET_BATCH = 32
@@ -26,7 +27,7 @@ NAMED_STEPS, LOOSE_STEPS = (2000, 700), (500, 200)
 
 def build_unet() -> dict[str, float]:
     """Train UNet and text encoder from random weights, on images whose captions name their look."""
-    text, unet = tiny_text_encoder(), channels_last(TinyUNet())
+    text, unet = tiny_text_encoder(), channels_last(tiny_unet())
     _init_text(text)
     assert unet.conv_out.bias is not None
     nn.init.zeros_(unet.conv_out.weight)
@@ -41,17 +42,13 @@ def build_loose() -> dict[str, float]:
 
     Otherwise a caption that names no look would always mean a flat image, which no LoRA could change.
     """
-    return _train_unet(
-        loaded(TinyUNet(), "unet").train(),
-        load_text_encoder(),
-        *drawn_pictures(partial(look_picture, named=0.75)),
-        steps=LOOSE_STEPS,
-        rate=1e-3,
-    )
+    unet, text = loaded(tiny_unet(), "unet").train(), load_text_encoder()
+    drawn = drawn_pictures(partial(look_picture, named=0.75))
+    return _train_unet(unet, text, *drawn, steps=LOOSE_STEPS, rate=1e-3)
 
 
 def _train_unet(
-    unet: TinyUNet,
+    unet: KolorsUNet,
     text: ChatGLMModel,
     pictures: Tensor,
     captions: list[str],
@@ -60,7 +57,7 @@ def _train_unet(
     rate: float,
 ) -> dict[str, float]:
     """Epsilon target, one caption in ten dropped for guidance; saves the running average of the weights."""
-    encoder = loaded(TinyVAEEncoder(), "vae_encoder")
+    encoder = loaded(tiny_vae_encoder(), "vae_encoder")
     with torch.no_grad():
         latents = torch.cat([encoder(to_unit(part)) for part in pictures.split(50)])
     tokenizer = KolorsPrompter().tokenizer
@@ -75,9 +72,8 @@ def _train_unet(
     parameters = [*unet.parameters(), *text.parameters()]
     average = [p.detach().clone() for p in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=0, betas=(0.9, 0.99), weight_decay=1e-3, foreach=True)
-    alphas = torch.tensor(
-        EnhancedDDIMScheduler(beta_end=BETA_END, num_train_timesteps=TRAIN_TIMESTEPS).alphas_cumprod
-    )
+    scheduler = EnhancedDDIMScheduler(beta_end=BETA_END, num_train_timesteps=TRAIN_TIMESTEPS)
+    alphas = torch.tensor(scheduler.alphas_cumprod)
     size = torch.tensor([128.0, 128, 0, 0, 128, 128]).repeat(UNET_BATCH)
     recent: list[float] = []
     short_steps, total = steps[0], sum(steps)
@@ -92,19 +88,13 @@ def _train_unet(
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         with torch.autocast("cpu", torch.bfloat16):
             hidden = text(**batch, output_hidden_states=True).hidden_states
-            predicted = unet(
-                alpha.sqrt() * clean + (1 - alpha).sqrt() * noise,
-                timesteps,
-                hidden[-2].permute(1, 0, 2),
-                size,
-                hidden[-1][-1],
-            )
+            noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+            predicted = unet(noisy, timesteps, hidden[-2].permute(1, 0, 2), size, hidden[-1][-1])
         loss = F.mse_loss(predicted.float(), noise)
         descend(optimizer, loss, parameters)
         with torch.no_grad():
-            torch._foreach_lerp_(
-                average, [p.data for p in parameters], 1 - min(0.998, (step + 1) / (step + 10))
-            )
+            weight = 1 - min(0.998, (step + 1) / (step + 10))
+            torch._foreach_lerp_(average, [p.data for p in parameters], weight)
         recent = [*recent[-249:], loss.item()]
         if step % 250 == 249:
             log.info("unet step %d loss %.4f", step + 1, sum(recent) / len(recent))
@@ -113,14 +103,9 @@ def _train_unet(
             parameter.copy_(mean)
     save_weights("unet", unet.state_dict())
     tensors = {key: value for key, value in text.state_dict().items() if "word_embeddings" not in key}
-    save_weights(
-        "text_encoder",
-        tensors
-        | {
-            "embedding.used_ids": known.to(torch.int32),
-            "embedding.rows": text.embedding.word_embeddings.weight,
-        },
-    )
+    tensors["embedding.used_ids"] = known.to(torch.int32)
+    tensors["embedding.rows"] = text.embedding.word_embeddings.weight
+    save_weights("text_encoder", tensors)
     return {"loss": sum(recent) / len(recent), "tokens": len(known), "captions": len(captions)}
 
 

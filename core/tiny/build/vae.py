@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.kolors.models import LATENT_SCALE
+from core.kolors.models import LATENT_SCALE, KolorsVAEDecoder, KolorsVAEEncoder
 from core.tiny.build.pictures import drawn_pictures, flat_picture, mixed_pictures, to_unit
 from core.tiny.build.steps import channels_last, descend, save_weights, set_rate
-from core.tiny.models import TinyVAEDecoder, TinyVAEEncoder
+from core.tiny.models import tiny_vae_decoder, tiny_vae_encoder
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def build_vae() -> dict[str, float]:
     mixed, _, severity = mixed_pictures()
     pictures = torch.cat([mixed[64:][severity[64:] == 0], drawn_pictures(flat_picture)[0][:4000]])
     held_out = to_unit(mixed[:64][severity[:64] == 0])
-    encoder, decoder = channels_last(TinyVAEEncoder()), channels_last(TinyVAEDecoder())
+    encoder, decoder = channels_last(tiny_vae_encoder()), channels_last(tiny_vae_decoder())
     with torch.no_grad():
         encoder.quant_conv.weight *= 8
         encoder.conv_out.weight *= 2
@@ -69,12 +69,8 @@ def _vae_round(
         restored = restored.float()
         mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
         edges = sum(F.l1_loss(a, b) for a, b in zip(_slopes(restored), _slopes(target), strict=True))
-        loss = (
-            F.l1_loss(restored, target)
-            + 0.5 * F.mse_loss(restored, target)
-            + 0.7 * edges
-            + 0.02 * ((mean**2).mean() + ((std - 1) ** 2).mean())
-        )
+        errors = F.l1_loss(restored, target) + 0.5 * F.mse_loss(restored, target) + 0.7 * edges
+        loss = errors + 0.02 * ((mean**2).mean() + ((std - 1) ** 2).mean())
         descend(optimizer, loss, parameters)
         if step % 100 == 99:
             log.info("vae step %d of %d loss %.4f", step + 1, total, loss.item())
@@ -85,14 +81,11 @@ def _slopes(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _whiten(encoder: TinyVAEEncoder, decoder: TinyVAEDecoder, pictures: Tensor) -> None:
+def _whiten(encoder: KolorsVAEEncoder, decoder: KolorsVAEDecoder, pictures: Tensor) -> None:
     """Fold a whitening of the four latent channels into quant_conv, and its inverse into post_quant_conv."""
     rows = torch.randint(len(pictures), (384,))
-    latents = (
-        torch.cat([encoder(to_unit(pictures[part])) for part in rows.split(32)])
-        .permute(1, 0, 2, 3)
-        .flatten(1)
-    )
+    encoded = torch.cat([encoder(to_unit(pictures[part])) for part in rows.split(32)])
+    latents = encoded.permute(1, 0, 2, 3).flatten(1)
     mean = latents.mean(1)
     values, vectors = torch.linalg.eigh(torch.cov(latents))
     log.info("latent variances before whitening %s", [round(v, 3) for v in values.tolist()])

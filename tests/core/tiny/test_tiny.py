@@ -28,9 +28,9 @@ EMBEDDING = "embedding.word_embeddings.weight"
 
 def empty_model(part: str) -> torch.nn.Module:
     return {
-        "unet": models.TinyUNet,
-        "vae_encoder": models.TinyVAEEncoder,
-        "vae_decoder": models.TinyVAEDecoder,
+        "unet": models.tiny_unet,
+        "vae_encoder": models.tiny_vae_encoder,
+        "vae_decoder": models.tiny_vae_decoder,
         "text_encoder": models.tiny_text_encoder,
         "scorer": models.tiny_scorer,
     }[part]()
@@ -93,9 +93,9 @@ def test_the_tiny_parts_are_the_real_classes(backbone: Backbone, part: str, kind
 
 
 def test_the_tiny_parts_keep_the_real_forward_passes() -> None:
-    assert models.TinyUNet.forward is SDXLUNet.forward
-    assert models.TinyVAEEncoder.forward is SDXLVAEEncoder.forward
-    assert models.TinyVAEDecoder.forward is SDXLVAEDecoder.forward
+    assert type(models.tiny_unet()).forward is SDXLUNet.forward
+    assert type(models.tiny_vae_encoder()).forward is SDXLVAEEncoder.forward
+    assert type(models.tiny_vae_decoder()).forward is SDXLVAEDecoder.forward
 
 
 def test_the_text_encoder_is_chatglm(backbone: Backbone) -> None:

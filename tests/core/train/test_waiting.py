@@ -15,7 +15,7 @@ from core.backbone.encode import Examples, TextEmbeddings
 from core.heartbeat import no_beat
 from core.lora import adapters
 from core.story.render import denoise
-from core.tiny.models import TinyUNet
+from core.tiny.models import tiny_unet
 from core.train.train import LoraTraining
 from core.trial.spec import Rendering, Training
 
@@ -26,7 +26,7 @@ META = torch.device("meta")
 def far(backbone: Backbone) -> Backbone:
     """The toy on the meta device."""
     with META:
-        unet = TinyUNet().requires_grad_(False)
+        unet = tiny_unet().requires_grad_(False)
     return replace(backbone, device=META, readers={"unet": lambda: unet}, _parts={})
 
 

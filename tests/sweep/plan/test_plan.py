@@ -322,10 +322,10 @@ def test_the_counted_layers_are_the_model_s(name):
     import torch
     from diffsynth.models.sdxl_unet import SDXLUNet
 
-    from core.tiny.models import TinyUNet
+    from core.tiny.models import tiny_unet
 
     with torch.device("meta"):
-        unet = SDXLUNet(is_kolors=True) if name == "kolors" else TinyUNet()
+        unet = SDXLUNet(is_kolors=True) if name == "kolors" else tiny_unet()
     for target, per_rank in base_model(name).lora_parameters.items():
         layers = [module for path, module in unet.named_modules() if path.endswith(f".{target}")]
         assert len(layers) == base_model(name).lora_layers
