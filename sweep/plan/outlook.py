@@ -204,8 +204,8 @@ def _note_on_sizes(study: Study, sizes: Sequence[Size]) -> Iterator[str]:
         width, height = min(small, key=min)
         yield (
             f"{len(small)} of {counted(len(sizes), 'picture')} have a side under size_px {size_px} and are "
-            "enlarged for training, the smallest from "
-            f"{width} x {height} px: there is no detail in them to learn"
+            f"enlarged for training, the smallest from {width:.0f} x {height:.0f} px: "
+            "there is no detail in them to learn"
         )
 
 

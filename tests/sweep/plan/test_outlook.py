@@ -18,7 +18,7 @@ from core.folders import Runs
 from core.trial.spec import Rendering
 from sweep.commands.data import survey_data
 from sweep.doctor.doctor import check_data, check_runs
-from sweep.plan.outlook import NoTrialPossible, look_ahead
+from sweep.plan.outlook import NoTrialPossible, look_ahead, notes_on_study
 from sweep.plan.plan import make_plan
 from sweep.study.space import Choices, Range
 from sweep.study.study import Study, load_study
@@ -223,6 +223,12 @@ def test_prompts_of_the_story_that_are_cut_off_are_noted(study, tmp_path):
     )
     assert "takes away words of the story's template, '" in prompt
     assert negative.startswith("1 negative prompt is longer than the 256 tokens")
+
+
+def test_sizes_of_an_audit_table_are_told_in_whole_px(study):
+    """Where a picture cannot be used its columns hold floats."""
+    (note,) = [note for note in notes_on_study(study, {}, [(80.0, 60.0)]) if "size_px" in note]
+    assert "the smallest from 80 x 60 px" in note
 
 
 def test_a_plan_counts_what_new_pictures_take(study, tmp_path):
