@@ -52,9 +52,10 @@ def checked_device(name: str) -> str:
 
 
 def _place(what: str, auto: str = "a GPU for kolors where there is one, else the CPU") -> OptionInfo:
-    return typer.Option(
+    option: OptionInfo = typer.Option(
         metavar="NAME", callback=checked_device, help=f"Where to {what}: cpu, cuda, cuda:1; auto is {auto}."
     )
+    return option
 
 
 Device = Annotated[str, _place("train and render")]

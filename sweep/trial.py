@@ -13,10 +13,11 @@ from PIL import Image
 
 from core.backbone.backbone import Backbone
 from core.backbone.encode import encode_examples, encode_missing, encode_pictures
-from core.data.audit import Looking, audit, bad_pictures, caption_of, read_folder, say_bad
+from core.data.audit import Looking, audit, bad_pictures, say_bad
+from core.data.caption_table import DataError
 from core.data.colour_profile import Note
 from core.data.filters import select
-from core.data.folder import DataError
+from core.data.folder import caption_of, read_folder
 from core.data.hub import local_data
 from core.errors import LoraSweepError
 from core.files.cache import Cache

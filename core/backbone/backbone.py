@@ -126,7 +126,8 @@ class Backbone:
     def encode_pictures(self, pictures_B3HW: Tensor) -> Tensor:
         """Pictures in [-1, 1] -> latents (B, 4, H/8, W/8)."""
         pixels = pictures_B3HW.to(self.device, self.dtype, memory_format=torch.channels_last)
-        return self.vae_encoder(pixels)
+        latents: Tensor = self.vae_encoder(pixels)
+        return latents
 
     @torch.no_grad()
     def decode(self, latents_BCHW: Tensor) -> list[Image.Image]:
@@ -147,7 +148,8 @@ class Backbone:
         size = timesteps.new_zeros((len(noisy_BCHW), 6), dtype=torch.long)
         size[:, 0::4], size[:, 1::4] = noisy_BCHW.shape[2] * 8, noisy_BCHW.shape[3] * 8
         noisy = noisy_BCHW.contiguous(memory_format=torch.channels_last)
-        return self.unet(noisy, timesteps, tokens_BTD, size.flatten(), pooled_BD)
+        noise: Tensor = self.unet(noisy, timesteps, tokens_BTD, size.flatten(), pooled_BD)
+        return noise
 
     def unknown_words(self, prompts: Sequence[str]) -> list[str]:
         """Pieces of the prompts that the text encoder was not trained on, each once, in order of appearance.

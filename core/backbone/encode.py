@@ -19,7 +19,7 @@ from torchvision.transforms import functional as tv
 
 from core.backbone.backbone import Backbone
 from core.data.picture import READING, PictureError, ask, open_picture, without_ends
-from core.files.cache import Cache
+from core.files.cache import Cache, Key
 from core.heartbeat import Beat, no_beat
 
 GPU_PROMPTS = 8  # encoded at a time: hidden states of Kolors' text encoder take 60 MB a prompt in fp16
@@ -81,7 +81,7 @@ def encode_missing(prompts: Sequence[str], backbone: Backbone, cache: Cache, bea
         backbone.free_text_encoder()
 
 
-def _text_key(prompt: str, backbone: Backbone) -> tuple:
+def _text_key(prompt: str, backbone: Backbone) -> Key:
     return "text", backbone.weights["text_encoder"], str(backbone.dtype), prompt
 
 

@@ -22,10 +22,10 @@ from urllib.request import getproxies
 
 from PIL import Image
 
-from core.data.folder import DataError
+from core.data.caption_table import DataError
 from core.data.picture import ENDINGS
 from core.errors import first_line
-from core.files.files import content_key, write_text
+from core.files.files import content_key, from_json, write_text
 from core.files.install import install_command
 from core.folders import shown_path
 from core.trial.spec import PROMPT, Data
@@ -97,7 +97,7 @@ def fetch_dataset(data: Data, cache: Path) -> str | None:
         encoding="utf-8",
         env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-    answer = json.loads(done.stdout or "{}")
+    answer = from_json(json.loads(done.stdout or "{}"), dict[str, str | None])
     if "loaded" not in answer:
         why = answer.get("error") or f"its loader ended with exit code {done.returncode}"
         raise DataError(f"data.source is {data.source}, but it cannot be loaded: {why}")
@@ -144,7 +144,8 @@ def rows_of(found: object) -> Iterable[Mapping[str, Any]]:
         for name, feature in rows.features.items():
             if isinstance(feature, datasets.Image):
                 rows = rows.cast_column(name, datasets.Image(decode=False))
-    return rows
+    read: Iterable[Mapping[str, Any]] = rows
+    return read
 
 
 def write_folder(rows: Iterable[Mapping[str, Any]], data: Data, folder: Path) -> str:

@@ -5,15 +5,16 @@ Layout: header length (8 bytes, little endian), JSON header, tensor data (its RE
 """
 
 import json
+from typing import Any
 
 
-def split(content: bytes) -> tuple[dict, bytes]:
+def split(content: bytes) -> tuple[dict[str, Any], bytes]:
     """-> the header and the tensor data of a file's content."""
     start = 8 + int.from_bytes(content[:8], "little")
     return json.loads(content[8:start]), content[start:]
 
 
-def join(header: dict, metadata: dict[str, str], tensors: bytes) -> bytes:
+def join(header: dict[str, Any], metadata: dict[str, str], tensors: bytes) -> bytes:
     """The content of a file with exactly this metadata, sorted by key, and the tensor data as it is."""
     entries = {"__metadata__": dict(sorted(metadata.items()))} | {
         k: v for k, v in header.items() if k != "__metadata__"

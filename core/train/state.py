@@ -64,7 +64,7 @@ def load_state(path: Path, key: str) -> TrainState | None:
         return None
 
 
-def _checksum(facts: dict[str, str], header: dict, data: bytes) -> str:
+def _checksum(facts: dict[str, str], header: dict[str, object], data: bytes) -> str:
     digest = hashlib.sha256(json.dumps([facts, header], sort_keys=True).encode())
     digest.update(data)
     return digest.hexdigest()

@@ -16,8 +16,8 @@ from typing import Literal, cast
 import lightning
 import torch
 import torch.nn.functional as F
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch import Tensor
 
 from core.backbone import memory

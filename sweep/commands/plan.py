@@ -4,7 +4,7 @@ from datetime import datetime
 from pathlib import Path
 
 from core.data.audit import say_bad
-from core.data.folder import DataError
+from core.data.caption_table import DataError
 from core.data.hub import is_remote
 from core.folders import Runs
 from sweep.plan.outlook import Outlook, look_ahead

@@ -98,9 +98,9 @@ def widest_filters(study: Study) -> Iterator[Filters]:
 
 
 def _widest(name: str, values: tuple[Any, ...]) -> Value:
-    if None in values:
-        return None
-    return min(values) if name.startswith("min_") else max(values)
+    wider = min if name.startswith("min_") else max
+    widest: Value = None if None in values else wider(values)
+    return widest
 
 
 def _left_by_size(

@@ -240,7 +240,8 @@ def _sampled(study: Study, pick: Pick) -> dict[str, Value]:
 def _middle(search: Choices | Range) -> Value:
     """The middle of the search: the geometric one of a logarithmic range."""
     if isinstance(search, Choices):
-        return median_high(search.choices)
+        middle: Value = median_high(search.values)
+        return middle
     value = math.sqrt(search.low * search.high) if search.log else (search.low + search.high) / 2
     step = search.distance
     return search.low + math.floor((value - search.low) / step + 0.5) * step if step else value

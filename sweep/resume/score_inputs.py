@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
-from core.data.audit import read_folder
+from core.data.folder import read_folder
 from core.files.files import sha256
 from core.fingerprint import Fields
 from core.trial.spec import Data, Filters, Rendering, Training, Value

@@ -9,7 +9,8 @@ from typing import Annotated
 from pydantic import Field, ValidationInfo
 from typing_extensions import Doc
 
-from core.data.folder import DataError, read_folder, why_no_folder
+from core.data.caption_table import DataError
+from core.data.folder import read_folder, why_no_folder
 from core.data.hub import PREFIX, is_remote
 from core.trial.spec import PROMPT, Bounds, Data, Filters, setting_names
 from sweep.study.errors import Mistake, Origin

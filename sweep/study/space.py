@@ -27,7 +27,7 @@ class Choices(Section):
     @property
     def start(self) -> Value:
         """The value that the base model's own story is rendered with: the first choice."""
-        return self.choices[0]
+        return self.value_at(0)
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -49,7 +49,8 @@ class Choices(Section):
 
     def value_at(self, position: int) -> Value:
         """The choice at an index from 0."""
-        return self.choices[position]
+        choice: Value = self.choices[position]
+        return choice
 
     def __str__(self) -> str:
         return ", ".join("null" if choice is None else shown(choice).strip("'") for choice in self.choices)
@@ -71,7 +72,7 @@ class Range(Section):
     @property
     def start(self) -> float:
         """The value that the base model's own story is rendered with: the smallest."""
-        return self.low
+        return self.value_at(0)
 
     @property
     def values(self) -> tuple[Any, ...]:
@@ -105,7 +106,8 @@ class Range(Section):
 
     def value_at(self, position: int) -> float:
         """The number that is `position` steps above `low`."""
-        return min(self.high, self.low + position * self.distance) if position and self.distance else self.low
+        number: float = self.low
+        return min(self.high, number + position * self.distance) if position and self.distance else number
 
     def __str__(self) -> str:
         return f"{self.low} to {self.high}" + (

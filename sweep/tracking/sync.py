@@ -391,7 +391,7 @@ class Mirror:
 
 def refused(error: MlflowException) -> bool:
     """Whether a retry is useless: a param has another value already, or the user deleted the run."""
-    return error.error_code == "INVALID_PARAMETER_VALUE"
+    return str(error.error_code) == "INVALID_PARAMETER_VALUE"
 
 
 def _search(client: MlflowClient, experiment: str, where: str) -> list[Run]:

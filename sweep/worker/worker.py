@@ -242,7 +242,7 @@ def _clear(folder: TrialFolder) -> None:
 
 def failure_class(error: Exception) -> str:
     """The class of a failure, by what was raised."""
-    from core.data.folder import DataError
+    from core.data.caption_table import DataError
     from core.data.picture import PictureError
     from core.story.score import NoScoreError
     from core.train.train import NanLossError
