@@ -11,69 +11,51 @@ from core.verdict import BaseStory, Verdict
 RUNS_MARK = "mlflow.lock"  # a file of every runs folder, by which one is known
 
 
+class Inside:
+    """The path of a file or folder inside `TrialFolder`, `Runs` or `StudyFolder`, as an attribute of that."""
+
+    def __init__(self, place: str) -> None:
+        self._place = place
+
+    def __get__(self, folder: "TrialFolder | Runs | StudyFolder", kind: type[object]) -> Path:
+        return folder.path / self._place
+
+
 @dataclass(frozen=True, slots=True)
 class TrialFolder:
     """Paths of one trial's files, or of the base model's own story (`runs/<study>/base`)."""
 
     path: Path
 
-    @property
-    def spec(self) -> Path:
-        """The trial's TrialSpec, written before it starts."""
-        return self.path / "spec.json"
+    # The trial's TrialSpec, written before it starts
+    spec = Inside("spec.json")
+    # Journal of the worker's events, one JSON object per line
+    events = Inside("events.jsonl")
+    # How earlier attempts at this trial ended; only there if one failed
+    attempt = Inside("attempt.json")
+    # Training state to resume from; deleted once the trial is finished
+    checkpoint = Inside("checkpoint.safetensors")
+    # Traceback of an unforeseen failure
+    traceback = Inside("traceback.txt")
+    # The LoRA after the last epoch, which drew the story
+    lora = Inside("lora.safetensors")
 
-    @property
-    def events(self) -> Path:
-        """Journal of the worker's events, one JSON object per line."""
-        return self.path / "events.jsonl"
-
-    @property
-    def attempt(self) -> Path:
-        """How earlier attempts at this trial ended; only there if one failed."""
-        return self.path / "attempt.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        """Training state to resume from; deleted once the trial is finished."""
-        return self.path / "checkpoint.safetensors"
-
-    @property
-    def traceback(self) -> Path:
-        """Traceback of an unforeseen failure."""
-        return self.path / "traceback.txt"
-
-    @property
-    def lora(self) -> Path:
-        """The LoRA after the last epoch, which drew the story."""
-        return self.path / "lora.safetensors"
+    # Folder of the story's images, one PNG per scene
+    pictures = Inside("story")
+    # All images of the story on one sheet
+    sheet = Inside("story.png")
+    # What is needed to render the story again (core/trial/recipe.py)
+    recipe = Inside("recipe.json")
+    # The trial's Result, written last: a trial without it is not finished
+    result = Inside("result.json")
 
     def epoch_lora(self, epoch: int) -> Path:
         """The LoRA after one epoch; `epoch` counts from 1."""
         return self.path / "epochs" / f"{epoch:02d}" / "lora.safetensors"
 
-    @property
-    def pictures(self) -> Path:
-        """Folder of the story's images, one PNG per scene."""
-        return self.path / "story"
-
     def picture(self, number: int) -> Path:
         """The image of one scene; `number` counts from 1."""
         return self.pictures / f"{number}.png"
-
-    @property
-    def sheet(self) -> Path:
-        """All images of the story on one sheet."""
-        return self.path / "story.png"
-
-    @property
-    def recipe(self) -> Path:
-        """What is needed to render the story again (core/trial/recipe.py)."""
-        return self.path / "recipe.json"
-
-    @property
-    def result(self) -> Path:
-        """The trial's Result, written last: a trial without it is not finished."""
-        return self.path / "result.json"
 
     def read_result(self) -> Result | None:
         """The trial's Result; None where the file is missing or not readable."""
@@ -89,30 +71,16 @@ class Runs:
 
     path: Path
 
-    @property
-    def cache(self) -> Path:
-        """Embeddings, latents and image facts by content, shared by all studies."""
-        return self.path / "cache"
-
-    @property
-    def tracking_db(self) -> Path:
-        """MLflow's SQLite database, used unless another tracking server is named."""
-        return self.path / "mlflow.db"
-
-    @property
-    def artifacts(self) -> Path:
-        """MLflow's artifacts that belong to `tracking_db`."""
-        return self.path / "mlartifacts"
-
-    @property
-    def tracking_lock(self) -> Path:
-        """Held while a process creates or upgrades `tracking_db`."""
-        return self.path / RUNS_MARK
-
-    @property
-    def ui_log(self) -> Path:
-        """Output of MLflow's server from the last `lora-sweep ui`."""
-        return self.path / "ui.log"
+    # Embeddings, latents and image facts by content, shared by all studies
+    cache = Inside("cache")
+    # MLflow's SQLite database, used unless another tracking server is named
+    tracking_db = Inside("mlflow.db")
+    # MLflow's artifacts that belong to `tracking_db`
+    artifacts = Inside("mlartifacts")
+    # Held while a process creates or upgrades `tracking_db`
+    tracking_lock = Inside(RUNS_MARK)
+    # Output of MLflow's server from the last `lora-sweep ui`
+    ui_log = Inside("ui.log")
 
     def study(self, name: str) -> "StudyFolder":
         """The folder of the study of this name, whether it exists or not."""
@@ -125,84 +93,48 @@ class StudyFolder:
 
     path: Path
 
-    @property
-    def frozen(self) -> Path:
-        """Copy of the study file that trials are run with; each start compares the user's file with it."""
-        return self.path / "study.yaml"
+    # Copy of the study file that trials are run with; each start compares the user's file with it
+    frozen = Inside("study.yaml")
+    # What the scores depend on (core/fingerprint.py)
+    fingerprint = Inside("fingerprint.json")
+    # Optuna's SQLite database
+    db = Inside("study.db")
+    # Lock file that allows one driver at a time
+    lock = Inside("driver.lock")
+    # Which process holds the lock
+    driver = Inside("driver.json")
+    # What the last start found unfinished, and how it resolved that
+    recovered = Inside("recovered.json")
+    # A unique id of this study, for several runs folders may share one MLflow and use one name
+    tracking_id = Inside("tracking_id")
+    # Which of the study's trials were fully uploaded to MLflow
+    tracked = Inside("tracked.json")
+    # What the worker process and its libraries print
+    worker_log = Inside("worker.log")
 
-    @property
-    def fingerprint(self) -> Path:
-        """What the scores depend on (core/fingerprint.py)."""
-        return self.path / "fingerprint.json"
-
-    @property
-    def db(self) -> Path:
-        """Optuna's SQLite database."""
-        return self.path / "study.db"
-
-    @property
-    def lock(self) -> Path:
-        """Lock file that allows one driver at a time."""
-        return self.path / "driver.lock"
-
-    @property
-    def driver(self) -> Path:
-        """Which process holds the lock."""
-        return self.path / "driver.json"
-
-    @property
-    def recovered(self) -> Path:
-        """What the last start found unfinished, and how it resolved that."""
-        return self.path / "recovered.json"
-
-    @property
-    def tracking_id(self) -> Path:
-        """A unique id of this study, for several runs folders may share one MLflow and use one name."""
-        return self.path / "tracking_id"
-
-    @property
-    def tracked(self) -> Path:
-        """Which of the study's trials were fully uploaded to MLflow."""
-        return self.path / "tracked.json"
-
-    @property
-    def worker_log(self) -> Path:
-        """What the worker process and its libraries print."""
-        return self.path / "worker.log"
+    # The HTML report
+    report = Inside("report/index.html")
+    # Folder that `lora-sweep data` writes: the page, the audit table, the Data-Juicer recipe
+    data = Inside("data")
+    # A folder for each trial
+    trials = Inside("trials")
 
     @property
     def base(self) -> TrialFolder:
         """The base model's own story: no LoRA, same prompts and seeds."""
         return TrialFolder(self.path / "base")
 
-    @property
-    def report(self) -> Path:
-        """The HTML report."""
-        return self.path / "report" / "index.html"
-
-    @property
-    def data(self) -> Path:
-        """Folder that `lora-sweep data` writes: the page, the audit table, the Data-Juicer recipe."""
-        return self.path / "data"
-
     def numbers(self) -> set[int]:
         """Numbers of the trials that have a folder."""
-        return {
-            int(path.name)
-            for path in (self.path / "trials").glob("*")
-            if path.is_dir() and path.name.isdigit()
-        }
+        return {int(path.name) for path in self.trials.glob("*") if path.is_dir() and path.name.isdigit()}
 
     def trial(self, number: int) -> TrialFolder:
         """The folder of one trial; `number` counts from 0, as Optuna's."""
-        return TrialFolder(self.path / "trials" / f"{number:04d}")
+        return TrialFolder(self.trials / f"{number:04d}")
 
     def results(self) -> list[Result]:
         """Results of all finished trials, in the order of their numbers."""
-        found = (
-            TrialFolder(path.parent).read_result()
-            for path in sorted((self.path / "trials").glob("[0-9]*/result.json"))
-        )
+        found = (self.trial(number).read_result() for number in sorted(self.numbers()))
         return [result for result in found if result]
 
     def verdict(self) -> Verdict:

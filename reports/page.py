@@ -203,7 +203,7 @@ def _link(study: StudyFolder, path: Path) -> str | None:
 
 
 def _unfinished(study: StudyFolder) -> int:
-    folders = (study.path / "trials").glob("[0-9]*")
+    folders = study.trials.glob("[0-9]*")
     return sum(not TrialFolder(path).result.exists() for path in folders)
 
 

@@ -55,7 +55,7 @@ def _lacking(study: StudyFolder, need: int, limit_gb: float | None) -> float:
     short = need - shutil.disk_usage(study.path).free
     if limit_gb is None:
         return short
-    return max(short, _size(study.path / "trials") - limit_gb * GB)
+    return max(short, _size(study.trials) - limit_gb * GB)
 
 
 def _expendable(

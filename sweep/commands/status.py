@@ -114,7 +114,7 @@ def show_status(study: str | None, runs: Path) -> None:
 
 
 def _say_where(folder: StudyFolder, runs: Path) -> None:
-    places = {"trials": folder.path / "trials", "report": folder.report, "tracking": shown_place(Runs(runs))}
+    places = {"trials": folder.trials, "report": folder.report, "tracking": shown_place(Runs(runs))}
     for word, place in places.items():
         if isinstance(place, str) or place.exists():
             say(f"{word:10}{place if isinstance(place, str) else shown_path(place)}")
