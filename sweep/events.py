@@ -35,6 +35,7 @@ from typing import Literal, Self, get_args
 from core.files.fail_point import fail_point
 from core.files.files import from_json, read_json, write_json
 from core.folders import TrialFolder
+from core.trial.result import Result
 from core.trial.spec import TrialSpec
 from sweep.failures import CUDA_OOM, failure
 
@@ -106,6 +107,18 @@ class Task:
     spec: TrialSpec
     folder: TrialFolder
     attempt: Attempt
+
+    def failed(self, reason: str | None, message: str | None, duration_s: float = 0.0) -> Result:
+        """The result of this attempt, failed with `reason` (a class such as nan_loss)."""
+        return Result(
+            state="failed",
+            spec=self.spec,
+            reason=reason,
+            message=message,
+            micro_batch=self.attempt.micro_batch,
+            retried=self.attempt.retried,
+            duration_s=duration_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,6 +226,11 @@ class TrialSpec:
         """The trial in messages."""
         return f"trial {self.number}" if self.train else "the base model's story"
 
+    @property
+    def batch_size(self) -> int:
+        """Images in one step; 1 without a training."""
+        return self.train.batch_size if self.train else 1
+
     def params(self) -> dict[str, Value]:
         """Every setting of train, render and data.filters under its study key, for the tables."""
         trained = asdict(self.train) if self.train else {}

@@ -243,9 +243,7 @@ def _read(folder: StudyFolder, images: dict[str, object], note: Callable[[str], 
 
 def _after_finished(folder: StudyFolder) -> int:
     """The number after that of the last trial with a result.json."""
-    return max(
-        (int(path.parent.name) + 1 for path in folder.path.glob("trials/[0-9]*/result.json")), default=0
-    )
+    return max((n + 1 for n in folder.numbers() if folder.trial(n).result.exists()), default=0)
 
 
 def _has_base_story(folder: StudyFolder) -> bool:

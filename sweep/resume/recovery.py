@@ -73,17 +73,19 @@ def recover(
     notes: list[str] = []
     again: list[Trial] = []
     for number in sorted(finished.keys() | asked.keys() | folder.numbers()):
-        trial = folder.trial(number)
-        refused = _refused(store, asked[number]) if number in asked else None
-        if number in asked and refused is None:
-            _take_back_retried(study.spec(number, asked[number].params), trial)
+        trial, waiting, done = folder.trial(number), asked.get(number), finished.get(number)
+        refused = _refused(store, waiting) if waiting else None
+        if waiting and refused is None:
+            _take_back_retried(study.spec(number, waiting.params), trial)
+        result = trial.read_result()
+        stored = None if result or done is None else store.stored(done, _spec(study, done, trial))
         step = reconcile(
             Found(
                 known=number in finished or number in asked,
                 allowed=refused is None,
-                finished=number in finished,
-                result=trial.read_result() is not None,
-                stored=number in finished and "result" in finished[number].user_attrs,
+                finished=done is not None,
+                result=result is not None,
+                stored=stored is not None,
                 checkpoint=trial.checkpoint.exists(),
             )
         )
@@ -93,16 +95,16 @@ def recover(
         if step is Step.SET_ASIDE:
             shutil.move(trial.path, trial.path.with_name(f"aside-{trial.path.name}-{int(time.time())}"))
         elif step is Step.RESTORE:
-            _restore(store, finished[number], _spec(study, finished[number], trial), trial)
-        elif step is Step.ADOPT:
-            _adopt(store, asked[number], trial)
-        elif step is Step.FAIL:
-            assert refused
-            result = not_allowed(study, number, store.wanted(asked[number]), refused)
+            write_json(trial.result, stored)
+        elif waiting and step in (Step.GO_ON, Step.AGAIN):
+            again.append(waiting)
+        elif waiting and result:  # to adopt
+            store.tell(waiting, result)
+            trial.checkpoint.unlink(missing_ok=True)
+        elif waiting and refused:
+            result = not_allowed(study, number, store.wanted(waiting), refused)
             write_json(trial.result, result)
-            store.tell(asked[number], result)
-        elif step in (Step.GO_ON, Step.AGAIN):
-            again.append(asked[number])
+            store.tell(waiting, result)
     _say(notes, folder, progress)
     tracking.keep_only(finished.keys() | asked.keys())
     sent = tracking.sent()
@@ -145,10 +147,7 @@ def _is_valid(name: str, value: object) -> bool:
 
 def _take_back_retried(spec: TrialSpec, trial: TrialFolder) -> None:
     """Delete the result of a failed attempt whose retry was due when the driver died."""
-    result, attempt = (
-        trial.read_result(),
-        Attempt.load(trial.attempt, spec.train.batch_size if spec.train else 1),
-    )
+    result, attempt = trial.read_result(), Attempt.load(trial.attempt, spec.batch_size)
     # the retry is recorded already, only the result is not deleted yet
     if result and attempt.retried == (*result.retried, result.reason):
         trial.result.unlink()
@@ -165,19 +164,6 @@ def _spec(study: Study, frozen: FrozenTrial, trial: TrialFolder) -> TrialSpec:
         return read_json(trial.spec, TrialSpec)
     except (OSError, ValueError):
         return study.spec(frozen.number, frozen.params)
-
-
-def _restore(store: Store, frozen: FrozenTrial, spec: TrialSpec, trial: TrialFolder) -> None:
-    stored = store.stored(frozen, spec)
-    assert stored is not None
-    write_json(trial.result, stored)
-
-
-def _adopt(store: Store, asked: Trial, trial: TrialFolder) -> None:
-    result = trial.read_result()
-    assert result is not None
-    store.tell(asked, result)
-    trial.checkpoint.unlink(missing_ok=True)
 
 
 def _say(notes: list[str], folder: StudyFolder, progress: Progress) -> None:

@@ -41,8 +41,8 @@ class Job:
 
     def task(self) -> Task:
         """The next attempt, as an earlier one left it in the trial's folder."""
-        batch_size = self.spec.train.batch_size if self.spec.train else 1
-        return Task(spec=self.spec, folder=self.folder, attempt=Attempt.load(self.folder.attempt, batch_size))
+        attempt = Attempt.load(self.folder.attempt, self.spec.batch_size)
+        return Task(spec=self.spec, folder=self.folder, attempt=attempt)
 
 
 class Supervisor:
@@ -141,8 +141,8 @@ class Supervisor:
                     hear(message)
                 if isinstance(message.event, events.Finished):
                     # On a full disk the worker could send how it ended, but not write it.
-                    return task.folder.read_result() or self._failed(
-                        task, message.event.reason, message.event.message
+                    return task.folder.read_result() or task.failed(
+                        message.event.reason, message.event.message
                     )
         except WorkerDied as death:
             log.info("trial %d: %s", task.spec.number, death)  # the user sees it as an event
@@ -157,7 +157,7 @@ class Supervisor:
             if stored and stored.state == "complete":  # it died after its work was done
                 self.close()
                 return stored
-            return self._failed(task, death.reason, str(death))
+            return task.failed(death.reason, str(death))
 
     def _learn(self, message: Message) -> None:
         """Note what a message says of the worker. Raises WorkerDied where it cannot get its device again."""
@@ -173,16 +173,6 @@ class Supervisor:
                 self._finished_at = None
             case events.Finished():
                 self._finished_at = message.monotonic
-
-    def _failed(self, task: Task, reason: str | None, message: str | None) -> Result:
-        return Result(
-            state="failed",
-            spec=task.spec,
-            reason=reason,
-            message=message,
-            micro_batch=task.attempt.micro_batch,
-            retried=task.attempt.retried,
-        )
 
     def _next_message(self) -> Message:
         """The worker's next message. Raises Stopped, and WorkerDied, also after killing a hung worker."""

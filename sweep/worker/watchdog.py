@@ -88,4 +88,4 @@ class Watchdog:
 def work_of(spec: TrialSpec) -> float:
     """Work of one step in images of 1 MP, at least 1; attention grows with the square of the pixels."""
     size = max(1.0, megapixels(spec))
-    return size * max(1.0, size * (spec.train.batch_size if spec.train else 1))
+    return size * max(1.0, size * spec.batch_size)

@@ -210,15 +210,7 @@ def _attempt(
         raise
     except Exception as error:
         reason = failure_class(error)
-        result = Result(
-            state="failed",
-            spec=spec,
-            reason=reason,
-            message=first_line(error),
-            micro_batch=attempt.micro_batch,
-            retried=attempt.retried,
-            duration_s=time.monotonic() - started,
-        )
+        result = task.failed(reason, first_line(error), duration_s=time.monotonic() - started)
         log.error(
             "trial %d failed as %s: %s",
             spec.number,
