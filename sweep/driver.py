@@ -165,12 +165,13 @@ class Sweep:
                 status = "KILLED"
             finally:
                 self.supervisor.close()
-                best_first = [result.spec.number for result in self.folder.verdict().passed]
+                verdict = self.folder.verdict()
                 fail_point("finish_study")
-                self.tracking.finish_study(status, best_first)
+                self.tracking.finish_study(status, [result.spec.number for result in verdict.passed])
         finished = len(self.store.told())
         return Summary(
             study=self.study.name,
+            winner=verdict.winner,
             finished=finished,
             new=finished - finished_before,
             wall_s=time.monotonic() - started,

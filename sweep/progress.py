@@ -146,13 +146,14 @@ class LiveProgress(Progress):
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What one start of a sweep did: `new` trials, so that `finished` are in all.
+    """What one start of a sweep did: `new` trials, so that `finished` are in all and `winner` is the best.
 
     `stopped` is why it ended early. `points` is the size of the space if all of it was tried before the
     budget was used, `queued` the number of requested trials that were not run.
     """
 
     study: str
+    winner: Result | None
     finished: int
     new: int
     wall_s: float
@@ -162,12 +163,12 @@ class Summary:
     points: int | None = None
     queued: int = 0
 
-    def closing(self, best: Result | None, following: str) -> tuple[str, int]:
+    def closing(self, following: str) -> tuple[str, int]:
         """The last line for the user, which names the command `following` this one, and the exit code."""
         new, finished = counted(self.new, "trial"), counted(self.finished, "trial")
         said = "none passes the gate yet"
-        if best:
-            said = f"best {best.aesthetic_mean:.2f} (trial {best.spec.number})"
+        if self.winner:
+            said = f"best {self.winner.aesthetic_mean:.2f} (trial {self.winner.spec.number})"
         if self.stopped and not self.stopped.by_signal:
             return (
                 f"stopped at {self.stopped.name}: {new} in {duration(self.wall_s)}, {self.finished} in all, "

@@ -54,10 +54,9 @@ def run_study(
         summary = run_sweep(loaded, Runs(runs), device, progress, accept, stop_at)
     finally:
         progress.stop()
-    winner = Runs(runs).study(loaded.name).verdict().winner
-    for note in at_edges(loaded, winner):  # the other findings were printed above
+    for note in at_edges(loaded, summary.winner):  # the other findings were printed above
         say(f"note: {note}")
-    line, code = summary.closing(winner, command(f"report {loaded.name}", runs))
+    line, code = summary.closing(command(f"report {loaded.name}", runs))
     if code:
         complain(line)
         sys.exit(code)

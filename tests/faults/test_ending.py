@@ -88,7 +88,7 @@ def test_the_hour_strikes_in_the_middle_of_a_trial(sweeps: Sweeps, undisturbed: 
         load_study(str(sweeps.file)), sweeps.runs, "cpu", Struck(Console(quiet=True)), until=hour
     )
     assert (summary.stopped, summary.finished) == (StopRequest("07:00", by_signal=False), 0)
-    assert summary.closing(None, "") == (
+    assert summary.closing("") == (
         f"stopped at 07:00: 0 trials in {duration(summary.wall_s)}, 0 in all, none passes the "
         "gate yet; the same command goes on",
         0,

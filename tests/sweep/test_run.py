@@ -248,7 +248,7 @@ def test_every_edit_between_two_runs_goes_on_or_is_refused_in_words(swept, tmp_p
                 run_sweep(study, runs, "cpu", Progress(Console(quiet=True)))
             assert len(str(raised.value).splitlines()) == 1, what
         else:
-            words, code = run_sweep(study, runs, "cpu", Progress(Console(quiet=True))).closing(None, "")
+            words, code = run_sweep(study, runs, "cpu", Progress(Console(quiet=True))).closing("")
             assert (code, words.partition(",")[0]) == (0, "study quick is complete: 2 trials finished"), what
             assert ("; 1 queued trial not run, for the budget is used;" in words) == ("first" in edit), what
             assert runs.study("quick").frozen.read_text() == study.to_yaml(), what
