@@ -14,7 +14,7 @@ from rich.text import Text
 
 from core.base_models import base_model
 from core.data.audit import say_bad
-from core.data.folder import DataError
+from core.data.caption_table import DataError
 from core.data.hub import check_loader, is_here
 from core.files.install import fetch_command
 from core.files.weight_files import FOLDER_VARIABLE, needed_bytes
