@@ -67,10 +67,10 @@ class Origin:
     study_file: str
 
 
-def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = (), title: str = "") -> Path:
+def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()) -> Path:
     """Write runs/<study>/report/index.html, which links the images where they are.
 
-    `notes` are lines on the study as a whole; `title` is by default the story's.
+    `notes` are lines on the study as a whole.
     """
     newest, results, best = verdict.groups[0], verdict.ranked, verdict.winner
     base = newest.base.result if newest.base else None
@@ -86,7 +86,7 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
         .render(
             name=study.path.name,
             notes=notes,
-            title=title or (spec.story.title if spec else ""),
+            title=spec.story.title if spec else "",
             best=best,
             base=base,
             is_toy=base is not None and base_model(base.spec.backbone).is_toy,

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -28,8 +29,8 @@ class Page(HTMLParser):
         return [attrs[attribute] for name, attrs in self.elements if name == tag and attribute in attrs]
 
 
-def report_of(study: StudyFolder, *notes: list[str], title: str = "") -> Path:
-    return write_report(study, study.verdict(), *notes, title=title)
+def report_of(study: StudyFolder, *notes: list[str]) -> Path:
+    return write_report(study, study.verdict(), *notes)
 
 
 def test_every_link_leads_to_a_file_of_the_study(make_study):
@@ -83,7 +84,10 @@ def test_report_with_only_the_base_model(make_study):
 def test_title_and_frozen_study_file_are_escaped(make_study):
     study = make_study((6.2,))
     study.frozen.write_text("name: <img src=x>\n", encoding="utf-8")
-    page = Page(report_of(study, title="<h1>mine</h1>").read_text(encoding="utf-8"))
+    spec = make_spec(0)
+    shutil.rmtree(study.trial(0).path)
+    fill(study.trial(0), replace(spec, story=replace(spec.story, title="<h1>mine</h1>")), 6.2)
+    page = Page(report_of(study).read_text(encoding="utf-8"))
     assert "<h1>mine</h1>" in page.text
     assert len(page.all("img", "src")) == 2 * 8
 
