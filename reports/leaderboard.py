@@ -25,18 +25,22 @@ def leaderboard(verdict: Verdict) -> pd.DataFrame:
     from 1 to 10; a missing value is NaN or None.
     """
     searched = searched_settings(verdict.ranked)
-    rows = []
-    for group in verdict.groups:
-        if group.base and group.base.result:
-            rows.append(_row(base_name(group), group.base.result, searched, group))
-        rows += [_row(result.spec.number, result, searched, group) for result in group.results]
+    rows = [_row(result, searched, group) for group in verdict.groups for result in stories(group)]
     settings = (*TRAINED, "images", *searched)
     columns = ["trial", "state", "gate", *SCORES, *settings, "duration_s", "reason", "message"]
     return pd.DataFrame(rows, columns=columns, dtype=object).astype(DTYPES)
 
 
-def base_name(group: Group) -> str:
-    """The `trial` of the base model's row in its group."""
+def stories(group: Group) -> list[Result]:
+    """The base model's own story, if the group has one, then its trials, best first."""
+    base = group.base.result if group.base else None
+    return [base, *group.results] if base else group.results
+
+
+def row_name(result: Result, group: Group) -> int | str:
+    """The `trial` of a row: its number, or for the base model's row a name in its group."""
+    if result.spec.train:
+        return result.spec.number
     return BASE if group.until is None else f"{BASE} <{group.until}"
 
 
@@ -65,7 +69,7 @@ def gate_word(result: Result, group: Group) -> str:
     return "pass" if result.passed_gate else "fail"
 
 
-def _row(trial: int | str, result: Result, searched: list[str], group: Group) -> dict[str, object]:
+def _row(result: Result, searched: list[str], group: Group) -> dict[str, object]:
     # The base model was trained on no images, so it has no filters.
     params = result.spec.params() if result.spec.train else asdict(result.spec.render)
     trained = result.spec.train and result.state == "complete"
@@ -73,7 +77,7 @@ def _row(trial: int | str, result: Result, searched: list[str], group: Group) ->
     if result.same_as is not None:
         message = f"an exact repeat of trial {result.same_as}, with its result"
     return {
-        "trial": trial,
+        "trial": row_name(result, group),
         "state": result.state,
         "gate": gate_word(result, group),
         **{name: getattr(result, name) for name in SCORES},

@@ -13,7 +13,7 @@ from core.folders import StudyFolder, TrialFolder
 from core.trial.result import Result
 from core.trial.spec import Scene
 from core.verdict import Group, Verdict
-from reports.leaderboard import base_name, cell, gate_word, is_base, leaderboard
+from reports.leaderboard import cell, gate_word, is_base, leaderboard, row_name, stories
 from reports.units import duration
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -76,7 +76,6 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
     base = newest.base.result if newest.base else None
     # The newest results first: title and gate are those of the study as it is now.
     spec = next((result.spec for result in (*newest.results, base, *results) if result), None)
-    shown = [(group, _boards(study, group, best)) for group in verdict.groups]
 
     frame = leaderboard(verdict)
     columns = [name for name in frame.columns if name not in UNSHOWN]
@@ -100,59 +99,40 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
             columns=columns,
             words=TEXT_COLUMNS,
             rows=[[_cell(name, row, best) for name in columns] for _, row in frame.iterrows()],
-            boards=[board for _, boards in shown for board in boards],
-            kept=_kept(study, shown),
+            boards=[
+                _board(study, group, result, best) for group in verdict.groups for result in stories(group)
+            ],
+            kept=_kept(study, verdict.groups),
         )
     )
     return write_text(study.report, html)
 
 
-def _boards(study: StudyFolder, group: Group, best: Result | None) -> list[Board]:
-    boards = [
-        _board(study, group, result.spec.number, study.made(result), result, best) for result in group.results
-    ]
-    if group.base and group.base.result:
-        folder = study.base_story(group.base.until)
-        boards.insert(0, _board(study, group, base_name(group), folder, group.base.result, best))
-    return boards
-
-
-def _kept(study: StudyFolder, shown: list[tuple[Group, list[Board]]]) -> list[Origin]:
+def _kept(study: StudyFolder, groups: list[Group]) -> list[Origin]:
     """What each group was made with."""
     found: list[Origin] = []
     above: tuple[Scene, ...] = ()
-    for group, boards in shown:
+    for group in groups:
         file = study.frozen if group.until is None else study.frozen_of(group.until - 1)
-        scenes = boards[0].result.spec.story.scenes if boards else ()
-        found.append(
-            Origin(
-                before=group.until,
-                scenes=() if scenes == above else scenes,
-                study_file=file.read_text(encoding="utf-8", errors="replace") if file.exists() else "",
-            )
-        )
+        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        scenes = next((result.spec.story.scenes for result in stories(group)), ())
+        found.append(Origin(before=group.until, scenes=() if scenes == above else scenes, study_file=text))
         above = scenes
     return found
 
 
-def _board(
-    study: StudyFolder,
-    group: Group,
-    trial: int | str,
-    folder: TrialFolder,
-    result: Result,
-    best: Result | None,
-) -> Board:
-    spec = result.spec
+def _board(study: StudyFolder, group: Group, result: Result, best: Result | None) -> Board:
+    spec, trial = result.spec, row_name(result, group)
+    folder = study.base_story(group.base.until) if is_base(trial) and group.base else study.made(result)
     scores = result.aesthetic or (None,) * len(spec.story.scenes)
     scored = enumerate(zip(spec.story.scenes, scores, strict=True), start=1)
-    shared = {
+    params = {
         "seed": spec.seed,
         "backbone": spec.backbone,
         "precision": spec.precision,
         "data": spec.data.source,
         "caption": spec.data.caption,
-    }
+    } | spec.params()
     return Board(
         title=_title(trial, group),
         anchor=_anchor(trial),
@@ -164,9 +144,7 @@ def _board(
         ),
         sheet=_link(study, folder.sheet),
         lora=_link(study, folder.lora),
-        params={
-            name: "–" if value is None else str(value) for name, value in (shared | spec.params()).items()
-        },
+        params={name: "–" if value is None else str(value) for name, value in params.items()},
     )
 
 
