@@ -1,7 +1,6 @@
 """Where a study stands, read from its folder alone: no torch, no Optuna, no MLflow."""
 
 from dataclasses import dataclass
-from math import isinf
 from pathlib import Path
 from statistics import mean
 
@@ -54,14 +53,12 @@ def study_status(folder: StudyFolder, verdict: Verdict) -> Status:
 
 def _left(study: Study, verdict: Verdict) -> int:
     """Trials left: in the budget, or in the space if it has fewer untried points."""
-    grid = Grid(study.space)
-    tried = grid.tried(
+    trials = (
         (result.spec.params(), result.state == "failed" and not failure(result.reason).by_parameters)
         for result in verdict.results
         if result.spec.number >= verdict.comparable_since
     )
-    left = study.budget.trials - len(verdict.results)
-    return left if isinf(grid.size) else min(left, int(grid.size) - len(tried))
+    return int(min(study.budget.trials - len(verdict.results), Grid(study.space).left(trials)))
 
 
 def findings(folder: StudyFolder, verdict: Verdict) -> list[str]:

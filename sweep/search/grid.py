@@ -63,6 +63,10 @@ class Grid:
                 points.add(point)
         return points
 
+    def left(self, trials: Iterable[tuple[Mapping[str, object], bool]]) -> float:
+        """How many points are untried, by `trials` as for `tried`."""
+        return self.size - len(self.tried(trials)) if math.isfinite(self.size) else math.inf
+
     def _around(self, start: Point, free: Collection[str], random: np.random.Generator) -> Iterator[Point]:
         places = random.permutation([i for i, name in enumerate(self.space) if name in free]).tolist()
         others = {

@@ -141,12 +141,10 @@ class Store:
         """How many points the space has, if the trials from `since` on have tried all of them and none is
         queued; else None.
         """
-        if isinf(self._grid.size) or self.queued():
+        if self.queued():
             return None
-        tried = self._grid.tried(
-            (trial.params, trial.state == TrialState.FAIL) for trial in self.trials()[since:]
-        )
-        return int(self._grid.size) if len(tried) >= self._grid.size else None
+        trials = ((trial.params, trial.state == TrialState.FAIL) for trial in self.trials()[since:])
+        return None if self._grid.left(trials) else int(self._grid.size)
 
     def running(self) -> list[Trial]:
         """Trials that were asked for and not finished yet, by number."""
