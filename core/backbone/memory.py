@@ -51,11 +51,8 @@ def recomputing(unet: nn.Module, *, draws: bool) -> Iterator[None]:
 
     Saving the RNG state costs a synchronisation per block and forbids a CUDA graph, so it is done only then.
     """
-    blocks = [
-        block
-        for block in unet.get_submodule("blocks").children()
-        if not isinstance(block, (PushBlock, PopBlock))
-    ]
+    modules = unet.get_submodule("blocks").children()
+    blocks = [module for module in modules if not isinstance(module, (PushBlock, PopBlock))]
     for block in blocks:
         block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=draws)
     try:

@@ -55,14 +55,9 @@ def _transform(content: bytes, family: str) -> tuple[str, ImageCms.ImageCmsTrans
     if mode != family and (mode, family) != ("RGB", "L"):  # grey is a colour too
         raise _ProfileError(f"colour profile is for {space.strip()} pixels and they are {family}")
     # Photoshop's default; lcms' own default intent differs from it only for profiles made of tables.
-    transform = ImageCms.buildTransform(
-        profile,
-        ImageCms.createProfile("sRGB"),
-        mode,
-        "RGB",
-        ImageCms.Intent.RELATIVE_COLORIMETRIC,
-        ImageCms.Flags.BLACKPOINTCOMPENSATION,
-    )
+    intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+    srgb = ImageCms.createProfile("sRGB")
+    transform = ImageCms.buildTransform(profile, srgb, mode, "RGB", intent, flags)
     return mode, None if mode != "CMYK" and _changes_nothing(transform, mode) else transform
 
 
@@ -70,9 +65,7 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
     """Whether sample colours stay as they are; the name of a profile is not reliable."""
     levels = np.arange(0, 256, 15, dtype=np.uint8)
     samples = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
-    image = (
-        Image.fromarray(samples) if mode == "RGB" else Image.fromarray(np.arange(256, dtype=np.uint8)[None])
-    )
+    image = Image.fromarray(samples if mode == "RGB" else np.arange(256, dtype=np.uint8)[None])
     converted = ImageCms.applyTransform(image, transform)
     differences = np.asarray(image.convert("RGB"), dtype=int) - np.asarray(converted, dtype=int)
     return int(np.abs(differences).max()) <= SAME_LEVELS

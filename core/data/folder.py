@@ -283,9 +283,8 @@ def _from_file(
         problem = f"caption is missing (there is no {path.with_suffix('.txt').name})"
     repeats = _repeats_of(name)
     problem = (problem if has_prompt else "") or ("" if repeats else "its folder's name says 0 repeats")
-    return CaptionedPicture(
-        name, path, prompt, _folder_of(name), problem or _problem(path, real_root), repeats=repeats
-    )
+    problem = problem or _problem(path, real_root)
+    return CaptionedPicture(name, path, prompt, _folder_of(name), problem, repeats=repeats)
 
 
 def _repeats_of(file: str) -> int:

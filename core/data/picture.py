@@ -211,9 +211,8 @@ def _in_rgb(image: Image.Image, note: Note) -> Image.Image:
 def _is_cut_out_in_16_bits(image: Image.Image) -> bool:
     """Whether one 16-bit colour is transparent: converted to 8 bits, no pixel would match it."""
     clear = image.info.get("transparency")
-    return clear is not None and (
-        image.mode.startswith("I") or (isinstance(clear, tuple) and max(clear) > 0xFF)
-    )
+    is_wide = isinstance(clear, tuple) and max(clear) > 0xFF
+    return is_wide or (clear is not None and image.mode.startswith("I"))
 
 
 def _from_16_bits(image: Image.Image) -> Image.Image:

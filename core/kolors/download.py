@@ -134,9 +134,8 @@ def _ask(api: HubApi, model: str, files: Sequence[WeightFile], folder: Path) -> 
     """Look up these files of one repository on the server. Raises DownloadError."""
     try:
         # The raw listing: the client's FileInfo drops `Revision`, the commit.
-        entries = {
-            str(entry.get("Path")): entry for entry in api.legacy.list_repo_files(model, "model", REVISION)
-        }
+        listing = api.legacy.list_repo_files(model, "model", REVISION)
+        entries = {str(entry.get("Path")): entry for entry in listing}
     except (HubError, OSError) as error:
         raise DownloadError(f"{model}: {_reason(error)}") from None
     found = {file.file: _listed(file, entries) for file in files}

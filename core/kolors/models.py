@@ -87,23 +87,19 @@ class KolorsUNet(SDXLUNet):
         self.time_proj = Timesteps(shape.time_channels)
         self.time_embedding = _embedding(shape.time_channels, shape.time_width)
         self.add_time_proj = Timesteps(shape.size_channels)
-        self.add_time_embedding = _embedding(
-            shape.text_width + SIZE_NUMBERS * shape.size_channels, shape.time_width
-        )
+        added_width = shape.text_width + SIZE_NUMBERS * shape.size_channels
+        self.add_time_embedding = _embedding(added_width, shape.time_width)
         self.conv_in = nn.Conv2d(4, a, 3, padding=1)
         self.text_intermediate_proj = nn.Linear(shape.text_width, shape.context_width)
 
         res = partial(ResnetBlock, temb_channels=shape.time_width, groups=shape.groups)
+        block = partial(AttentionBlock, cross_attention_dim=shape.context_width, norm_num_groups=shape.groups)
 
         def attention(level: int) -> list[nn.Module]:
             if level == 0:
                 return []
-            width, head, layers = shape.widths[level], shape.head_width, shape.depths[level - 1]
-            return [
-                AttentionBlock(
-                    width // head, head, width, layers, shape.context_width, norm_num_groups=shape.groups
-                )
-            ]
+            width, head = shape.widths[level], shape.head_width
+            return [block(width // head, head, width, shape.depths[level - 1])]
 
         blocks: list[nn.Module] = []
         # Widths: of the last output, and of those that forward pushes for the way up, conv_in's first.

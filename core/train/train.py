@@ -176,10 +176,8 @@ class LoraTraining(lightning.LightningModule):
         if self._training.random_flip:
             latents = torch.where(mirror.view(-1, 1, 1, 1), examples.mirrored_NCHW[rows], latents)
         noise = noise_BCHW.to(backbone.dtype)
-        noisy = (
-            self.signal_rates[timesteps].view(-1, 1, 1, 1) * latents
-            + self.noise_rates[timesteps].view(-1, 1, 1, 1) * noise
-        )
+        noisy = self.signal_rates[timesteps].view(-1, 1, 1, 1) * latents
+        noisy = noisy + self.noise_rates[timesteps].view(-1, 1, 1, 1) * noise
         predicted = backbone.predict_noise(
             noisy.to(backbone.dtype), timesteps, captions.tokens_NTD[rows], captions.pooled_ND[rows]
         )
