@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from core.backbone.backbone import Backbone
 from core.backbone.encode import Examples, TextEmbeddings
 from core.files.cache import Cache
-from core.kolors import load
 from core.kolors.files import FILES
+from core.kolors.load import WeightsFolder
 from core.lora import adapters
 from core.story.render import render_scenes
 from core.train.train import train_lora
@@ -86,7 +86,8 @@ def time_loading(backbone: Backbone, shape: Shape, folder: Path) -> Stopwatch:
     save_file({name: tensor.contiguous().cpu() for name, tensor in backbone.unet.state_dict().items()}, path)
     watch = Stopwatch(backbone.device)
     # The file has DiffSynth's names already: diffusers' own would need diffusers here.
-    load._read(folder, "unet", backbone.device, backbone.dtype, dict, lambda _: shape.unet())
+    weights = WeightsFolder(folder, backbone.device, backbone.dtype)
+    weights._read("unet", dict, lambda _: shape.unet())
     watch.mark()
     return watch
 
