@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from core.backbone.backbone import Backbone
-from core.kolors.work import DRAWN_BYTES, KEPT_BYTES
+from core.kolors.memory import DRAWN_BYTES, KEPT_BYTES
 from core.trial.spec import Rendering
 
 log = logging.getLogger(__name__)
