@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, TextIO
 from core.errors import first_line
 from core.files.fail_point import at_trial, fail_point
 from core.files.files import write_json, write_text
+from core.files.weight_files import WeightsError
 from core.folders import TrialFolder
+from core.heartbeat import Interrupted
 from core.machine_trouble import machine_trouble
 from core.trial.result import Result
 from core.trial.spec import TrialSpec
@@ -150,8 +152,6 @@ class Reporter:
 
     def beat(self) -> None:
         """Send a heartbeat, at most once a second. Raises Interrupted when the driver wants to stop."""
-        from core.heartbeat import Interrupted
-
         if self._stop.is_set():
             raise Interrupted
         if time.monotonic() - self._spoke_at >= BEAT_S:
@@ -167,62 +167,51 @@ def _carry_out(
     task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporter, checkpoint_every_s: float
 ) -> bool:
     """Run one trial to its end -> whether the worker can go on with another."""
-    from core.files.weight_files import WeightsError
-    from core.heartbeat import Interrupted
+    from sweep.trial import run_trial
 
+    started = time.monotonic()
     try:
-        result = _attempt(task, backbone, cache, reporter, checkpoint_every_s)
+        _clear(task.folder)
+        reporter.report(events.Started())
+        result = run_trial(
+            task.spec,
+            backbone,
+            cache,
+            task.folder,
+            reporter.report,
+            attempt=task.attempt,
+            beat=reporter.beat,
+            checkpoint_every_s=checkpoint_every_s,
+        )
     except Interrupted:
         reporter.say(events.Stopped())
         return False
     except WeightsError as refusal:
         reporter.say(events.Refused(message=first_line(refusal)))
         return False
+    except Exception as error:
+        result = _failed(task, error, time.monotonic() - started)
     fail_point("result_unsaid")
     reporter.report(events.Finished(state=result.state, reason=result.reason, message=result.message))
     return True
 
 
-def _attempt(
-    task: Task, backbone: "Backbone", cache: "Cache", reporter: Reporter, checkpoint_every_s: float
-) -> Result:
-    """Run a trial; an exception becomes its failed result. Raises Interrupted and WeightsError."""
-    from core.files.weight_files import WeightsError
-    from core.heartbeat import Interrupted
-    from sweep.trial import run_trial
-
-    spec, folder, attempt = task.spec, task.folder, task.attempt
-    started = time.monotonic()
-    try:
-        _clear(folder)
-        reporter.report(events.Started())
-        return run_trial(
-            spec,
-            backbone,
-            cache,
-            folder,
-            reporter.report,
-            attempt=attempt,
-            beat=reporter.beat,
-            checkpoint_every_s=checkpoint_every_s,
-        )
-    except (Interrupted, WeightsError):
-        raise
-    except Exception as error:
-        reason = failure_class(error)
-        result = task.failed(reason, first_line(error), duration_s=time.monotonic() - started)
-        log.error(
-            "trial %d failed as %s: %s",
-            spec.number,
-            reason,
-            result.message,
-            exc_info=None if failure(reason).explained else error,
-        )
-        with suppress(OSError):  # on a full disk; the driver gets the event all the same
-            if reason == BUG.name:  # the others are explained by their message
-                write_text(folder.traceback, "".join(traceback.format_exception(error)))
-            write_json(folder.result, result)
-        return result
+def _failed(task: Task, error: Exception, duration_s: float) -> Result:
+    """The failed result of a trial that raised `error`, logged and written to its folder."""
+    reason = failure_class(error)
+    result = task.failed(reason, first_line(error), duration_s)
+    log.error(
+        "trial %d failed as %s: %s",
+        task.spec.number,
+        reason,
+        result.message,
+        exc_info=None if failure(reason).explained else error,
+    )
+    with suppress(OSError):  # on a full disk; the driver gets the event all the same
+        if reason == BUG.name:  # the others are explained by their message
+            write_text(task.folder.traceback, "".join(traceback.format_exception(error)))
+        write_json(task.folder.result, result)
+    return result
 
 
 def _clear(folder: TrialFolder) -> None:

@@ -31,7 +31,7 @@ from sweep.events import Attempt, Task
 from sweep.progress import LiveProgress
 from sweep.study.study import STUDIES, load_study
 from sweep.trial import NoImagesError, _sparing, look_at_images, run_trial, select_images
-from sweep.worker.worker import Reporter, _attempt
+from sweep.worker.worker import Reporter, _carry_out
 
 WATERCOLOR = ROOT / "studies" / "data" / "watercolor" / "train"
 BAD = {
@@ -219,11 +219,14 @@ def attempt(backbone, tmp_path):
         folder = TrialFolder(tmp_path / "trial")
         reporter = Reporter(io.StringIO(), folder.events, spec.number, threading.Event())
         task = Task(spec=spec, folder=folder, attempt=Attempt(micro_batch=1))
-        result = _attempt(task, backbone, cache, reporter, checkpoint_every_s=120.0)
-        assert folder.read_result() == result
+        assert _carry_out(task, backbone, cache, reporter, checkpoint_every_s=120.0)
+        result = folder.read_result()
+        assert result
         assert not (folder.path / "traceback.txt").exists()
         assert not (folder.path / "epochs").exists()
-        return result, [json.loads(line) for line in folder.events.read_text(encoding="utf-8").splitlines()]
+        *said, last = map(json.loads, folder.events.read_text(encoding="utf-8").splitlines())
+        assert (last["event"], last["reason"]) == ("finished", result.reason)
+        return result, said
 
     return call
 
