@@ -35,6 +35,7 @@ from sweep.search.optuna_study import Store
 from sweep.stop import Hour, Stopped, StopRequest, asked_by_signal
 from sweep.study.errors import StudyError
 from sweep.study.study import Study, load_frozen
+from sweep.tracking.experiment import StudyFacts
 from sweep.tracking.tracking import open_tracking
 from sweep.worker.supervisor import Job, Supervisor
 
@@ -152,11 +153,9 @@ class Sweep:
                 self.supervisor.close()
                 raise
             try:
-                self.tracking.start_study(self._study_params(), self.folder.frozen)
-                self.tracking.tag_study(self.fingerprint.tags)
+                self._log_study()
                 fail_point("tracked")
                 self._again = recover(self.study, self.store, self.folder, self.tracking, self.progress)
-                self.tracking.tag_older(self.fingerprint.comparable_since)
                 # Opening the stores (imports, schema) happens once: not part of the CPU time per trial.
                 cpu_before = time.process_time()
                 self._work(target)
@@ -208,7 +207,7 @@ class Sweep:
                 if following:
                     self.supervisor.send(following)
             finally:
-                self.tracking.finish_trial(result, job.folder)
+                self.tracking.log_trial(result.spec, job.trial.params, result)
             fail_point("logged")
             self.progress.trial_finished(result, job.trial.params)
             self._count_failure(result)
@@ -272,7 +271,7 @@ class Sweep:
         # Sent first, so that the worker is busy while MLflow opens the run.
         self.supervisor.send(job)
         fail_point("sent")
-        self.tracking.start_trial(job.spec, job.trial.params)
+        self.tracking.log_trial(job.spec, job.trial.params)
         fail_point("opened")
         return self.supervisor.carry_out(job, partial(self._hear, job))
 
@@ -297,14 +296,14 @@ class Sweep:
                 job.steps += len(losses)
                 fail_point("heard_epoch")
                 self.progress.epoch(spec, epoch, job.steps, losses)
-                self.tracking.log_losses(spec.number)
+                assert isinstance(job, TrialJob)  # the base model's story trains nothing
+                self.tracking.log_trial(spec, job.trial.params)
             case events.Picture(number):
                 self.progress.picture(spec, number)
 
     def _hear_ready(self, ready: Ready) -> None:
         self.fingerprint.record_worker(ready)
-        self.tracking.tag_study(self.fingerprint.tags)
-        self.tracking.tag_older(self.fingerprint.comparable_since)
+        self._log_study()
         self.progress.worker_ready(ready)
         if note := other_threads(self.folder.results(), ready):
             self._note_once(note)
@@ -329,7 +328,7 @@ class Sweep:
                 f"the base model's own story could not be made ({result.reason}): {result.message}; "
                 f"see {self.folder.worker_log}"
             )
-        self.tracking.log_base(result, self.folder.base)
+        self._log_study()
         self.progress.base(result)
 
     def _repeat(self, trial: Trial, stored: Result) -> None:
@@ -349,8 +348,7 @@ class Sweep:
         params = self.store.wanted(trial)
         write_json(self.folder.trial(trial.number).result, result)
         self.store.tell(trial, result)
-        self.tracking.start_trial(result.spec, params)
-        self.tracking.finish_trial(result, self.folder.trial(trial.number))
+        self.tracking.log_trial(result.spec, params, result)
         self.progress.trial_finished(result, params)
 
     def _check_filters(self, result: Result) -> None:
@@ -375,8 +373,9 @@ class Sweep:
     def _spec(self, trial: Trial) -> TrialSpec:
         return self.study.spec(trial.number, trial.params)
 
-    def _study_params(self) -> dict[str, Value]:
-        return {
+    def _log_study(self) -> None:
+        """Log to MLflow what is known of the study by now; the base model's story is on the disk."""
+        settings: dict[str, Value] = {
             "backbone": self.study.backbone,
             "precision": self.study.precision,
             "seed": self.study.seed,
@@ -384,6 +383,13 @@ class Sweep:
             "gate": self.study.objective.gate,
             "data": Path(self.study.data.value.source).name,
         }
+        facts = StudyFacts(
+            settings=settings,
+            tags=self.fingerprint.tags,
+            trials=[trial.number for trial in (*self.store.told(), *self.store.running())],
+            older_than=self.fingerprint.comparable_since,
+        )
+        self.tracking.log_study(facts)
 
 
 def other_threads(results: Iterable[Result], ready: Ready) -> str:

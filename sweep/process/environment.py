@@ -12,7 +12,7 @@ from collections.abc import MutableMapping
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 LIBRARY = os.path.dirname(os.__file__)
 SET = {
-    # a call must fail when the server does not take it: the outbox then retries
+    # a call must fail when the server does not take it: tracking then retries
     "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
     "PYTHONSAFEPATH": "1",  # no child imports from the current folder
     "UVICORN_APP_DIR": LIBRARY,  # MLflow's server would do so in spite of PYTHONSAFEPATH

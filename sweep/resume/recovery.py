@@ -106,7 +106,6 @@ def recover(
             write_json(trial.result, result)
             store.tell(waiting, result)
     _say(notes, folder, progress)
-    tracking.keep_only(finished.keys() | asked.keys())
     sent = tracking.sent()
     for frozen in store.told():
         if frozen.number not in sent:
@@ -184,5 +183,4 @@ def _track(study: Study, frozen: FrozenTrial, trial: TrialFolder, tracking: Trac
         reason=frozen.user_attrs.get("reason", KILLED.name),
         message=frozen.user_attrs.get("message", "its result is gone"),
     )
-    tracking.start_trial(result.spec, frozen.params)
-    tracking.finish_trial(result, trial)
+    tracking.log_trial(result.spec, frozen.params, result)

@@ -1,43 +1,44 @@
 """What the driver logs to MLflow: one parent run for the study, a child run for each trial; names as in study
 files and tables.
 
-MLflow may be dead, slow or full: everything is in the trial folders already, and an `Outbox` sends it from a
-thread of its own. What it could not send is sent at the next start. Uses only `MlflowClient` with explicit
+MLflow may be dead, slow or full: everything is in the study's folder already, and a thread makes MLflow equal
+to it, part by part. What it could not send is sent at the next start. Uses only `MlflowClient` with explicit
 run ids: a global active run would stay open if the process dies.
 """
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from core.folders import Runs, StudyFolder, TrialFolder
+from core.folders import Runs, StudyFolder
 from core.trial.result import Result
 from core.trial.spec import TrialSpec
-from sweep.tracking.outbox import Outbox, Rejected, never
-from sweep.tracking.record import Tracked
+from sweep.tracking.experiment import Experiment, StudyFacts
 from sweep.tracking.store import TrackingError
-from sweep.tracking.sync import Mirror, refused
 from sweep.tracking.uri import plain_line, tracking_place
 
 log = logging.getLogger(__name__)
 START_S = 10.0  # how long a start waits for MLflow
 END_S = 20.0  # how long the end waits without progress
-# MLflow's answers about a run that was deleted, or purged
-GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+STOPPED_S = 2.0  # how long the end may still take once the user asked to stop
+LOOK_S = 0.2  # between two looks at whether the user asked to stop
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0  # between two tries while MLflow fails
+REFUSED = "INVALID_PARAMETER_VALUE"  # a retry is useless: a param has another value, or the run was deleted
+GONE = (REFUSED, "RESOURCE_DOES_NOT_EXIST")  # MLflow's answers about a run that was deleted, or purged
 QUIET = {
-    # The outbox retries; MLflow 3.17 by itself would retry for four minutes before it raises.
+    # We retry; MLflow 3.17 by itself would retry for four minutes before it raises.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # it would print the URI's password too
 }
 
 
-def open_tracking(runs: Runs, study: str, stop_asked: Callable[[], object] = never) -> "Tracking":
+def open_tracking(runs: Runs, study: str, stop_asked: Callable[[], object] = lambda: False) -> "Tracking":
     """Start to send what a study has, and wait up to START_S for MLflow's first answer.
 
     Raises UserError if the tracking URI can never work, or (TrackingError) if the experiment was deleted.
@@ -47,86 +48,60 @@ def open_tracking(runs: Runs, study: str, stop_asked: Callable[[], object] = nev
         os.environ.setdefault(name, value)
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)  # what goes wrong reaches us as an exception
-    folder, place = runs.study(study), tracking_place(runs)
-    tracked = Tracked.read(folder, shared=place.kind != "own")
-    outbox = Outbox("MLflow", str(folder.path))
-    tracking = Tracking(folder, outbox, Mirror(runs, study, place, tracked, outbox.progressed), stop_asked)
-    outbox.start()
-    tracking.connect()
-    error = outbox.first_error(START_S, stop_asked)
+    tracking = Tracking(runs.study(study), Experiment(runs, study, tracking_place(runs)), stop_asked)
+    tracking.start()
+    error = tracking.first_error(START_S)
     if isinstance(error, TrackingError):
-        outbox.close()
+        tracking.close()
         raise error
     return tracking
 
 
 class Tracking:
-    """The study's experiment. No call but `flush` and `finish_study` waits for MLflow, and none raises if it
-    fails.
+    """The study's experiment, and a thread that sends what changes. No call but `flush` and `finish_study`
+    waits for MLflow, and none raises if it fails.
+
+    What is due is kept by name, in the order in which the names came; each part is idempotent, and a newer
+    one takes the place of the one that waits. It is lost with this process, and the disk has it already.
     """
 
-    def __init__(
-        self, folder: StudyFolder, outbox: Outbox, mirror: Mirror, stop_asked: Callable[[], object]
-    ) -> None:
-        self._folder, self._outbox, self._mirror, self._stop_asked = folder, outbox, mirror, stop_asked
-        self._sampled: dict[int, str] = {}
-        self._specs: dict[int, TrialSpec] = {}
+    def __init__(self, folder: StudyFolder, experiment: Experiment, stop_asked: Callable[[], object]) -> None:
+        self._folder, self._experiment, self._stop_asked = folder, experiment, stop_asked
+        self._due: dict[str, Callable[[], None]] = {"the study": experiment.connect}
+        self._changed = threading.Condition()
+        self._tries = 0
+        self._error: Exception | None = None  # of the last try
+        self._pause_s, self._not_before = 0.0, 0.0
+        self._closed = False
 
-    def connect(self) -> None:
-        """Open the store, and find the study's runs there."""
-        self._put("the study", self._mirror.connect)
+    def start(self) -> None:
+        """Start the thread; it first opens the store, and finds the study's runs there."""
+        threading.Thread(target=self._run, name="tracking", daemon=True).start()
 
-    def start_study(self, settings: dict[str, Any], study_file: Path) -> None:
-        """Mark the parent run as running, with the study's fixed settings as params and its file."""
-        self._put("the study", partial(self._mirror.start_study, settings, study_file))
+    def log_study(self, facts: StudyFacts) -> None:
+        """Log the study's facts, file and base story on the parent run, which is at work now, and delete the
+        runs of trials that it does not have; MLflow can restore them.
+        """
+        self._put("the study", partial(self._experiment.log_study, facts))
 
-    def keep_only(self, numbers: Collection[int]) -> None:
-        """Delete the runs of all other trials; MLflow can restore them."""
-        self._put("the runs without a trial", partial(self._mirror.keep_only, set(numbers)))
+    def log_trial(self, spec: TrialSpec, sampled: Collection[str], result: Result | None = None) -> None:
+        """Open the trial's run, or resume the one it has, and log the losses that its folder has by now.
 
-    def tag_study(self, tags: dict[str, str]) -> None:
-        """Set tags of the parent run, such as the accepted changes."""
-        if tags:
-            self._put("the study's tags", partial(self._mirror.tag_study, tags))
-
-    def tag_older(self, since: int) -> None:
-        """After an accepted change: tag the runs of trials before `since`, whose scores no longer compare."""
-        if since:
-            self._put("the tags of older trials", partial(self._mirror.tag_older, since))
-
-    def log_base(self, result: Result, folder: TrialFolder) -> None:
-        """Log the base model's own story on the parent run."""
-        self._put("the base model's story", partial(self._mirror.base, result, folder))
-
-    def start_trial(self, spec: TrialSpec, sampled: dict[str, Any]) -> None:
-        """Open the trial's run, or resume the one it has; `sampled` are the settings that Optuna chose."""
-        self._specs[spec.number], self._sampled[spec.number] = spec, ",".join(sampled)
-        self._put_trial(spec, self._folder.trial(spec.number))
-
-    def log_losses(self, number: int) -> None:
-        """Send the losses that the trial's folder has by now."""
-        self._put_trial(self._specs[number], self._folder.trial(number))
-
-    def finish_trial(self, result: Result, folder: TrialFolder) -> None:
-        """Send scores, tags, losses, images and the LoRA; the run's final status last."""
-        self._put_trial(result.spec, folder, result)
+        With a result, log scores, tags, images and the LoRA; the run's final status last. `sampled` are the
+        settings that Optuna chose.
+        """
+        self._put(f"trial {spec.number}", partial(self._experiment.log_trial, spec, sampled, result))
 
     def sent(self) -> set[int]:
         """Trials that MLflow has as they are on the disk, so that nothing is left to send; none before MLflow
         has answered.
         """
-        return self._mirror.fully_sent() if self._mirror.verified else set()
-
-    def flush(self, patience_s: float) -> bool:
-        """Send what waits now -> False if there was no progress for `patience_s` seconds, or if the user
-        asked to stop meanwhile.
-        """
-        return self._outbox.flush(patience_s, self._stop_asked)
+        return self._experiment.sent()
 
     def finish_study(self, status: str, passed: Sequence[int] = ()) -> None:
         """End the parent run (FINISHED, FAILED or KILLED) and all open runs, and tag the winner among the
         trials that `passed` the gate, best first."""
-        self._put("the end", partial(self._mirror.end_study, status, passed))
+        self._put("the end", partial(self._experiment.end_study, status, passed))
         if not self.flush(END_S):
             log.warning(
                 "MLflow has not received everything yet; the rest is in %s, and the same command sends it",
@@ -135,31 +110,105 @@ class Tracking:
         self.close()
 
     def close(self) -> None:
-        """Send nothing more; the rest is sent at the next start."""
-        self._outbox.close()
+        """Send nothing more; an upload that is under way ends by itself."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
-    def _put_trial(self, spec: TrialSpec, folder: TrialFolder, result: Result | None = None) -> None:
-        sampled = self._sampled.get(spec.number, "")
-        self._put(f"trial {spec.number}", partial(self._mirror.trial, spec, sampled, folder, result))
+    def first_error(self, timeout_s: float) -> Exception | None:
+        """The error of the first try; None if it succeeded, or if `timeout_s` passed or the user asked to
+        stop first.
+        """
+        until = time.monotonic() + timeout_s
+        with self._changed:
+            while not self._tries and not self._stop_asked() and (left_s := until - time.monotonic()) > 0:
+                self._changed.wait(min(left_s, LOOK_S))
+            return self._error
 
-    def _put(self, key: str, send: Callable[[], None]) -> None:
-        self._outbox.put(key, partial(self._carefully, send))
+    def flush(self, patience_s: float) -> bool:
+        """Send without further pause and wait until nothing is due -> False if there was no progress for
+        `patience_s` seconds, or soon after the user asked to stop.
+        """
+        began, last, warned = time.monotonic(), float("inf"), False
+        with self._changed:
+            self._pause_s = self._not_before = 0.0
+            self._changed.notify_all()
+            while self._due:
+                now = time.monotonic()
+                if self._stop_asked():
+                    last = min(last, now + STOPPED_S)
+                left_s = min(max(began, self._experiment.moved_at) + patience_s, last) - now
+                if left_s <= 0:
+                    return False
+                if now - began > patience_s and not warned:
+                    log.warning(
+                        "MLflow is slow, waiting until it has everything; Ctrl-C ends this, the same command "
+                        "sends the rest"
+                    )
+                    warned = True
+                self._changed.wait(min(left_s, LOOK_S))
+            return True
 
-    def _carefully(self, send: Callable[[], None]) -> None:
-        """Run `send`; after a failure the mirror reconnects, and the error becomes a line without secrets."""
-        try:
+    def _put(self, name: str, part: Callable[[], None]) -> None:
+        with self._changed:
+            self._due[name] = part
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while following := self._next():
+            name, part = following
+            error = self._try(part)
+            if isinstance(error, MlflowException) and error.error_code == REFUSED:
+                log.warning("MLflow refuses %s: %s", name, plain_line(error))
+                error = None
+            self._settle(name, part, error)
+
+    def _next(self) -> tuple[str, Callable[[], None]] | None:
+        """The first that is due, once the pause is over; None when closed."""
+        with self._changed:
+            while not self._closed:
+                pause_s = self._not_before - time.monotonic()
+                if self._due and pause_s <= 0:
+                    return next(iter(self._due.items()))
+                self._changed.wait(pause_s if self._due else None)
+            return None
+
+    def _try(self, part: Callable[[], None]) -> Exception | None:
+        """Send one part -> the error. After one, the experiment is looked at again: a run that was found
+        earlier may have been deleted since, so the part is tried once more at once where one is gone.
+        """
+        for again in (True, False):
             try:
-                send()
-            except MlflowException as error:
-                if error.error_code not in GONE:
-                    raise
-                self._mirror.forget()
-                # Retry once: a run that was found earlier may have been deleted since, and is now looked for
-                # again.
-                send()
-        except Exception as error:
-            self._mirror.forget()
-            if isinstance(error, TrackingError):
-                raise
-            kind = Rejected if isinstance(error, MlflowException) and refused(error) else ConnectionError
-            raise kind(plain_line(error)) from None
+                part()
+                return None
+            # whatever a client raises for a dead, slow, full or foreign MLflow
+            except Exception as error:
+                self._experiment.forget()
+                gone = isinstance(error, MlflowException) and error.error_code in GONE
+                if not (gone and again):
+                    return error
+        return None
+
+    def _settle(self, name: str, part: Callable[[], None], error: Exception | None) -> None:
+        now = time.monotonic()
+        with self._changed:
+            self._tries += 1
+            if error and not self._error:
+                log.warning(
+                    "MLflow takes nothing at the moment (%s); the sweep goes on, what is to be sent stays "
+                    "in %s",
+                    plain_line(error),
+                    self._folder.path,
+                )
+            elif self._error and not error:
+                log.warning("MLflow answers again; sending what waited")
+            self._error = error
+            if error:
+                self._experiment.moved_at = min(self._experiment.moved_at, now)
+                self._pause_s = min(max(2 * self._pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+                self._not_before = now + self._pause_s
+            else:
+                self._pause_s, self._experiment.moved_at = 0.0, now
+                if self._due.get(name) is part:  # else a newer one came meanwhile
+                    del self._due[name]
+            self._changed.notify_all()

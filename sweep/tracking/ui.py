@@ -52,26 +52,16 @@ def open_ui(runs: Runs, host: str, port: int, say: Callable[[str], None]) -> Non
 
 
 def _serve(runs: Runs, uri: str, host: str, port: int, say: Callable[[str], None]) -> None:
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "mlflow",
-        "server",
-        "--artifacts-destination",
-        runs.artifacts.resolve().as_uri(),
-        "--host",
-        host,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
+    command = [sys.executable, "-P", "-m", "mlflow", "server"]
     # The URI is passed in the environment: every user can see a command line, and the URI may hold a
     # password. Jobs are for chat models: without them MLflow 3.17 starts in two thirds of the time and ends
     # in a fifth.
     environment = os.environ | {
         "MLFLOW_BACKEND_STORE_URI": uri,
+        "MLFLOW_ARTIFACTS_DESTINATION": runs.artifacts.resolve().as_uri(),
+        "MLFLOW_HOST": host,
+        "MLFLOW_PORT": str(port),
+        "MLFLOW_WORKERS": "1",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     server: subprocess.Popen[bytes] | None = None

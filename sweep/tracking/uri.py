@@ -180,9 +180,9 @@ def shown_address(address: str) -> str:
     scheme, mark, rest = address.strip().partition("://")
     if not mark or not _SCHEME.fullmatch(scheme.lower()):
         return NOT_SHOWN
-    rest = re.split(r"[?#]", rest)[0] if scheme.startswith("sqlite") else rest
     if scheme.startswith("sqlite"):  # no host: all is path
-        return f"{scheme}://{rest}" if rest.startswith("/") else f"{scheme}://..."
+        path = re.split(r"[?#]", rest)[0]
+        return f"{scheme}://{path}" if path.startswith("/") else f"{scheme}://..."
     place = re.split(r"[/?#]", rest)[0]
     path = re.split(r"[?#]", rest.removeprefix(place))[0]
     host = place.rpartition("@")[2]

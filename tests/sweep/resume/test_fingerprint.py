@@ -561,7 +561,7 @@ def test_a_run_begun_under_other_words_gives_way(swept):
     found = []
     for spec in (result.spec, changed, changed):  # each by a driver of its own
         tracking = open_tracking(Runs(folder / "runs"), "quick")
-        tracking.start_trial(spec, {})
+        tracking.log_trial(spec, [])
         assert tracking.flush(60)
         tracking.close()
         found.append(runs_of(folder)["trial-0000"])

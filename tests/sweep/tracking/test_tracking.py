@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -36,9 +36,9 @@ from core.folders import Runs, TrialFolder
 from core.trial.result import Result
 from core.trial.spec import Training, TrialSpec
 from sweep.doctor.tracking import check_tracking
-from sweep.tracking import outbox as outbox_module
 from sweep.tracking import tracking as tracking_module
-from sweep.tracking.record import result_tags
+from sweep.tracking.entities import result_tags
+from sweep.tracking.experiment import StudyFacts
 from sweep.tracking.store import EXPERIMENT_TAGS
 from sweep.tracking.tracking import Tracking, open_tracking
 from sweep.tracking.uri import sqlite_address
@@ -49,6 +49,7 @@ from tests.sweep.tracking.mlflow_store import Content, Server, artifacts, conten
 NOON = 1_700_000_000.0  # s; files and events are dated by hand, so that two stores can be compared
 TRAINING = Training(lora_rank=4, epochs=2, steps_per_epoch=3)
 SETTINGS = {"backbone": "kolors", "seed": 7}
+SAMPLED = ["learning_rate"]
 
 
 @pytest.fixture(scope="session")
@@ -120,18 +121,15 @@ def result(runs: Runs, number: int) -> Result:
     return found
 
 
-def begin(runs: Runs, tracking: Tracking) -> None:
-    study = runs.study(STUDY)
-    base = study.base.read_result()
-    assert base
-    tracking.start_study(SETTINGS, study.frozen)
-    tracking.log_base(base, study.base)
+def begin(runs: Runs, tracking: Tracking, trials: Collection[int] = range(6)) -> None:
+    assert runs.study(STUDY).base.read_result()
+    tracking.log_study(StudyFacts(settings=dict(SETTINGS), tags={}, trials=trials))
 
 
 def whole_trial(runs: Runs, tracking: Tracking, number: int) -> None:
-    tracking.start_trial(spec(number), {"learning_rate": 0.1})
-    tracking.log_losses(number)
-    tracking.finish_trial(result(runs, number), runs.study(STUDY).trial(number))
+    for _ in range(2):  # it starts, and an epoch is trained
+        tracking.log_trial(spec(number), SAMPLED)
+    tracking.log_trial(spec(number), SAMPLED, result(runs, number))
 
 
 def repeat(runs: Runs, tracking: Tracking) -> None:
@@ -140,8 +138,7 @@ def repeat(runs: Runs, tracking: Tracking) -> None:
     again = replace(stored, spec=replace(stored.spec, number=3), duration_s=0.0, same_as=0)
     write_json(folder.result, again)
     os.utime(folder.result, (NOON + 5, NOON + 5))
-    tracking.start_trial(again.spec, {"learning_rate": 0.1})
-    tracking.finish_trial(again, folder)
+    tracking.log_trial(again.spec, SAMPLED, again)
 
 
 def play(
@@ -153,10 +150,10 @@ def play(
     """A whole sweep as the driver tells it; its middle third may be disturbed."""
     begin(runs, tracking)
     whole_trial(runs, tracking, 0)
-    tracking.start_trial(spec(1), {"learning_rate": 0.1})
+    tracking.log_trial(spec(1), SAMPLED)
     assert tracking.flush(60)
     disturb()
-    tracking.finish_trial(result(runs, 1), runs.study(STUDY).trial(1))
+    tracking.log_trial(spec(1), SAMPLED, result(runs, 1))
     whole_trial(runs, tracking, 2)
     mend()
     repeat(runs, tracking)
@@ -326,8 +323,8 @@ def test_what_was_sent_is_not_sent_again_though_mlflow_answers_only_after_the_st
     tracking = open_tracking(runs, STUDY)
     assert tracking.sent() == set()
     begin(runs, tracking)
-    tracking.finish_trial(result(runs, 0), runs.study(STUDY).trial(0))
-    tracking.finish_trial(make_failure(spec(2), "killed"), runs.study(STUDY).trial(2))
+    tracking.log_trial(spec(0), SAMPLED, result(runs, 0))
+    tracking.log_trial(spec(2), SAMPLED, make_failure(spec(2), "killed"))
     with monkeypatch.context() as patch:
         patch.delattr(MlflowClient, "log_batch")
         lock.release()
@@ -357,7 +354,7 @@ def test_a_new_result_of_a_trial_that_was_sent_is_sent(runs):
     write_json(folder.result, replace(result(runs, 0), aesthetic_mean=7.0))
     tracking = open_tracking(runs, STUDY)
     begin(runs, tracking)
-    tracking.finish_trial(result(runs, 0), folder)
+    tracking.log_trial(spec(0), SAMPLED, result(runs, 0))
     tracking.finish_study("FINISHED", [0])
     child = content(store_uri(runs))["trial-0000"]
     assert [value for _, value, _ in child["metrics"]["aesthetic_mean"]] == [7.0]
@@ -368,8 +365,7 @@ def test_a_new_result_of_a_trial_that_was_sent_is_sent(runs):
 
 def start_knowing(runs: Runs, *numbers: int) -> Tracking:
     tracking = open_tracking(runs, STUDY)
-    begin(runs, tracking)
-    tracking.keep_only(numbers)
+    begin(runs, tracking, numbers)
     assert tracking.flush(60)
     return tracking
 
@@ -389,7 +385,7 @@ def test_studies_of_one_name_in_two_runs_folders_share_a_store_without_harm(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_uri(runs))
     at_work = open_tracking(runs, STUDY)
     begin(runs, at_work)
-    at_work.start_trial(spec(0), {"learning_rate": 0.1})
+    at_work.log_trial(spec(0), SAMPLED)
     assert at_work.flush(60)
 
     other = Runs(shutil.copytree(told.path, tmp_path / "other"))
@@ -502,7 +498,7 @@ def test_each_request_fails_once_before_or_after_mlflow_has_carried_it_out(runs,
         return call
 
     with monkeypatch.context() as patch:
-        patch.setattr(outbox_module, "FIRST_PAUSE_S", 0.0)
+        patch.setattr(tracking_module, "FIRST_PAUSE_S", 0.0)
         for name in REQUESTS:
             patch.setattr(MlflowClient, name, failing_once(getattr(MlflowClient, name)))
         play(runs, open_tracking(runs, STUDY))
@@ -544,7 +540,7 @@ def test_an_end_waits_for_a_slow_mlflow_that_takes_one_file_after_the_other(runs
 
 
 def test_a_start_and_an_end_wait_for_no_mlflow_once_the_user_asked_to_stop(runs, monkeypatch):
-    monkeypatch.setattr(outbox_module, "STOPPED_S", 0.1)
+    monkeypatch.setattr(tracking_module, "STOPPED_S", 0.1)
     for name in ("START_S", "END_S"):
         monkeypatch.setattr(tracking_module, name, 60.0)
     with unavailable_server() as address:
@@ -610,8 +606,8 @@ def test_an_artifact_folder_that_takes_nothing_until_it_is_mended(runs, undistur
 def test_a_restarted_trial_goes_on_in_its_run_without_a_step_twice(runs, undisturbed):
     first = open_tracking(runs, STUDY)
     begin(runs, first)
-    first.start_trial(spec(0), {"learning_rate": 0.1})
-    first.log_losses(0)
+    first.log_trial(spec(0), SAMPLED)
+    first.log_trial(spec(0), SAMPLED)
     first.finish_study("KILLED")
     assert content(store_uri(runs))["trial-0000"]["status"] == "KILLED"
     date(runs.study(STUDY).trial(0), NOON - 3600)  # the second attempt, after the clock was set back an hour
@@ -641,7 +637,7 @@ def test_an_unfinished_trial_starts_again_in_a_new_run_once_the_study_has_anothe
     for seed in (6, 7):
         tracking = open_tracking(runs, STUDY)
         begin(runs, tracking)
-        tracking.start_trial(replace(spec(0), seed=seed), {"learning_rate": 0.1})
+        tracking.log_trial(replace(spec(0), seed=seed), SAMPLED)
         assert tracking.flush(60)
         tracking.close()
         found.append(run_ids(runs)["trial-0000"])
@@ -656,7 +652,7 @@ def test_a_run_from_before_a_param_was_told_is_completed(runs, undisturbed):
     begin(runs, tracking)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TrialSpec, "all_params", TrialSpec.params)
-        tracking.start_trial(spec(0), {"learning_rate": 0.1})
+        tracking.log_trial(spec(0), SAMPLED)
         assert tracking.flush(60)
         tracking.close()
     before = run_ids(runs)["trial-0000"]
@@ -670,7 +666,7 @@ def test_runs_that_a_killed_driver_left_open_are_ended_at_the_next_start(runs):
     date(runs.study(STUDY).trial(5), time.time() + 3600)  # the clock is set back an hour then
     killed = open_tracking(runs, STUDY)
     begin(runs, killed)
-    killed.start_trial(spec(5), {})
+    killed.log_trial(spec(5), [])
     assert killed.flush(60)
     killed.close()
     following = open_tracking(runs, STUDY)
@@ -727,10 +723,10 @@ def test_what_the_user_deleted_stays_deleted_and_holds_up_nothing(runs, undistur
     begin(runs, tracking)
     whole_trial(runs, tracking, 0)
     whole_trial(runs, tracking, 2)
-    tracking.start_trial(spec(1), {"learning_rate": 0.1})
+    tracking.log_trial(spec(1), SAMPLED)
     assert tracking.flush(60)
     delete("trial-0000", "trial-0001", "trial-0002")
-    tracking.finish_trial(result(runs, 1), runs.study(STUDY).trial(1))
+    tracking.log_trial(spec(1), SAMPLED, result(runs, 1))
     repeat(runs, tracking)
     tracking.finish_study("FINISHED", [2])
     left = {name: run for name, run in undisturbed.items() if name in (STUDY, "trial-0003")}
@@ -774,7 +770,7 @@ def test_a_parent_run_that_the_user_deleted_is_made_anew_with_all_it_had(runs, u
 def test_an_experiment_that_the_user_purged_is_made_anew_for_what_comes(
     runs, undisturbed, monkeypatch, caplog
 ):
-    monkeypatch.setattr(outbox_module, "FIRST_PAUSE_S", 0.05)
+    monkeypatch.setattr(tracking_module, "FIRST_PAUSE_S", 0.05)
 
     def delete_experiment() -> None:
         MlflowClient(store_uri(runs)).delete_experiment(experiment_of(runs).experiment_id)
@@ -848,11 +844,11 @@ def test_a_copy_at_work_at_the_same_time_deletes_and_ends_no_run_that_it_did_not
     copied = open_tracking(other, STUDY)  # nothing tells it from the first yet
     assert copied.flush(60)
     whole_trial(runs, first, 2)
-    first.start_trial(spec(0), {"learning_rate": 0.1})
+    first.log_trial(spec(0), SAMPLED)
     assert first.flush(60)
     before = content(store_uri(runs))
-    copied.keep_only([])
-    copied.start_trial(spec(1), {"learning_rate": 0.1})
+    begin(other, copied, [])
+    copied.log_trial(spec(1), SAMPLED)
     copied.finish_study("FINISHED")
     after = content(store_uri(runs))
     assert {name: run["status"] for name, run in after.items()} == {
