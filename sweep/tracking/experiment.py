@@ -102,7 +102,7 @@ class Experiment:
             else:
                 self._client.delete_run(run.info.run_id)
         self._connected = self._verified = True
-        if self._facts:  # should the user have deleted the parent run, and it was created anew
+        if self._facts:  # the user may have deleted the parent run; older trials may have been sent since
             self._log_parent(self._facts)
 
     def forget(self) -> None:
@@ -162,8 +162,7 @@ class Experiment:
             return
         for path, where in artifact_files(result, made):
             self._upload(run, path, where)
-        older = {"older": "true"} if self._facts and number < self._facts.older_than else {}
-        self._add(run, points=points, tags=result_tags(result) | older)
+        self._add(run, points=points, tags=result_tags(result))
         ended_ms = written_ms(folder)
         self._end(run, "FINISHED" if result.state == "complete" else "FAILED", ended_ms)
         del self._loss_steps[number]

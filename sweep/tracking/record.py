@@ -3,7 +3,7 @@
 import re
 import uuid
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from typing import Self
 
 from mlflow.entities import Run
@@ -28,6 +28,7 @@ class TrackedRun:
     deleted: bool = False
 
 
+@dataclass(slots=True)
 class Record:
     """The runs that this study folder made in one store, and the ids that identify them.
 
@@ -35,53 +36,52 @@ class Record:
     Both ids are written to the folder first: a copy of the folder has the same study id, but lacks the
     request ids of runs that were created after the copy.
 
-    `store` identifies the store of these runs (see `store_id`); `parent` is the study's run in it.
+    `store` identifies the store of these runs (see `store_id`); `parent` is the study's run in it. `ids` has
+    the study's id, then those of the requests; none in a folder that never used a shared store.
     """
 
-    def __init__(self, folder: StudyFolder, *, shared: bool) -> None:
-        self._folder, self._shared = folder, shared
-        self.store: int | None = None
-        self.parent: str | None = None
-        self.trials: dict[int, TrackedRun] = {}
-        self._id = ""
-        self._requests: list[str] = []
+    folder: StudyFolder
+    shared: bool
+    store: int | None = None
+    parent: str | None = None
+    trials: dict[int, TrackedRun] = field(default_factory=dict)
+    ids: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: StudyFolder, *, shared: bool) -> Self:
         """The folder's record, empty if it cannot be read: all runs are then sent again. With a `shared`
         store the study gets an id if it has none.
         """
-        record = cls(folder, shared=shared)
+        record = cls(folder, shared)
         if folder.tracking_id.exists():
-            ids = ID.findall(folder.tracking_id.read_bytes().decode(errors="replace"))
-            record._id, record._requests = next(iter(ids), ""), ids[1:]
+            record.ids = ID.findall(folder.tracking_id.read_bytes().decode(errors="replace"))
         with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
             noted = read_json(folder.tracked)
             trials = {int(number): TrackedRun(*run) for number, run in noted["trials"].items()}
             record.store, record.parent, record.trials = noted.get("store"), noted["parent"], trials
-        if shared and not record._id:
+        if shared and not record.ids:
             record._make_id()
         return record
 
     @property
     def id(self) -> str | None:
         """Tells this study from others of its name in a shared store; None in a store of its own."""
-        return self._id if self._shared else None
+        return self.ids[0] if self.shared else None
 
     def is_own(self, run: Run) -> bool:
         """Whether this folder created the run; runs of earlier versions have no request id."""
         study, request = run.data.tags.get(STUDY_ID), run.data.tags.get(REQUEST_ID)
-        if not self._shared:
-            return study in (None, self._id)
-        return study == self._id and request in (None, *self._requests)
+        if not self.shared:
+            return study in (None, *self.ids[:1])
+        return study == self.id and request in (None, *self.ids[1:])
 
     def new_mark(self) -> dict[str, str]:
         """Tags for a run that is about to be created; its new request id is written to the folder first."""
-        if not self._shared:
+        if not self.shared:
             return {}
-        self._requests.append(uuid.uuid4().hex)
+        self.ids.append(uuid.uuid4().hex)
         self._write_ids()
-        return {STUDY_ID: self._id, REQUEST_ID: self._requests[-1]}
+        return {STUDY_ID: self.ids[0], REQUEST_ID: self.ids[-1]}
 
     def take_new_id(self) -> None:
         """Give the study a new id, with no runs."""
@@ -94,12 +94,12 @@ class Record:
         if trials != self.trials:
             # The file first: if that fails the runs are sent again, which is idempotent.
             runs = {known: astuple(each) for known, each in trials.items()}
-            write_json(self._folder.tracked, {"store": self.store, "parent": self.parent, "trials": runs})
+            write_json(self.folder.tracked, {"store": self.store, "parent": self.parent, "trials": runs})
             self.trials = trials
 
     def _make_id(self) -> None:
-        self._id, self._requests = uuid.uuid4().hex, []
+        self.ids = [uuid.uuid4().hex]
         self._write_ids()
 
     def _write_ids(self) -> None:
-        write_text(self._folder.tracking_id, "\n".join((self._id, *self._requests)) + "\n")
+        write_text(self.folder.tracking_id, "\n".join(self.ids) + "\n")
