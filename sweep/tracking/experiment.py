@@ -212,18 +212,14 @@ class Experiment:
 
     def _claim(self, study_id: str, parent: str) -> list[Run]:
         """Tag the runs that this study logged before it had an id -> these."""
-        runs = [
-            run
-            for run in self._search("")
-            if STUDY_ID not in run.data.tags
-            and parent in (run.info.run_id, run.data.tags.get(MLFLOW_PARENT_RUN_ID))
-        ]
-        if not any(run.info.run_id == parent for run in runs):
-            return []
+        runs = [run for run in self._search("") if STUDY_ID not in run.data.tags]
+        parents = [run for run in runs if run.info.run_id == parent]
+        children = [run for run in runs if run.data.tags.get(MLFLOW_PARENT_RUN_ID) == parent]
         # the parent last, so that an interrupted claim is repeated
-        for run in sorted(runs, key=lambda run: run.info.run_id == parent):
+        claimed = [*children, *parents] if parents else []
+        for run in claimed:
             self._add(run, tags={STUDY_ID: study_id})
-        return runs
+        return claimed
 
     def _search(self, where: str) -> list[Run]:
         """All runs that match a filter, oldest first."""
@@ -279,19 +275,12 @@ class Experiment:
         known = run.data
         params = [param for param in params if param.key not in known.params]
         points = _missing(points, known.metrics)
-        tags = {key: value for key, value in tags.items() if known.tags.get(key) != value}
-        if not (params or points or tags):
-            return
-        self._client.log_batch(
-            run.info.run_id,
-            points,
-            params,
-            [RunTag(key, value) for key, value in tags.items()],
-            synchronous=True,
-        )
-        known.params.update({param.key: param.value for param in params})
-        known.metrics.update({point.key: point.value for point in points})
-        known.tags.update(tags)
+        new_tags = [RunTag(key, value) for key, value in tags.items() if known.tags.get(key) != value]
+        if params or points or new_tags:
+            self._client.log_batch(run.info.run_id, points, params, new_tags, synchronous=True)
+            known.params.update((param.key, param.value) for param in params)
+            known.metrics.update((point.key, point.value) for point in points)
+            known.tags.update(tags)
 
     def _upload(self, run: Run, path: Path, where: str | None = None) -> None:
         """Send one file, once. A file that is too large for the server or a proxy is skipped with a warning,

@@ -69,7 +69,6 @@ class Tracking:
         self._folder, self._experiment, self._stop_asked = folder, experiment, stop_asked
         self._due: dict[str, Callable[[], None]] = {"the study": experiment.connect}
         self._changed = threading.Condition()
-        self._tries = 0
         self._error: Exception | None = None  # of the last try
         self._pause_s, self._not_before = 0.0, 0.0
         self._closed = False
@@ -116,12 +115,13 @@ class Tracking:
             self._changed.notify_all()
 
     def first_error(self, timeout_s: float) -> Exception | None:
-        """The error of the first try; None if it succeeded, or if `timeout_s` passed or the user asked to
-        stop first.
-        """
+        """The first error; None if all succeeds, or if `timeout_s` passes or the user asks to stop first."""
         until = time.monotonic() + timeout_s
         with self._changed:
-            while not self._tries and not self._stop_asked() and (left_s := until - time.monotonic()) > 0:
+            while self._due and not (self._error or self._stop_asked()):
+                left_s = until - time.monotonic()
+                if left_s <= 0:
+                    break
                 self._changed.wait(min(left_s, LOOK_S))
             return self._error
 
@@ -192,7 +192,6 @@ class Tracking:
     def _settle(self, name: str, part: Callable[[], None], error: Exception | None) -> None:
         now = time.monotonic()
         with self._changed:
-            self._tries += 1
             if error and not self._error:
                 log.warning(
                     "MLflow takes nothing at the moment (%s); the sweep goes on, what is to be sent stays "
