@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 
@@ -243,7 +243,7 @@ class Experiment:
         if run and number in self._loss_steps:
             return run
         if not run and number in record.trials:
-            record.note(number, replace(record.trials[number], deleted=True))
+            record.note(number, record.trials[number]._replace(deleted=True))
             log.warning(
                 "MLflow: the run of trial %d was deleted there; it stays deleted, its folder has everything",
                 number,

@@ -3,8 +3,8 @@
 import re
 import uuid
 from contextlib import suppress
-from dataclasses import astuple, dataclass, field
-from typing import Self
+from dataclasses import dataclass, field
+from typing import NamedTuple, Self
 
 from mlflow.entities import Run
 
@@ -15,8 +15,7 @@ STUDY_ID, REQUEST_ID = "study_id", "request_id"  # tags on every run, where a st
 ID = re.compile(r"\b[0-9a-f]{32}\b")
 
 
-@dataclass(frozen=True, slots=True)
-class TrackedRun:
+class TrackedRun(NamedTuple):
     """A trial's run in MLflow.
 
     `written_ms`: when the result that is fully sent was written; None while the trial is not fully sent.
@@ -26,6 +25,15 @@ class TrackedRun:
     run_id: str
     written_ms: int | None = None
     deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Tracked:
+    """The content of tracked.json."""
+
+    parent: str | None
+    trials: dict[int, TrackedRun]
+    store: int | None = None
 
 
 @dataclass(slots=True)
@@ -55,10 +63,9 @@ class Record:
         record = cls(folder, shared)
         if folder.tracking_id.exists():
             record.ids = ID.findall(folder.tracking_id.read_bytes().decode(errors="replace"))
-        with suppress(FileNotFoundError, ValueError, TypeError, KeyError):
-            noted = read_json(folder.tracked)
-            trials = {int(number): TrackedRun(*run) for number, run in noted["trials"].items()}
-            record.store, record.parent, record.trials = noted.get("store"), noted["parent"], trials
+        with suppress(FileNotFoundError, ValueError):
+            tracked = read_json(folder.tracked, _Tracked)
+            record.store, record.parent, record.trials = tracked.store, tracked.parent, tracked.trials
         if shared and not record.ids:
             record._make_id()
         return record
@@ -93,8 +100,7 @@ class Record:
         trials = {known: each for known, each in {**self.trials, number: run}.items() if each}
         if trials != self.trials:
             # The file first: if that fails the runs are sent again, which is idempotent.
-            runs = {known: astuple(each) for known, each in trials.items()}
-            write_json(self.folder.tracked, {"store": self.store, "parent": self.parent, "trials": runs})
+            write_json(self.folder.tracked, _Tracked(self.parent, trials, self.store))
             self.trials = trials
 
     def _make_id(self) -> None:
