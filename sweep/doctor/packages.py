@@ -27,9 +27,9 @@ def check_packages() -> Check:
     needed = requirements()
     here = {requirement.name: installed(requirement.name) for requirement in needed}
     wrong = [
-        f"{requirement} (here: {here[requirement.name] or 'not installed'})"
-        for requirement in needed
-        if not fits(requirement, here[requirement.name])
+        f"{each} (here: {found or 'not installed'})"
+        for each in needed
+        if not (found := here[each.name]) or not each.specifier.contains(found, prereleases=True)
     ]
     wrong += torch_pair_faults()
     if wrong:
@@ -63,11 +63,6 @@ def installed(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def fits(requirement: Requirement, found: str | None) -> bool:
-    """Whether version `found` (None: not installed) is in the range; pre-releases count."""
-    return found is not None and requirement.specifier.contains(found, prereleases=True)
 
 
 def tested_versions() -> dict[str, str]:

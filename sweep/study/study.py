@@ -123,10 +123,6 @@ def _own_precision(read: dict[str, str]) -> str:
     return model.precision if model else PRECISIONS[0]
 
 
-def _absolute_if_any(written: str | None, info: ValidationInfo) -> str | None:
-    return written and absolute(written, info)
-
-
 class Study(Section):
     """A study: what is searched, what is fixed, what is tried first, the gate, the budget."""
 
@@ -157,7 +153,7 @@ class Study(Section):
             "null: `LORA_SWEEP_MODELS`, else a folder in the user's cache",
             optional=True,
         ),
-        AfterValidator(_absolute_if_any),
+        AfterValidator(lambda written, info: written and absolute(written, info)),
     ] = None
     seed: Annotated[int, Setting(int, "Seed of sampling and training", high=MAX_SEED)] = 0
     story: Annotated[StoryFile, BeforeValidator(_read_story, json_schema_input_type=str | StoryFile)] = Field(
