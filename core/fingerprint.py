@@ -47,36 +47,25 @@ class FingerprintFile:
         """The changes after which scores do not compare with those before, oldest first."""
         return tuple(change for change in self.history if not change.compares)
 
-    def weights_of(self, number: int) -> dict[str, object]:
-        """Digests of the base model's parts and the scorer that trial `number` used, as far as known."""
+    def changed_weights(self, number: int, weights: dict[str, str]) -> str:
+        """Names of the parts whose weights differ from those of trial `number`, comma-separated.
+
+        Empty where none is known to differ. `weights` maps each part, the scorer included, to its digest now.
+        """
         then = {**self.fields.get("weights", {}), **self.fields.get("scorer", {})}
         for change in reversed(self.history):
             if change.from_trial > number and change.field in ("weights", "scorer"):
                 then |= {key: before for key, (before, _) in change.changes.items()}
-        return then
+        keys = {part: "scorer.sha256" if part == "scorer" else f"weights.{part}" for part in weights}
+        return ", ".join(part for part, key in keys.items() if then.get(key, weights[part]) != weights[part])
 
 
-def accepted_changes(path: Path) -> tuple[Change, ...]:
-    """`FingerprintFile.accepted` of the file at `path`; empty where it is missing or unreadable."""
+NONE_YET = FingerprintFile(fields={}, space={}, history=())
+
+
+def read_fingerprint(path: Path) -> FingerprintFile:
+    """The file at `path`; NONE_YET where it is missing or unreadable, which the next start reports."""
     try:
-        return read_json(path, FingerprintFile).accepted
-    except (OSError, ValueError):  # an unreadable file is reported by the next start
-        return ()
-
-
-def changed_weights(path: Path, number: int, weights: dict[str, str]) -> str:
-    """Names of the parts whose weights differ from those of trial `number`, comma-separated.
-
-    Empty where none is known to differ. `weights` maps each part, the scorer included, to its digest now.
-    """
-    try:
-        before = read_json(path, FingerprintFile).weights_of(number)
-    except (OSError, ValueError):  # missing, or reported by the next start
-        return ""
-    now = {f"weights.{part}": digest for part, digest in weights.items() if part != "scorer"}
-    now["scorer.sha256"] = weights["scorer"]
-    return ", ".join(
-        key.partition(".")[2] if key.startswith("weights.") else "scorer"
-        for key, digest in now.items()
-        if before.get(key, digest) != digest
-    )
+        return read_json(path, FingerprintFile)
+    except (OSError, ValueError):
+        return NONE_YET

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.files.files import read_json
-from core.fingerprint import accepted_changes
+from core.fingerprint import read_fingerprint
 from core.trial.result import Result
 from core.verdict import BaseStory, Verdict
 
@@ -147,7 +147,7 @@ class StudyFolder:
         ]
         return Verdict(
             results=tuple(self.results()),
-            changes=accepted_changes(self.fingerprint),
+            changes=read_fingerprint(self.fingerprint).accepted,
             bases=(*bases, BaseStory(until=None, result=self.base.read_result())),
         )
 

@@ -41,7 +41,7 @@ def epoch_story(
 
     from core.backbone.backbone import load_backbone
     from core.files.cache import Cache
-    from core.fingerprint import changed_weights
+    from core.fingerprint import read_fingerprint
     from core.lora.file import inject_file
     from core.story.score import score_pictures
     from sweep.trial import draw_story, judge, write_recipe
@@ -50,7 +50,7 @@ def epoch_story(
     spec = replace(result.spec, train=replace(train, epochs=epoch))
     device = result.device.partition(":")[0] if device == "auto" else device
     backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
-    if changed := changed_weights(study.fingerprint, result.spec.number, backbone.weights):
+    if changed := read_fingerprint(study.fingerprint).changed_weights(spec.number, backbone.weights):
         raise UserError(
             f"{study.path.name}: the base model's {changed} changed since trial {spec.number}, and a story "
             f"drawn now would not compare; only the last epoch, as it was drawn then, can be exported"

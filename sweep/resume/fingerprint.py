@@ -14,7 +14,7 @@ from datetime import datetime
 
 from core.data.hub import local_data
 from core.files.files import read_json, write_json, write_text, write_whole
-from core.fingerprint import Change, Changes, Fields, FingerprintFile
+from core.fingerprint import NONE_YET, Change, Changes, Fields, FingerprintFile
 from core.folders import Runs, StudyFolder, shown_path
 from core.verdict import SCORING_VERSION, comparable_since
 from sweep.events import Ready
@@ -232,7 +232,7 @@ def _read(folder: StudyFolder, images: dict[str, object], note: Callable[[str], 
                 f"with story, pictures and base model as they are now"
             ) from None
     if not folder.frozen.exists():
-        return FingerprintFile(fields={}, space={}, history=())
+        return NONE_YET
     note(
         "note: this study is older than its fingerprint: pictures, base model and scorer are taken as they "
         "are now"

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core.files.files import read_json, write_json, write_text
-from core.fingerprint import changed_weights
+from core.fingerprint import read_fingerprint
 from core.folders import Runs, StudyFolder
 from sweep.events import Ready
 from sweep.resume.fingerprint import FIELDS, Fingerprint, check_changes, fields_of, record_start
@@ -392,12 +392,10 @@ def test_an_older_trial_s_epoch_is_drawn_with_the_weights_of_then_or_not_at_all(
     base_story(folder)
     other = {"unet": "c" * 64, "scorer": "b" * 64}
     start(folder, STUDY, "weights", after_told=4, ready=READY | {"weights": other})
-    assert [changed_weights(study_of(folder).fingerprint, number, READY["weights"]) for number in (3, 4)] == [
-        "",
-        "unet",
-    ]
-    assert [changed_weights(study_of(folder).fingerprint, number, other) for number in (3, 4)] == ["unet", ""]
-    assert changed_weights(study_of(folder).fingerprint, 4, other | {"scorer": "d" * 64}) == "scorer"
+    stored = read_fingerprint(study_of(folder).fingerprint)
+    assert [stored.changed_weights(number, READY["weights"]) for number in (3, 4)] == ["", "unet"]
+    assert [stored.changed_weights(number, other) for number in (3, 4)] == ["unet", ""]
+    assert stored.changed_weights(4, other | {"scorer": "d" * 64}) == "scorer"
 
 
 @pytest.mark.parametrize(
