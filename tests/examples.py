@@ -48,7 +48,7 @@ def make_spec(
         data=Data(source="pictures", caption="{prompt}, watercolor <style>"),
         story=Story(title="The *lake*", scenes=scenes),
         train=train,
-        render=Rendering(steps=4, cfg_scale=3, size_px=64),
+        render=Rendering(steps=4, cfg_scale=3.0, size_px=64),
         filters=filters,
         gate=6.0,
     )
