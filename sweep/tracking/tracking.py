@@ -158,7 +158,10 @@ class Tracking:
         while following := self._next():
             name, part = following
             error = self._try(part)
-            if isinstance(error, MlflowException) and error.error_code == REFUSED:
+            # A run that was found earlier may have been deleted since; it is now looked for again.
+            if _code(error) in GONE:
+                error = self._try(part)
+            if error and _code(error) == REFUSED:
                 log.warning("MLflow refuses %s: %s", name, plain_line(error))
                 error = None
             self._settle(name, part, error)
@@ -174,19 +177,13 @@ class Tracking:
             return None
 
     def _try(self, part: Callable[[], None]) -> Exception | None:
-        """Send one part -> the error. After one, the experiment is looked at again: a run that was found
-        earlier may have been deleted since, so the part is tried once more at once where one is gone.
-        """
-        for again in (True, False):
-            try:
-                part()
-                return None
-            # whatever a client raises for a dead, slow, full or foreign MLflow
-            except Exception as error:
-                self._experiment.forget()
-                gone = isinstance(error, MlflowException) and error.error_code in GONE
-                if not (gone and again):
-                    return error
+        """Send one part -> the error, after which the experiment is looked at again."""
+        try:
+            part()
+        # whatever a client raises for a dead, slow, full or foreign MLflow
+        except Exception as error:
+            self._experiment.forget()
+            return error
         return None
 
     def _settle(self, name: str, part: Callable[[], None], error: Exception | None) -> None:
@@ -211,3 +208,7 @@ class Tracking:
                 if self._due.get(name) is part:  # else a newer one came meanwhile
                     del self._due[name]
             self._changed.notify_all()
+
+
+def _code(error: Exception | None) -> str | None:
+    return str(error.error_code) if isinstance(error, MlflowException) else None
