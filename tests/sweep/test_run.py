@@ -139,7 +139,7 @@ def test_the_second_trial_encodes_nothing(swept):
 
 def test_the_last_line_says_what_it_came_to_and_what_is_next(swept):
     assert re.search(
-        r"\n2 trials finished in \d+ (?:s|min), none passes the gate yet; "
+        r"\n2 trials finished in [\d.]+ (?:s|min), none passes the gate yet; "
         r"next: \S*lora-sweep report quick --runs " + re.escape(f"{swept[0] / 'runs'}\n"),
         swept[2].stdout,
     )
