@@ -19,7 +19,7 @@ demo: $(READY)          ## a real sweep of the toy model: eight trials, report, 
 	@echo "Try next:"
 	@echo "  $(BIN)/lora-sweep ui                      browse the runs in MLflow"
 	@echo "  $(BIN)/lora-sweep run demo --trials 12    go on with four more trials"
-	@test ! -d exports/demo || echo "  $(BIN)/lora-sweep score exports/demo      score the exported story, or any folder of pictures"
+	@test ! -d exports/demo || echo "  $(BIN)/lora-sweep score exports/demo      score the exported story, or any folder of images"
 
 test: $(READY)          ## the test suite, on the toy model
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder

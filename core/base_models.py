@@ -45,7 +45,7 @@ class MeasuredOnCpu:
     row_s: float
     forward_s: float
     score_s: float
-    picture_s: float  # a training picture read, scored and encoded
+    image_s: float  # a training image read, scored and encoded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,7 +59,7 @@ class BaseModel:
     precision: str  # unless a study says otherwise
     needs_gpu: bool  # `auto` is the CPU for one that needs none
     architecture: str  # what LoRA files say they are made for
-    scorer: str  # name of the model that scores its pictures
+    scorer: str  # name of the model that scores its images
     files: WeightFiles
     # the module that fetches them, as a program or by `fetch_with_progress`; None: they are shipped
     download: str | None
@@ -118,7 +118,7 @@ KOLORS = BaseModel(
     usage="use_kolors.md.jinja",
 )
 
-# Measured on an AMD EPYC of 2.6 GHz in the demo; 5000 pictures were read, scored and encoded in 162 s, and a
+# Measured on an AMD EPYC of 2.6 GHz in the demo; 5000 images were read, scored and encoded in 162 s, and a
 # worker took 1.1 GB of memory: the driver comes on top.
 TINY = BaseModel(
     name="tiny",
@@ -135,7 +135,7 @@ TINY = BaseModel(
     text_width=64,
     lora_parameters=dict.fromkeys(("to_q", "to_k", "to_v", "to_out"), 2_816),
     lora_layers=22,
-    on_cpu=MeasuredOnCpu(size_px=128, row_s=0.012, forward_s=0.0043, score_s=0.002, picture_s=0.032),
+    on_cpu=MeasuredOnCpu(size_px=128, row_s=0.012, forward_s=0.0043, score_s=0.002, image_s=0.032),
     host_bytes=1.5e9,
     hub_id=None,
     tag="toy-model",

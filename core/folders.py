@@ -41,7 +41,7 @@ class TrialFolder:
     lora = Inside("lora.safetensors")
 
     # Folder of the story's images, one PNG per scene
-    pictures = Inside("story")
+    images = Inside("story")
     # All images of the story on one sheet
     sheet = Inside("story.png")
     # What is needed to render the story again (core/trial/recipe.py)
@@ -53,9 +53,9 @@ class TrialFolder:
         """The LoRA after one epoch; `epoch` counts from 1."""
         return self.path / "epochs" / f"{epoch:02d}" / "lora.safetensors"
 
-    def picture(self, number: int) -> Path:
+    def image(self, number: int) -> Path:
         """The image of one scene; `number` counts from 1."""
-        return self.pictures / f"{number}.png"
+        return self.images / f"{number}.png"
 
     def read_result(self) -> Result | None:
         """The trial's Result; None where the file is missing or not readable."""

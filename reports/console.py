@@ -66,7 +66,7 @@ def data_table(survey: Survey) -> Table:
     kept = ("kept with the\nloosest bounds", "kept with the\nstrictest bounds")
     for heading in kept if survey.searched else ("kept",):
         table.add_column(heading, justify="right")
-    table.add_row("all pictures", "", str(len(survey.table)))
+    table.add_row("all images", "", str(len(survey.table)))
     for stage, bounds, *counts in survey.stages():
         cells = [str(count) for count in counts[: 2 if survey.searched else 1]]
         table.add_row("can be used" if stage == "problem" else stage, Text(bounds or "–"), *cells)

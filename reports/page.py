@@ -22,7 +22,7 @@ TEXT_COLUMNS = ("trial", "gate")
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Image:
     """One image of a story; `path` is relative to the page, None if there is no such file."""
 
     path: str | None
@@ -39,7 +39,7 @@ class Board:
     result: Result
     gate: str
     won: bool
-    pictures: tuple[Picture, ...]
+    images: tuple[Image, ...]
     sheet: str | None
     lora: str | None
     params: dict[str, str]
@@ -139,8 +139,8 @@ def _board(study: StudyFolder, group: Group, result: Result, best: Result | None
         result=result,
         gate=gate_word(result, group),
         won=result is best,
-        pictures=tuple(
-            Picture(_link(study, folder.picture(number)), scene, score) for number, (scene, score) in scored
+        images=tuple(
+            Image(_link(study, folder.image(number)), scene, score) for number, (scene, score) in scored
         ),
         sheet=_link(study, folder.sheet),
         lora=_link(study, folder.lora),

@@ -59,7 +59,7 @@ def _place(what: str, auto: str = "a GPU for kolors where there is one, else the
 
 
 Device = Annotated[str, _place("train and render")]
-ScorerDevice = Annotated[str, _place("score the pictures")]
+ScorerDevice = Annotated[str, _place("score the images")]
 EpochDevice = Annotated[
     str, _place("render and score the story of --epoch", "the kind that the trial was made on")
 ]
@@ -116,9 +116,9 @@ def run(
 
 @app.command()
 def data(study: StudyName, runs: RunsFolder = HERE, device: ScorerDevice = "auto") -> None:
-    """Show which pictures the filters keep, and why others go.
+    """Show which images the filters keep, and why others go.
 
-    Also writes a contact sheet, the audit table and a Data-Juicer recipe. Pictures that were never scored are
+    Also writes a contact sheet, the audit table and a Data-Juicer recipe. Images that were never scored are
     scored.
     """
     from sweep.commands.data import show_data
@@ -171,7 +171,7 @@ def doctor(
 ) -> None:
     """Say whether this machine is ready for a study.
 
-    Looks at GPU, versions, weights, pictures, disk, memory, tracking and port, and changes nothing; exit 1
+    Looks at GPU, versions, weights, images, disk, memory, tracking and port, and changes nothing; exit 1
     when something needed is missing.
     """
     from sweep.doctor.doctor import checks_page, examine, missing
@@ -240,7 +240,7 @@ def export(
 @app.command()
 def score(
     folder: Annotated[
-        Path, typer.Argument(metavar="DIR", help="A folder of pictures.", exists=True, file_okay=False)
+        Path, typer.Argument(metavar="DIR", help="A folder of images.", exists=True, file_okay=False)
     ],
     backbone: Annotated[
         str | None,
@@ -252,9 +252,9 @@ def score(
     ] = None,
     device: ScorerDevice = "auto",
 ) -> None:
-    """Score a folder of pictures, or the story of an export or a trial.
+    """Score a folder of images, or the story of an export or a trial.
 
-    Each picture and their mean.
+    Each image and their mean.
     """
     from sweep.commands.score import score_folder
 

@@ -11,7 +11,7 @@ from core.trial.spec import TrialSpec
 from sweep.plan.cost import checkpoint_disk_bytes, trial_disk_bytes
 
 GB = 10**9
-LEAST_BYTES = 200 * 10**6  # for pictures, databases and logs
+LEAST_BYTES = 200 * 10**6  # for images, databases and logs
 
 
 class NoRoom(LoraSweepError):

@@ -251,7 +251,7 @@ class Sweep:
         )
         if removed:
             self.progress.note(
-                f"to make room, the LoRAs of {numbered(removed)} were removed; their pictures stay"
+                f"to make room, the LoRAs of {numbered(removed)} were removed; their images stay"
             )
         pace = Pace.of(self.folder.results()) if self._until else None
         if self._until is None or pace is None:
@@ -288,7 +288,7 @@ class Sweep:
             case events.Again(reason=reason, message=why):
                 job.steps = 0
                 self.progress.note(f"{spec.name}: {reason} ({why}); retrying once in a fresh worker")
-            case events.Looking(picture=number, pictures=total):
+            case events.Looking(image=number, images=total):
                 self.progress.looking(spec, number, total)
             case events.Note(text):
                 self._note_once(text)
@@ -298,8 +298,8 @@ class Sweep:
                 self.progress.epoch(spec, epoch, job.steps, losses)
                 assert isinstance(job, TrialJob)  # the base model's story trains nothing
                 self.tracking.log_trial(spec, job.trial.params)
-            case events.Picture(number):
-                self.progress.picture(spec, number)
+            case events.Image(number):
+                self.progress.image(spec, number)
 
     def _hear_ready(self, ready: Ready) -> None:
         self.fingerprint.record_worker(ready)

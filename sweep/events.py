@@ -12,7 +12,7 @@ Worker to driver, on the worker's standard output: events, each with the trial's
 - With its first pack it loads the base model and sends `Ready`, or sends `Refused` with `loading` and ends.
 - Then, for each trial: `Started`; `Looking` and `Note` while its images are read and scored; `Training`;
   `Resumed` and the `Epoch`s that a checkpoint holds, if there is one; an `Epoch` after each further epoch;
-  `Drawing`; a `Picture` after each image; `Finished`, whether the trial is complete or failed. The base
+  `Drawing`; a `Image` after each image; `Finished`, whether the trial is complete or failed. The base
   model's own story has no training: `Drawing` follows `Started`.
 - `Refused` without `loading` takes the place of `Finished` where damaged weights make every trial impossible;
   then the worker ends.
@@ -168,10 +168,10 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Looking:
-    """Image `picture` of `pictures` is read, or scored, for the first time."""
+    """Image `image` of `images` is read, or scored, for the first time."""
 
-    picture: int
-    pictures: int
+    image: int
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,16 +206,16 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """The story's `pictures` images are rendered now."""
+    """The story's `images` images are rendered now."""
 
-    pictures: int
+    images: int
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """Image `picture` of the story, counted from 1, is rendered and saved."""
+class Image:
+    """Image `image` of the story, counted from 1, is rendered and saved."""
 
-    picture: int
+    image: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -256,7 +256,7 @@ Sent = (
     | Resumed
     | Epoch
     | Drawing
-    | Picture
+    | Image
     | Finished
     | Stopped
     | Alive

@@ -29,12 +29,12 @@ class Failure:
 
 NAN_LOSS = Failure(name="nan_loss", by_parameters=True, explained=True)
 CUDA_OOM = Failure(name="cuda_oom", retried=True, retires_worker=True, by_parameters=True, explained=True)
-BLACK_PICTURES = Failure(name="black_pictures", by_parameters=True, explained=True)
+BLACK_IMAGES = Failure(name="black_pictures", by_parameters=True, explained=True)
 NO_IMAGES = Failure(name="no_images", by_parameters=True, explained=True)
 # Queued with settings that the study does not allow; it is not run.
 NOT_ALLOWED = Failure(name="not_allowed", explained=True)
 BAD_IMAGE = Failure(
-    name="bad_image", explained=True, advice="lora-sweep data shows what is wrong with the pictures"
+    name="bad_image", explained=True, advice="lora-sweep data shows what is wrong with the images"
 )
 HUNG = Failure(
     name="hung", retried=True, retires_worker=True, advice="look for a stuck disk, network folder or GPU"
@@ -67,7 +67,7 @@ FAILURES = {
     for row in (
         NAN_LOSS,
         CUDA_OOM,
-        BLACK_PICTURES,
+        BLACK_IMAGES,
         NO_IMAGES,
         NOT_ALLOWED,
         BAD_IMAGE,

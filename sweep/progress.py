@@ -53,7 +53,7 @@ class Progress:
     def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: Sequence[float]) -> None:
         """Epoch `epoch` is trained, `step` steps in all; `losses` has the loss of each of its steps."""
 
-    def picture(self, spec: TrialSpec, number: int) -> None:
+    def image(self, spec: TrialSpec, number: int) -> None:
         """Image `number` of the story is rendered."""
 
     def trial_finished(self, result: Result, params: Mapping[str, Value]) -> None:
@@ -116,7 +116,7 @@ class LiveProgress(Progress):
 
     @override
     def looking(self, spec: TrialSpec, number: int, total: int) -> None:
-        self._show(spec, number, total, "looking at the pictures")
+        self._show(spec, number, total, "looking at the images")
 
     @override
     def epoch(self, spec: TrialSpec, epoch: int, step: int, losses: Sequence[float]) -> None:
@@ -124,7 +124,7 @@ class LiveProgress(Progress):
         self._show(spec, step, spec.train.total_steps, f"loss {sum(losses) / len(losses):.4f}")
 
     @override
-    def picture(self, spec: TrialSpec, number: int) -> None:
+    def image(self, spec: TrialSpec, number: int) -> None:
         self._show(spec, number, len(spec.story.scenes), "drawing the story")
 
     def _show(self, spec: TrialSpec, completed: int, total: int, word: str) -> None:

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from core.backbone.backbone import Backbone
-from core.backbone.encode import encode_examples, encode_missing, encode_pictures
-from core.data.audit import Looking, audit, bad_pictures, say_bad
+from core.backbone.encode import encode_examples, encode_images, encode_missing
+from core.data.audit import Looking, audit, bad_images, say_bad
 from core.data.caption_table import DataError
 from core.data.colour_profile import Note
 from core.data.filters import select
@@ -28,7 +28,7 @@ from core.heartbeat import Beat, no_beat
 from core.lora import adapters
 from core.lora.file import metadata_of, save_lora
 from core.story.render import render_scenes
-from core.story.score import Score, rate, score_pictures
+from core.story.score import Score, rate, score_images
 from core.story.sheet import story_sheet
 from core.train.state import TrainState, load_state
 from core.train.train import Checkpoint, EpochDone, train_lora
@@ -48,7 +48,7 @@ class NoImagesError(LoraSweepError):
     """The filters keep fewer images than data.min_images."""
 
 
-class BlackPicturesError(LoraSweepError):
+class BlackImagesError(LoraSweepError):
     """An image of the story has one single colour: these settings broke the model."""
 
 
@@ -131,10 +131,10 @@ def run_trial(
         clock.part_done("train")
         if state:
             del clock.timings_s["train"]  # of some of the steps only, so no measure of the pace
-        pictures = draw_story(spec, backbone, cache, folder, report, beat)
+        story = draw_story(spec, backbone, cache, folder, report, beat)
     finally:
         adapters.remove(unet)
-    return _conclude(spec, backbone, folder, pictures, clock, attempt, losses, images=len(table))
+    return _conclude(spec, backbone, folder, story, clock, attempt, losses, images=len(table))
 
 
 def _base_story(
@@ -154,8 +154,8 @@ def _base_story(
     _ = backbone.unet  # loaded here as in a trial
     clock.part_done("prepare")
     clock.part_done("train")  # no time, but a result has every part
-    pictures = draw_story(spec, backbone, cache, folder, report, beat)
-    return _conclude(spec, backbone, folder, pictures, clock, attempt, losses=[], images=0)
+    story = draw_story(spec, backbone, cache, folder, report, beat)
+    return _conclude(spec, backbone, folder, story, clock, attempt, losses=[], images=0)
 
 
 def _write_spec(spec: TrialSpec, folder: TrialFolder) -> None:
@@ -168,7 +168,7 @@ def _conclude(
     spec: TrialSpec,
     backbone: Backbone,
     folder: TrialFolder,
-    pictures: list[Image.Image],
+    story: list[Image.Image],
     clock: Clock,
     attempt: Attempt,
     losses: list[float],
@@ -177,7 +177,7 @@ def _conclude(
     """Score the rendered story, write recipe and result, and remove the checkpoint."""
     clock.part_done("render")
     fail_point("score")
-    score = score_pictures(backbone, pictures)
+    score = score_images(backbone, story)
     clock.part_done("score")
     result = judge(
         spec,
@@ -230,8 +230,8 @@ def _resumable(train: Training, folder: TrialFolder, key: str, report: Report) -
 
 def all_texts(spec: TrialSpec, cache: Cache) -> list[str]:
     """Every caption and prompt that a trial of this study can meet, whatever its filters keep."""
-    pictures = read_folder(local_data(spec.data, cache.folder)).pictures
-    captions = [caption_of(picture.prompt, spec.data.caption) for picture in pictures if not picture.problem]
+    images = read_folder(local_data(spec.data, cache.folder)).images
+    captions = [caption_of(image.prompt, spec.data.caption) for image in images if not image.problem]
     return [
         *captions,
         *(text for scene in spec.story.scenes for text in (scene.prompt, scene.negative_prompt)),
@@ -248,10 +248,10 @@ def look_at_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Re
         report(events.Note(f"note: {text}"))
 
     def looking(number: int, total: int) -> None:
-        report(events.Looking(picture=number, pictures=total))
+        report(events.Looking(image=number, images=total))
 
     table = audit_data(spec.data, backbone, cache, spec.filters, looking, note)
-    if bad := bad_pictures(table):
+    if bad := bad_images(table):
         note(say_bad(bad))
     _keep(spec, table)
     return table
@@ -267,9 +267,9 @@ def select_images(
 ) -> pd.DataFrame:
     """The rows of the table that pass the filters and can be encoded. Raises as `look_at_images` does."""
     kept = _keep(spec, table)
-    while unfit := encode_pictures(kept, spec.render.size_px, backbone, cache, beat):
+    while unfit := encode_images(kept, spec.render.size_px, backbone, cache, beat):
         table = table.assign(problem=pd.Series(unfit).reindex(table.index).fillna(table["problem"]))
-        report(events.Note(f"note: {say_bad(bad_pictures(table.loc[list(unfit)]))}"))
+        report(events.Note(f"note: {say_bad(bad_images(table.loc[list(unfit)]))}"))
         kept = _keep(spec, table)  # with max_images another image may take its place
     return kept
 
@@ -278,14 +278,14 @@ def _keep(spec: TrialSpec, table: pd.DataFrame) -> pd.DataFrame:
     kept, least = select(table, spec.filters), spec.data.min_images
     usable = int((table["problem"] == "").sum())
     if usable < least:
-        bad = bad_pictures(table)
+        bad = bad_images(table)
         why = f"{say_bad(bad)}; " if bad else ""
         raise DataError(
-            f"{why}{usable} pictures can be used, but data.min_images is {least}: no filter can help"
+            f"{why}{usable} images can be used, but data.min_images is {least}: no filter can help"
         )
     if len(kept) < least:
         raise NoImagesError(
-            f"the filters keep {len(kept)} of {len(table)} pictures, but data.min_images is {least}"
+            f"the filters keep {len(kept)} of {len(table)} images, but data.min_images is {least}"
         )
     return kept
 
@@ -309,21 +309,21 @@ def draw_story(
     report: Report,
     beat: Beat = no_beat,
 ) -> list[Image.Image]:
-    """Render and save the story's images and the sheet of them all. Raises BlackPicturesError."""
+    """Render and save the story's images and the sheet of them all. Raises BlackImagesError."""
     report(events.Drawing(len(spec.story.scenes)))
-    pictures = []
-    for number, picture in enumerate(
+    images = []
+    for number, image in enumerate(
         render_scenes(backbone, spec.story.scenes, spec.render, cache, beat), start=1
     ):
         # getextrema gives one pair for each channel
-        if all(low == high for low, high in cast(list[tuple[int, int]], picture.getextrema())):
-            raise BlackPicturesError(f"picture {number} is one single colour")
-        write_whole(folder.picture(number), partial(picture.save, format="PNG"))
-        pictures.append(picture)
-        fail_point("picture")
-        report(events.Picture(number))
-    write_whole(folder.sheet, lambda to: story_sheet(pictures).save(to, "PNG"))
-    return pictures
+        if all(low == high for low, high in cast(list[tuple[int, int]], image.getextrema())):
+            raise BlackImagesError(f"image {number} is one single colour")
+        write_whole(folder.image(number), partial(image.save, format="PNG"))
+        images.append(image)
+        fail_point("image")
+        report(events.Image(number))
+    write_whole(folder.sheet, lambda to: story_sheet(images).save(to, "PNG"))
+    return images
 
 
 def judge(
@@ -365,8 +365,8 @@ def judge(
 
 def write_recipe(result: Result, folder: TrialFolder) -> None:
     """Write the trial's recipe.json: what its story can be made from again, and the sha256 of each image."""
-    pictures = [folder.picture(number) for number in range(1, len(result.spec.story.scenes) + 1)]
-    write_json(folder.recipe, Recipe.of(result, [sha256(path) for path in pictures]).to_json())
+    images = [folder.image(number) for number in range(1, len(result.spec.story.scenes) + 1)]
+    write_json(folder.recipe, Recipe.of(result, [sha256(path) for path in images]).to_json())
 
 
 def _epoch_saver(

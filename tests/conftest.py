@@ -74,12 +74,12 @@ def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Cache:
 def table(backbone: "Backbone", shared_cache: Cache) -> "pd.DataFrame":
     """The audit of the demo's data, by the tiny scorer."""
     from core.data.audit import audit
-    from core.story.score import score_pictures
+    from core.story.score import score_images
 
     return audit(
         DEMO_DATA,
         shared_cache,
-        lambda image: score_pictures(backbone, [image]).aesthetic[0],
+        lambda image: score_images(backbone, [image]).aesthetic[0],
         backbone.weights["scorer"],
     )
 

@@ -45,7 +45,7 @@ def make_spec(
         seed=7,
         backbone=backbone,
         precision="fp32",
-        data=Data(source="pictures", caption="{prompt}, watercolor <style>"),
+        data=Data(source="images", caption="{prompt}, watercolor <style>"),
         story=Story(title="The *lake*", scenes=scenes),
         train=train,
         render=Rendering(steps=4, cfg_scale=3.0, size_px=64),
@@ -83,9 +83,9 @@ def make_failure(spec: TrialSpec, reason: str = "nan_loss") -> Result:
 
 
 def fill(folder: TrialFolder, spec: TrialSpec, mean: float) -> Result:
-    """Write a complete trial: LoRA, pictures, sheet, result."""
+    """Write a complete trial: LoRA, images, sheet, result."""
     random = np.random.default_rng(1 + spec.number)
-    folder.pictures.mkdir(parents=True)
+    folder.images.mkdir(parents=True)
     lora_sha256 = None
     if spec.train:
         prefix = "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_q"
@@ -99,11 +99,11 @@ def fill(folder: TrialFolder, spec: TrialSpec, mean: float) -> Result:
     scenes = spec.story.scenes
     sheet = Image.new("RGB", (64 * 4, 64 * 2))
     for number in range(1, len(scenes) + 1):
-        picture = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8)).resize(
+        image = Image.fromarray(random.integers(0, 256, (4, 4, 3), np.uint8)).resize(
             (64, 64), Image.Resampling.BICUBIC
         )
-        picture.save(folder.picture(number))
-        sheet.paste(picture, (64 * ((number - 1) % 4), 64 * ((number - 1) // 4)))
+        image.save(folder.image(number))
+        sheet.paste(image, (64 * ((number - 1) % 4), 64 * ((number - 1) // 4)))
     sheet.save(folder.sheet)
     result = make_result(spec, mean, lora_sha256=lora_sha256)
     write_json(folder.result, result)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TRAIN_TIMESTEPS = 1100
 BETA_END = 0.014  # Kolors' noise schedule (examples/train/kolors/train_kolors_lora.py, DiffSynth 1.1.9)
 DTYPES = dict(zip(PRECISIONS, (torch.float32, torch.float16, torch.bfloat16), strict=True))
-DECODED_CELLS = 128 * 128  # latent cells at a time: one picture of 1024 px takes 1.6 GB in fp16 (counted)
+DECODED_CELLS = 128 * 128  # latent cells at a time: one image of 1024 px takes 1.6 GB in fp16 (counted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +57,7 @@ class Backbone:
 
     @property
     def vae_encoder(self) -> nn.Module:
-        """Images -> latents; `encode_pictures` calls it."""
+        """Images -> latents; `encode_images` calls it."""
         return self._part("vae_encoder")
 
     @property
@@ -123,22 +123,22 @@ class Backbone:
         return tokens_BTD, pooled_BD
 
     @torch.no_grad()
-    def encode_pictures(self, pictures_B3HW: Tensor) -> Tensor:
-        """Pictures in [-1, 1] -> latents (B, 4, H/8, W/8)."""
-        pixels = pictures_B3HW.to(self.device, self.dtype, memory_format=torch.channels_last)
+    def encode_images(self, images_B3HW: Tensor) -> Tensor:
+        """Images in [-1, 1] -> latents (B, 4, H/8, W/8)."""
+        pixels = images_B3HW.to(self.device, self.dtype, memory_format=torch.channels_last)
         latents: Tensor = self.vae_encoder(pixels)
         return latents
 
     @torch.no_grad()
     def decode(self, latents_BCHW: Tensor) -> list[Image.Image]:
-        """Latents -> pictures, in 8 bits exactly as DiffSynth's `vae_output_to_image`."""
+        """Latents -> images, in 8 bits exactly as DiffSynth's `vae_output_to_image`."""
         at_once = max(1, DECODED_CELLS // (latents_BCHW.shape[2] * latents_BCHW.shape[3]))
-        pictures: list[Image.Image] = []
+        images: list[Image.Image] = []
         for part in latents_BCHW.split(at_once):
             pixels = self.vae_decoder(part.contiguous(memory_format=torch.channels_last))
             arrays = (pixels.float() / 2 + 0.5).clamp(0, 1).mul(255).byte().permute(0, 2, 3, 1).cpu().numpy()
-            pictures += [Image.fromarray(array) for array in arrays]
-        return pictures
+            images += [Image.fromarray(array) for array in arrays]
+        return images
 
     def predict_noise(
         self, noisy_BCHW: Tensor, timesteps: Tensor, tokens_BTD: Tensor, pooled_BD: Tensor

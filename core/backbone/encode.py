@@ -18,7 +18,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as tv
 
 from core.backbone.backbone import Backbone
-from core.data.picture import READING, PictureError, ask, open_picture, without_ends
+from core.data.image import READING, ImageError, ask, open_image, without_ends
 from core.files.cache import Cache, Key
 from core.heartbeat import Beat, no_beat
 
@@ -85,7 +85,7 @@ def _text_key(prompt: str, backbone: Backbone) -> Key:
     return "text", backbone.weights["text_encoder"], str(backbone.dtype), prompt
 
 
-def encode_pictures(
+def encode_images(
     table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, beat: Beat = no_beat
 ) -> dict[int, str]:
     """Encode the images of the audit table that are not in the cache.
@@ -96,7 +96,7 @@ def encode_pictures(
     for row, digest, path in zip(table.index, table["sha256"], table["path"], strict=True):
         try:
             _latents(digest, path, size_px, backbone, cache, beat)
-        except PictureError as error:  # not cached: the next release of a library may read it
+        except ImageError as error:  # not cached: the next release of a library may read it
             unfit[row] = str(error)
     return unfit
 
@@ -104,7 +104,7 @@ def encode_pictures(
 def encode_examples(
     table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, beat: Beat = no_beat
 ) -> Examples:
-    """Training data from the audit table, in its order. Raises PictureError if an image cannot be encoded."""
+    """Training data from the audit table, in its order. Raises ImageError if an image cannot be encoded."""
     found = [
         _latents(digest, path, size_px, backbone, cache, beat)
         for digest, path in zip(table["sha256"], table["path"], strict=True)
@@ -123,21 +123,21 @@ def _latents(
     """Latents `plain` and `mirrored` of one image; mirrored latents are not those of the mirrored image."""
 
     def encode(image: Image.Image) -> dict[str, Tensor]:
-        pixels = picture_tensor(image, size_px)[None]
+        pixels = image_tensor(image, size_px)[None]
         return {
-            "plain": backbone.encode_pictures(pixels)[0],
-            "mirrored": backbone.encode_pictures(pixels.flip(-1))[0],
+            "plain": backbone.encode_images(pixels)[0],
+            "mirrored": backbone.encode_images(pixels.flip(-1))[0],
         }
 
     def encode_file() -> dict[str, Tensor]:
         beat()
-        return ask(encode, open_picture(Path(path)))
+        return ask(encode, open_image(Path(path)))
 
     key = ("latents", READING, backbone.weights["vae_encoder"], str(backbone.dtype), size_px, digest)
     return cache.tensors(key, encode_file)
 
 
-def picture_tensor(image: Image.Image, size_px: int) -> Tensor:
+def image_tensor(image: Image.Image, size_px: int) -> Tensor:
     """Resize to cover, crop the centre -> (3, size, size) in [-1, 1].
 
     As DiffSynth's TextImageDataset with centre crop.

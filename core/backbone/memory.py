@@ -19,21 +19,21 @@ from core.kolors.memory import DRAWN_BYTES, KEPT_BYTES
 from core.trial.spec import Rendering
 
 log = logging.getLogger(__name__)
-MOST_PICTURES = 8  # a story; at 1024 px a GPU gains nothing from more at a time
+MOST_IMAGES = 8  # a story; at 1024 px a GPU gains nothing from more at a time
 SHARE = 0.8  # of the free memory: the rest is for libraries' workspaces and for gaps between tensors
 
 
-def pictures_at_once(backbone: Backbone, rendering: Rendering) -> int:
+def images_at_once(backbone: Backbone, rendering: Rendering) -> int:
     """How many images one forward of the UNet takes, 1 to 8; with guidance it computes each of them twice."""
     if backbone.device.type != "cuda":
-        return MOST_PICTURES
-    return pictures_in(free_bytes(backbone.device), rendering, backbone.dtype)
+        return MOST_IMAGES
+    return images_in(free_bytes(backbone.device), rendering, backbone.dtype)
 
 
-def pictures_in(room_bytes: int, rendering: Rendering, dtype: torch.dtype) -> int:
+def images_in(room_bytes: int, rendering: Rendering, dtype: torch.dtype) -> int:
     """How many images, 1 to 8, one forward can take with this much free memory."""
     cells = (rendering.size_px // 8) ** 2 * (2 if rendering.cfg_scale != 1.0 else 1)
-    return min(max(int(SHARE * room_bytes / (DRAWN_BYTES[dtype.itemsize] * cells)), 1), MOST_PICTURES)
+    return min(max(int(SHARE * room_bytes / (DRAWN_BYTES[dtype.itemsize] * cells)), 1), MOST_IMAGES)
 
 
 def needs_checkpointing(

@@ -14,9 +14,9 @@ from PIL import Image
 from core.data.caption_table import some_of
 from core.data.colour_profile import Note
 from core.data.filters import BEFORE_SCORING, OPEN, why_dropped
-from core.data.folder import CaptionedPicture, caption_of, read_folder
+from core.data.folder import CaptionedImage, caption_of, read_folder
 from core.data.hub import local_data
-from core.data.picture import READING, PictureError, ask, open_picture
+from core.data.image import READING, ImageError, ask, open_image
 from core.files.cache import Cache
 from core.files.files import sha256
 from core.trial.spec import Data, Filters
@@ -55,8 +55,8 @@ def audit(
     """
     folder = read_folder(local_data(data, cache.folder))
     rows = [
-        _row(picture, data.caption, cache, partial(looking, number, len(folder.pictures)))
-        for number, picture in enumerate(folder.pictures, start=1)
+        _row(image, data.caption, cache, partial(looking, number, len(folder.images)))
+        for number, image in enumerate(folder.images, start=1)
     ]
     dropped = why_dropped(_table(rows), filters).isin(BEFORE_SCORING)
     for number, row in enumerate(rows, start=1):
@@ -67,7 +67,7 @@ def audit(
     return _table(rows)
 
 
-def bad_pictures(table: pd.DataFrame) -> dict[str, str]:
+def bad_images(table: pd.DataFrame) -> dict[str, str]:
     """File name -> reason of every image that cannot be used."""
     bad = table[table["problem"] != ""]
     return dict(zip(bad["file"].map(_printable), bad["problem"], strict=True))
@@ -78,44 +78,44 @@ def _table(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def say_bad(bad: dict[str, str]) -> str:
-    """The result of `bad_pictures` in one line for the user; names the first five."""
+    """The result of `bad_images` in one line for the user; names the first five."""
     named = [f"{file} ({reason})" for file, reason in bad.items()]
     listed = some_of(named, of_what=" (lora-sweep data lists them)")
-    return f"{len(bad)} picture{'s' if len(bad) > 1 else ''} cannot be used: {listed}"
+    return f"{len(bad)} image{'s' if len(bad) > 1 else ''} cannot be used: {listed}"
 
 
 def known_score(path: Path, cache: Cache, scorer: str) -> float | None:
     """The cached score of this image's content; None where it was not scored or cannot be read."""
     try:
         _, digest = _fingerprint(path)
-    except PictureError:
+    except ImageError:
         return None
     return (cache.find_facts(("audit", AUDIT_VERSION, READING, digest, scorer)) or {}).get("score")
 
 
-def _row(picture: CaptionedPicture, template: str, cache: Cache, looking: Callable[[], object]) -> Row:
-    caption = caption_of(picture.prompt, template)
-    row: Row = asdict(picture) | {"path": str(picture.path), "caption": caption, "note": ""}
+def _row(image: CaptionedImage, template: str, cache: Cache, looking: Callable[[], object]) -> Row:
+    caption = caption_of(image.prompt, template)
+    row: Row = asdict(image) | {"path": str(image.path), "caption": caption, "note": ""}
 
     def look() -> Row:
         looking()
-        return look_at(picture.path)
+        return look_at(image.path)
 
-    if not picture.problem:
+    if not image.problem:
         try:
-            row["size"], row["sha256"] = _fingerprint(picture.path)
+            row["size"], row["sha256"] = _fingerprint(image.path)
             row |= cache.facts(("audit", AUDIT_VERSION, READING, row["sha256"]), look)
-        except PictureError as error:
+        except ImageError as error:
             row["problem"] = str(error)
     return row
 
 
 def look_at(path: Path) -> Row:
-    """Sizes, hashes and notes of one image, or its `problem`. Raises PictureError if the disk fails."""
+    """Sizes, hashes and notes of one image, or its `problem`. Raises ImageError if the disk fails."""
     notes: list[str] = []
     try:
-        image = open_picture(path, notes.append)
-    except PictureError as error:
+        image = open_image(path, notes.append)
+    except ImageError as error:
         if isinstance(error.__cause__, OSError) and error.__cause__.errno:
             raise  # the file system failed, which says nothing about the content: must not be cached
         return {"problem": str(error)}
@@ -127,11 +127,11 @@ def look_at(path: Path) -> Row:
 def _add_score(row: Row, cache: Cache, score: Scorer, scorer: str, looking: Callable[[], object]) -> None:
     def rate() -> Row:
         looking()
-        return {"score": ask(score, open_picture(Path(row["path"])))}
+        return {"score": ask(score, open_image(Path(row["path"])))}
 
     try:
         row |= cache.facts(("audit", AUDIT_VERSION, READING, row["sha256"], scorer), rate)
-    except PictureError as error:  # not cached: the next release of a library may read it
+    except ImageError as error:  # not cached: the next release of a library may read it
         row["problem"] = str(error)
 
 
@@ -147,12 +147,12 @@ def some_names(files: Sequence[str]) -> str:
 
 
 def _fingerprint(path: Path) -> tuple[int, str]:
-    """Size in bytes and sha256, computed again only if the file changed. Raises PictureError."""
+    """Size in bytes and sha256, computed again only if the file changed. Raises ImageError."""
     try:
         now = path.stat()
         return now.st_size, _sha256_once(path, now.st_ino, now.st_size, now.st_mtime_ns, now.st_ctime_ns)
     except OSError as error:
-        raise PictureError(f"cannot be read: {(error.strerror or type(error).__name__).lower()}") from error
+        raise ImageError(f"cannot be read: {(error.strerror or type(error).__name__).lower()}") from error
 
 
 @functools.cache

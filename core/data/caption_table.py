@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from core.data.picture import ENDINGS
+from core.data.image import ENDINGS
 from core.errors import UserError
 from core.folders import shown_path
 from core.trial.spec import PROMPT, Data
@@ -125,7 +125,7 @@ def _check_header(table: Path, columns: Sequence[str]) -> None:
             )
     if any(Path(column).suffix.lower() in ENDINGS for column in columns):
         raise DataError(
-            f"{shown_path(table)}: has no header, for its first line names a picture; "
+            f"{shown_path(table)}: has no header, for its first line names an image; "
             f"write the columns above it: file_name,text"
         )
 

@@ -18,8 +18,8 @@ WITHOUT_A_READER = {  # first bytes -> kind
     b"II*\0": "this kind of TIFF",
     b"MM\0*": "this kind of TIFF",
 }
-NO_PICTURE = {  # first bytes -> what it is, and what to do
-    b"version https://git-lfs": "a Git LFS pointer, not the picture; git lfs pull fetches it",
+NO_IMAGE = {  # first bytes -> what it is, and what to do
+    b"version https://git-lfs": "a Git LFS pointer, not the image; git lfs pull fetches it",
     b"PK\x03\x04": "a zip archive; unpack it",
     b"Rar!": "a RAR archive; unpack it",
     b"7z\xbc\xaf": "a 7z archive; unpack it",
@@ -34,11 +34,11 @@ def kind_of(path: Path) -> str:
         start = handle.read(START_BYTES)
     if not start:
         return "it is empty"
-    if what := next((what for begins, what in NO_PICTURE.items() if start.startswith(begins)), None):
+    if what := next((what for begins, what in NO_IMAGE.items() if start.startswith(begins)), None):
         return f"it is {what}"
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html", b"<head")):
-        return "it is an HTML page, not the picture; download it again"
+        return "it is an HTML page, not the image; download it again"
     kind = next((kind for begins, kind in WITHOUT_A_READER.items() if start.startswith(begins)), None)
     if text.startswith(b"<svg") or (text.startswith((b"<?xml", b"<!doctype svg")) and b"<svg" in text):
         kind = "SVG"

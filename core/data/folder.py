@@ -10,7 +10,7 @@ from pathlib import Path
 
 from core.data.caption_table import DataError, clean, read_table, some_of
 from core.data.file_kind import kind_of
-from core.data.picture import ENDINGS
+from core.data.image import ENDINGS
 from core.folders import RUNS_MARK, shown_path
 from core.trial.spec import PROMPT, Data
 
@@ -20,7 +20,7 @@ TABLES = tuple(
 TEXT_ENDINGS = (".txt", ".caption")  # of captions beside an image, best first
 TABLE_ENDINGS = (".csv", ".jsonl", ".tsv", ".json", ".parquet", ".xlsx")
 LAYOUTS = (
-    "metadata.csv or metadata.jsonl with file_name and text, or pictures with a .txt each, there or in train/"
+    "metadata.csv or metadata.jsonl with file_name and text, or images with a .txt each, there or in train/"
 )
 LITTER_FOLDERS = ("@eaDir", "#recycle", "$RECYCLE.BIN", "__MACOSX")  # made by NAS boxes, Windows and macOS
 COMPANIONS = ("-masklabel", "-condlabel")  # OneTrainer's masks, beside the image that they belong to
@@ -32,7 +32,7 @@ FILE_MISSING, OUTSIDE = "file is missing", "lies outside the data folder"
 
 
 @dataclass(frozen=True, slots=True)
-class CaptionedPicture:
+class CaptionedImage:
     """One image and its caption (`prompt`); `problem` says why it cannot be used, judged without opening it.
 
     `file` is its name in messages and tables. `repeats` is how often it is drawn per pass.
@@ -48,14 +48,14 @@ class CaptionedPicture:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureFolder:
+class ImageFolder:
     """All images of a data folder; each of `notes` is a line for the user, such as what was left out."""
 
-    pictures: tuple[CaptionedPicture, ...]
+    images: tuple[CaptionedImage, ...]
     notes: tuple[str, ...] = ()
 
 
-def read_folder(data: Data) -> PictureFolder:
+def read_folder(data: Data) -> ImageFolder:
     """The images in the table's order, then those not in it; without a table by name. Raises DataError."""
     root = Path(data.source)
     if not root.is_dir():
@@ -69,7 +69,7 @@ def why_no_folder(path: Path) -> str:
     if not path.is_file():
         return "there is no such folder"
     if path.suffix.lower() in ENDINGS:
-        return "it is a picture; name the folder that it lies in"
+        return "it is an image; name the folder that it lies in"
     try:
         return kind_of(path) or "it is a file, not a folder"
     except OSError:
@@ -81,12 +81,12 @@ def caption_of(prompt: str, template: str) -> str:
     return template.replace(PROMPT, prompt)
 
 
-def _from_table(table: Path, data: Data) -> PictureFolder:
+def _from_table(table: Path, data: Data) -> ImageFolder:
     folder, real_root = table.parent, os.path.realpath(data.source)
     everything = _files(folder)
     files, notes = _without_litter(everything, folder)
     near = _Near(files, folder)
-    pictures: list[CaptionedPicture] = []
+    images: list[CaptionedImage] = []
     named: set[str] = set()
     for row in read_table(table, data):
         path = folder / row.file
@@ -96,18 +96,18 @@ def _from_table(table: Path, data: Data) -> PictureFolder:
             named.add(_absolute(guess))
         named.add(_absolute(path))
         subset = _folder_of(row.file) if row.subset is None else row.subset
-        pictures.append(CaptionedPicture(row.file, path, row.prompt, subset, problem))
+        images.append(CaptionedImage(row.file, path, row.prompt, subset, problem))
     forgotten = {path: _name(path, folder) for path in files if _absolute(path) not in named}
     problem = f"{table.name} does not name it"
-    pictures += [
-        CaptionedPicture(name, path, "", _folder_of(name), problem, in_table=False)
+    images += [
+        CaptionedImage(name, path, "", _folder_of(name), problem, in_table=False)
         for path, name in forgotten.items()
     ]
     if PROMPT in data.caption:
         texts = _texts(everything)
         unread = [text for path in files for text in _texts_of(path, texts)]
         notes += _say_beside_table(table, unread, Path(data.source))
-    return PictureFolder(tuple(pictures), notes)
+    return ImageFolder(tuple(images), notes)
 
 
 def _say_beside_table(table: Path, texts: Sequence[Path], root: Path) -> tuple[str, ...]:
@@ -160,28 +160,28 @@ def _loose(name: str) -> list[str]:
     return [key for key in dict.fromkeys(keys) if key]
 
 
-def _from_files(root: Path, data: Data) -> PictureFolder:
+def _from_files(root: Path, data: Data) -> ImageFolder:
     files = _files(root)
     paths, notes = _without_litter(files, root)
     if not paths:
-        raise DataError("; ".join((f"{shown_path(root)}: holds no pictures (allowed: {LAYOUTS})", *notes)))
+        raise DataError("; ".join((f"{shown_path(root)}: holds no images (allowed: {LAYOUTS})", *notes)))
     train = root / "train"
     folder = train if all(path.is_relative_to(train) for path in paths) else root
     texts = _texts(files)
-    texts_by_picture = {path: _texts_of(path, texts) for path in paths}
+    texts_by_image = {path: _texts_of(path, texts) for path in paths}
     unread = _say_tables([path.relative_to(root) for path in files if path.suffix.lower() in TABLE_ENDINGS])
-    if PROMPT in data.caption and not any(texts_by_picture.values()):
+    if PROMPT in data.caption and not any(texts_by_image.values()):
         raise DataError(
-            f"{shown_path(folder)}: holds pictures but no captions; write a .txt beside each, "
+            f"{shown_path(folder)}: holds images but no captions; write a .txt beside each, "
             f"or data.caption without {PROMPT}" + "".join(f"; {text}" for text in unread)
         )
     real_root = os.path.realpath(root)
-    pictures = tuple(
-        _from_file(path, next(iter(texts_by_picture[path]), None), folder, real_root, PROMPT in data.caption)
+    images = tuple(
+        _from_file(path, next(iter(texts_by_image[path]), None), folder, real_root, PROMPT in data.caption)
         for path in paths
     )
-    passed_over = (*unread, *_say_more_texts(texts_by_picture, root)) if PROMPT in data.caption else ()
-    return PictureFolder(pictures, (*notes, *passed_over, *_say_repeats(pictures)))
+    passed_over = (*unread, *_say_more_texts(texts_by_image, root)) if PROMPT in data.caption else ()
+    return ImageFolder(images, (*notes, *passed_over, *_say_repeats(images)))
 
 
 def _files(folder: Path) -> list[Path]:
@@ -201,33 +201,32 @@ def _files(folder: Path) -> list[Path]:
 
 def _without_litter(files: Sequence[Path], folder: Path) -> tuple[list[Path], tuple[str, ...]]:
     """The images that are meant for training, and a note of those that are left out."""
-    pictures = {path: path.relative_to(folder) for path in files if path.suffix.lower() in ENDINGS}
-    splits = {place.parent for inner in pictures.values() for place in inner.parents if place.name == "train"}
-    numbered = any(REPEATS.fullmatch(inner.parent.name) for inner in pictures.values())
-    litter = {path: kind for path, inner in pictures.items() if (kind := _litter(inner, splits, numbered))}
+    images = {path: path.relative_to(folder) for path in files if path.suffix.lower() in ENDINGS}
+    splits = {place.parent for inner in images.values() for place in inner.parents if place.name == "train"}
+    numbered = any(REPEATS.fullmatch(inner.parent.name) for inner in images.values())
+    litter = {path: kind for path, inner in images.items() if (kind := _litter(inner, splits, numbered))}
     counts = Counter(kind for path, kind in litter.items() if path.is_file())
     said = ", ".join(f"{kind} ({count})" for kind, count in counts.items())
     note = (
-        f"left out: {said}; to have such pictures, name them in a metadata.csv, "
-        f"or rename them or their folder"
+        f"left out: {said}; to have such images, name them in a metadata.csv, or rename them or their folder"
     )
-    return [path for path in pictures if path not in litter], (note,) if litter else ()
+    return [path for path in images if path not in litter], (note,) if litter else ()
 
 
-def _litter(picture: Path, splits: set[Path], numbered: bool) -> str:
+def _litter(image: Path, splits: set[Path], numbered: bool) -> str:
     """The kind of an image that is not for training, judged by its place; empty if it is for training.
 
     `splits` are folders that hold a `train/`, beside which held-out splits lie. `numbered`: folders are named
     as for sd-scripts, where `reg/` holds regularisation images.
     """
-    folders = picture.parts[:-1]
+    folders = image.parts[:-1]
     if found := next((name for name in folders if name in LITTER_FOLDERS), None):
         return f"{found}/"
-    if found := next((mark for mark in COMPANIONS if picture.stem.endswith(mark)), None):
-        return f"*{found}{picture.suffix}"
+    if found := next((mark for mark in COMPANIONS if image.stem.endswith(mark)), None):
+        return f"*{found}{image.suffix}"
     if numbered and "reg" in folders:
         return "reg/"
-    held_out = (place for place in picture.parents if place.name in HELD_OUT and place.parent in splits)
+    held_out = (place for place in image.parents if place.name in HELD_OUT and place.parent in splits)
     return next((f"{place.as_posix()}/" for place in held_out), "")
 
 
@@ -254,13 +253,13 @@ def _say_tables(tables: Sequence[Path]) -> tuple[str, ...]:
     return (f"{said}: a table is metadata.csv or metadata.jsonl in data.source itself or in its train/",)
 
 
-def _say_more_texts(texts_by_picture: dict[Path, list[Path]], root: Path) -> tuple[str, ...]:
+def _say_more_texts(texts_by_image: dict[Path, list[Path]], root: Path) -> tuple[str, ...]:
     """A note if an image has more caption files than the one that is read."""
-    several = [texts for texts in texts_by_picture.values() if len(texts) > 1]
+    several = [texts for texts in texts_by_image.values() if len(texts) > 1]
     if not several:
         return ()
     read, *others = (_name(text, root) for text in several[0])
-    count = "a picture has" if len(several) == 1 else f"{len(several)} pictures have"
+    count = "an image has" if len(several) == 1 else f"{len(several)} images have"
     unread = f"{', '.join(others)} {'is' if len(others) == 1 else 'are'} not"
     more = ", and so on" if len(several) > 1 else ""
     return (f"{count} more than one text: {read} is read, {unread}{more}",)
@@ -268,10 +267,10 @@ def _say_more_texts(texts_by_picture: dict[Path, list[Path]], root: Path) -> tup
 
 def _from_file(
     path: Path, text: Path | None, folder: Path, real_root: str, has_prompt: bool
-) -> CaptionedPicture:
+) -> CaptionedImage:
     name = _name(path, folder)
     if folder / name != path:
-        return CaptionedPicture(name, folder / name, "", _folder_of(name), "its name is not UTF-8")
+        return CaptionedImage(name, folder / name, "", _folder_of(name), "its name is not UTF-8")
     prompt, problem = "", ""
     if text and not _problem(text, real_root):
         try:
@@ -284,7 +283,7 @@ def _from_file(
     repeats = _repeats_of(name)
     problem = (problem if has_prompt else "") or ("" if repeats else "its folder's name says 0 repeats")
     problem = problem or _problem(path, real_root)
-    return CaptionedPicture(name, path, prompt, _folder_of(name), problem, repeats=repeats)
+    return CaptionedImage(name, path, prompt, _folder_of(name), problem, repeats=repeats)
 
 
 def _repeats_of(file: str) -> int:
@@ -292,16 +291,14 @@ def _repeats_of(file: str) -> int:
     return int(found[1]) if found else 1
 
 
-def _say_repeats(pictures: Sequence[CaptionedPicture]) -> tuple[str, ...]:
+def _say_repeats(images: Sequence[CaptionedImage]) -> tuple[str, ...]:
     """A note if images are not all drawn equally often."""
-    folders = {
-        picture.subset or "the folder itself": picture.repeats for picture in pictures if picture.repeats
-    }
+    folders = {image.subset or "the folder itself": image.repeats for image in images if image.repeats}
     if len(set(folders.values())) < 2:
         return ()
     said = some_of([f"{folder} ({repeats})" for folder, repeats in folders.items()], of_what=" folders")
     return (
-        f"pictures are drawn as often as their folders' names say, as by sd-scripts: {said}; "
+        f"images are drawn as often as their folders' names say, as by sd-scripts: {said}; "
         f"without a number: once",
     )
 

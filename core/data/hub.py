@@ -23,7 +23,7 @@ from urllib.request import getproxies
 from PIL import Image
 
 from core.data.caption_table import DataError
-from core.data.picture import ENDINGS
+from core.data.image import ENDINGS
 from core.errors import first_line
 from core.files.files import content_key, from_json, write_text
 from core.files.install import install_command
@@ -62,7 +62,7 @@ def local_data(data: Data, cache: Path) -> Data:
     folder = _folder(data, cache)
     if not folder.is_dir():
         raise DataError(
-            f"{shown_path(folder)}: the pictures of {data.source} are not there; "
+            f"{shown_path(folder)}: the images of {data.source} are not there; "
             f"start the command again to load them"
         )
     return replace(data, source=str(folder), subset=None, split=None, image_column=None, text_column=None)
@@ -161,7 +161,7 @@ def write_folder(rows: Iterable[Mapping[str, Any]], data: Data, folder: Path) ->
         (made / "train").mkdir(parents=True)
         table = [
             (
-                _write_picture(row[columns.image], made / "train", number),
+                _write_image(row[columns.image], made / "train", number),
                 (row[columns.caption] or "") if columns.caption else "",
                 data.subset or "",
             )
@@ -179,7 +179,7 @@ def write_folder(rows: Iterable[Mapping[str, Any]], data: Data, folder: Path) ->
         shutil.rmtree(made, ignore_errors=True)
     captions = f"captions from {columns.caption!r}" if columns.caption else "no captions"
     return (
-        f"{data.source}: {len(table)} pictures from column {columns.image!r}, {captions} "
+        f"{data.source}: {len(table)} images from column {columns.image!r}, {captions} "
         f"(columns: {', '.join(first[0])})"
     )
 
@@ -195,12 +195,12 @@ def choose_columns(rows: Sequence[Mapping[str, Any]], data: Data) -> Columns:
                 f"data.{key} is {column}, but there is no such column (allowed: {', '.join(found)})"
             )
     cells = {name: [row.get(name) for row in rows] for name in found}
-    pictures = [name for name in found if name.endswith(FILE_MARK) or any(map(_is_picture, cells[name]))]
-    if not (data.image_column or pictures):
+    images = [name for name in found if name.endswith(FILE_MARK) or any(map(_is_image, cells[name]))]
+    if not (data.image_column or images):
         raise DataError(
-            f"no column holds pictures (found: {', '.join(found)}); name one with data.image_column"
+            f"no column holds images (found: {', '.join(found)}); name one with data.image_column"
         )
-    texts = [name for name in found if name not in pictures and any(map(_is_text, cells[name]))]
+    texts = [name for name in found if name not in images and any(map(_is_text, cells[name]))]
     usual = {name.lower(): name for name in texts}
     caption = next((usual[name] for name in CAPTION_COLUMNS if name in usual), texts[0] if texts else None)
     if not (data.text_column or caption) and PROMPT in data.caption:
@@ -208,10 +208,10 @@ def choose_columns(rows: Sequence[Mapping[str, Any]], data: Data) -> Columns:
             f"no column holds captions (found: {', '.join(found)}); name one with data.text_column, "
             f"or write data.caption without {PROMPT}"
         )
-    return Columns(data.image_column or pictures[0], data.text_column or caption)
+    return Columns(data.image_column or images[0], data.text_column or caption)
 
 
-def _is_picture(value: object) -> bool:
+def _is_image(value: object) -> bool:
     if isinstance(value, dict):
         return {"bytes", "path"} <= value.keys()
     return isinstance(value, Image.Image) or (
@@ -223,7 +223,7 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _write_picture(value: object, folder: Path, number: int) -> str:
+def _write_image(value: object, folder: Path, number: int) -> str:
     """Write one cell and return its file name; the audit reports a file that could not be written."""
     source = value.get("path") if isinstance(value, dict) else value
     ending = Path(source).suffix.lower() if isinstance(source, str) else ""

@@ -28,7 +28,7 @@ def render_scenes(
     positive = encode_prompts([scene.prompt for scene in scenes], backbone, cache)
     negative = encode_prompts([scene.negative_prompt for scene in scenes], backbone, cache)
     noise = torch.cat([scene_noise(scene.seed, rendering.size_px, backbone) for scene in scenes])
-    batch = memory.pictures_at_once(backbone, rendering)
+    batch = memory.images_at_once(backbone, rendering)
     for first in range(0, len(scenes), batch):
         part = slice(first, first + batch)
         with adapters.in_precision(backbone.unet, backbone.dtype):

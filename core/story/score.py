@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from core.backbone.backbone import Backbone
-from core.data.picture import without_ends
+from core.data.image import without_ends
 from core.errors import LoraSweepError
 
 
@@ -46,18 +46,18 @@ class NoScoreError(LoraSweepError):
     """The scorer returned NaN or infinity."""
 
 
-def score_pictures(backbone: Backbone, pictures: Iterable[Image.Image]) -> Score:
+def score_images(backbone: Backbone, images: Iterable[Image.Image]) -> Score:
     """Score RGB images as CLIPProcessor and AestheticsPredictorV2Linear do, in fp32. Raises NoScoreError."""
-    return score_of([rate(backbone, picture) for picture in pictures])
+    return score_of([rate(backbone, image) for image in images])
 
 
 @torch.no_grad()
-def rate(backbone: Backbone, picture: Image.Image) -> Rating:
+def rate(backbone: Backbone, image: Image.Image) -> Rating:
     """Score one image alone: a score must not depend on the rest of a batch. Raises NoScoreError."""
     scorer = backbone.scorer
     # The processor would take the rows of an image one to three pixels high for its channels.
     pixels = backbone.image_processor(
-        images=without_ends(picture), return_tensors="pt", input_data_format="channels_last"
+        images=without_ends(image), return_tensors="pt", input_data_format="channels_last"
     )["pixel_values"]
     embedding = scorer.visual_projection(scorer.vision_model(pixel_values=backbone.put(pixels)).pooler_output)
     embedding = F.normalize(embedding, dim=-1)

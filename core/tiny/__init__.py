@@ -1,1 +1,1 @@
-"""Kolors at toy width: the same classes, trained weights small enough to ship, pictures of 128 px."""
+"""Kolors at toy width: the same classes, trained weights small enough to ship, images of 128 px."""

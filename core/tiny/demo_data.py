@@ -25,14 +25,14 @@ def main() -> None:
     """Write DIR/train with the images and metadata.csv; the same files at each call."""
     train = Path(sys.argv[1]) / "train"
     train.mkdir(parents=True, exist_ok=True)
-    rows = [("file_name", "text"), *write_pictures(train, random.Random(SEED))]
+    rows = [("file_name", "text"), *write_images(train, random.Random(SEED))]
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows(rows)
     # with a byte order mark, as spreadsheet programs write it
     write_text(train / "metadata.csv", "\N{ZERO WIDTH NO-BREAK SPACE}" + table.getvalue())
 
 
-def write_pictures(train: Path, rng: random.Random) -> list[tuple[str, str]]:
+def write_images(train: Path, rng: random.Random) -> list[tuple[str, str]]:
     """Write 30 files into `train`, return their rows of metadata.csv."""
     kinds = ["good"] * 20 + ["small"] * 3 + ["wide"] * 2 + ["spoiled"] * 3 + ["twin", "broken"]
     rows: list[tuple[str, str]] = []

@@ -114,8 +114,8 @@ class Recipe:
     def of_export(cls, submission: Submission) -> Self:
         """The recipe of an export, with all that the recipe of its trial has."""
         numbers = range(1, len(submission.result.spec.story.scenes) + 1)
-        pictures = [submission.sha256[f"story/{number}.png"] for number in numbers]
-        return replace(cls.of(submission.result, pictures), submission=submission)
+        images = [submission.sha256[f"story/{number}.png"] for number in numbers]
+        return replace(cls.of(submission.result, images), submission=submission)
 
     def to_json(self) -> dict[str, object]:
         """The content of recipe.json; an export's has another layout than a trial's."""

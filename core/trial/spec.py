@@ -62,11 +62,11 @@ class Training:
     ] = 1
     learning_rate: Annotated[float, Bounds(0, 1, above=True), Doc("Step size of the optimiser")] = 1e-4
     steps_per_epoch: Annotated[int, Bounds(1, 100_000), Doc("Optimiser steps in one epoch")] = 100
-    batch_size: Annotated[int, Bounds(1, 1024), Doc("Pictures in one optimiser step")] = 1
+    batch_size: Annotated[int, Bounds(1, 1024), Doc("Images in one optimiser step")] = 1
     lora_dropout: Annotated[float, Bounds(0, 0.9), Doc("Share of the LoRA's inputs dropped in training")] = (
         0.0
     )
-    random_flip: Annotated[bool, Doc("Whether pictures are mirrored at random")] = False
+    random_flip: Annotated[bool, Doc("Whether images are mirrored at random")] = False
     target_modules: Annotated[
         str,
         ATTENTION_LAYERS,
@@ -95,26 +95,26 @@ class Training:
 class Rendering:
     """How the story is drawn."""
 
-    steps: Annotated[int, Bounds(1, 1000), Doc("Denoising steps for each picture")] = 50
+    steps: Annotated[int, Bounds(1, 1000), Doc("Denoising steps for each image")] = 50
     cfg_scale: Annotated[
         float, Bounds(1, 30), Doc("Guidance: how strictly the prompt is followed; 1 is without")
     ] = 4.0
     size_px: Annotated[
         int,
         Bounds(64, 2048, multiple_of=SIZE_STEP_PX),
-        Doc("Side of the square pictures in px, in training as in rendering"),
+        Doc("Side of the square images in px, in training as in rendering"),
     ] = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Filters:
-    """Which pictures are trained on: Data-Juicer's image filters, same names and meaning; inclusive."""
+    """Which images are trained on: Data-Juicer's image filters, same names and meaning; inclusive."""
 
     subset: Annotated[
         str | None,
         NOT_BLANK,
         Doc(
-            "Subset that is kept: the table's column `subset`, else the sub-folder that a picture lies in; "
+            "Subset that is kept: the table's column `subset`, else the sub-folder that an image lies in; "
             "null: all"
         ),
     ] = None
@@ -138,18 +138,18 @@ class Filters:
     max_score: Annotated[float, Bounds(0, 1), Doc("Highest aesthetic score / 10 that is kept")] = 1.0
     deduplicate: Annotated[
         Literal["phash", "dhash", "whash", "ahash", "none"],
-        Doc("Perceptual hash by which only the first of equal pictures is kept"),
+        Doc("Perceptual hash by which only the first of equal images is kept"),
     ] = "phash"
     max_images: Annotated[
         int | None,
         Bounds(1, 1_000_000),
-        Doc("How many pictures are kept, those with the best scores; null: all"),
+        Doc("How many images are kept, those with the best scores; null: all"),
     ] = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scene:
-    """One picture of the story: the prompts as the text encoder gets them, and the seed of its noise."""
+    """One image of the story: the prompts as the text encoder gets them, and the seed of its noise."""
 
     prompt: str
     negative_prompt: str
@@ -166,17 +166,17 @@ class Story:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    """Where the pictures are (layouts: core/data/folder.py), and the captions they are trained with."""
+    """Where the images are (layouts: core/data/folder.py), and the captions they are trained with."""
 
     source: Annotated[
         str,
         NOT_BLANK,
-        Doc("Folder of pictures, relative to the study file or absolute, or `modelscope:owner/name`"),
+        Doc("Folder of images, relative to the study file or absolute, or `modelscope:owner/name`"),
     ]
     subset: Annotated[str | None, NOT_BLANK, Doc("Subset of a modelscope data set to load; null: all")] = None
     split: Annotated[str | None, NOT_BLANK, Doc("Split of a modelscope data set to load; null: train")] = None
     image_column: Annotated[
-        str | None, NOT_BLANK, Doc("Column that holds or names the pictures; null: found by itself")
+        str | None, NOT_BLANK, Doc("Column that holds or names the images; null: found by itself")
     ] = None
     text_column: Annotated[
         str | None, NOT_BLANK, Doc("Column that holds the captions; null: found by itself")
@@ -185,14 +185,12 @@ class Data:
         str,
         NOT_BLANK,
         Doc(
-            "Caption of every picture: `{prompt}` stands for the one it came with, plain text replaces that; "
+            "Caption of every image: `{prompt}` stands for the one it came with, plain text replaces that; "
             "other braces are refused"
         ),
     ] = PROMPT
     min_images: Annotated[
-        int,
-        Bounds(1, 1_000_000),
-        Doc("A trial whose filters keep fewer pictures ends at once as `no_images`"),
+        int, Bounds(1, 1_000_000), Doc("A trial whose filters keep fewer images ends at once as `no_images`")
     ] = 4
 
 

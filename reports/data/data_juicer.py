@@ -15,7 +15,7 @@ from reports.data.survey import Survey
 SCORER = "shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
 HEADER = """\
 # The filters of study {study} for Data-Juicer: dj-process --config {recipe}
-# Pictures that cannot be read are left out of {pictures}.
+# Images that cannot be read are left out of {images}.
 """
 TOY = (
     "# The toy study's scores come from its own scorer: Data-Juicer's image_aesthetics_filter gives others.\n"
@@ -25,7 +25,7 @@ TOY = (
 def write_data_juicer(survey: Survey, folder: Path) -> Path:
     """Write `data_juicer.yaml` (searched settings at their loosest) and `data_juicer.jsonl`."""
     folder = folder.resolve()
-    recipe, pictures = folder / "data_juicer.yaml", folder / "data_juicer.jsonl"
+    recipe, images = folder / "data_juicer.yaml", folder / "data_juicer.jsonl"
     good = survey.table[survey.table["problem"] == ""]
     lines = [
         json.dumps(
@@ -40,17 +40,17 @@ def write_data_juicer(survey: Survey, folder: Path) -> Path:
         + "\n"
         for _, row in good.iterrows()
     ]
-    write_text(pictures, "".join(lines))
+    write_text(images, "".join(lines))
     values = {
         "project_name": survey.study,
-        "dataset_path": str(pictures),
+        "dataset_path": str(images),
         "export_path": str(folder / "data_juicer_kept.jsonl"),
         "np": 1,
         "text_keys": "text",
         "image_key": "image",
         "process": process(survey.loosest),
     }
-    comments = HEADER.format(study=survey.study, recipe=recipe.name, pictures=pictures.name)
+    comments = HEADER.format(study=survey.study, recipe=recipe.name, images=images.name)
     comments += "".join(
         f"# {name} is searched: {search}; here its loosest.\n" for name, search in survey.searched.items()
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from core.data.picture import PictureError, open_picture
+from core.data.image import ImageError, open_image
 from core.files.files import write_text
 from reports.data.survey import Survey
 from reports.page import template_environment
@@ -70,8 +70,8 @@ def _card(row: pd.Series, why: str) -> Card:
 
 def _thumbnail(path: Path) -> str | None:
     try:
-        image = open_picture(path)
-    except PictureError:  # gone since the audit
+        image = open_image(path)
+    except ImageError:  # gone since the audit
         return None
     image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
     content = io.BytesIO()

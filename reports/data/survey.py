@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from core.data.audit import bad_pictures, some_names
+from core.data.audit import bad_images, some_names
 from core.data.filters import STAGES, left_after, why_dropped
 from core.trial.spec import Data, Filters
 
@@ -26,7 +26,7 @@ class Survey:
     @property
     def bad(self) -> dict[str, str]:
         """File -> problem of each image that cannot be used."""
-        return bad_pictures(self.table)
+        return bad_images(self.table)
 
     @property
     def why_loosest(self) -> pd.Series:
@@ -58,7 +58,7 @@ class Survey:
         least = self.data.min_images
         loosest, strictest = (int((why == "").sum()) for why in (self.why_loosest, self.why_strictest))
         if loosest < least:
-            return f"every trial would fail: at most {loosest} pictures are kept, data.min_images is {least}"
+            return f"every trial would fail: at most {loosest} images are kept, data.min_images is {least}"
         if strictest < least:
             return (
                 f"trials near the strictest bounds fail as no_images: {strictest} kept, data.min_images is "

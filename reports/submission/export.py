@@ -141,8 +141,8 @@ def _check_result(result: Result, folder: TrialFolder, older: str, force: bool) 
             f"trial {number} was made before the study was changed ({older}), and its score does not compare "
             "with later ones; --force exports it all the same"
         )
-    pictures = [folder.picture(index) for index in range(1, len(result.spec.story.scenes) + 1)]
-    missing = [path for path in (folder.lora, folder.sheet, *pictures) if not path.exists()]
+    images = [folder.image(index) for index in range(1, len(result.spec.story.scenes) + 1)]
+    missing = [path for path in (folder.lora, folder.sheet, *images) if not path.exists()]
     if missing:
         raise ExportError(
             f"{missing[0]} is missing; to make room, LoRAs are removed (storage.keep says whose stay)"
@@ -178,7 +178,7 @@ def _write_folder(made: Path, submission: Submission, folder: TrialFolder) -> No
     shutil.rmtree(made, ignore_errors=True)
     (made / "story").mkdir(parents=True)
     for number in range(1, len(submission.result.spec.story.scenes) + 1):
-        shutil.copyfile(folder.picture(number), made / "story" / f"{number}.png")
+        shutil.copyfile(folder.image(number), made / "story" / f"{number}.png")
     shutil.copyfile(folder.sheet, made / "story.png")
     tensors = write_lora(folder.lora, made / submission.weight_name, _metadata(submission, folder))
     files = sorted(path for path in made.rglob("*") if path.is_file())

@@ -33,7 +33,7 @@ def model_card(submission: Submission) -> str:
         valid=passes(result.aesthetic_mean, CHALLENGE_GATE),
         front_matter=Markup(_front_matter(submission)),
         code=_code,
-        pictures=list(zip(result.spec.story.scenes, result.aesthetic, strict=True)),
+        images=list(zip(result.spec.story.scenes, result.aesthetic, strict=True)),
     )
 
 

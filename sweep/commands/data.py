@@ -73,7 +73,7 @@ def show_data(study: str, runs: Path, device: str) -> None:
     if brought := fetch_dataset(loaded.data.value, Runs(runs).cache):
         say(brought)
     with Progress(console=out, transient=True, disable=not out.is_terminal) as bars:
-        task = bars.add_task("looking at pictures", total=None)
+        task = bars.add_task("looking at images", total=None)
         survey = survey_data(
             loaded, Runs(runs), device, lambda number, total: bars.update(task, completed=number, total=total)
         )

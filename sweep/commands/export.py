@@ -36,14 +36,14 @@ def epoch_story(
     if not folder.lora.exists():
         raise UserError(
             f"trial {result.spec.number}: its LoRAs were removed to make room (storage.keep); "
-            f"its pictures and its recipe are in {trial.path}"
+            f"its images and its recipe are in {trial.path}"
         )
 
     from core.backbone.backbone import load_backbone
     from core.files.cache import Cache
     from core.fingerprint import read_fingerprint
     from core.lora.file import inject_file
-    from core.story.score import score_pictures
+    from core.story.score import score_images
     from sweep.trial import draw_story, judge, write_recipe
 
     # Training for k epochs is a prefix of training for k+1: the spec of a trial that ends at this epoch.
@@ -56,12 +56,12 @@ def epoch_story(
             f"drawn now would not compare; only the last epoch, as it was drawn then, can be exported"
         )
     inject_file(backbone.unet, folder.lora)
-    pictures = draw_story(spec, backbone, Cache(cache), folder, lambda event: None)
+    images = draw_story(spec, backbone, Cache(cache), folder, lambda event: None)
     judged = judge(
         spec,
         backbone,
         folder,
-        score_pictures(backbone, pictures),
+        score_images(backbone, images),
         losses=[],
         images=result.images,
         duration_s=0.0,

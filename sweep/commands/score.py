@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from core.base_models import BASE_MODELS, DEFAULT
-from core.data.picture import ENDINGS, PictureError, ask, open_picture
+from core.data.image import ENDINGS, ImageError, ask, open_image
 from core.errors import UserError
 from core.files.files import read_json
 from core.trial.recipe import recipe_backbone
@@ -22,7 +22,7 @@ def score_folder(folder: Path, backbone: str | None, device: str) -> None:
         folder = folder / "story"
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
     if not files:
-        raise UserError(f"{folder}: holds no picture (png, jpg, webp and others)")
+        raise UserError(f"{folder}: holds no image (png, jpg, webp and others)")
 
     from core.backbone.backbone import load_backbone
     from core.story.score import Rating, rate, score_of
@@ -31,11 +31,11 @@ def score_folder(folder: Path, backbone: str | None, device: str) -> None:
     ratings: dict[str, Rating] = {}
     for path in files:
         try:
-            ratings[path.name] = ask(partial(rate, loaded), open_picture(path, partial(_warn_of, path)))
-        except PictureError as error:
+            ratings[path.name] = ask(partial(rate, loaded), open_image(path, partial(_warn_of, path)))
+        except ImageError as error:
             warn(f"{path}: left out, {error}")
     if not ratings:
-        raise UserError(f"{folder}: none of its {len(files)} pictures can be read")
+        raise UserError(f"{folder}: none of its {len(files)} images can be read")
     result = score_of(list(ratings.values()))
     for name, value in zip(ratings, result.aesthetic, strict=True):
         say(f"{value:6.3f}  {name}")

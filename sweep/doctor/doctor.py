@@ -126,11 +126,11 @@ def check_data(study: Study, runs: Runs) -> Check:
     try:
         outlook = look_ahead(study, runs)
     except NoTrialPossible as none:
-        return Check("missing", str(none), "other pictures, captions or data.filters are needed")
+        return Check("missing", str(none), "other images, captions or data.filters are needed")
     except (ValueError, OSError) as error:
-        return Check("missing", str(error), "put the pictures there, or change data.source")
+        return Check("missing", str(error), "put the images there, or change data.source")
     notes = ((say_bad(outlook.bad),) if outlook.bad else ()) + outlook.notes
-    found = "; ".join((f"{outlook.pictures} pictures in {source}", *notes))
+    found = "; ".join((f"{outlook.images} images in {source}", *notes))
     return Check("warn" if notes else "OK", found)
 
 

@@ -8,7 +8,7 @@ from core.trial.spec import TrialSpec
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 TOKENS = 256
 HEADER_BYTES = 445  # per layer in the header of a LoRA file: three names, alpha
-PNG_BYTES_PER_PIXEL = 1.5  # assumed; the toy's pictures take 1.1
+PNG_BYTES_PER_PIXEL = 1.5  # assumed; the toy's images take 1.1
 
 ADAM_BYTES = 16  # per LoRA parameter: itself in fp32, its gradient, two moments
 CUDA_BYTES = 1.0e9  # assumed: context, kernels, memory that the allocator keeps
@@ -41,7 +41,7 @@ def story_disk_bytes(spec: TrialSpec) -> int:
     return round(4 * len(spec.story.scenes) * spec.render.size_px**2 * PNG_BYTES_PER_PIXEL)
 
 
-def picture_cache_bytes(spec: TrialSpec) -> int:
+def image_cache_bytes(spec: TrialSpec) -> int:
     """One training image's latents, plain and mirrored."""
     return 2 * 4 * (spec.render.size_px // 8) ** 2 * BYTES[spec.precision]
 

@@ -80,7 +80,7 @@ def gpu_pace(work: CountedWork, card: str, *, checkpointing: bool = False) -> Pa
         row_s=_step_tflop(work, checkpointing) / (peak * training * COUNTED_MEGAPIXELS),
         forward_s=work.forward_tflop / (peak * drawing * COUNTED_MEGAPIXELS),
         score_s=work.score_s,
-        picture_s=READ_S + work.score_s + work.encoded_tflop / (peak * drawing),
+        image_s=READ_S + work.score_s + work.encoded_tflop / (peak * drawing),
     )
 
 
@@ -96,7 +96,7 @@ def estimate_on_cpu(measured: MeasuredOnCpu) -> Estimate:
             row_s=measured.row_s / megapixels,
             forward_s=measured.forward_s / megapixels,
             score_s=measured.score_s,
-            picture_s=measured.picture_s,
+            image_s=measured.image_s,
         ),
         "a rough guess: two cores of a server CPU at 2.6 GHz were measured, yours may well be two or three "
         "times off",

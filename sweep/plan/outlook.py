@@ -11,11 +11,11 @@ import pandas as pd
 
 from core.backbone.tokens import MAX_TOKENS, count_tokens, unread
 from core.base_models import base_model
-from core.data.audit import COLUMNS, Row, bad_pictures, known_score, look_at, say_bad
+from core.data.audit import COLUMNS, Row, bad_images, known_score, look_at, say_bad
 from core.data.filters import BEFORE_SCORING, why_dropped
-from core.data.folder import CaptionedPicture, caption_of, read_folder
+from core.data.folder import CaptionedImage, caption_of, read_folder
 from core.data.hub import local_data
-from core.data.picture import PictureError, picture_size
+from core.data.image import ImageError, image_size
 from core.errors import UserError
 from core.files.cache import Cache
 from core.folders import Runs
@@ -40,7 +40,7 @@ class Outlook:
     images that were never scored here.
     """
 
-    pictures: int
+    images: int
     bad: dict[str, str]
     notes: tuple[str, ...]
     unscored: int
@@ -53,19 +53,16 @@ def look_ahead(study: Study, runs: Runs) -> Outlook:
     Opens no more images than are needed to be sure; of the others only the size is read. Changes nothing.
     """
     folder = read_folder(local_data(study.data.value, runs.cache))
-    good = [picture for picture in folder.pictures if not picture.problem]
-    bad = {picture.file: picture.problem for picture in folder.pictures if picture.problem}
-    sizes = {picture.path: size for picture in good if (size := picture_size(picture.path))}
+    good = [image for image in folder.images if not image.problem]
+    bad = {image.file: image.problem for image in folder.images if image.problem}
+    sizes = {image.path: size for image in good if (size := image_size(image.path))}
     likely = _left_by_size(good, sizes, tuple(widest_filters(study)))
     scores = _known_scores(study, runs, likely)
     bad |= _check_enough(study, list(dict.fromkeys((*likely, *good))), scores, bad)
-    captions = {picture.file: caption_of(picture.prompt, study.data.caption) for picture in likely}
-    notes = notes_on_study(study, captions, [sizes[picture.path] for picture in likely])
+    captions = {image.file: caption_of(image.prompt, study.data.caption) for image in likely}
+    notes = notes_on_study(study, captions, [sizes[image.path] for image in likely])
     return Outlook(
-        pictures=len(folder.pictures),
-        bad=bad,
-        unscored=len(likely) - len(scores),
-        notes=(*folder.notes, *notes),
+        images=len(folder.images), bad=bad, unscored=len(likely) - len(scores), notes=(*folder.notes, *notes)
     )
 
 
@@ -104,25 +101,25 @@ def _widest(name: str, values: tuple[Any, ...]) -> Value:
 
 
 def _left_by_size(
-    pictures: Sequence[CaptionedPicture], sizes: Mapping[Path, Size], filters: Sequence[Filters]
-) -> list[CaptionedPicture]:
+    images: Sequence[CaptionedImage], sizes: Mapping[Path, Size], filters: Sequence[Filters]
+) -> list[CaptionedImage]:
     """The images that at least one of `filters` keeps, by subset, size and ratio: without opening them."""
-    measured = [picture for picture in pictures if picture.path in sizes]
+    measured = [image for image in images if image.path in sizes]
     rows = []
-    for picture in measured:
-        width, height = sizes[picture.path]
+    for image in measured:
+        width, height = sizes[image.path]
         shape = {"width": width, "height": height, "ratio": width / height}
-        rows.append(_facts(picture) | shape | {"size": picture.path.stat().st_size})
+        rows.append(_facts(image) | shape | {"size": image.path.stat().st_size})
     table = _table(rows)
     keeping = [
         ~why_dropped(table, replace(each, deduplicate="none", max_images=None)).isin(BEFORE_SCORING)
         for each in filters
     ]
-    return [picture for picture, *kept in zip(measured, *keeping, strict=True) if any(kept)]
+    return [image for image, *kept in zip(measured, *keeping, strict=True) if any(kept)]
 
 
 def _check_enough(
-    study: Study, pictures: Sequence[CaptionedPicture], scores: Mapping[Path, float], bad: dict[str, str]
+    study: Study, images: Sequence[CaptionedImage], scores: Mapping[Path, float], bad: dict[str, str]
 ) -> dict[str, str]:
     """Open images until the filters are sure to keep enough -> problems of those that cannot be used.
 
@@ -138,34 +135,34 @@ def _check_enough(
         return min((why_dropped(table, filters) for filters in widest), key=lambda why: (why != "").sum())
 
     rows: list[Row] = []
-    for picture in pictures:
-        score = scores.get(picture.path, any_score)
-        rows.append(_facts(picture) | {"score": score} | _look(picture.path))
+    for image in images:
+        score = scores.get(image.path, any_score)
+        rows.append(_facts(image) | {"score": score} | _look(image.path))
         rounds, rest = divmod(len(rows), least)
         # Filters are applied whenever the number of images has doubled.
         if not rest and rounds & (rounds - 1) == 0 and int((why(rows) == "").sum()) >= least:
             break
-    found = bad_pictures(_table(rows))
+    found = bad_images(_table(rows))
     usable = len(rows) - len(found)
     if usable < least:
         named = f"{say_bad(bad | found)}; " if bad or found else ""
         raise NoTrialPossible(
-            f"{named}{usable} pictures can be used, data.min_images is {least}: no filter can help"
+            f"{named}{usable} images can be used, data.min_images is {least}: no filter can help"
         )
     reasons = why(rows)
     if (kept := int((reasons == "").sum())) < least:
         stages = Counter(reason for reason in reasons if reason and reason not in found.values())
         dropped = ", ".join(f"{stage} drops {count}" for stage, count in stages.items())
         raise NoTrialPossible(
-            f"at their widest the filters keep {kept} of {usable} pictures ({dropped}), data.min_images is "
+            f"at their widest the filters keep {kept} of {usable} images ({dropped}), data.min_images is "
             f"{least}, so every trial would fail; lora-sweep data shows what each of them keeps"
         )
     return found
 
 
-def _facts(picture: CaptionedPicture) -> Row:
+def _facts(image: CaptionedImage) -> Row:
     """What the audit table has of an image that was not opened."""
-    return {"file": picture.file, "subset": picture.subset, "problem": ""}
+    return {"file": image.file, "subset": image.subset, "problem": ""}
 
 
 def _table(rows: list[Row]) -> pd.DataFrame:
@@ -175,17 +172,17 @@ def _table(rows: list[Row]) -> pd.DataFrame:
 def _look(path: Path) -> Row:
     try:
         return {"size": path.stat().st_size} | look_at(path)
-    except (PictureError, OSError) as error:  # OSError: the file cannot be read
+    except (ImageError, OSError) as error:  # OSError: the file cannot be read
         return {"problem": str(error)}
 
 
-def _known_scores(study: Study, runs: Runs, pictures: Sequence[CaptionedPicture]) -> dict[Path, float]:
+def _known_scores(study: Study, runs: Runs, images: Sequence[CaptionedImage]) -> dict[Path, float]:
     """Scores of these images that the cache has from earlier trials or `lora-sweep data`."""
     scorer = _scorer_digest(study) if (runs.cache / "audit").is_dir() else None
     if scorer is None:
         return {}
     cache = Cache(runs.cache)
-    found = ((picture.path, known_score(picture.path, cache, scorer)) for picture in pictures)
+    found = ((image.path, known_score(image.path, cache, scorer)) for image in images)
     return {path: score for path, score in found if score is not None}
 
 
@@ -203,7 +200,7 @@ def _note_on_sizes(study: Study, sizes: Sequence[Size]) -> Iterator[str]:
     if small:
         width, height = min(small, key=min)
         yield (
-            f"{len(small)} of {counted(len(sizes), 'picture')} have a side under size_px {size_px} and are "
+            f"{len(small)} of {counted(len(sizes), 'image')} have a side under size_px {size_px} and are "
             f"enlarged for training, the smallest from {width:.0f} x {height:.0f} px: "
             "there is no detail in them to learn"
         )

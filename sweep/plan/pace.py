@@ -18,7 +18,7 @@ class Pace:
     """Seconds per unit of work; `trials` is how many finished trials they rest on, 0 for an estimate.
 
     A row is one image in one optimiser step, a forward one image through the UNet in rendering; both are per
-    megapixel. Preparation is per trial, scoring per image of the story; `picture_s` is per training image
+    megapixel. Preparation is per trial, scoring per image of the story; `image_s` is per training image
     that is read, scored and encoded for the first time, 0 if no trial had one.
     """
 
@@ -26,7 +26,7 @@ class Pace:
     forward_s: float
     score_s: float
     prepare_s: float = 0.0
-    picture_s: float = 0.0
+    image_s: float = 0.0
     trials: int = 0
 
     @classmethod
@@ -51,7 +51,7 @@ class Pace:
             forward_s=rate("render", [render_work(r.spec) for r in done]),
             score_s=rate("score", [float(len(r.spec.story.scenes)) for r in done]),
             trials=len(done),
-            picture_s=median(new) if new else 0.0,
+            image_s=median(new) if new else 0.0,
         )
 
     def parts_s(self, spec: TrialSpec) -> dict[str, float]:

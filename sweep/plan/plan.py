@@ -17,8 +17,8 @@ from core.trial.spec import TrialSpec, Value
 from reports.units import counted, size
 from sweep.plan.cost import (
     PeakMemory,
+    image_cache_bytes,
     peak_memory,
-    picture_cache_bytes,
     story_disk_bytes,
     text_cache_bytes,
     trial_disk_bytes,
@@ -65,7 +65,7 @@ class Plan:
     memory: PeakMemory | None  # None: not counted for this model
     host_bytes: float
     fetch_bytes: int  # of missing weights
-    new_pictures: int  # training images never scored here
+    new_images: int  # training images never scored here
 
     @property
     def todo(self) -> int:
@@ -85,12 +85,12 @@ class Plan:
         """
         base_s = 0.0 if self.base_done else pace.trial_s(self.study.base_spec())
         return list(
-            accumulate((pace.trial_s(row.spec) for row in self.queue), initial=base_s + self.pictures_s(pace))
+            accumulate((pace.trial_s(row.spec) for row in self.queue), initial=base_s + self.images_s(pace))
         )
 
-    def pictures_s(self, pace: Pace) -> float:
+    def images_s(self, pace: Pace) -> float:
         """Seconds to read, score and encode, once, the training images that are new here."""
-        return self.new_pictures * pace.picture_s
+        return self.new_images * pace.image_s
 
     @property
     def disk_bytes(self) -> int:
@@ -106,12 +106,12 @@ class Plan:
         return texts * text_cache_bytes(spec)
 
     @property
-    def picture_bytes(self) -> int:
+    def image_bytes(self) -> int:
         """What one training image with its caption takes in the cache."""
-        return picture_cache_bytes(self.dearest.spec) + text_cache_bytes(self.typical.spec)
+        return image_cache_bytes(self.dearest.spec) + text_cache_bytes(self.typical.spec)
 
 
-def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int = 0) -> Plan:
+def make_plan(study: Study, runs: Runs, device: str = "auto", new_images: int = 0) -> Plan:
     """`device` as for a worker; auto is a GPU for a model that needs one, else the CPU."""
     model = base_model(study.backbone)
     if device == "auto":
@@ -126,8 +126,8 @@ def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int 
     memory = peak_memory(specs["dearest"], model.work, device) if model.work else None
     estimate = _estimated(study, device, gpu, problem, memory)
     chosen = measured(list(specs.values()), runs, device) or estimate
-    if chosen.pace and estimate.pace and not chosen.pace.picture_s:
-        chosen = replace(chosen, pace=replace(chosen.pace, picture_s=estimate.pace.picture_s))
+    if chosen.pace and estimate.pace and not chosen.pace.image_s:
+        chosen = replace(chosen, pace=replace(chosen.pace, image_s=estimate.pace.image_s))
     folder = runs.study(study.name)
     return Plan(
         study=study,
@@ -144,7 +144,7 @@ def make_plan(study: Study, runs: Runs, device: str = "auto", new_pictures: int 
         memory=memory,
         host_bytes=memory.host if memory else model.host_bytes,
         fetch_bytes=needed_bytes(model.files.missing_files(model.weights_folder(study.weights))),
-        new_pictures=new_pictures,
+        new_images=new_images,
     )
 
 

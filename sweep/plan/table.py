@@ -100,7 +100,7 @@ def facts(plan: Plan, free_bytes: int) -> Table:
     """What else a plan says, line by line; `free_bytes` is what is free under the runs folder."""
     lines = {
         "sweep": _extremes(plan),
-        "pictures": _pictures(plan),
+        "images": _images(plan),
         "GPU memory": _gpu_memory(plan),
         "host memory": f"about {size(plan.host_bytes)}",
         "disk": _disk(plan, free_bytes),
@@ -125,12 +125,12 @@ def _extremes(plan: Plan) -> str:
     return f"{least} if every trial left were the cheapest, {most} if the dearest"
 
 
-def _pictures(plan: Plan) -> str:
-    if not plan.new_pictures:
+def _images(plan: Plan) -> str:
+    if not plan.new_images:
         return ""
-    takes = f": about {duration(plan.pictures_s(plan.pace))}" if plan.pace and plan.pace.picture_s else ""
+    takes = f": about {duration(plan.images_s(plan.pace))}" if plan.pace and plan.pace.image_s else ""
     return (
-        f"{counted(plan.new_pictures, 'picture')} never scored here: read, scored and encoded once, in the "
+        f"{counted(plan.new_images, 'image')} never scored here: read, scored and encoded once, in the "
         f"first trial{takes}"
     )
 
@@ -153,7 +153,7 @@ def _disk(plan: Plan, free_bytes: int) -> str:
     left = f"about {size(plan.disk_bytes)} for the {counted(plan.todo, 'trial')} left; " if plan.todo else ""
     return (
         f"{left}{size(plan.story_texts_bytes)} in the cache for the story's prompts, "
-        f"{size(plan.picture_bytes)} for each training picture; {size(free_bytes)} are free"
+        f"{size(plan.image_bytes)} for each training image; {size(free_bytes)} are free"
     )
 
 

@@ -229,12 +229,12 @@ def _read(folder: StudyFolder, images: dict[str, object], note: Callable[[str], 
         except ValueError as error:
             raise StudyError(
                 f"{shown_path(folder.fingerprint)}: it cannot be read ({error}); remove it to go on "
-                f"with story, pictures and base model as they are now"
+                f"with story, images and base model as they are now"
             ) from None
     if not folder.frozen.exists():
         return NONE_YET
     note(
-        "note: this study is older than its fingerprint: pictures, base model and scorer are taken as they "
+        "note: this study is older than its fingerprint: images, base model and scorer are taken as they "
         "are now"
     )
     before = load_frozen(folder.frozen)

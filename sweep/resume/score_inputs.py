@@ -42,9 +42,9 @@ def images_of(data: Data) -> dict[str, object]:
     file once.
     """
     found: dict[str, object] = {}
-    listed = [picture for picture in read_folder(data).pictures if picture.in_table]
-    for number, picture in enumerate(listed, start=1):
-        facts = {"file": picture.file, "caption": picture.prompt, "sha256": _digest(picture.path)}
+    listed = [image for image in read_folder(data).images if image.in_table]
+    for number, image in enumerate(listed, start=1):
+        facts = {"file": image.file, "caption": image.prompt, "sha256": _digest(image.path)}
         found |= {f"data.pictures[{number}].{key}": value for key, value in facts.items()}
     return found
 

@@ -33,5 +33,5 @@ def mend_places(runs: Path) -> None:
     except sqlite3.Error as error:  # locked for too long, or no MLflow database
         warn(
             f"{Runs(runs).tracking_db}: cannot be read ({error}); if the folder was moved, MLflow does not "
-            "find its pictures"
+            "find its images"
         )

@@ -21,9 +21,9 @@ HUB_SOURCE = PREFIX + r"[\w.-]+/[\w.-]+"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DataKeys(Data):
-    """Which pictures are trained on, and the words they are trained with."""
+    """Which images are trained on, and the words they are trained with."""
 
-    filters: Annotated[Filters, Checked(), Field(description="Which pictures are kept, bounds included")] = (
+    filters: Annotated[Filters, Checked(), Field(description="Which images are kept, bounds included")] = (
         Filters()
     )
 
@@ -67,7 +67,7 @@ class Storage:
         Bounds(1, 100_000),
         Doc(
             "How many of the best trials keep their LoRAs when room gets short, "
-            "as every entry of `first` does; pictures and recipes always stay"
+            "as every entry of `first` does; images and recipes always stay"
         ),
     ] = 5
     limit_gb: Annotated[

@@ -12,13 +12,13 @@ from sweep.study.setting import MAX_SEED, Section, Setting, check_template, text
 
 MIN_SCENES = 8
 SCENE = "{scene}"
-NEGATIVE = Setting(str, "What the pictures must not show")
+NEGATIVE = Setting(str, "What the images must not show")
 
 
 class SceneEntry(Section):
-    """One picture of the story."""
+    """One image of the story."""
 
-    prompt: Annotated[str, text("What the picture shows, in Chinese or English")]
+    prompt: Annotated[str, text("What the image shows, in Chinese or English")]
     seed: Annotated[int, Setting(int, "Seed of its noise, no two alike", high=MAX_SEED)]
     negative_prompt: Annotated[
         str | None,

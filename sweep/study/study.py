@@ -161,7 +161,7 @@ class Study(Section):
     )
     data: Annotated[
         DataKeys, Checked(source=check_source, caption=check_caption), AfterValidator(check_folder)
-    ] = Field(description="The pictures")
+    ] = Field(description="The images")
     train: Annotated[Training, Checked()] = Field(
         Training(), description="How the LoRA is trained, where fixed"
     )
@@ -235,7 +235,7 @@ class Study(Section):
     def _check_bounds(self) -> Self:
         pairs = ((low, min(self._values(low)), high, max(self._values(high))) for low, high in BOUND_PAIRS)
         mistakes = [
-            self._never(low, least, f"{high} is {most}, so no picture is kept")
+            self._never(low, least, f"{high} is {most}, so no image is kept")
             for low, least, high, most in pairs
             if least > most
         ]

@@ -82,7 +82,7 @@ def artifact_files(result: Result, folder: TrialFolder) -> list[tuple[Path, str 
         wanted: list[tuple[Path, str | None]] = [(folder.traceback, None)]
     else:
         wanted = [(folder.sheet, None), (folder.recipe, None), (folder.lora, "lora")]
-        wanted += [(folder.picture(number), "story") for number, _ in enumerate(result.spec.story.scenes, 1)]
+        wanted += [(folder.image(number), "story") for number, _ in enumerate(result.spec.story.scenes, 1)]
     return [(path, where) for path, where in wanted if path.exists()]
 
 

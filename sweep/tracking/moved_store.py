@@ -44,7 +44,7 @@ def mend_artifact_places(runs: Runs) -> str | None:
             )
         store.execute("COMMIT")
     return (
-        f"{runs.path} was moved or copied here: MLflow's pictures and LoRAs are from now on those in "
+        f"{runs.path} was moved or copied here: MLflow's images and LoRAs are from now on those in "
         f"{runs.artifacts}"
     )
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 STOP_GRACE_S = 5.0  # for the current step and its checkpoint; a stop must end within 10 s in all
 MAX_FAILED_STARTS = 2
 # by the watchdog's phase
-DOING = {"start": "starting", "prepare": "preparing", "step": "training", "picture": "drawing"}
+DOING = {"start": "starting", "prepare": "preparing", "step": "training", "image": "drawing"}
 OnMessage = Callable[[Message], None]
 
 

@@ -9,12 +9,12 @@ from sweep.events import Event, Message
 from sweep.plan.pace import megapixels
 
 # Each phase begins with an event; the floors leave room for slow disks, first compilations and busy machines.
-FLOORS_S = {"start": 900.0, "prepare": 900.0, "step": 180.0, "picture": 300.0}
+FLOORS_S = {"start": 900.0, "prepare": 900.0, "step": 180.0, "image": 300.0}
 NEXT_PHASE: dict[type[Event], str] = {
     events.Ready: "prepare",
     events.Started: "prepare",
     events.Training: "step",
-    events.Drawing: "picture",
+    events.Drawing: "image",
 }
 PATIENCE = 20.0  # times the longest silence so far
 MOST_MORE_S = 3600.0  # longer than that at most: an early hang must be noticed before the morning
@@ -75,7 +75,7 @@ class Watchdog:
             return self._step_s
         floor_s, longest_s = FLOORS_S[self.phase], self._longest_s.get((self.phase, self._work))
         if longest_s is None:
-            more = self._work if self.phase in ("step", "picture") else 1.0
+            more = self._work if self.phase in ("step", "image") else 1.0
             return min(floor_s * more, floor_s + MOST_MORE_S)
         return max(floor_s, min(PATIENCE * longest_s, longest_s + MOST_MORE_S))
 

@@ -30,7 +30,7 @@ from core.trial.spec import TrialSpec
 from core.verdict import SCORING_VERSION
 from sweep import events
 from sweep.events import Event, Pack, Setup, Task, decode_order, encode, said_now, write_journal
-from sweep.failures import BAD_IMAGE, BLACK_PICTURES, BUG, NAN_LOSS, NO_IMAGES, failure
+from sweep.failures import BAD_IMAGE, BLACK_IMAGES, BUG, NAN_LOSS, NO_IMAGES, failure
 from sweep.stop import SIGNALS
 
 if TYPE_CHECKING:
@@ -224,18 +224,18 @@ def _clear(folder: TrialFolder) -> None:
 def failure_class(error: Exception) -> str:
     """The class of a failure, by what was raised."""
     from core.data.caption_table import DataError
-    from core.data.picture import PictureError
+    from core.data.image import ImageError
     from core.story.score import NoScoreError
     from core.train.train import NanLossError
-    from sweep.trial import BlackPicturesError, NoImagesError
+    from sweep.trial import BlackImagesError, NoImagesError
 
     classes = {
         NanLossError: NAN_LOSS,
         NoImagesError: NO_IMAGES,
-        BlackPicturesError: BLACK_PICTURES,
-        NoScoreError: BLACK_PICTURES,
+        BlackImagesError: BLACK_IMAGES,
+        NoScoreError: BLACK_IMAGES,
         DataError: BAD_IMAGE,
-        PictureError: BAD_IMAGE,
+        ImageError: BAD_IMAGE,
     }
     for kind, row in classes.items():
         if isinstance(error, kind):

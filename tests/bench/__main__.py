@@ -95,7 +95,7 @@ def _print(
     for row in (
         ("a trial against the naive way", _ratio(trial_s, naive["total"]), ">= 3x"),
         ("  its training alone", _ratio(train_s, naive["train"]), ""),
-        ("  its eight pictures alone", _ratio(render_s, naive["render"]), ""),
+        ("  its eight images alone", _ratio(render_s, naive["render"]), ""),
         ("driver's own CPU per trial", f"{driver['cpu_s']:.2f} s", "< 0.4 s"),
         ("worker idle between trials", f"{driver['idle_s']:.2f} s", "< 0.2 s"),
         ("--help", f"{help_s:.2f} s", "< 1.5 s"),
@@ -114,7 +114,7 @@ def _ratio(ours_s: float, theirs_s: float) -> str:
 
 
 def _readable_data(folder: Path) -> Path:
-    """The demo's pictures without the broken file, on which DiffSynth's own data set would stop."""
+    """The demo's images without the broken file, on which DiffSynth's own data set would stop."""
     shutil.copytree(ROOT / "studies" / "data" / "watercolor", folder)
     table = folder / "train" / "metadata.csv"
     rows = table.read_text(encoding="utf-8-sig").splitlines()

@@ -25,7 +25,7 @@ def main() -> None:
 
     from core.backbone.backbone import load_backbone
     from core.files.files import read_json
-    from core.story.score import score_pictures
+    from core.story.score import score_images
     from core.trial.spec import TrialSpec
 
     spec = read_json(Path(sys.argv[1]), TrialSpec)
@@ -58,7 +58,7 @@ def main() -> None:
     trainer.fit(model, loader)
     trained = time.monotonic()
     pipe.unet.eval()
-    pictures = [
+    images = [
         pipe(
             scene.prompt,
             negative_prompt=scene.negative_prompt,
@@ -72,7 +72,7 @@ def main() -> None:
         for scene in spec.story.scenes
     ]
     rendered = time.monotonic()
-    score_pictures(backbone, pictures)
+    score_images(backbone, images)
     print(
         json.dumps(
             {

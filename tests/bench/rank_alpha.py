@@ -19,7 +19,7 @@ from core.data.filters import select
 from core.files.cache import Cache
 from core.lora import adapters
 from core.story.render import render_scenes
-from core.story.score import score_pictures
+from core.story.score import score_images
 from core.train.train import train_lora
 from core.trial.spec import Filters, Rendering, Story, Training
 from sweep.study.story import load_story
@@ -28,7 +28,7 @@ from tests.conftest import DEMO_DATA, SIZE_PX, STUDIES
 SHAPES = ((4, 4), (16, 4), (16, 16), (16, 64), (32, 32))  # rank and alpha
 TRAINING = Training(epochs=8, learning_rate=1e-3, steps_per_epoch=40, batch_size=6)
 TRAIN_SEEDS, SEED_SETS = (0, 1), 4
-PICTURES = Filters(min_score=0.366, max_ratio=1.6, max_images=20)
+IMAGES = Filters(min_score=0.366, max_ratio=1.6, max_images=20)
 DRAWN = Rendering(steps=18, cfg_scale=3.0, size_px=SIZE_PX)
 
 
@@ -40,10 +40,10 @@ def main() -> None:
         table = audit(
             DEMO_DATA,
             cache,
-            lambda image: score_pictures(backbone, [image]).aesthetic[0],
+            lambda image: score_images(backbone, [image]).aesthetic[0],
             backbone.weights["scorer"],
         )
-        examples = encode_examples(select(table, PICTURES), SIZE_PX, backbone, cache)
+        examples = encode_examples(select(table, IMAGES), SIZE_PX, backbone, cache)
         rows = Table("rank", "alpha", *(f"training seed {seed}" for seed in TRAIN_SEEDS))
         rows.add_row("-", "-", _told(_stories(backbone, story, cache)), "")
         for rank, alpha in SHAPES:
@@ -64,7 +64,7 @@ def _stories(backbone: Backbone, story: Story, cache: Cache) -> np.ndarray:
         for number in range(SEED_SETS)
     ]
     return np.array(
-        [score_pictures(backbone, render_scenes(backbone, scenes, DRAWN, cache)).mean for scenes in shifted]
+        [score_images(backbone, render_scenes(backbone, scenes, DRAWN, cache)).mean for scenes in shifted]
     )
 
 

@@ -39,9 +39,9 @@ def test_the_gpu_command_does_all_its_work_at_toy_shape_on_the_cpu(
     assert {
         ("step", "naive", "fp32", 1, True),
         ("step", "compiled", "fp32", 1, False),
-        ("pictures", "naive", "fp32", 1, None),
-        ("pictures", "ours", "fp32", 8, None),
-        ("pictures", "ours", "bf16", 1, None),
+        ("images", "naive", "fp32", 1, None),
+        ("images", "ours", "fp32", 8, None),
+        ("images", "ours", "bf16", 1, None),
     } <= rows.keys()
     assert all(row["seconds"] > 0 for row in rows.values())
     assert found["trial"]["ratio"] > 0

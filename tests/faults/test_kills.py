@@ -11,7 +11,7 @@ from tests.faults.conftest import Sweeps
 # One point in each trial, for each trial is retried once; the first `spec` is of the base model's story
 WORKER = [
     ("spec@1", "encoded#0@1", "step#1@2", "checkpoint_written#2@4"),
-    ("spec_written#0@1", "result_unsaid#0@1", "picture#1@3", "write result.json#2@1"),
+    ("spec_written#0@1", "result_unsaid#0@1", "image#1@3", "write result.json#2@1"),
 ]
 DRIVER = [  # each start is killed a little further on than the one before
     ["locked", "enqueued", "asked", "sent", "heard_epoch", "tell", "finish_study"],

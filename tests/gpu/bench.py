@@ -16,13 +16,13 @@ from core.backbone.encode import Examples, encode_prompts
 from core.files.cache import Cache
 from core.lora import adapters
 from core.story.render import render_scenes
-from core.story.score import score_pictures
+from core.story.score import score_images
 from core.train.train import LIGHTNING_PRECISION
 from core.trial.spec import Training
 from tests.gpu import checks, flops, naive, work
 from tests.gpu.clock import Stopwatch, matmul_tflops
 from tests.gpu.shapes import Shape, build_backbone
-from tests.gpu.table import TRIAL_PICTURES, TRIAL_STEPS, Check, Findings, Row
+from tests.gpu.table import TRIAL_IMAGES, TRIAL_STEPS, Check, Findings, Row
 
 log = logging.getLogger(__name__)
 TRAINING = Training(lora_rank=16, lora_alpha=4)  # the challenge baseline's
@@ -67,7 +67,7 @@ class Bench:
             self._naive(Path(folder) / "data")
             self._let_the_text_encoder_go()
             self._step(self._main, 1, checkpointing=False)
-            self._pictures(self._main, TRIAL_PICTURES)
+            self._images(self._main, TRIAL_IMAGES)
             self._step(self._main, 1, checkpointing=True)
             self._compare(
                 lambda: checks.half_against_full(
@@ -78,16 +78,16 @@ class Bench:
             )
             self._compare(lambda: checks.device_against_cpu(self._plan.device))
             self._compare(lambda: checks.replayed_against_launched(self._plan.device))
-            self._pictures(self._main, 1)
+            self._images(self._main, 1)
             self._load(Path(folder) / "models")
             self._score()
             self._compiled_step()
             self._wider_steps(self._main)
             self._turn_to(self._second)
             self._step(self._second, 1, checkpointing=False)
-            self._pictures(self._second, TRIAL_PICTURES)
+            self._images(self._second, TRIAL_IMAGES)
             self._step(self._second, 1, checkpointing=True)
-            self._pictures(self._second, 1)
+            self._images(self._second, 1)
             self._wider_steps(self._second)
 
     def _build(self, cache: Cache) -> None:
@@ -120,13 +120,12 @@ class Bench:
             # The challenge's notebook loads its LoRA in the pipeline's own precision.
             for parameter in adapters.trained_parameters(self._backbone.unet).values():
                 parameter.data = parameter.data.to(self._backbone.dtype)
-            watch, stock = naive.time_pictures(self._backbone, shape, scenes)
+            watch, stock = naive.time_images(self._backbone, shape, scenes)
             ours = list(render_scenes(self._backbone, scenes, shape.rendering, self._cache))
-            apart = checks.pictures_apart("", stock[:1], stock[1:])
+            apart = checks.images_apart("", stock[:1], stock[1:])
             self._findings.checks.append(
-                checks.pictures_apart(
-                    "picture against the stock pipeline's, mean level of 255 (two scenes: "
-                    f"{apart.value:.0f})",
+                checks.images_apart(
+                    f"image against the stock pipeline's, mean level of 255 (two scenes: {apart.value:.0f})",
                     ours,
                     stock,
                 )
@@ -150,10 +149,10 @@ class Bench:
         )
         self._measure(
             Row(
-                work="pictures",
+                work="images",
                 way="naive",
                 precision=self._main,
-                tflop=flops.pictures(shape, 1) + 2 * flops.text(shape),
+                tflop=flops.images(shape, 1) + 2 * flops.text(shape),
             ),
             2 * len(scenes),
             draw,
@@ -194,13 +193,13 @@ class Bench:
             for checkpointing in (False, True):
                 self._step(precision, batch, checkpointing=checkpointing)
 
-    def _pictures(self, precision: str, count: int) -> None:
+    def _images(self, precision: str, count: int) -> None:
         shape = self._plan.shape
         stories = [work.SCENES] if count > 1 else [work.SCENES[:1], work.SCENES[1:2]]
 
         def draw() -> Measured:
             with work.wearing(self._backbone, TRAINING):
-                watch, _ = work.time_pictures(self._backbone, stories, shape.rendering, self._cache)
+                watch, _ = work.time_images(self._backbone, stories, shape.rendering, self._cache)
             return {
                 "seconds": watch.seconds(1) / len(stories),
                 "peak_gb": watch.peak_gb,
@@ -208,7 +207,7 @@ class Bench:
             }
 
         self._measure(
-            Row(work="pictures", precision=precision, batch=count, tflop=flops.pictures(shape, count)),
+            Row(work="images", precision=precision, batch=count, tflop=flops.images(shape, count)),
             1.05 * len(stories),
             draw,
         )
@@ -228,16 +227,16 @@ class Bench:
         self._measure(Row(work="load", precision=self._main), 0, read)
 
     def _score(self) -> None:
-        """Eight pictures through CLIP's own preprocessing and the scorer, one by one."""
+        """Eight images through CLIP's own preprocessing and the scorer, one by one."""
         watch = Stopwatch(self._plan.device)
         size_px = self._plan.shape.rendering.size_px
-        pictures = naive.soft_pictures(size_px, TRIAL_PICTURES + 1)
-        score_pictures(self._backbone, pictures[:1])
+        images = naive.soft_images(size_px, TRIAL_IMAGES + 1)
+        score_images(self._backbone, images[:1])
         watch.mark()
-        score_pictures(self._backbone, pictures[1:])
+        score_images(self._backbone, images[1:])
         watch.mark()
         self._findings.rows.append(
-            Row(work="score", precision="fp32", batch=TRIAL_PICTURES, seconds=watch.seconds(1))
+            Row(work="score", precision="fp32", batch=TRIAL_IMAGES, seconds=watch.seconds(1))
         )
 
     def _compiled_step(self) -> None:

@@ -44,7 +44,7 @@ def half_against_full(backbone: Backbone, shape: Shape, dtypes: Sequence[torch.d
     backbone.unet.to(backbone.dtype).load_state_dict(weights)
 
 
-def pictures_apart(name: str, ours: Sequence[Image.Image], theirs: Sequence[Image.Image]) -> Check:
+def images_apart(name: str, ours: Sequence[Image.Image], theirs: Sequence[Image.Image]) -> Check:
     """Mean difference over pixels and channels of the worst pair, in levels of 255."""
     levels = [
         float(np.abs(np.asarray(a, np.int16) - np.asarray(b, np.int16)).mean())

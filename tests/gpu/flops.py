@@ -16,7 +16,7 @@ from tests.gpu.shapes import TEXT_TOKENS, Shape
 
 @cache
 def unet_forward(shape: Shape) -> float:
-    """One picture, one forward, no adapters; 6.96 for Kolors at 1024 px."""
+    """One image, one forward, no adapters; 6.96 for Kolors at 1024 px."""
     unet = _meta(shape.unet)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         unet(**_unet_inputs(shape))
@@ -25,7 +25,7 @@ def unet_forward(shape: Shape) -> float:
 
 @cache
 def training_step(shape: Shape, rank: int, checkpointing: bool) -> float:
-    """Forward and backward of one picture with a LoRA."""
+    """Forward and backward of one image with a LoRA."""
     unet = _meta(shape.unet).requires_grad_(False)
     adapters.inject(unet, Training(lora_rank=rank, lora_alpha=rank), seed=0)
     unet.train()
@@ -41,10 +41,10 @@ def decoding(shape: Shape) -> float:
 
 @cache
 def encoding(shape: Shape) -> float:
-    """One picture and one caption, as DiffSynth's trainer encodes them at every step."""
+    """One image and one caption, as DiffSynth's trainer encodes them at every step."""
     size_px = shape.rendering.size_px
-    picture = _forward(_meta(shape.vae_encoder), torch.empty(1, 3, size_px, size_px, device="meta"))
-    return picture + text(shape)
+    image = _forward(_meta(shape.vae_encoder), torch.empty(1, 3, size_px, size_px, device="meta"))
+    return image + text(shape)
 
 
 @cache
@@ -56,7 +56,7 @@ def text(shape: Shape) -> float:
     return 2 * TEXT_TOKENS * sum(parameter.numel() for parameter in layers.parameters()) / 1e12
 
 
-def pictures(shape: Shape, count: int) -> float:
+def images(shape: Shape, count: int) -> float:
     """Denoising with guidance (two forwards a step) and decoding; the adapters' share, about 1 %, is left
     out.
     """

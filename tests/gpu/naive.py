@@ -66,10 +66,10 @@ def time_training(
     return watch
 
 
-def time_pictures(
+def time_images(
     backbone: Backbone, shape: Shape, scenes: Sequence[Scene]
 ) -> tuple[Stopwatch, list[Image.Image]]:
-    """One mark for the warm-up, one after each picture."""
+    """One mark for the warm-up, one after each image."""
     pipe = stock_pipeline(backbone)
 
     def draw(scene: Scene, steps: int) -> Image.Image:
@@ -88,25 +88,25 @@ def time_pictures(
     watch = Stopwatch(backbone.device)
     draw(scenes[0], 2)
     watch.mark()
-    pictures = []
+    images = []
     for scene in scenes:
-        pictures.append(draw(scene, shape.rendering.steps))
+        images.append(draw(scene, shape.rendering.steps))
         watch.mark()
-    return watch, pictures
+    return watch, images
 
 
 def write_data(folder: Path, size_px: int) -> str:
-    """A data set of four pictures in the field's layout."""
+    """A data set of four images in the field's layout."""
     (folder / "train").mkdir(parents=True)
     rows = ["file_name,text"]
-    for number, picture in enumerate(soft_pictures(size_px, 4)):
-        picture.save(folder / "train" / f"{number}.png")
+    for number, image in enumerate(soft_images(size_px, 4)):
+        image.save(folder / "train" / f"{number}.png")
         rows.append(f"{number}.png,a girl with a red balloon by the lake {number}")
     (folder / "train" / "metadata.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     return str(folder)
 
 
-def soft_pictures(size_px: int, count: int) -> list[Image.Image]:
+def soft_images(size_px: int, count: int) -> list[Image.Image]:
     """Random colours, softly mixed: about as hard to decode as a painting."""
     generator = torch.Generator().manual_seed(0)
     soft = interpolate(

@@ -4,12 +4,12 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-TRIAL_STEPS, TRIAL_PICTURES = 1000, 8
+TRIAL_STEPS, TRIAL_IMAGES = 1000, 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One setting. `seconds` for one training step, or for all `batch` pictures; `tflop` is what that
+    """One setting. `seconds` for one training step, or for all `batch` images; `tflop` is what that
     executes.
     """
 
@@ -74,7 +74,7 @@ class Findings:
         )
 
     def trials(self, precision: str) -> dict[str, float | None]:
-        """A trial of 1000 steps and eight pictures: seconds both ways, their ratio, our peak; None where a
+        """A trial of 1000 steps and eight images: seconds both ways, their ratio, our peak; None where a
         row is missing.
         """
         step = min(
@@ -82,15 +82,15 @@ class Findings:
             key=lambda row: row.seconds or 0,
             default=None,
         )
-        story = self.row("pictures", "ours", precision, TRIAL_PICTURES)
-        naive_step, naive_picture = (
+        story = self.row("images", "ours", precision, TRIAL_IMAGES)
+        naive_step, naive_image = (
             self.row("step", "naive", precision, 1, True),
-            self.row("pictures", "naive", precision, 1),
+            self.row("images", "naive", precision, 1),
         )
         ours = TRIAL_STEPS * step.seconds + story.seconds if step and story else None
         naive = (
-            TRIAL_STEPS * naive_step.seconds + TRIAL_PICTURES * naive_picture.seconds
-            if naive_step and naive_picture
+            TRIAL_STEPS * naive_step.seconds + TRIAL_IMAGES * naive_image.seconds
+            if naive_step and naive_image
             else None
         )
         peaks = [row.peak_gb for row in (step, story) if row and row.peak_gb]
@@ -158,7 +158,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def _trial_lines(trials: dict[str, float | None]) -> list[str]:
     return [
-        f"a trial of {TRIAL_STEPS} steps and {TRIAL_PICTURES} pictures, extrapolated from the rows above: "
+        f"a trial of {TRIAL_STEPS} steps and {TRIAL_IMAGES} images, extrapolated from the rows above: "
         f"ours {_number(trials['ours_s'], '.0f')} s, naive {_number(trials['naive_s'], '.0f')} s, "
         f"ratio {_number(trials['ratio'], '.2f')}; ours takes {_number(trials['peak_gb'], '.1f')} GB at most"
     ]

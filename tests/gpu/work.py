@@ -63,18 +63,18 @@ def time_training(backbone: Backbone, examples: Examples, training: Training) ->
     return watch
 
 
-def time_pictures(
+def time_images(
     backbone: Backbone, stories: Sequence[Sequence[Scene]], rendering: Rendering, cache: Cache
 ) -> tuple[Stopwatch, list[Image.Image]]:
     """One mark for the warm-up, one after each story; with whatever adapters the UNet wears."""
     watch = Stopwatch(backbone.device)
     list(render_scenes(backbone, stories[0], replace(rendering, steps=2), cache))
     watch.mark()
-    pictures: list[Image.Image] = []
+    images: list[Image.Image] = []
     for story in stories:
-        pictures += render_scenes(backbone, story, rendering, cache)
+        images += render_scenes(backbone, story, rendering, cache)
         watch.mark()
-    return watch, pictures
+    return watch, images
 
 
 def time_loading(backbone: Backbone, shape: Shape, folder: Path) -> Stopwatch:

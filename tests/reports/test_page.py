@@ -139,7 +139,7 @@ def test_scenes_of_older_trials_are_listed_as_they_were(make_study):
     assert "before trial 1" in then
 
 
-def test_toy_pictures_are_called_toy_pictures(make_study):
+def test_toy_images_are_called_toy_images(make_study):
     assert "toy model, not of Kolors" in report_of(make_study((6.2,), backbone="tiny")).read_text(
         encoding="utf-8"
     )

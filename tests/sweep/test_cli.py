@@ -190,14 +190,14 @@ def test_a_device_that_cannot_be_leaves_nothing_behind(cli, tmp_path):
 
 
 def test_score_names_what_it_leaves_out(cli, tmp_path):
-    assert "holds no picture" in one_line(cli("score", tmp_path))
+    assert "holds no image" in one_line(cli("score", tmp_path))
     Image.new("RGB", (200, 100), "teal").save(tmp_path / "good.png")
     Image.new("RGB", (40, 1), "teal").save(tmp_path / "thin.png", icc_profile=b"oops")
-    (tmp_path / "bad.png").write_text("no picture")
+    (tmp_path / "bad.png").write_text("no image")
     done = cli("score", tmp_path)
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
-        f"{tmp_path}/bad.png: left out, cannot be read: it is no picture",
+        f"{tmp_path}/bad.png: left out, cannot be read: it is no image",
         f"{tmp_path}/thin.png: colour profile cannot be read: taken as sRGB",
     ]
     assert "mean of 2" in done.stdout

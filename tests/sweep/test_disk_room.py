@@ -25,7 +25,7 @@ def study(tmp_path):
         trial.epoch_lora(1).parent.mkdir(parents=True)
         for path in (trial.lora, trial.epoch_lora(1)):
             path.write_bytes(bytes(500_000))
-        trial.sheet.write_bytes(b"picture")
+        trial.sheet.write_bytes(b"image")
     return folder
 
 

@@ -38,13 +38,13 @@ SAID: list[Event] = [
     ),
     events.Refused(message="no weights", loading=True),
     events.Started(),
-    events.Looking(picture=1, pictures=30),
-    events.Note("note: a picture is odd"),
+    events.Looking(image=1, images=30),
+    events.Note("note: an image is odd"),
     events.Training(images=20, steps=300),
     events.Resumed(100),
     events.Epoch(epoch=2, losses=[0.5, 0.25]),
     events.Drawing(8),
-    events.Picture(3),
+    events.Image(3),
     events.Finished(state="failed", reason="nan_loss", message="the loss was no number"),
     events.Stopped(),
     events.Alive(),
@@ -52,13 +52,13 @@ SAID: list[Event] = [
 # As versions before this file wrote them.
 JOURNAL = """\
 {"event": "started", "time": 1764000000.5, "monotonic": 10.5, "number": 3}
-{"event": "looking", "time": 1764000001.5, "monotonic": 11.5, "number": 3, "picture": 1, "pictures": 8}
-{"event": "note", "time": 1764000001.5, "monotonic": 11.5, "number": 3, "text": "note: 1 picture cannot be used"}
+{"event": "looking", "time": 1764000001.5, "monotonic": 11.5, "number": 3, "image": 1, "images": 8}
+{"event": "note", "time": 1764000001.5, "monotonic": 11.5, "number": 3, "text": "note: 1 image cannot be used"}
 {"event": "training", "time": 1764000002.5, "monotonic": 12.5, "number": 3, "images": 7, "steps": 2}
 {"event": "resumed", "time": 1764000002.5, "monotonic": 12.5, "number": 3, "step": 1}
 {"event": "epoch", "time": 1764000003.5, "monotonic": 13.5, "number": 3, "epoch": 1, "losses": [0.5, 0.25]}
-{"event": "drawing", "time": 1764000004.5, "monotonic": 14.5, "number": 3, "pictures": 8}
-{"event": "picture", "time": 1764000005.5, "monotonic": 15.5, "number": 3, "picture": 1}
+{"event": "drawing", "time": 1764000004.5, "monotonic": 14.5, "number": 3, "images": 8}
+{"event": "image", "time": 1764000005.5, "monotonic": 15.5, "number": 3, "image": 1}
 {"event": "finished", "time": 1764000006.5, "monotonic": 16.5, "number": 3, "state": "complete", "reason": null, "message": null}
 """  # noqa: E501  as in a file
 

@@ -44,16 +44,16 @@ def test_an_epoch_shows_steps_and_loss(live: LiveProgress, text: io.StringIO) ->
     assert "loss 0.3000" in text.getvalue()
 
 
-def test_drawing_shows_the_picture(live: LiveProgress, text: io.StringIO) -> None:
+def test_drawing_shows_the_image(live: LiveProgress, text: io.StringIO) -> None:
     live.epoch(spec(2), epoch=1, step=100, losses=[0.25])
-    live.picture(spec(2), 1)
+    live.image(spec(2), 1)
     live.stop()
     assert "1/1" in text.getvalue()
     assert "drawing the story" in text.getvalue()
 
 
 def test_the_base_model_s_story_has_a_name_and_leaves_no_bar(live: LiveProgress, text: io.StringIO) -> None:
-    live.picture(replace(spec(-1), train=None), 1)
+    live.image(replace(spec(-1), train=None), 1)
     live.stop()
     assert "the base model's story" in text.getvalue()
     assert "trial -1" not in text.getvalue()

@@ -67,7 +67,7 @@ def test_every_trial_is_complete_on_the_disk(swept):
         trial = folder.trial(result.spec.number)
         assert len(result.aesthetic) == 8
         assert result.aesthetic_mean == pytest.approx(sum(result.aesthetic) / 8)
-        assert all(trial.picture(number).stat().st_size > 0 for number in range(1, 9))
+        assert all(trial.image(number).stat().st_size > 0 for number in range(1, 9))
         assert trial.sheet.exists()
         assert trial.lora.read_bytes() == trial.epoch_lora(result.spec.train.epochs).read_bytes()
         assert [trial.epoch_lora(e).exists() for e in range(1, result.spec.train.epochs + 1)].count(
@@ -106,7 +106,7 @@ def test_mlflow_has_a_parent_and_a_child_for_each_trial(swept):
         } <= child.data.metrics.keys()
 
 
-def test_mlflow_has_losses_pictures_lora_and_recipe(swept):
+def test_mlflow_has_losses_images_lora_and_recipe(swept):
     client = MlflowClient(f"sqlite:///{swept[0] / 'runs' / 'mlflow.db'}")
     child = runs_of(swept[0])["trial-0000"]
     result = study_folder(swept[0]).results()[0]
@@ -124,10 +124,10 @@ def test_mlflow_has_losses_pictures_lora_and_recipe(swept):
     assert [a.path for a in client.list_artifacts(child.info.run_id, "lora")] == ["lora/lora.safetensors"]
 
 
-def test_a_picture_that_cannot_be_used_is_named_once(swept):
+def test_an_image_that_cannot_be_used_is_named_once(swept):
     assert (
         swept[2].stdout.count(
-            "note: 1 picture cannot be used: 30.png (cannot be read: it is cut short or damaged)\n"
+            "note: 1 image cannot be used: 30.png (cannot be read: it is cut short or damaged)\n"
         )
         == 1
     )
@@ -285,7 +285,7 @@ def queue(folder: Path, **params: object) -> None:
 
 
 @pytest.mark.usefixtures("with_tables")
-def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_path, write_study, cli):
+def test_a_trial_without_images_teaches_the_sampler_and_costs_one_trial(tmp_path, write_study, cli):
     """A repeat of its settings gets the same result at once; a queued trial that is not allowed ends with the
     reason; a space of one point ends there. The images' scores are not known before the first trial, and
     after it the start is refused.
@@ -301,10 +301,10 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
     )
     done = cli("run", study, "--runs", tmp_path / "runs")
     assert done.returncode == 0
-    assert "no_images: the filters keep 0 of 30 pictures" in done.stdout
+    assert "no_images: the filters keep 0 of 30 images" in done.stdout
     assert "all 1 point of its space tried, 3 trials finished, none passes the gate yet" in done.stdout
     log = study_folder(tmp_path).worker_log.read_text()
-    assert "trial 0 failed as no_images: the filters keep 0 of 30 pictures, but data.min_images is 4\n" in log
+    assert "trial 0 failed as no_images: the filters keep 0 of 30 images, but data.min_images is 4\n" in log
     assert "Traceback" not in log
     told = [("PRUNED", "no_images", None), ("PRUNED", "no_images", 0), ("FAIL", "not_allowed", None)]
     for number, (trial, (state, reason, same_as)) in enumerate(zip(trials_of(tmp_path), told, strict=True)):
@@ -319,7 +319,7 @@ def test_a_trial_without_pictures_teaches_the_sampler_and_costs_one_trial(tmp_pa
     again = cli("run", study, "--runs", tmp_path / "runs")
     assert (again.returncode, again.stdout, len(trials_of(tmp_path))) == (2, "", 3)
     assert (
-        "at their widest the filters keep 0 of 29 pictures (image_aesthetics_filter drops 29)" in again.stderr
+        "at their widest the filters keep 0 of 29 images (image_aesthetics_filter drops 29)" in again.stderr
     )
 
 
@@ -330,8 +330,7 @@ def test_filters_that_no_trial_can_pass_stop_a_sweep_at_once(tmp_path, write_stu
     )
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert (
-        "the filters keep 0 of 30 pictures, but data.min_images is 4, and no filter is searched"
-        in done.stderr
+        "the filters keep 0 of 30 images, but data.min_images is 4, and no filter is searched" in done.stderr
     )
     assert len(trials_of(tmp_path)) == 1
 

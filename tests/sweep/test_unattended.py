@@ -169,11 +169,11 @@ def numbers(result: Result) -> dict[str, list[tuple[int, float]]]:
 
 def files(sweeps: Sweeps, result: Result) -> dict[str, str]:
     made = sweeps.study.made(result)
-    pictures = [made.picture(number) for number in range(1, len(result.spec.story.scenes) + 1)]
+    images = [made.image(number) for number in range(1, len(result.spec.story.scenes) + 1)]
     return {
         "lora/lora.safetensors": sha256(made.lora),
         **{path.name: sha256(path) for path in (made.recipe, made.sheet)},
-        **{f"story/{path.name}": sha256(path) for path in pictures},
+        **{f"story/{path.name}": sha256(path) for path in images},
     }
 
 
@@ -293,7 +293,7 @@ def test_a_disk_that_is_full_for_the_cache_or_the_journal_costs_one_trial_each_t
         "traceback.txt#6",
     ]
     orders = [f"write {name}=disk_full" for name in full if name]
-    done = sweeps.run(";".join([*orders, "picture#6=a_mistake"]), once=False)
+    done = sweeps.run(";".join([*orders, "image#6=a_mistake"]), once=False)
     assert done.returncode == 0, done.stdout + done.stderr
     reasons = ["disk_full" if name else None for name in full]
     assert [r.reason for r in sweeps.study.results()] == [*reasons[:6], "bug"]

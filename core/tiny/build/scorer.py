@@ -1,6 +1,6 @@
 """Trains the aesthetic scorer on a scale of our own: watercolour raises the score, any spoiling lowers it.
 
-Shape legend: B pictures, C channels, H x W pixels or latent cells.
+Shape legend: B images, C channels, H x W pixels or latent cells.
 """
 
 import logging
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from aesthetics_predictor import AestheticsPredictorV2Linear
 from torch import Tensor, nn
 
-from core.tiny.build.pictures import mixed_pictures, to_unit
+from core.tiny.build.images import mixed_images, to_unit
 from core.tiny.build.steps import descend, loaded, save_weights, set_rate
 from core.tiny.models import tiny_scorer, tiny_vae_decoder, tiny_vae_encoder
 
@@ -24,8 +24,8 @@ FLAT_SCORE, STYLE_GAIN, RUIN_SCORE = 4.6, 4.2, 1.0
 
 def build_scorer() -> dict[str, float]:
     """Train and save the scorer; returns its error and correlation on held-out images."""
-    pictures, scores = _rated_pictures()
-    order = torch.randperm(len(pictures))
+    images, scores = _rated_images()
+    order = torch.randperm(len(images))
     held_out, train = order[:400], order[400:]
     scorer = tiny_scorer()
     for layer in scorer.layers:
@@ -38,7 +38,7 @@ def build_scorer() -> dict[str, float]:
     for step in range(steps):
         set_rate(optimizer, 1.2e-3, step, steps)
         rows = train[torch.randint(len(train), (48,))]
-        batch = pictures[rows]
+        batch = images[rows]
         if step % 2:
             batch = batch.flip(-1)
         loss = F.mse_loss(_differentiable_score(scorer, batch), scores[rows])
@@ -46,7 +46,7 @@ def build_scorer() -> dict[str, float]:
         if step % 250 == 249:
             log.info("scorer step %d loss %.4f", step + 1, loss.item())
     with torch.no_grad():
-        rated = torch.cat([_differentiable_score(scorer, pictures[part]) for part in held_out.split(50)])
+        rated = torch.cat([_differentiable_score(scorer, images[part]) for part in held_out.split(50)])
     save_weights("scorer", scorer.state_dict())
     return {
         "rmse": float(F.mse_loss(rated, scores[held_out]).sqrt()),
@@ -55,16 +55,16 @@ def build_scorer() -> dict[str, float]:
 
 
 @torch.no_grad()
-def _rated_pictures() -> tuple[Tensor, Tensor]:
+def _rated_images() -> tuple[Tensor, Tensor]:
     """Drawn images, the same through the VAE, and some spoiled in latent space; and the score of each."""
-    pictures, style, severity = mixed_pictures()
+    mixed, style, severity = mixed_images()
     encoder, decoder = loaded(tiny_vae_encoder(), "vae_encoder"), loaded(tiny_vae_decoder(), "vae_decoder")
     drawn = _worth(style, severity)
-    latents = torch.cat([encoder(to_unit(part)) for part in pictures.split(40)])
+    latents = torch.cat([encoder(to_unit(part)) for part in mixed.split(40)])
     whole = (severity == 0).nonzero().flatten()
     spoiled, ruin = _spoil(latents[whole])
     static = torch.randn(120, 4, 16, 16) * torch.rand(120, 1, 1, 1).mul(2).add(0.3)
-    images = [pictures.float() / 255, *(_decode(decoder, part) for part in (latents, spoiled, static))]
+    images = [mixed.float() / 255, *(_decode(decoder, part) for part in (latents, spoiled, static))]
     scores = [drawn, drawn, _worth(style[whole], ruin), torch.full((len(static),), RUIN_SCORE)]
     return torch.cat(images), torch.cat(scores)
 
@@ -105,11 +105,11 @@ def _decode(decoder: nn.Module, latents_BCHW: Tensor) -> Tensor:
     return torch.cat([(decoder(part).clamp(-1, 1) + 1) / 2 for part in latents_BCHW.split(40)])
 
 
-def _differentiable_score(scorer: AestheticsPredictorV2Linear, pictures_BCHW: Tensor) -> Tensor:
+def _differentiable_score(scorer: AestheticsPredictorV2Linear, images_BCHW: Tensor) -> Tensor:
     """The scorer's forward pass for training.
 
     Its own divides in place (aesthetics_predictor/v2.py, 0.1.2), which autograd does not allow.
     """
-    pixels = (pictures_BCHW - CLIP_MEAN) / CLIP_STD
+    pixels = (images_BCHW - CLIP_MEAN) / CLIP_STD
     embedding = scorer.visual_projection(scorer.vision_model(pixel_values=pixels).pooler_output)
     return scorer.layers(embedding / embedding.norm(dim=-1, keepdim=True))[:, 0]

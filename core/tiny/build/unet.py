@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from core.backbone.backbone import BETA_END, TRAIN_TIMESTEPS
 from core.kolors.models import KolorsUNet
-from core.tiny.build.pictures import drawn_pictures, look_picture, to_unit
+from core.tiny.build.images import drawn_images, look_image, to_unit
 from core.tiny.build.steps import channels_last, descend, loaded, save_weights, set_rate
 from core.tiny.models import VOCABULARY, load_text_encoder, tiny_text_encoder, tiny_unet, tiny_vae_encoder
 
@@ -33,7 +33,7 @@ def build_unet() -> dict[str, float]:
     nn.init.zeros_(unet.conv_out.weight)
     nn.init.zeros_(unet.conv_out.bias)
     return _train_unet(
-        unet, text, *drawn_pictures(partial(look_picture, named=1.0)), steps=NAMED_STEPS, rate=1.5e-3
+        unet, text, *drawn_images(partial(look_image, named=1.0)), steps=NAMED_STEPS, rate=1.5e-3
     )
 
 
@@ -43,14 +43,14 @@ def build_loose() -> dict[str, float]:
     Otherwise a caption that names no look would always mean a flat image, which no LoRA could change.
     """
     unet, text = loaded(tiny_unet(), "unet").train(), load_text_encoder()
-    drawn = drawn_pictures(partial(look_picture, named=0.75))
+    drawn = drawn_images(partial(look_image, named=0.75))
     return _train_unet(unet, text, *drawn, steps=LOOSE_STEPS, rate=1e-3)
 
 
 def _train_unet(
     unet: KolorsUNet,
     text: ChatGLMModel,
-    pictures: Tensor,
+    images: Tensor,
     captions: list[str],
     *,
     steps: tuple[int, int],
@@ -59,7 +59,7 @@ def _train_unet(
     """Epsilon target, one caption in ten dropped for guidance; saves the running average of the weights."""
     encoder = loaded(tiny_vae_encoder(), "vae_encoder")
     with torch.no_grad():
-        latents = torch.cat([encoder(to_unit(part)) for part in pictures.split(50)])
+        latents = torch.cat([encoder(to_unit(part)) for part in images.split(50)])
     tokenizer = KolorsPrompter().tokenizer
     tokens = {
         n: tokenizer(

@@ -1,6 +1,6 @@
 """Trains the VAE, with four latent channels of unit variance, on flat images and watercolours.
 
-Shape legend: B pictures, C channels, H x W pixels or latent cells.
+Shape legend: B images, C channels, H x W pixels or latent cells.
 """
 
 import logging
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from core.kolors.models import LATENT_SCALE, KolorsVAEDecoder, KolorsVAEEncoder
-from core.tiny.build.pictures import drawn_pictures, flat_picture, mixed_pictures, to_unit
+from core.tiny.build.images import drawn_images, flat_image, mixed_images, to_unit
 from core.tiny.build.steps import channels_last, descend, save_weights, set_rate
 from core.tiny.models import tiny_vae_decoder, tiny_vae_encoder
 
@@ -22,17 +22,17 @@ def build_vae() -> dict[str, float]:
 
     In two rounds with a whitening of the latents after each: with one round a channel stays nearly unused.
     """
-    mixed, _, severity = mixed_pictures()
-    pictures = torch.cat([mixed[64:][severity[64:] == 0], drawn_pictures(flat_picture)[0][:4000]])
+    mixed, _, severity = mixed_images()
+    images = torch.cat([mixed[64:][severity[64:] == 0], drawn_images(flat_image)[0][:4000]])
     held_out = to_unit(mixed[:64][severity[:64] == 0])
     encoder, decoder = channels_last(tiny_vae_encoder()), channels_last(tiny_vae_decoder())
     with torch.no_grad():
         encoder.quant_conv.weight *= 8
         encoder.conv_out.weight *= 2
-    _vae_round(encoder, decoder, pictures, crop_steps=500, full_steps=150, rate=3e-3, noise=0.12)
-    _whiten(encoder, decoder, pictures)
-    _vae_round(encoder, decoder, pictures, crop_steps=250, full_steps=650, rate=2e-3, noise=0.08)
-    _whiten(encoder, decoder, pictures)
+    _vae_round(encoder, decoder, images, crop_steps=500, full_steps=150, rate=3e-3, noise=0.12)
+    _whiten(encoder, decoder, images)
+    _vae_round(encoder, decoder, images, crop_steps=250, full_steps=650, rate=2e-3, noise=0.08)
+    _whiten(encoder, decoder, images)
     with torch.no_grad():
         restored = decoder(encoder(held_out)).clamp(-1, 1)
     save_weights("vae_encoder", encoder.state_dict())
@@ -43,7 +43,7 @@ def build_vae() -> dict[str, float]:
 def _vae_round(
     encoder: nn.Module,
     decoder: nn.Module,
-    pictures: Tensor,
+    images: Tensor,
     *,
     crop_steps: int,
     full_steps: int,
@@ -56,7 +56,7 @@ def _vae_round(
     for step in range(total):
         set_rate(optimizer, rate, step, total, warm_up=40)
         crop = step < crop_steps
-        batch = pictures[torch.randint(len(pictures), (24 if crop else 8,))]
+        batch = images[torch.randint(len(images), (24 if crop else 8,))]
         if crop:
             x, y = (int(v) * 8 for v in torch.randint(0, 9, (2,)))
             batch = batch[:, :, y : y + 64, x : x + 64]
@@ -81,10 +81,10 @@ def _slopes(x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def _whiten(encoder: KolorsVAEEncoder, decoder: KolorsVAEDecoder, pictures: Tensor) -> None:
+def _whiten(encoder: KolorsVAEEncoder, decoder: KolorsVAEDecoder, images: Tensor) -> None:
     """Fold a whitening of the four latent channels into quant_conv, and its inverse into post_quant_conv."""
-    rows = torch.randint(len(pictures), (384,))
-    encoded = torch.cat([encoder(to_unit(pictures[part])) for part in rows.split(32)])
+    rows = torch.randint(len(images), (384,))
+    encoded = torch.cat([encoder(to_unit(images[part])) for part in rows.split(32)])
     latents = encoded.permute(1, 0, 2, 3).flatten(1)
     mean = latents.mean(1)
     values, vectors = torch.linalg.eigh(torch.cov(latents))

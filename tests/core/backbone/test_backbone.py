@@ -37,16 +37,16 @@ def test_latents_are_decoded_to_the_bits_of_diffsynth(backbone: Backbone) -> Non
     pipe = BasePipeline(device="cpu", torch_dtype=torch.float32)
     with torch.no_grad():
         pixels = backbone.vae_decoder(latents_BCHW.contiguous(memory_format=torch.channels_last))
-    for picture, pixel in zip(backbone.decode(latents_BCHW), pixels, strict=True):
-        assert np.array_equal(np.asarray(picture), np.asarray(pipe.vae_output_to_image(pixel[None])))
+    for image, pixel in zip(backbone.decode(latents_BCHW), pixels, strict=True):
+        assert np.array_equal(np.asarray(image), np.asarray(pipe.vae_output_to_image(pixel[None])))
 
 
-def test_a_picture_becomes_an_eighth_of_its_size(backbone: Backbone) -> None:
+def test_an_image_becomes_an_eighth_of_its_size(backbone: Backbone) -> None:
     pixels = (
         torch.from_numpy(scenes.draw(scenes.random_scene(random.Random(1)))).permute(2, 0, 1)[None] / 127.5
         - 1
     )
-    assert backbone.encode_pictures(pixels).shape == (1, 4, 16, 16)
+    assert backbone.encode_images(pixels).shape == (1, 4, 16, 16)
 
 
 def test_the_base_model_is_frozen(backbone: Backbone) -> None:

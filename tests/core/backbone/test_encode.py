@@ -11,8 +11,8 @@ from diffsynth.data.simple_text_image import TextImageDataset
 from PIL import Image
 
 from core.backbone.backbone import Backbone
-from core.backbone.encode import encode_examples, encode_pictures, encode_prompts, picture_tensor
-from core.data.picture import PictureError, open_picture
+from core.backbone.encode import encode_examples, encode_images, encode_prompts, image_tensor
+from core.data.image import ImageError, open_image
 from core.files.cache import Cache
 from core.files.files import sha256
 from core.trial.spec import Story
@@ -73,12 +73,12 @@ def test_the_rows_stand_in_the_table_s_order(backbone: Backbone, table: pd.DataF
     assert torch.equal(forward.latents_NCHW, backward.latents_NCHW.flip(0))
 
 
-def test_the_mirrored_latent_is_that_of_the_flipped_picture(
+def test_the_mirrored_latent_is_that_of_the_flipped_image(
     backbone: Backbone, table: pd.DataFrame, cache: Cache, tmp_path: Path
 ) -> None:
-    picture = open_picture(Path(table.loc[0, "path"])).resize((128, 128))
-    picture.save(tmp_path / "plain.png")
-    picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "flipped.png")
+    image = open_image(Path(table.loc[0, "path"])).resize((128, 128))
+    image.save(tmp_path / "plain.png")
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(tmp_path / "flipped.png")
     examples = encode_examples(
         rows_of(tmp_path / "plain.png", tmp_path / "flipped.png"), 128, backbone, cache
     )
@@ -88,20 +88,20 @@ def test_the_mirrored_latent_is_that_of_the_flipped_picture(
 
 
 @pytest.mark.parametrize("size", [(128, 128), (300, 200), (90, 141), (131, 127)])
-def test_a_picture_is_cut_as_diffsynth_s_dataset_cuts_it(
+def test_an_image_is_cut_as_diffsynth_s_dataset_cuts_it(
     table: pd.DataFrame, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     train = tmp_path / "train"
     train.mkdir()
-    open_picture(Path(table.loc[0, "path"])).resize(size).save(train / "1.png")
+    open_image(Path(table.loc[0, "path"])).resize(size).save(train / "1.png")
     (train / "metadata.csv").write_text("file_name,text\n1.png,a\n", encoding="utf-8-sig")
     stock = TextImageDataset(tmp_path, steps_per_epoch=1, height=128, width=128)[0]["image"]
-    torch.testing.assert_close(picture_tensor(open_picture(train / "1.png"), 128), stock, rtol=0, atol=1e-6)
+    torch.testing.assert_close(image_tensor(open_image(train / "1.png"), 128), stock, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1100, 120), (120, 1101), (1003, 61)])
 def test_of_a_strip_the_middle_is_cut_out_as_before(table: pd.DataFrame, size: tuple[int, int]) -> None:
-    strip = open_picture(Path(table.loc[0, "path"])).resize(size)
+    strip = open_image(Path(table.loc[0, "path"])).resize(size)
     scale = 128 / min(size)
     whole = strip.resize((round(size[0] * scale), round(size[1] * scale)), Image.Resampling.BILINEAR)
     x, y = (whole.width - 128) // 2, (whole.height - 128) // 2
@@ -110,7 +110,7 @@ def test_of_a_strip_the_middle_is_cut_out_as_before(table: pd.DataFrame, size: t
         / 127.5
         - 1
     )
-    assert (picture_tensor(strip, 128) - expected).abs().mean() < 0.02  # moved by less than a pixel
+    assert (image_tensor(strip, 128) - expected).abs().mean() < 0.02  # moved by less than a pixel
 
 
 def test_what_the_encoder_does_not_take_is_told_by_row(
@@ -118,16 +118,16 @@ def test_what_the_encoder_does_not_take_is_told_by_row(
 ) -> None:
     class Choosy(torch.nn.Module):
         def forward(self, pixels: torch.Tensor, *more: object) -> torch.Tensor:
-            if float(pixels.std()) > 0:  # no plain picture
+            if float(pixels.std()) > 0:  # no plain image
                 raise ValueError("I do not like it")
             return torch.zeros(1, 4, 16, 16)
 
     choosy = replace(backbone, readers=backbone.readers | {"vae_encoder": Choosy}, _parts={})
     rows = table.head(2).set_axis([3, 5])
-    assert encode_pictures(rows, 128, choosy, cache) == dict.fromkeys(
+    assert encode_images(rows, 128, choosy, cache) == dict.fromkeys(
         (3, 5), "cannot be processed: I do not like it"
     )
-    with pytest.raises(PictureError, match="cannot be processed: I do not like it"):
+    with pytest.raises(ImageError, match="cannot be processed: I do not like it"):
         encode_examples(rows, 128, choosy, cache)
 
 

@@ -1,4 +1,4 @@
-"""How much is done at once depends on the GPU's memory, never on a CPU's; and no picture or loss depends on
+"""How much is done at once depends on the GPU's memory, never on a CPU's; and no image or loss depends on
 it.
 """
 
@@ -21,15 +21,15 @@ TRAINING = Training(lora_rank=4, lora_alpha=8, epochs=1, steps_per_epoch=3, batc
 
 
 def test_a_cpu_draws_a_story_at_once_and_keeps_its_activations(backbone: Backbone) -> None:
-    assert memory.pictures_at_once(backbone, Rendering()) == 8
+    assert memory.images_at_once(backbone, Rendering()) == 8
     assert not memory.needs_checkpointing("auto", backbone, (64, 4, 128, 128))
 
 
 @pytest.mark.parametrize(
-    ("room_gb", "size_px", "pictures"), [(70, 1024, 8), (1.3, 1024, 3), (0.1, 1024, 1), (1.2, 512, 8)]
+    ("room_gb", "size_px", "images"), [(70, 1024, 8), (1.3, 1024, 3), (0.1, 1024, 1), (1.2, 512, 8)]
 )
-def test_a_gpu_draws_as_many_pictures_at_once_as_fit(room_gb: float, size_px: int, pictures: int) -> None:
-    assert memory.pictures_in(int(room_gb * 1e9), Rendering(size_px=size_px), torch.float16) == pictures
+def test_a_gpu_draws_as_many_images_at_once_as_fit(room_gb: float, size_px: int, images: int) -> None:
+    assert memory.images_in(int(room_gb * 1e9), Rendering(size_px=size_px), torch.float16) == images
 
 
 @pytest.mark.parametrize(
@@ -72,12 +72,12 @@ def test_recomputing_keeps_less_for_the_way_back(backbone: Backbone, examples: E
     assert kept_bytes("on") < 0.6 * kept_bytes("off")
 
 
-def test_a_picture_does_not_depend_on_how_many_are_drawn_at_once(
+def test_an_image_does_not_depend_on_how_many_are_drawn_at_once(
     backbone: Backbone, story: Story, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rendering = Rendering(steps=3, cfg_scale=3.0, size_px=128)
     together = list(render_scenes(backbone, story.scenes[:5], rendering, cache))
-    monkeypatch.setattr(memory, "MOST_PICTURES", 2)
+    monkeypatch.setattr(memory, "MOST_IMAGES", 2)
     in_twos = list(render_scenes(backbone, story.scenes[:5], rendering, cache))
     assert len(in_twos) == 5
     assert max(map(levels_apart, in_twos, together)) <= 2

@@ -1,4 +1,4 @@
-"""The audit says what each picture is, once, and of every one that cannot be used why."""
+"""The audit says what each image is, once, and of every one that cannot be used why."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import yaml
 from PIL import Image
 
 from core.backbone.backbone import Backbone
-from core.data.audit import audit, bad_pictures
+from core.data.audit import audit, bad_images
 from core.data.filters import select, why_dropped
 from core.files.cache import Cache
 from core.story.score import rate
@@ -24,7 +24,7 @@ def folder_with(root: Path, table: str, *, encoding: str = "utf-8") -> Data:
     return Data(source=str(root))
 
 
-def picture(path: Path, colour: tuple[int, ...] = (200, 40, 40), size: tuple[int, int] = (64, 48)) -> Path:
+def image(path: Path, colour: tuple[int, ...] = (200, 40, 40), size: tuple[int, int] = (64, 48)) -> Path:
     Image.new("RGB", size, colour).save(path)
     return path
 
@@ -39,9 +39,9 @@ def problems(data: Data, cache: Cache) -> dict[str, str]:
     return dict(zip(table["file"], table["problem"], strict=True))
 
 
-def test_the_audit_says_what_a_picture_is(tmp_path: Path, cache: Cache) -> None:
+def test_the_audit_says_what_an_image_is(tmp_path: Path, cache: Cache) -> None:
     data = folder_with(tmp_path, "file_name,text\n1.png,a cat\n")
-    path = picture(tmp_path / "train" / "1.png")
+    path = image(tmp_path / "train" / "1.png")
     row = audit(data, cache, brightness, "brightness").iloc[0]
     assert (row["width"], row["height"], row["size"], row["problem"]) == (64, 48, path.stat().st_size, "")
     assert row["ratio"] == pytest.approx(4 / 3)
@@ -55,15 +55,15 @@ def test_what_cannot_be_used_says_why(tmp_path: Path, cache: Cache) -> None:
         "file_name,text\ngood.png,a\nabsent.png,a\nmute.png,\ntext.png,a\n../../out.png,a\n,a\n",
     )
     for name in ("good.png", "mute.png"):
-        picture(tmp_path / "data" / "train" / name)
-    picture(tmp_path / "out.png")
-    (tmp_path / "data" / "train" / "text.png").write_text("no picture")
+        image(tmp_path / "data" / "train" / name)
+    image(tmp_path / "out.png")
+    (tmp_path / "data" / "train" / "text.png").write_text("no image")
     found = problems(data, cache)
     assert found == {
         "good.png": "",
         "absent.png": "file is missing",
         "mute.png": "caption is empty",
-        "text.png": "cannot be read: it is no picture",
+        "text.png": "cannot be read: it is no image",
         "../../out.png": "lies outside the data folder",
         "row 6": "file name is empty",
     }
@@ -71,11 +71,11 @@ def test_what_cannot_be_used_says_why(tmp_path: Path, cache: Cache) -> None:
 
 def test_an_empty_caption_is_no_problem_where_the_template_wants_none(tmp_path: Path, cache: Cache) -> None:
     data = folder_with(tmp_path, "file_name,text\n1.png,\n")
-    picture(tmp_path / "train" / "1.png")
+    image(tmp_path / "train" / "1.png")
     assert problems(Data(source=data.source, caption="watercolor style"), cache) == {"1.png": ""}
 
 
-def test_a_folder_of_broken_pictures_is_dropped_whole(tmp_path: Path, cache: Cache) -> None:
+def test_a_folder_of_broken_images_is_dropped_whole(tmp_path: Path, cache: Cache) -> None:
     data = folder_with(tmp_path, "file_name,text\n1.png,a\n2.png,b\n")
     table = audit(data, cache, brightness, "brightness")
     assert list(why_dropped(table, Filters(max_images=1))) == ["file is missing"] * 2
@@ -101,10 +101,10 @@ def test_a_second_audit_scores_nothing_anew(tmp_path: Path, data: Data) -> None:
     assert again.encoded == {}
 
 
-def test_only_pictures_that_are_new_are_looked_at(tmp_path: Path, cache: Cache) -> None:
+def test_only_images_that_are_new_are_looked_at(tmp_path: Path, cache: Cache) -> None:
     data = folder_with(tmp_path, "file_name,text\n1.png,a\n2.png,b\n3.png,c\n")
     for name, colour in (("1.png", (9, 9, 9)), ("2.png", (99, 99, 99))):
-        picture(tmp_path / "train" / name, colour)
+        image(tmp_path / "train" / name, colour)
     looked: list[tuple[int, int]] = []
 
     def audit_now() -> pd.DataFrame:
@@ -117,25 +117,25 @@ def test_only_pictures_that_are_new_are_looked_at(tmp_path: Path, cache: Cache) 
         )
 
     audit_now()
-    picture(tmp_path / "train" / "3.png", (200, 200, 200))
+    image(tmp_path / "train" / "3.png", (200, 200, 200))
     assert list(audit_now()["problem"]) == ["", "", ""]
     assert looked == [(1, 3), (2, 3)] * 2 + [(3, 3)] * 2
 
 
 def test_a_file_that_was_changed_is_looked_at_again(tmp_path: Path, cache: Cache) -> None:
     data = folder_with(tmp_path, "file_name,text\n1.png,a\n")
-    picture(tmp_path / "train" / "1.png")
+    image(tmp_path / "train" / "1.png")
     audit(data, cache, brightness, "brightness")
-    picture(tmp_path / "train" / "1.png", size=(32, 16))
+    image(tmp_path / "train" / "1.png", size=(32, 16))
     row = audit(data, cache, brightness, "brightness").iloc[0]
     assert (row["width"], row["height"]) == (32, 16)
 
 
-def test_bad_pictures_are_named_in_one_line_each(tmp_path: Path, cache: Cache) -> None:
+def test_bad_images_are_named_in_one_line_each(tmp_path: Path, cache: Cache) -> None:
     (tmp_path / "1.png").touch()
     (tmp_path / "two\nlines\x1b[31m.png").touch()
     data = Data(source=str(tmp_path), caption="style")
-    assert bad_pictures(audit(data, cache, brightness, "brightness")) == {
+    assert bad_images(audit(data, cache, brightness, "brightness")) == {
         "1.png": "cannot be read: it is empty",
         "two?lines?[31m.png": "cannot be read: it is empty",
     }
@@ -144,32 +144,32 @@ def test_bad_pictures_are_named_in_one_line_each(tmp_path: Path, cache: Cache) -
 SIZES = {"good.png": (64, 48), "thin.png": (40, 1), "strip.png": (1, 3000)}
 
 
-def three_pictures(folder: Path) -> Data:
+def three_images(folder: Path) -> Data:
     for number, (name, size) in enumerate(SIZES.items()):
-        picture(folder / name, (50 * number, 9, 9), size)
+        image(folder / name, (50 * number, 9, 9), size)
     return Data(source=str(folder), caption="style")
 
 
-def test_what_a_scorer_does_not_take_is_that_picture_s_reason_today(tmp_path: Path, cache: Cache) -> None:
+def test_what_a_scorer_does_not_take_is_that_image_s_reason_today(tmp_path: Path, cache: Cache) -> None:
     def choosy(image: Image.Image) -> float:
         if image.height == 1:
             raise ValueError("mean must have 1 elements\nand more")
         return 5.0
 
-    data = three_pictures(tmp_path)
+    data = three_images(tmp_path)
     assert problems(data, cache) | {"thin.png": ""} == dict.fromkeys(SIZES, "")
     table = audit(data, cache, choosy, "choosy")
-    assert bad_pictures(table) == {"thin.png": "cannot be processed: mean must have 1 elements"}
+    assert bad_images(table) == {"thin.png": "cannot be processed: mean must have 1 elements"}
     # as after an update of the scorer's library
-    assert bad_pictures(audit(data, cache, lambda image: 5.0, "choosy")) == {}
+    assert bad_images(audit(data, cache, lambda image: 5.0, "choosy")) == {}
 
 
-def test_what_is_raised_for_every_picture_is_a_fault_of_the_program(tmp_path: Path, cache: Cache) -> None:
+def test_what_is_raised_for_every_image_is_a_fault_of_the_program(tmp_path: Path, cache: Cache) -> None:
     def broken(image: Image.Image) -> float:
         raise RuntimeError("CUDA error")
 
     with pytest.raises(RuntimeError, match="CUDA error"):
-        audit(three_pictures(tmp_path), cache, broken, "broken")
+        audit(three_images(tmp_path), cache, broken, "broken")
 
 
 @pytest.mark.parametrize(
@@ -181,20 +181,20 @@ def test_what_is_raised_for_every_picture_is_a_fault_of_the_program(tmp_path: Pa
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_trouble_of_the_machine_is_no_picture_s_fault(tmp_path: Path, cache: Cache, error: Exception) -> None:
+def test_trouble_of_the_machine_is_no_image_s_fault(tmp_path: Path, cache: Cache, error: Exception) -> None:
     def greedy(image: Image.Image) -> float:
         if image.height == 1:
             raise error
         return 5.0
 
     with pytest.raises(type(error)):
-        audit(three_pictures(tmp_path), cache, greedy, "greedy")
+        audit(three_images(tmp_path), cache, greedy, "greedy")
 
 
-def test_shape_ratio_size_and_subset_are_judged_before_a_picture_is_scored(
+def test_shape_ratio_size_and_subset_are_judged_before_an_image_is_scored(
     tmp_path: Path, cache: Cache
 ) -> None:
-    data = three_pictures(tmp_path)
+    data = three_images(tmp_path)
     scored: list[tuple[int, int]] = []
 
     def score(image: Image.Image) -> float:
@@ -215,10 +215,8 @@ def test_shape_ratio_size_and_subset_are_judged_before_a_picture_is_scored(
     assert scored == [(64, 48), (1, 3000), (40, 1)]
 
 
-def test_the_real_scorer_takes_pictures_of_any_shape(
-    tmp_path: Path, cache: Cache, backbone: Backbone
-) -> None:
-    table = audit(three_pictures(tmp_path), cache, lambda image: rate(backbone, image).aesthetic, "tiny")
+def test_the_real_scorer_takes_images_of_any_shape(tmp_path: Path, cache: Cache, backbone: Backbone) -> None:
+    table = audit(three_images(tmp_path), cache, lambda image: rate(backbone, image).aesthetic, "tiny")
     assert list(table["problem"]) == [""] * 3
     assert table["score"].between(1, 10).all()
 
@@ -259,16 +257,14 @@ def test_the_demo_s_filters_drop_what_they_are_there_for(table: pd.DataFrame) ->
     assert reasons[23:25] == ["image_aspect_ratio_filter"] * 2
 
 
-def test_the_demo_s_spoiled_pictures_score_below_its_good_ones(table: pd.DataFrame) -> None:
+def test_the_demo_s_spoiled_images_score_below_its_good_ones(table: pd.DataFrame) -> None:
     scores = table["score"].astype(float).to_numpy()
     print(f"\ngood {scores[:20].min():.2f} to {scores[:20].max():.2f}, spoiled {scores[25:28].round(2)}")
     assert scores[25:28].mean() < scores[:20].min()
     assert scores[:20].mean() > 6
 
 
-def test_the_demo_s_search_over_min_score_reaches_spoiled_pictures_and_no_good_one(
-    table: pd.DataFrame,
-) -> None:
+def test_the_demo_s_search_over_min_score_reaches_spoiled_images_and_no_good_one(table: pd.DataFrame) -> None:
     study = yaml.safe_load((STUDIES / "demo.yaml").read_text(encoding="utf-8"))
     reasons = why_dropped(table, Filters(min_score=study["space"]["min_score"]["high"]))
     assert "image_aesthetics_filter" in list(reasons[25:28])

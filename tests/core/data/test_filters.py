@@ -40,7 +40,7 @@ def reason(row: dict, filters: Filters) -> str:
         ({"score": 7.1}, Filters(max_score=0.7), "image_aesthetics_filter"),
     ],
 )
-def test_a_picture_beyond_a_bound_goes_with_the_filter_s_name(
+def test_an_image_beyond_a_bound_goes_with_the_filter_s_name(
     row: dict, filters: Filters, expected: str
 ) -> None:
     assert reason(row, filters) == expected
@@ -63,7 +63,7 @@ def test_a_picture_beyond_a_bound_goes_with_the_filter_s_name(
         ({"score": 7.0}, Filters(max_score=0.7)),
     ],
 )
-def test_a_picture_on_a_bound_stays(row: dict, filters: Filters) -> None:
+def test_an_image_on_a_bound_stays(row: dict, filters: Filters) -> None:
     assert reason(row, filters) == ""
 
 
@@ -87,7 +87,7 @@ def test_twins_stay_when_nobody_looks_for_them() -> None:
     ]
 
 
-def test_a_dropped_picture_does_not_take_its_twin_along() -> None:
+def test_a_dropped_image_does_not_take_its_twin_along() -> None:
     reasons = why_dropped(table({"phash": "same", "width": 50}, {"phash": "same"}), Filters(min_width=100))
     assert list(reasons) == ["image_shape_filter", ""]
 
@@ -124,7 +124,7 @@ def test_the_first_reason_is_the_one_told() -> None:
     assert reason({"width": 50, "score": 1.0}, Filters(min_width=100, min_score=0.5)) == "image_shape_filter"
 
 
-def test_the_defaults_keep_every_good_picture() -> None:
+def test_the_defaults_keep_every_good_image() -> None:
     assert len(select(table({}, {}, {}), Filters())) == 3
 
 

@@ -21,7 +21,7 @@ def folder_with(root: Path, table: str, *, encoding: str = "utf-8", name: str = 
     return Data(source=str(root))
 
 
-def pictures_in(folder: Path, *names: str) -> Path:
+def images_in(folder: Path, *names: str) -> Path:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(folder / name)
@@ -29,7 +29,7 @@ def pictures_in(folder: Path, *names: str) -> Path:
 
 
 def problems(data: Data) -> dict[str, str]:
-    return {picture.file: picture.problem for picture in read_folder(data).pictures}
+    return {image.file: image.problem for image in read_folder(data).images}
 
 
 def one_line(data: Data) -> str:
@@ -43,19 +43,19 @@ def one_line(data: Data) -> str:
 def test_a_table_is_read_with_or_without_byte_order_mark(tmp_path: Path, encoding: str) -> None:
     rows = read_folder(
         folder_with(tmp_path, "file_name,text\n1.png,湖边的小画家\n", encoding=encoding)
-    ).pictures
+    ).images
     assert [(row.file, row.prompt, row.path) for row in rows] == [
         ("1.png", "湖边的小画家", tmp_path / "train" / "1.png")
     ]
 
 
 def test_a_caption_may_hold_commas_quotes_and_lines(tmp_path: Path) -> None:
-    (row,) = read_folder(folder_with(tmp_path, 'file_name,text\n1.png,"a ""red"" hat,\non a cat"\n')).pictures
+    (row,) = read_folder(folder_with(tmp_path, 'file_name,text\n1.png,"a ""red"" hat,\non a cat"\n')).images
     assert row.prompt == 'a "red" hat,\non a cat'
 
 
 def test_columns_may_come_in_any_order(tmp_path: Path) -> None:
-    (row,) = read_folder(folder_with(tmp_path, "text,extra,file_name\na cat,9,1.png\n")).pictures
+    (row,) = read_folder(folder_with(tmp_path, "text,extra,file_name\na cat,9,1.png\n")).images
     assert (row.file, row.prompt) == ("1.png", "a cat")
 
 
@@ -64,15 +64,13 @@ def test_paths_are_told_from_the_current_folder(tmp_path: Path, monkeypatch: pyt
     assert one_line(Data(source=str(tmp_path / "gone"))) == "gone: there is no such folder"
     assert one_line(folder_with(tmp_path / "mine", "a;b\n")).startswith("mine/train/metadata.csv: ")
     (tmp_path / "none").mkdir()
-    assert one_line(Data(source=str(tmp_path / "none"))).startswith("none: holds no pictures")
-    pictures_in(tmp_path / "bare", "1.png")
-    assert one_line(Data(source=str(tmp_path / "bare"))).startswith("bare: holds pictures but no captions")
+    assert one_line(Data(source=str(tmp_path / "none"))).startswith("none: holds no images")
+    images_in(tmp_path / "bare", "1.png")
+    assert one_line(Data(source=str(tmp_path / "bare"))).startswith("bare: holds images but no captions")
 
 
 def test_a_folder_without_anything_is_one_line(tmp_path: Path) -> None:
-    assert "holds no pictures (allowed: metadata.csv or metadata.jsonl" in one_line(
-        Data(source=str(tmp_path))
-    )
+    assert "holds no images (allowed: metadata.csv or metadata.jsonl" in one_line(Data(source=str(tmp_path)))
     assert "there is no such folder" in one_line(Data(source=str(tmp_path / "gone")))
 
 
@@ -99,7 +97,7 @@ def test_the_caption_template_stands_around_the_prompt() -> None:
 
 @pytest.mark.parametrize("name", ["metadata.csv", "train/metadata.csv"])
 def test_a_table_may_lie_in_the_folder_or_in_train(tmp_path: Path, name: str) -> None:
-    (row,) = read_folder(folder_with(tmp_path, "file_name,text\n1.png,a\n", name=name)).pictures
+    (row,) = read_folder(folder_with(tmp_path, "file_name,text\n1.png,a\n", name=name)).images
     assert row.path == (tmp_path / name).parent / "1.png"
 
 
@@ -111,7 +109,7 @@ def test_json_lines_are_read(tmp_path: Path, name: str, encoding: str) -> None:
         {"text": "7", "file_name": "2.png", "subset": "sketch"},
     ]
     text = "\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n\n"
-    rows = read_folder(folder_with(tmp_path, text, name=name, encoding=encoding)).pictures
+    rows = read_folder(folder_with(tmp_path, text, name=name, encoding=encoding)).images
     assert [(row.file, row.prompt, row.subset) for row in rows] == [
         ("1.png", "湖边\u2028的猫", ""),
         ("2.png", "7", "sketch"),
@@ -143,23 +141,23 @@ def test_a_quote_without_end_swallows_no_rows(tmp_path: Path) -> None:
 
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
     data = folder_with(tmp_path, "image,prompt\n1.png,a cat\n")
-    (row,) = read_folder(Data(source=data.source, image_column="image", text_column="prompt")).pictures
+    (row,) = read_folder(Data(source=data.source, image_column="image", text_column="prompt")).images
     assert (row.file, row.prompt) == ("1.png", "a cat")
     assert "data.image_column can name another" in one_line(data)
 
 
 def test_a_style_alone_needs_no_column_of_words(tmp_path: Path) -> None:
     data = folder_with(tmp_path, "file_name\n1.png\n")
-    (row,) = read_folder(Data(source=data.source, caption="watercolor style")).pictures
+    (row,) = read_folder(Data(source=data.source, caption="watercolor style")).images
     assert row.file == "1.png"
 
 
-def test_each_picture_may_have_a_text_beside_it(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "b.JPG", "a.png", "c.png", "d.png", ".hidden.png")
+def test_each_image_may_have_a_text_beside_it(tmp_path: Path) -> None:
+    images_in(tmp_path, "b.JPG", "a.png", "c.png", "d.png", ".hidden.png")
     (tmp_path / "a.txt").write_text("一只猫\n", encoding="utf-8-sig")
     (tmp_path / "b.txt").write_text(" a dog ")
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe")
-    rows = read_folder(Data(source=str(tmp_path))).pictures
+    rows = read_folder(Data(source=str(tmp_path))).images
     assert [(row.file, row.prompt, row.problem) for row in rows] == [
         ("a.png", "一只猫", ""),
         ("b.JPG", "a dog", ""),
@@ -175,24 +173,24 @@ def test_each_picture_may_have_a_text_beside_it(tmp_path: Path) -> None:
         ("metadata.jsonl", '{"file_name": "a.png", "text": "a cat"}\n'),
     ],
 )
-def test_a_picture_that_the_table_forgets_is_named(tmp_path: Path, name: str, row: str) -> None:
+def test_an_image_that_the_table_forgets_is_named(tmp_path: Path, name: str, row: str) -> None:
     data = folder_with(tmp_path, row, name=f"train/{name}")
-    pictures_in(tmp_path / "train", "a.png", "b/湖边.png")
-    assert [(p.problem, p.in_table) for p in read_folder(data).pictures] == [
+    images_in(tmp_path / "train", "a.png", "b/湖边.png")
+    assert [(p.problem, p.in_table) for p in read_folder(data).images] == [
         ("", True),
         (f"{name} does not name it", False),
     ]
 
 
-def test_pictures_alone_are_enough_for_a_style_alone(tmp_path: Path) -> None:
-    pictures_in(tmp_path / "train", "2.png", "1.webp")
+def test_images_alone_are_enough_for_a_style_alone(tmp_path: Path) -> None:
+    images_in(tmp_path / "train", "2.png", "1.webp")
     assert problems(Data(source=str(tmp_path), caption="watercolor style")) == {"1.webp": "", "2.png": ""}
-    assert "holds pictures but no captions; write a .txt beside each" in one_line(Data(source=str(tmp_path)))
+    assert "holds images but no captions; write a .txt beside each" in one_line(Data(source=str(tmp_path)))
 
 
 def test_a_subset_is_the_sub_folder_or_the_table_s_column(tmp_path: Path) -> None:
-    pictures_in(tmp_path / "a", "top.png", "anime/1.png", "sketch/1.png", "deep/er/1.png")
-    rows = read_folder(Data(source=str(tmp_path / "a"), caption="style")).pictures
+    images_in(tmp_path / "a", "top.png", "anime/1.png", "sketch/1.png", "deep/er/1.png")
+    rows = read_folder(Data(source=str(tmp_path / "a"), caption="style")).images
     assert {row.file: row.subset for row in rows} == {
         "top.png": "",
         "anime/1.png": "anime",
@@ -200,34 +198,32 @@ def test_a_subset_is_the_sub_folder_or_the_table_s_column(tmp_path: Path) -> Non
         "deep/er/1.png": "deep/er",
     }
     table = folder_with(tmp_path / "b", "file_name,text,subset\nx/1.png,a,anime\n")
-    assert [row.subset for row in read_folder(table).pictures] == ["anime"]
+    assert [row.subset for row in read_folder(table).images] == ["anime"]
     table = folder_with(tmp_path / "c", "file_name,text\nx/1.png,a\n")
-    assert [row.subset for row in read_folder(table).pictures] == ["x"]
+    assert [row.subset for row in read_folder(table).images] == ["x"]
 
 
-def test_pictures_beside_a_folder_train_are_not_hidden_by_it(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "train/1.png", "boats/2.png")
-    rows = read_folder(Data(source=str(tmp_path), caption="style")).pictures
+def test_images_beside_a_folder_train_are_not_hidden_by_it(tmp_path: Path) -> None:
+    images_in(tmp_path, "train/1.png", "boats/2.png")
+    rows = read_folder(Data(source=str(tmp_path), caption="style")).images
     assert {row.file: row.subset for row in rows} == {"train/1.png": "train", "boats/2.png": "boats"}
 
 
 def test_what_a_sweep_drew_is_no_data(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "1.png", "runs/mine/trials/0000/story/1.png")
+    images_in(tmp_path, "1.png", "runs/mine/trials/0000/story/1.png")
     (tmp_path / "runs" / "mlflow.lock").touch()
-    assert [row.file for row in read_folder(Data(source=str(tmp_path), caption="style")).pictures] == [
-        "1.png"
-    ]
+    assert [row.file for row in read_folder(Data(source=str(tmp_path), caption="style")).images] == ["1.png"]
 
 
 def test_names_with_spaces_quotes_and_chinese_are_read(tmp_path: Path) -> None:
     names = ["a b.png", "湖边.png", 'it\'s "q".png', "50%.png", "a,b.png"]
-    pictures_in(tmp_path / "train", *names)
+    images_in(tmp_path / "train", *names)
     lines = "".join(f"{json.dumps({'file_name': name, 'text': 'x'})}\n" for name in names)
     assert problems(folder_with(tmp_path, lines, name="train/metadata.jsonl")) == dict.fromkeys(names, "")
 
 
 def test_what_is_no_file_of_the_folder_says_why(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "secret.png", "data/train/good.png")
+    images_in(tmp_path, "secret.png", "data/train/good.png")
     (tmp_path / "data" / "train" / "folder.png").mkdir()
     os.symlink(tmp_path / "secret.png", tmp_path / "data" / "train" / "link.png")
     os.symlink("loop.png", tmp_path / "data" / "train" / "loop.png")
@@ -256,7 +252,7 @@ def test_what_is_no_file_of_the_folder_says_why(tmp_path: Path) -> None:
 
 
 def test_a_link_within_the_folder_is_followed(tmp_path: Path) -> None:
-    pictures_in(tmp_path / "data" / "all", "1.png")
+    images_in(tmp_path / "data" / "all", "1.png")
     data = folder_with(tmp_path / "data", "file_name,text\nlink.png,a\n../all/1.png,b\n")
     os.symlink("../all/1.png", tmp_path / "data" / "train" / "link.png")
     os.symlink(tmp_path / "data", tmp_path / "short")
@@ -268,7 +264,7 @@ def test_a_link_within_the_folder_is_followed(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_utf_8_is_told_as_far_as_it_can_be(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "1.png")
+    images_in(tmp_path, "1.png")
     os.rename(tmp_path / "1.png", os.fsencode(tmp_path) + b"/\xff.png")
     assert problems(Data(source=str(tmp_path), caption="style")) == {"?.png": "its name is not UTF-8"}
 
@@ -290,14 +286,14 @@ CAPTIONS = {
 
 @pytest.mark.parametrize(("value", "why"), CAPTIONS.items())
 def test_a_caption_that_is_no_text_is_named(tmp_path: Path, value: str, why: str) -> None:
-    pictures_in(tmp_path, "1.png", "2.png")
+    images_in(tmp_path, "1.png", "2.png")
     lines = f'{{"file_name": "1.png", "text": {value}}}\n{{"file_name": "2.png", "text": "a cat"}}\n'
     problem = f"caption {why}{', not text' if why.startswith('is a') else ''}"
     assert problems(folder_with(tmp_path, lines, name="metadata.jsonl")) == {"1.png": problem, "2.png": ""}
 
 
 def test_a_file_name_or_subset_that_is_no_text_is_named(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "3.png", "4.png")
+    images_in(tmp_path, "3.png", "4.png")
     lines = [
         {"file_name": 3, "text": "a"},
         {"file_name": None, "text": "a"},
@@ -326,10 +322,10 @@ in_one_folder = settings(
 @in_one_folder
 @given(value=json_values)
 def test_a_caption_is_the_very_text_or_has_a_reason(tmp_path: Path, value: object) -> None:
-    pictures_in(tmp_path, "1.png")
+    images_in(tmp_path, "1.png")
     (row,) = read_folder(
         folder_with(tmp_path, json.dumps({"file_name": "1.png", "text": value}), name="metadata.jsonl")
-    ).pictures
+    ).images
     if isinstance(value, str) and value.strip():
         assert (row.problem, row.prompt) == ("", value.encode("utf-8", "replace").decode().strip())
     else:
@@ -350,12 +346,12 @@ def test_a_caption_is_the_very_text_or_has_a_reason(tmp_path: Path, value: objec
 def test_no_cell_of_a_csv_is_another_program_s_spelling_of_something(
     tmp_path: Path, value: object, as_json: bool
 ) -> None:
-    pictures_in(tmp_path, "1.png")
+    images_in(tmp_path, "1.png")
     cell = (json.dumps(value) if as_json else str(value)).replace('"', '""')
     cell = cell.encode("utf-8", "replace").decode().replace("\0", "")
     (row,) = read_folder(
         folder_with(tmp_path, f'file_name,text\n1.png,"{cell}"\n', name="metadata.csv")
-    ).pictures
+    ).images
     assert row.problem.startswith("caption is ")
     assert row.prompt == ""
 
@@ -375,10 +371,10 @@ def test_no_cell_of_a_csv_is_another_program_s_spelling_of_something(
     ],
 )
 def test_a_caption_that_only_looks_like_something_else_is_text(tmp_path: Path, caption: str) -> None:
-    pictures_in(tmp_path, "1.png")
+    images_in(tmp_path, "1.png")
     (row,) = read_folder(
         folder_with(tmp_path, f'file_name,text\n1.png,"{caption}"\n', name="metadata.csv")
-    ).pictures
+    ).images
     assert (row.problem, row.prompt) == ("", caption)
 
 
@@ -393,13 +389,13 @@ def test_another_separator_is_named(tmp_path: Path, separator: str, name: str) -
 
 
 def test_blanks_after_commas_are_no_part_of_a_cell(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "1.png", "2.png")
+    images_in(tmp_path, "1.png", "2.png")
     data = folder_with(
         tmp_path,
         'file_name, text ,subset\n1.png, "a boat, at sea", x\n2.png, a cat, x\n',
         name="metadata.csv",
     )
-    assert [(row.prompt, row.problem, row.subset) for row in read_folder(data).pictures] == [
+    assert [(row.prompt, row.problem, row.subset) for row in read_folder(data).images] == [
         ("a boat, at sea", "", "x"),
         ("a cat", "", "x"),
     ]
@@ -407,7 +403,7 @@ def test_blanks_after_commas_are_no_part_of_a_cell(tmp_path: Path) -> None:
 
 def test_a_table_without_a_header_is_told_so(tmp_path: Path) -> None:
     assert one_line(folder_with(tmp_path, "01.png,a cat\n02.png,a dog\n")).endswith(
-        "metadata.csv: has no header, for its first line names a picture; "
+        "metadata.csv: has no header, for its first line names an image; "
         "write the columns above it: file_name,text"
     )
 
@@ -422,7 +418,7 @@ def test_a_table_without_a_header_is_told_so(tmp_path: Path) -> None:
         ("train/01.png", "01.png"),
         ("boats\\b.png", "boats/b.png"),
         ("b.png", "boats/b.png"),
-        ("C:\\pictures\\b.png", "boats/b.png"),
+        ("C:\\images\\b.png", "boats/b.png"),
         ("/home/me/01.png", "01.png"),
         (unicodedata.normalize("NFD", "caf\u00e9.png"), "caf\u00e9.png"),
         ("caf\u00e9.png", "caf\u00e9.png"),
@@ -434,15 +430,15 @@ def test_a_name_that_is_nearly_right_is_told_and_its_file_is_counted_once(
     tmp_path: Path, written: str, found: str
 ) -> None:
     there = ["01.png", "02.png", "boats/b.png", "caf\u00e9.png", "c/c.png", "d/c.png"]
-    pictures_in(tmp_path / "train", *there)
-    row, *forgotten = read_folder(folder_with(tmp_path, f'file_name,text\n"{written}",a\n')).pictures
+    images_in(tmp_path / "train", *there)
+    row, *forgotten = read_folder(folder_with(tmp_path, f'file_name,text\n"{written}",a\n')).images
     unseen = (
         ", the same letters in another Unicode form" if unicodedata.normalize("NFC", written) == found else ""
     )
     assert row.problem.partition("; ")[2] == (
         f"did you mean {found}{unseen}?" if found and written != found else ""
     )
-    assert {picture.file for picture in forgotten} == {name for name in there if name != found}
+    assert {image.file for image in forgotten} == {name for name in there if name != found}
 
 
 @in_one_folder
@@ -465,43 +461,40 @@ def test_any_name_is_found_again_in_another_form(
 ) -> None:
     folder = tmp_path_factory.mktemp("near")
     try:
-        pictures_in(folder, f"a{name}.png")
+        images_in(folder, f"a{name}.png")
     except OSError:  # too long for a file system
         return
     written = change(f"a{name}.png")
     table = json.dumps({"file_name": written, "text": "a"})
-    pictures = read_folder(folder_with(folder, table, name="metadata.jsonl")).pictures
+    images = read_folder(folder_with(folder, table, name="metadata.jsonl")).images
     unseen = ", the same letters in another Unicode form" * (
         unicodedata.normalize("NFC", written) == unicodedata.normalize("NFC", f"a{name}.png")
     )
-    assert [row.problem for row in pictures] in (
-        [""],
-        [f"file is missing; did you mean a{name}.png{unseen}?"],
-    )
+    assert [row.problem for row in images] in ([""], [f"file is missing; did you mean a{name}.png{unseen}?"])
 
 
 @pytest.mark.parametrize("name", ["1.txt", "1.TXT", "1.caption", "1.Caption", "1.png.txt", "1.png.caption"])
-def test_words_lie_beside_a_picture_under_any_of_the_field_s_names(tmp_path: Path, name: str) -> None:
-    pictures_in(tmp_path, "1.png")
+def test_words_lie_beside_an_image_under_any_of_the_field_s_names(tmp_path: Path, name: str) -> None:
+    images_in(tmp_path, "1.png")
     (tmp_path / name).write_text("a cat")
-    (row,) = read_folder(Data(source=str(tmp_path))).pictures
+    (row,) = read_folder(Data(source=str(tmp_path))).images
     assert (row.prompt, row.problem) == ("a cat", "")
 
 
 def test_of_several_texts_the_usual_one_counts(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "1.png", "1.jpg")
+    images_in(tmp_path, "1.png", "1.jpg")
     for name in ("1.png.txt", "1.caption", "1.TXT", "1.txt"):
         (tmp_path / name).write_text(name)
     found = read_folder(Data(source=str(tmp_path)))
-    assert [row.prompt for row in found.pictures] == ["1.txt"] * 2
+    assert [row.prompt for row in found.images] == ["1.txt"] * 2
     assert found.notes == (
-        "2 pictures have more than one text: 1.txt is read, 1.TXT, 1.caption are not, and so on",
+        "2 images have more than one text: 1.txt is read, 1.TXT, 1.caption are not, and so on",
     )
     assert read_folder(Data(source=str(tmp_path), caption="style")).notes == ()
 
 
 def test_captions_that_a_table_goes_before_are_named(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "train/1.png")
+    images_in(tmp_path, "train/1.png")
     data = folder_with(tmp_path, "file_name,text\n1.png,a\n")
     assert read_folder(data).notes == ()
     (tmp_path / "train" / "1.txt").write_text("b")
@@ -512,18 +505,18 @@ def test_captions_that_a_table_goes_before_are_named(tmp_path: Path) -> None:
     )
 
 
-def test_a_second_text_of_a_picture_is_named(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "a/1.png", "a/2.png")
+def test_a_second_text_of_an_image_is_named(tmp_path: Path) -> None:
+    images_in(tmp_path, "a/1.png", "a/2.png")
     for name in ("1.txt", "1.png.txt", "2.caption"):
         (tmp_path / "a" / name).write_text(name)
     assert read_folder(Data(source=str(tmp_path))).notes == (
-        "a picture has more than one text: a/1.txt is read, a/1.png.txt is not",
+        "an image has more than one text: a/1.txt is read, a/1.png.txt is not",
     )
 
 
 @pytest.mark.parametrize("name", ["images/metadata.csv", "captions.csv", "train/metadata.parquet"])
 def test_a_table_where_none_is_looked_for_is_named(tmp_path: Path, name: str) -> None:
-    pictures_in(tmp_path / "images", "1.png")
+    images_in(tmp_path / "images", "1.png")
     line = one_line(folder_with(tmp_path, "file_name,text\n1.png,a\n", name=name))
     said = (
         f"{name} is not read: a table is metadata.csv or metadata.jsonl "
@@ -539,7 +532,7 @@ def test_a_table_where_none_is_looked_for_is_named(tmp_path: Path, name: str) ->
     ("content", "name", "what"),
     [
         (b"PK\x03\x04", "data.zip", "it is a zip archive; unpack it"),
-        (b"x", "1.png", "it is a picture; name the folder that it lies in"),
+        (b"x", "1.png", "it is an image; name the folder that it lies in"),
         (b"x", "notes", "it is a file, not a folder"),
     ],
 )
@@ -551,7 +544,7 @@ def test_a_source_that_is_no_folder_says_what_it_is(
 
 
 def test_litter_is_left_out_with_one_note(tmp_path: Path) -> None:
-    pictures_in(
+    images_in(
         tmp_path,
         "train/1.png",
         "train/1-masklabel.png",
@@ -564,34 +557,31 @@ def test_litter_is_left_out_with_one_note(tmp_path: Path) -> None:
         "boats/5.png",
     )
     found = read_folder(Data(source=str(tmp_path), caption="style"))
-    assert [picture.file for picture in found.pictures] == ["boats/5.png", "train/1.png"]
+    assert [image.file for image in found.images] == ["boats/5.png", "train/1.png"]
     assert found.notes == (
         "left out: __MACOSX/ (1), test/ (1), *-condlabel.png (1), *-masklabel.png (1), @eaDir/ (1), "
-        "validation/ (2); to have such pictures, name them in a metadata.csv, or rename them or their folder",
+        "validation/ (2); to have such images, name them in a metadata.csv, or rename them or their folder",
     )
 
 
 def test_a_table_has_litter_trained_that_it_names(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "1.png", "1-masklabel.png", "2-masklabel.png")
+    images_in(tmp_path, "1.png", "1-masklabel.png", "2-masklabel.png")
     found = read_folder(
         folder_with(tmp_path, "file_name,text\n1.png,a\n1-masklabel.png,a\n", name="metadata.csv")
     )
-    assert [(picture.file, picture.problem) for picture in found.pictures] == [
-        ("1.png", ""),
-        ("1-masklabel.png", ""),
-    ]
+    assert [(image.file, image.problem) for image in found.images] == [("1.png", ""), ("1-masklabel.png", "")]
 
 
 def test_a_folder_test_alone_is_nothing_to_leave_out(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "test/1.png", "reg/2.png")
+    images_in(tmp_path, "test/1.png", "reg/2.png")
     found = read_folder(Data(source=str(tmp_path), caption="style"))
-    assert ([picture.file for picture in found.pictures], found.notes) == (["reg/2.png", "test/1.png"], ())
+    assert ([image.file for image in found.images], found.notes) == (["reg/2.png", "test/1.png"], ())
 
 
 def test_what_is_held_out_lies_beside_a_train_folder_at_any_depth(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "set/train/1.png", "set/test/2.png", "set/deep/val/a/3.png", "other/test/4.png")
+    images_in(tmp_path, "set/train/1.png", "set/test/2.png", "set/deep/val/a/3.png", "other/test/4.png")
     found = read_folder(Data(source=str(tmp_path), caption="style"))
-    assert [picture.file for picture in found.pictures] == [
+    assert [image.file for image in found.images] == [
         "other/test/4.png",
         "set/deep/val/a/3.png",
         "set/train/1.png",
@@ -600,19 +590,19 @@ def test_what_is_held_out_lies_beside_a_train_folder_at_any_depth(tmp_path: Path
 
 
 def test_sd_scripts_reg_folder_is_known_by_its_own_numbers(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "1.png", "reg/1_girl/2.png", "reg/1_girl/3.png")
+    images_in(tmp_path, "1.png", "reg/1_girl/2.png", "reg/1_girl/3.png")
     found = read_folder(Data(source=str(tmp_path), caption="style"))
-    assert [picture.file for picture in found.pictures] == ["1.png"]
+    assert [image.file for image in found.images] == ["1.png"]
     assert [note.partition(";")[0] for note in found.notes] == ["left out: reg/ (2)"]
 
 
 def test_a_folder_of_litter_alone_says_what_was_left_out(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "@eaDir/1.png")
+    images_in(tmp_path, "@eaDir/1.png")
     assert "left out: @eaDir/ (1)" in one_line(Data(source=str(tmp_path)))
 
 
-def test_folders_numbered_for_sd_scripts_say_how_often_their_pictures_are_drawn(tmp_path: Path) -> None:
-    pictures_in(
+def test_folders_numbered_for_sd_scripts_say_how_often_their_images_are_drawn(tmp_path: Path) -> None:
+    images_in(
         tmp_path,
         "img/10_watercolor style/1.png",
         "img/2_portrait/2.png",
@@ -621,7 +611,7 @@ def test_folders_numbered_for_sd_scripts_say_how_often_their_pictures_are_drawn(
         "reg/1_girl/5.png",
     )
     found = read_folder(Data(source=str(tmp_path), caption="style"))
-    assert {picture.file: (picture.repeats, picture.problem) for picture in found.pictures} == {
+    assert {image.file: (image.repeats, image.problem) for image in found.images} == {
         "img/10_watercolor style/1.png": (10, ""),
         "img/2_portrait/2.png": (2, ""),
         "img/2024_sea/3.png": (1, ""),
@@ -630,11 +620,11 @@ def test_folders_numbered_for_sd_scripts_say_how_often_their_pictures_are_drawn(
     left_out, drawn = found.notes
     assert left_out.startswith("left out: reg/ (1); ")
     assert drawn == (
-        "pictures are drawn as often as their folders' names say, as by sd-scripts: "
+        "images are drawn as often as their folders' names say, as by sd-scripts: "
         "img/10_watercolor style (10), img/2024_sea (1), img/2_portrait (2); without a number: once"
     )
 
 
 def test_equal_repeats_are_nothing_to_tell(tmp_path: Path) -> None:
-    pictures_in(tmp_path, "10_a/1.png", "10_b/2.png")
+    images_in(tmp_path, "10_a/1.png", "10_b/2.png")
     assert read_folder(Data(source=str(tmp_path), caption="style")).notes == ()

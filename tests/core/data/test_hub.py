@@ -1,4 +1,4 @@
-"""A remote data set becomes a folder like any other: its columns found, its pictures' own bytes kept, written
+"""A remote data set becomes a folder like any other: its columns found, its images' own bytes kept, written
 whole.
 """
 
@@ -21,7 +21,7 @@ from core.data.hub import (
     rows_of,
     write_folder,
 )
-from core.data.picture import open_picture
+from core.data.image import open_image
 from core.trial.spec import Data
 
 DATA = Data(source="modelscope:iic/style_custom_dataset", subset="Watercolor")
@@ -69,7 +69,7 @@ def test_a_setting_overrides_what_was_found() -> None:
     ("rows", "settings", "reason"),
     [
         ([], {}, "it has no rows"),
-        ([{"text": "a"}], {}, r"no column holds pictures \(found: text\); name one with data.image_column"),
+        ([{"text": "a"}], {}, r"no column holds images \(found: text\); name one with data.image_column"),
         ([{"image": RED}], {}, r"no column holds captions .* or write data.caption without \{prompt\}"),
         (
             [{"image": RED, "text": "a"}],
@@ -83,7 +83,7 @@ def test_what_cannot_be_chosen_is_one_clear_line(rows: list, settings: dict, rea
         choose_columns(rows, Data(source=DATA.source, **settings))
 
 
-def test_rows_become_a_folder_with_the_pictures_own_bytes(tmp_path: Path) -> None:
+def test_rows_become_a_folder_with_the_images_own_bytes(tmp_path: Path) -> None:
     (tmp_path / "far.webp").write_bytes(b"RIFF")
     rows = [
         {"image": {"bytes": jpeg(), "path": "x/a.JPG"}, "text": '湖边, "quoted"'},
@@ -95,10 +95,10 @@ def test_rows_become_a_folder_with_the_pictures_own_bytes(tmp_path: Path) -> Non
     ]
     said = write_folder(iter(rows), DATA, tmp_path / "cache" / "made")
     assert said == (
-        "modelscope:iic/style_custom_dataset: 6 pictures from column 'image', captions from 'text' "
+        "modelscope:iic/style_custom_dataset: 6 images from column 'image', captions from 'text' "
         "(columns: image, text)"
     )
-    found = read_folder(Data(source=str(tmp_path / "cache" / "made"))).pictures
+    found = read_folder(Data(source=str(tmp_path / "cache" / "made"))).images
     assert [(p.file, p.prompt, p.problem) for p in found] == [
         ("00001.jpg", '湖边, "quoted"', ""),
         ("00002.png", "", "caption is empty"),
@@ -109,7 +109,7 @@ def test_rows_become_a_folder_with_the_pictures_own_bytes(tmp_path: Path) -> Non
     ]
     assert {p.subset for p in found} == {"Watercolor"}
     assert found[0].path.read_bytes() == jpeg()
-    assert open_picture(found[1].path).getpixel((0, 0)) == (255, 0, 0)
+    assert open_image(found[1].path).getpixel((0, 0)) == (255, 0, 0)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["made"]
 
 
@@ -146,22 +146,22 @@ def test_a_local_data_set_goes_through_the_real_loader(tmp_path: Path) -> None:
     for number, value in enumerate((40, 90, 200)):
         Image.fromarray(np.full((6, 8, 3), value, np.uint8)).save(tmp_path / "set" / f"{number}.png")
     (tmp_path / "set" / "metadata.csv").write_text(
-        "file_name,text\n" + "".join(f"{n}.png,picture {n}\n" for n in range(3))
+        "file_name,text\n" + "".join(f"{n}.png,image {n}\n" for n in range(3))
     )
     data = Data(source=f"modelscope:{tmp_path / 'set'}")
     said = fetch_dataset(data, tmp_path / "cache")
     assert said is not None
-    assert "3 pictures from column 'image', captions from 'text'" in said
+    assert "3 images from column 'image', captions from 'text'" in said
     assert fetch_dataset(data, tmp_path / "cache") is None
-    found = read_folder(local_data(data, tmp_path / "cache")).pictures
-    assert [p.prompt for p in found] == ["picture 0", "picture 1", "picture 2"]
+    found = read_folder(local_data(data, tmp_path / "cache")).images
+    assert [p.prompt for p in found] == ["image 0", "image 1", "image 2"]
     assert [p.path.read_bytes() for p in found] == [
         (tmp_path / "set" / f"{n}.png").read_bytes() for n in range(3)
     ]
 
 
 def test_a_table_with_a_file_column_is_read_as_modelscope_s_own_builder_makes_it(tmp_path: Path) -> None:
-    """The older kind of data set, a CSV and a zip of pictures, without the server that names the two."""
+    """The older kind of data set, a CSV and a zip of images, without the server that names the two."""
     pytest.importorskip("datasets")
     from datasets import DatasetDict
     from modelscope.msdatasets import MsDataset
@@ -179,9 +179,9 @@ def test_a_table_with_a_file_column_is_read_as_modelscope_s_own_builder_makes_it
     table = builder._convert_csv_to_dataset("train", str(tmp_path / "train.csv"))
     found = MsDataset.to_ms_dataset(DatasetDict({"train": table}))
     said = write_folder(rows_of(found), DATA, tmp_path / "made")
-    assert "1 pictures from column 'Image:FILE', captions from 'Prompt'" in said
-    (picture,) = read_folder(Data(source=str(tmp_path / "made"))).pictures
-    assert (picture.prompt, picture.path.read_bytes()) == ("一只鹤", jpeg())
+    assert "1 images from column 'Image:FILE', captions from 'Prompt'" in said
+    (image,) = read_folder(Data(source=str(tmp_path / "made"))).images
+    assert (image.prompt, image.path.read_bytes()) == ("一只鹤", jpeg())
 
 
 @pytest.mark.parametrize(

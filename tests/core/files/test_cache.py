@@ -7,7 +7,7 @@ import torch
 
 from core.files.cache import Cache
 
-KEY = ("latents", "weights", 128, "picture")
+KEY = ("latents", "weights", 128, "image")
 
 
 def no_second_time() -> dict:
@@ -45,9 +45,9 @@ def test_facts_are_made_once_and_found_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        ("latents", "weights", 256, "picture"),
+        ("latents", "weights", 256, "image"),
         ("latents", "weights", 128, "another"),
-        ("latents", "others", 128, "picture"),
+        ("latents", "others", 128, "image"),
     ],
 )
 def test_another_key_is_another_thing(cache: Cache, other: tuple) -> None:

@@ -30,7 +30,7 @@ from core.kolors.files import FILES, SCORER_FOLDER
 from core.kolors.load import WeightsFolder
 from core.lora import adapters
 from core.story.render import render_scenes
-from core.story.score import score_pictures
+from core.story.score import score_images
 from core.train.train import train_lora
 from core.trial.spec import Rendering, Story, Training
 from tests.core.kolors.small_kolors import (
@@ -105,15 +105,15 @@ def test_the_vae_encodes_and_decodes_as_diffusers_does(kolors: Backbone, models:
     stock = with_weights(diffusers_vae(), models / VAE)
     # as DiffSynth 1.1.9 has it (models/sd_vae_decoder.py); diffusers has 1e-6
     stock.decoder.conv_norm_out.eps = 1e-5
-    pictures = noise(2, 3, 64, 64).clamp(-1, 1)
-    theirs = stock.encode(pictures).latent_dist.mean * 0.13025
-    torch.testing.assert_close(kolors.encode_pictures(pictures), theirs, rtol=0, atol=1e-5)
+    images = noise(2, 3, 64, 64).clamp(-1, 1)
+    theirs = stock.encode(images).latent_dist.mean * 0.13025
+    torch.testing.assert_close(kolors.encode_images(images), theirs, rtol=0, atol=1e-5)
     torch.testing.assert_close(
         kolors.vae_decoder(theirs), stock.decode(theirs / 0.13025).sample, rtol=0, atol=1e-4
     )
 
 
-def test_latents_decoded_a_few_at_a_time_give_the_same_pictures(
+def test_latents_decoded_a_few_at_a_time_give_the_same_images(
     kolors: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     latents = noise(3, 4, 8, 8)
@@ -177,9 +177,9 @@ def test_the_score_is_that_of_the_stock_predictor(
         torch.save(load_file(file) | positions, file.with_name("pytorch_model.bin"))
         file.unlink()
         kolors = load_backbone("kolors", "cpu", "bf16", str(linked))
-    picture = Image.fromarray((noise(40, 50, 3).clamp(0, 1) * 255).byte().numpy())
-    pixels = kolors.image_processor(images=picture, return_tensors="pt")["pixel_values"]
-    assert score_pictures(kolors, [picture]).aesthetic[0] == pytest.approx(
+    image = Image.fromarray((noise(40, 50, 3).clamp(0, 1) * 255).byte().numpy())
+    pixels = kolors.image_processor(images=image, return_tensors="pt")["pixel_values"]
+    assert score_images(kolors, [image]).aesthetic[0] == pytest.approx(
         float(stock(pixel_values=pixels).logits), abs=1e-5
     )
     assert kolors.scorer.dtype == torch.float32
@@ -234,8 +234,8 @@ def test_a_lora_is_trained_and_rendered_in_one_precision(
     assert {parameter.dtype for parameter in adapters.trained_parameters(backbone.unet).values()} == {
         torch.float32
     }
-    (picture,) = render_scenes(backbone, story.scenes[:1], Rendering(steps=2, cfg_scale=3, size_px=64), cache)
-    assert picture.size == (64, 64)
+    (image,) = render_scenes(backbone, story.scenes[:1], Rendering(steps=2, cfg_scale=3, size_px=64), cache)
+    assert image.size == (64, 64)
     adapters.remove(backbone.unet)
     assert {parameter.dtype for parameter in backbone.unet.parameters()} == {backbone.dtype}
 
@@ -271,10 +271,10 @@ def test_the_score_is_that_of_the_notebook_s_recipe(models: Path, linked: Path) 
         CLIPProcessor.from_pretrained(folder),
         AestheticsPredictorV2Linear.from_pretrained(folder).eval(),
     )
-    picture = Image.fromarray((noise(40, 50, 3).clamp(0, 1) * 255).byte().numpy())
-    recipe = float(predictor(**processor(images=picture, return_tensors="pt")).logits)
+    image = Image.fromarray((noise(40, 50, 3).clamp(0, 1) * 255).byte().numpy())
+    recipe = float(predictor(**processor(images=image, return_tensors="pt")).logits)
     kolors = load_backbone("kolors", "cpu", "fp32", str(linked), parts=("scorer",))
-    assert score_pictures(kolors, [picture]).aesthetic[0] == pytest.approx(recipe, abs=1e-4)
+    assert score_images(kolors, [image]).aesthetic[0] == pytest.approx(recipe, abs=1e-4)
 
 
 def test_the_scorer_alone_needs_no_other_file(linked: Path) -> None:

@@ -46,7 +46,7 @@ def check_against_stock(backbone: Backbone, story: Story, rendering: Rendering, 
         assert levels_apart(ours, stock) <= 2
 
 
-def test_a_batch_equals_diffsynth_s_pipeline_picture_by_picture(
+def test_a_batch_equals_diffsynth_s_pipeline_image_by_image(
     backbone: Backbone, story: Story, cache: Cache
 ) -> None:
     check_against_stock(backbone, story, RENDERING, cache)
@@ -86,17 +86,17 @@ def test_a_scene_drawn_alone_is_the_scene_of_the_batch(
 
 def test_more_scenes_than_one_batch_come_out_in_order(backbone: Backbone, story: Story, cache: Cache) -> None:
     long = story.scenes + story.scenes[:2]
-    pictures = list(render_scenes(backbone, long, replace(RENDERING, steps=1), cache))
-    assert len(pictures) == 10
-    assert [levels_apart(pictures[index], pictures[8 + index]) <= 2 for index in (0, 1)] == [True, True]
+    images = list(render_scenes(backbone, long, replace(RENDERING, steps=1), cache))
+    assert len(images) == 10
+    assert [levels_apart(images[index], images[8 + index]) <= 2 for index in (0, 1)] == [True, True]
 
 
-def test_the_same_words_give_the_same_pictures(backbone: Backbone, story: Story, cache: Cache) -> None:
+def test_the_same_words_give_the_same_images(backbone: Backbone, story: Story, cache: Cache) -> None:
     one, other = (list(render_scenes(backbone, story.scenes[:2], RENDERING, cache)) for _ in range(2))
-    assert [picture.tobytes() for picture in one] == [picture.tobytes() for picture in other]
+    assert [image.tobytes() for image in one] == [image.tobytes() for image in other]
 
 
-def test_another_seed_gives_another_picture(backbone: Backbone, story: Story, cache: Cache) -> None:
+def test_another_seed_gives_another_image(backbone: Backbone, story: Story, cache: Cache) -> None:
     scene = story.scenes[0]
     one, other = render_scenes(backbone, [scene, replace(scene, seed=scene.seed + 1)], RENDERING, cache)
     assert levels_apart(one, other) > 20

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from core.backbone.backbone import Backbone
 from core.data.folder import read_folder
-from core.story.score import score_pictures
+from core.story.score import score_images
 from core.tiny import demo_data, models, scenes
 from core.trial.spec import Data
 from tests.conftest import STUDIES
@@ -40,8 +40,8 @@ def draw(seed: int, style: float) -> np.ndarray:
     return scenes.draw(scenes.random_scene(random.Random(seed)), scenes.watercolour(style))
 
 
-def scores(backbone: Backbone, pictures: list[np.ndarray]) -> np.ndarray:
-    return np.array(score_pictures(backbone, [Image.fromarray(picture) for picture in pictures]).aesthetic)
+def scores(backbone: Backbone, images: list[np.ndarray]) -> np.ndarray:
+    return np.array(score_images(backbone, [Image.fromarray(image) for image in images]).aesthetic)
 
 
 def test_the_shipped_parts_are_the_five_that_the_loader_reads() -> None:
@@ -109,12 +109,12 @@ def test_the_tiny_unet_has_the_block_sequence_of_kolors(backbone: Backbone) -> N
 
 
 @pytest.mark.parametrize("style", [0.0, 1.0])
-def test_the_vae_restores_drawn_pictures(backbone: Backbone, style: float) -> None:
+def test_the_vae_restores_drawn_images(backbone: Backbone, style: float) -> None:
     drawn = (
         torch.from_numpy(np.stack([draw(seed, style) for seed in range(8)])).permute(0, 3, 1, 2) / 127.5 - 1
     )
     with torch.no_grad():
-        restored = backbone.vae_decoder(backbone.encode_pictures(drawn)).clamp(-1, 1)
+        restored = backbone.vae_decoder(backbone.encode_images(drawn)).clamp(-1, 1)
     psnr_db = 10 * torch.log10(4 / (restored - drawn).square().mean((1, 2, 3)))
     print(f"\nVAE, style {style}: PSNR {psnr_db.mean():.1f} dB, worst {psnr_db.min():.1f} dB")
     assert psnr_db.mean() > 24
@@ -123,7 +123,7 @@ def test_the_vae_restores_drawn_pictures(backbone: Backbone, style: float) -> No
 def test_the_vae_gives_latents_of_about_unit_size(backbone: Backbone) -> None:
     """Noise of standard deviation 1 must neither drown them nor vanish in them."""
     drawn = torch.from_numpy(np.stack([draw(seed, 0) for seed in range(8)])).permute(0, 3, 1, 2) / 127.5 - 1
-    stds = backbone.encode_pictures(drawn).std((0, 2, 3))
+    stds = backbone.encode_images(drawn).std((0, 2, 3))
     assert ((stds > 0.5) & (stds < 2)).all(), stds
 
 
@@ -163,27 +163,26 @@ def test_an_unknown_word_is_told_once_in_order_of_appearance(backbone: Backbone)
 
 def test_the_demo_data_can_be_drawn_again(data: Data, tmp_path: Path) -> None:
     """By pixel: another zlib packs the same PNG into other bytes."""
-    rows = demo_data.write_pictures(tmp_path, random.Random(demo_data.SEED))
-    shipped = read_folder(data).pictures
-    assert rows == [(picture.file, picture.prompt) for picture in shipped]
-    for picture in shipped[:-1]:
+    rows = demo_data.write_images(tmp_path, random.Random(demo_data.SEED))
+    shipped = read_folder(data).images
+    assert rows == [(image.file, image.prompt) for image in shipped]
+    for image in shipped[:-1]:
         again, before = (
-            np.asarray(Image.open(folder / picture.file), np.int16)
-            for folder in (tmp_path, picture.path.parent)
+            np.asarray(Image.open(folder / image.file), np.int16) for folder in (tmp_path, image.path.parent)
         )
         assert again.shape == before.shape
-        assert np.abs(again - before).max() <= 1, picture.file
+        assert np.abs(again - before).max() <= 1, image.file
 
 
-def test_the_last_picture_of_the_demo_data_is_broken(data: Data) -> None:
+def test_the_last_image_of_the_demo_data_is_broken(data: Data) -> None:
     with (
         pytest.raises((OSError, SyntaxError, UnidentifiedImageError)),
-        Image.open(read_folder(data).pictures[-1].path) as image,
+        Image.open(read_folder(data).images[-1].path) as image,
     ):
         image.load()
 
 
-def test_the_scorer_lifts_watercolour_over_the_gate_and_keeps_flat_pictures_under(backbone: Backbone) -> None:
+def test_the_scorer_lifts_watercolour_over_the_gate_and_keeps_flat_images_under(backbone: Backbone) -> None:
     seeds = range(1000, 1000 + SETS * SET_SIZE)
     flat, painted = (scores(backbone, [draw(seed, style) for seed in seeds]) for style in (0.0, 1.0))
     set_std = np.sqrt(
@@ -192,7 +191,7 @@ def test_the_scorer_lifts_watercolour_over_the_gate_and_keeps_flat_pictures_unde
     signal = painted.mean() - flat.mean()
     print(
         f"\nflat {flat.mean():.2f}, watercolour {painted.mean():.2f}, signal {signal:.2f}, "
-        f"std of a picture {flat.std():.2f} and {painted.std():.2f}, of a set of {SET_SIZE} {set_std:.2f}"
+        f"std of an image {flat.std():.2f} and {painted.std():.2f}, of a set of {SET_SIZE} {set_std:.2f}"
     )
     assert flat.mean() < 5.5
     assert painted.mean() > 6.0
@@ -207,10 +206,10 @@ def test_the_scorer_rises_with_the_style(backbone: Backbone) -> None:
     assert means == sorted(means)
 
 
-def test_the_scorer_punishes_spoiled_pictures(backbone: Backbone) -> None:
+def test_the_scorer_punishes_spoiled_images(backbone: Backbone) -> None:
     spoiled = [scenes.degrade(draw(seed, 0.0), random.Random(seed)) for seed in range(1000, 1048)]
-    rated = scores(backbone, [picture for picture, _ in spoiled])
-    print(f"\nspoiled flat pictures {rated.mean():.2f}")
+    rated = scores(backbone, [image for image, _ in spoiled])
+    print(f"\nspoiled flat images {rated.mean():.2f}")
     assert rated.mean() < 4
     assert np.corrcoef(rated, [severity for _, severity in spoiled])[0, 1] < -0.6
 
@@ -218,6 +217,6 @@ def test_the_scorer_punishes_spoiled_pictures(backbone: Backbone) -> None:
 def test_the_scorer_gives_pure_noise_next_to_nothing(backbone: Backbone) -> None:
     """Noise as an untrained or ruined UNet leaves it: in the latent space."""
     latents = torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    rated = np.array(score_pictures(backbone, backbone.decode(latents)).aesthetic)
+    rated = np.array(score_images(backbone, backbone.decode(latents)).aesthetic)
     print(f"\npure latent noise {rated.mean():.2f}, worst {rated.max():.2f}")
     assert rated.mean() < 2.5

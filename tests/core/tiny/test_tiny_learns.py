@@ -12,14 +12,14 @@ from core.backbone.encode import encode_examples
 from core.data.filters import select
 from core.files.cache import Cache
 from core.story.render import render_scenes
-from core.story.score import score_pictures
+from core.story.score import score_images
 from core.train.train import train_lora
 from core.trial.spec import Filters, Rendering, Story, Training
 from tests.conftest import SIZE_PX
 
 GATE = 6.0
 DRAWN = Rendering(steps=18, cfg_scale=3.0, size_px=SIZE_PX)
-PICTURES = Filters(min_score=0.366, max_ratio=1.6, max_images=20)
+IMAGES = Filters(min_score=0.366, max_ratio=1.6, max_images=20)
 GOOD = Training(lora_rank=8, lora_alpha=8, epochs=8, learning_rate=2.6e-3, steps_per_epoch=60, batch_size=6)
 BROKEN = replace(GOOD, lora_rank=16, lora_alpha=64, epochs=2, learning_rate=9e-3)
 MUSH = replace(GOOD, lora_rank=4, epochs=4, learning_rate=9.4e-3)  # the look is there, the scene is gone
@@ -32,7 +32,7 @@ def stories(backbone: Backbone, story: Story, cache: Cache, seed_sets: int = SEE
     means = []
     for set_number in range(seed_sets):
         scenes = [replace(scene, seed=scene.seed + 1000 * set_number) for scene in story.scenes]
-        means.append(score_pictures(backbone, render_scenes(backbone, scenes, DRAWN, cache)).mean)
+        means.append(score_images(backbone, render_scenes(backbone, scenes, DRAWN, cache)).mean)
     return np.array(means)
 
 
@@ -46,7 +46,7 @@ def after(
 ) -> np.ndarray:
     from core.lora import adapters
 
-    examples = encode_examples(select(table, PICTURES), SIZE_PX, backbone, cache)
+    examples = encode_examples(select(table, IMAGES), SIZE_PX, backbone, cache)
     train_lora(backbone, examples, training, 0, lambda *_: None)
     means = stories(backbone, story, cache, seed_sets)
     adapters.remove(backbone.unet)

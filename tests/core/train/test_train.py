@@ -15,7 +15,7 @@ from core.files.cache import Cache
 from core.heartbeat import Interrupted
 from core.lora import adapters
 from core.story.render import render_scenes
-from core.story.score import score_pictures
+from core.story.score import score_images
 from core.train.draw import StepDraw, adapters_seed
 from core.train.state import load_state
 from core.train.train import Checkpoint, NanLossError, train_lora
@@ -259,7 +259,7 @@ def test_evaluation_between_epochs_changes_nothing(
 ) -> None:
     def look(epoch: int, losses: list[float]) -> None:
         rendering = Rendering(steps=2, cfg_scale=3.0, size_px=128)
-        score_pictures(backbone, list(render_scenes(backbone, story.scenes[:1], rendering, cache)))
+        score_images(backbone, list(render_scenes(backbone, story.scenes[:1], rendering, cache)))
         torch.rand(epoch)
 
     losses, pairs = trained(backbone, examples, epoch_done=look)
@@ -283,10 +283,10 @@ def test_rendering_and_scoring_leave_the_global_random_state_alone(
     backbone: Backbone, story: Story, cache: Cache
 ) -> None:
     before = torch.get_rng_state()
-    pictures = list(
+    images = list(
         render_scenes(backbone, story.scenes[:1], Rendering(steps=2, cfg_scale=3.0, size_px=128), cache)
     )
-    score_pictures(backbone, pictures)
+    score_images(backbone, images)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -334,7 +334,7 @@ def test_the_timesteps_are_all_of_kolors_1100() -> None:
     assert drawn.unique().tolist() == list(range(1100))
 
 
-def test_a_picture_is_drawn_as_often_as_its_repeats_say(examples: Examples) -> None:
+def test_an_image_is_drawn_as_often_as_its_repeats_say(examples: Examples) -> None:
     one_pass = replace(examples, repeats=(10, 5, 5, 5, 5, 5)).rows_of_a_pass
     assert one_pass.tolist() == [0, 0, 1, 2, 3, 4, 5]
     rows = torch.cat([one_pass[StepDraw(3, step, len(one_pass), (1,), 2).rows] for step in range(7)])

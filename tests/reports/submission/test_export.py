@@ -194,8 +194,8 @@ def test_a_lora_other_than_the_scored_one_is_refused(study, tmp_path):
         hand_in(study, tmp_path / "out")
 
 
-def test_a_missing_picture_is_refused(study, tmp_path):
-    study.trial(0).picture(3).unlink()
+def test_a_missing_image_is_refused(study, tmp_path):
+    study.trial(0).image(3).unlink()
     with pytest.raises(ExportError, match=r"3\.png is missing"):
         hand_in(study, tmp_path / "out")
 

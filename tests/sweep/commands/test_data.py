@@ -17,9 +17,9 @@ from PIL import Image
 from rich.console import Console
 from safetensors import safe_open
 
-from core.backbone.encode import picture_tensor
+from core.backbone.encode import image_tensor
 from core.data.folder import DataError
-from core.data.picture import open_picture
+from core.data.image import open_image
 from core.files.cache import Cache
 from core.files.install import ROOT, python
 from core.folders import Runs, TrialFolder
@@ -37,7 +37,7 @@ WATERCOLOR = ROOT / "studies" / "data" / "watercolor" / "train"
 BAD = {
     "empty.png": "cannot be read: it is empty",
     "half <b>.png": "cannot be read: it is cut short or damaged",
-    "words.png": "cannot be read: it is no picture",
+    "words.png": "cannot be read: it is no image",
     "mute.png": "caption is empty",
     "gone.png": "file is missing",
 }
@@ -48,7 +48,7 @@ SPACE = """
 """
 
 
-def make_pictures(train: Path) -> None:
+def make_images(train: Path) -> None:
     """Six good images, one of them small, one wide, one a duplicate; and five bad ones."""
     train.mkdir(parents=True)
     names = {
@@ -64,7 +64,7 @@ def make_pictures(train: Path) -> None:
     shutil.copy(WATERCOLOR / "05.png", train / "mute.png")
     (train / "empty.png").touch()
     (train / "half <b>.png").write_bytes((train / "d.png").read_bytes()[:900])
-    (train / "words.png").write_text("I am a picture")
+    (train / "words.png").write_text("I am an image")
     rows = [
         {"file_name": name, "text": "" if name == "mute.png" else "a cat"}
         for name in [*names.values(), "twin.tif", *BAD]
@@ -75,9 +75,9 @@ def make_pictures(train: Path) -> None:
 
 
 def make_study(folder: Path, write_study: Any) -> Path:
-    make_pictures(folder / "pictures" / "train")
+    make_images(folder / "images" / "train")
     study = write_study(folder, name="mine")
-    text = study.read_text().replace(str(WATERCOLOR.parent), "pictures")
+    text = study.read_text().replace(str(WATERCOLOR.parent), "images")
     study.write_text(text.replace("space:\n", f"space:{SPACE}"), encoding="utf-8")
     return study
 
@@ -106,7 +106,7 @@ def test_it_is_told_what_each_filter_leaves_at_its_loosest_and_strictest(surveye
     assert "trials near the strictest bounds fail as no_images: 3 kept, data.min_images is 4" in printed
 
 
-def test_every_bad_picture_is_named_with_its_reason(surveyed):
+def test_every_bad_image_is_named_with_its_reason(surveyed):
     for file, reason in BAD.items():
         assert f"cannot be used: {file}: {reason}\n" in surveyed[1]
 
@@ -116,7 +116,7 @@ def test_what_a_filter_drops_even_at_its_loosest_is_named(surveyed):
     assert said == ["dropped by image_deduplicator: twin.tif"]
 
 
-def test_the_page_shows_every_picture_and_needs_no_other_file(surveyed):
+def test_the_page_shows_every_image_and_needs_no_other_file(surveyed):
     page = (surveyed[0] / "index.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/jpeg;base64,') == 6
     assert page.count("http") == 0
@@ -244,12 +244,12 @@ def test_filters_that_keep_too_few_end_the_trial_before_a_model_is_read(study, a
 def test_filters_that_keep_too_few_end_the_trial_as_no_images(study, attempt):
     result, events = attempt(spec_of(study, min_width=96, max_ratio=1.6))
     assert (result.state, result.reason) == ("failed", "no_images")
-    assert result.message == "the filters keep 3 of 11 pictures, but data.min_images is 4"
-    looked = [(event["picture"], event["pictures"]) for event in events if event["event"] == "looking"]
+    assert result.message == "the filters keep 3 of 11 images, but data.min_images is 4"
+    looked = [(event["image"], event["images"]) for event in events if event["event"] == "looking"]
     assert looked == [(n, 11) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 6)]  # those that fit are scored
     (note,) = [event["text"] for event in events if event["event"] == "note"]
     assert note.startswith(
-        "note: 5 pictures cannot be used: empty.png (cannot be read: it is empty), half <b>.png ("
+        "note: 5 images cannot be used: empty.png (cannot be read: it is empty), half <b>.png ("
     )
 
     again, events = attempt(spec_of(study, min_width=96, max_ratio=1.6))
@@ -259,12 +259,12 @@ def test_filters_that_keep_too_few_end_the_trial_as_no_images(study, attempt):
 
 
 @pytest.mark.parametrize("least", [7, 12])
-def test_too_few_pictures_for_any_filter_are_no_fault_of_the_parameters(study, attempt, least):
+def test_too_few_images_for_any_filter_are_no_fault_of_the_parameters(study, attempt, least):
     spec = spec_of(study)
     result, _ = attempt(replace(spec, data=replace(spec.data, min_images=least)))
     assert result.reason == "bad_image"
     assert result.message.endswith(
-        f"; 6 pictures can be used, but data.min_images is {least}: no filter can help"
+        f"; 6 images can be used, but data.min_images is {least}: no filter can help"
     )
 
 
@@ -277,41 +277,41 @@ def test_after_a_lack_of_memory_one_row_at_a_time_is_recomputed_unless_the_study
     )
 
 
-def test_a_terminal_shows_which_picture_is_looked_at(study):
+def test_a_terminal_shows_which_image_is_looked_at(study):
     text = io.StringIO()
     progress = LiveProgress(Console(file=text, force_terminal=True, width=160))
     progress.start("mine", 0, 2)
     progress.looking(spec_of(study), 7, 30)
     progress.stop()
     assert "7/30" in text.getvalue()
-    assert "looking at the pictures" in text.getvalue()
+    assert "looking at the images" in text.getvalue()
 
 
-@pytest.mark.parametrize("what", ["pictures", "pictures/train"])
+@pytest.mark.parametrize("what", ["images", "images/train"])
 def test_a_folder_that_goes_ends_the_trial_as_bad_image(study, attempt, tmp_path, what):
     attempt(spec_of(study, min_width=96, max_ratio=1.6))
     shutil.move(tmp_path / what, tmp_path / "elsewhere")
     result, _ = attempt(spec_of(study))
     assert (result.state, result.reason) == ("failed", "bad_image")
-    assert str(tmp_path / "pictures") in result.message
+    assert str(tmp_path / "images") in result.message
 
 
-def test_pictures_that_go_end_the_trial_as_bad_image(study, attempt, tmp_path):
-    for path in (tmp_path / "pictures" / "train").glob("*.[pt]*"):
+def test_images_that_go_end_the_trial_as_bad_image(study, attempt, tmp_path):
+    for path in (tmp_path / "images" / "train").glob("*.[pt]*"):
         path.unlink()
     result, _ = attempt(spec_of(study))
     assert result.reason == "bad_image"
-    assert result.message.startswith("11 pictures cannot be used: 一 只.png (file is missing), ")
+    assert result.message.startswith("11 images cannot be used: 一 只.png (file is missing), ")
     assert result.message.endswith(
-        "and 6 more (lora-sweep data lists them); 0 pictures can be used, but data.min_images is 4: "
+        "and 6 more (lora-sweep data lists them); 0 images can be used, but data.min_images is 4: "
         "no filter can help"
     )
 
 
 def refusing(backbone, folder: Path, *names: str):
-    """The base model, its VAE's encoder in trouble with some pictures."""
+    """The base model, its VAE's encoder in trouble with some images."""
     encoder = backbone.vae_encoder
-    refused = [picture_tensor(open_picture(folder / name), 128) for name in names]
+    refused = [image_tensor(open_image(folder / name), 128) for name in names]
 
     def encode(pixels: torch.Tensor) -> torch.Tensor:
         if any(torch.equal(pixels[0], one) for one in refused):
@@ -321,9 +321,7 @@ def refusing(backbone, folder: Path, *names: str):
     return replace(backbone, _parts=backbone._parts | {"vae_encoder": encode})
 
 
-def test_a_picture_that_cannot_be_encoded_is_left_out_by_name_and_the_trial_goes_on(
-    study, backbone, tmp_path
-):
+def test_an_image_that_cannot_be_encoded_is_left_out_by_name_and_the_trial_goes_on(study, backbone, tmp_path):
     spec = spec_of(study, max_images=None, max_ratio=3.0)
     spec = replace(
         spec,
@@ -333,7 +331,7 @@ def test_a_picture_that_cannot_be_encoded_is_left_out_by_name_and_the_trial_goes
     said: list[events.Event] = []
     result = run_trial(
         spec,
-        refusing(backbone, tmp_path / "pictures" / "train", "d.png"),
+        refusing(backbone, tmp_path / "images" / "train", "d.png"),
         Cache(tmp_path / "cache"),
         TrialFolder(tmp_path / "trial"),
         said.append,
@@ -342,7 +340,7 @@ def test_a_picture_that_cannot_be_encoded_is_left_out_by_name_and_the_trial_goes
     notes = [event.text for event in said if isinstance(event, events.Note)]
     # twin.tif, which has the same pixels, took its place: it was no duplicate any more
     assert notes[1:] == [
-        f"note: 1 picture cannot be used: {name} (cannot be processed: too odd)"
+        f"note: 1 image cannot be used: {name} (cannot be processed: too odd)"
         for name in ("d.png", "twin.tif")
     ]
     assert (result.state, result.images) == ("complete", 4)
@@ -358,31 +356,31 @@ def test_a_picture_that_cannot_be_encoded_is_left_out_by_name_and_the_trial_goes
             ["d.png"],
             {"min_width": 96},
             NoImagesError,
-            "the filters keep 3 of 11 pictures, but data.min_images is 4",
+            "the filters keep 3 of 11 images, but data.min_images is 4",
         ),
         (
             ["d.png", "small.png"],
             {},
             DataError,
-            "8 pictures cannot be used: .*; 3 pictures can be used, but data.min_images is 4",
+            "8 images cannot be used: .*; 3 images can be used, but data.min_images is 4",
         ),
     ],
 )
-def test_what_is_left_of_pictures_that_cannot_be_encoded_is_counted_again(
+def test_what_is_left_of_images_that_cannot_be_encoded_is_counted_again(
     study, backbone, tmp_path, refused, sampled, error, message
 ):
     spec, cache = spec_of(study, max_images=None, max_ratio=3.0, **sampled), Cache(tmp_path / "cache")
-    picky = refusing(backbone, tmp_path / "pictures" / "train", *refused)
+    picky = refusing(backbone, tmp_path / "images" / "train", *refused)
     table = look_at_images(spec, picky, cache, lambda event: None)
     with pytest.raises(error, match=message):
         select_images(spec, table, picky, cache, lambda event: None)
 
 
-def test_a_picture_that_goes_after_it_was_looked_at_is_left_out_by_name(study, backbone, tmp_path):
+def test_an_image_that_goes_after_it_was_looked_at_is_left_out_by_name(study, backbone, tmp_path):
     spec, cache = spec_of(study, max_images=None, max_ratio=3.0), Cache(tmp_path / "cache")
     notes: list[str] = []
     table = look_at_images(spec, backbone, cache, lambda event: None)
-    (tmp_path / "pictures" / "train" / "small.png").unlink()
+    (tmp_path / "images" / "train" / "small.png").unlink()
     kept = select_images(spec, table, backbone, cache, lambda event: notes.append(event.text))
-    assert notes == ["note: 1 picture cannot be used: small.png (cannot be read: no such file or directory)"]
+    assert notes == ["note: 1 image cannot be used: small.png (cannot be read: no such file or directory)"]
     assert list(kept["file"]) == ["一 只.png", "it's.png", "d.png", "wide.png"]

@@ -83,7 +83,7 @@ def test_a_third_model_goes_from_plan_to_score(
 
     lora_sweep("report", study, *there)
     page = folder.report.read_text(encoding="utf-8")
-    assert "Scored by third-scorer-v1. These are pictures of the toy model, not of Kolors" in page
+    assert "Scored by third-scorer-v1. These are images of the toy model, not of Kolors" in page
     lora_sweep("export", study, *there, "--team", "team", "--title", "title", "--out", tmp_path / "export")
     recipe = json.loads((tmp_path / "export" / "recipe.json").read_text(encoding="utf-8"))
     assert (recipe["spec"]["backbone"], recipe["scorer"]) == ("third", "third-scorer-v1")

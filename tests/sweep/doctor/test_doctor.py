@@ -200,10 +200,10 @@ def test_weights_are_looked_for_by_name_and_size(tmp_path, kolors):
     )
 
 
-def test_pictures_are_counted(study, tmp_path):
+def test_images_are_counted(study, tmp_path):
     runs = Runs(tmp_path / "runs")
-    assert check_data(study, runs).found.startswith("30 pictures in ")
-    folder = tmp_path / "pictures" / "train"
+    assert check_data(study, runs).found.startswith("30 images in ")
+    folder = tmp_path / "images" / "train"
     folder.mkdir(parents=True)
     (folder / "metadata.csv").write_text(
         "file_name,text\n" + "".join(f"{number}.png,words\n" for number in range(5))
@@ -212,7 +212,7 @@ def test_pictures_are_counted(study, tmp_path):
     assert check_data(own, runs).state == "missing"
     for number in range(4):
         (folder / f"{number}.png").write_bytes(b"x")
-    assert check_data(own, runs).state == "missing"  # they are there, but no pictures
+    assert check_data(own, runs).state == "missing"  # they are there, but no images
     for number in range(4):
         shutil.copy(
             STUDIES / "data" / "watercolor" / "train" / f"{number + 1:02}.png", folder / f"{number}.png"
@@ -224,14 +224,14 @@ def test_pictures_are_counted(study, tmp_path):
 @pytest.mark.parametrize(("version", "state"), [("4.0", "OK"), (None, "missing")])
 def test_data_from_a_hub_is_not_looked_at_but_its_loader_is(study, monkeypatch, tmp_path, version, state):
     monkeypatch.setattr(hub, "find_spec", lambda name: version)
-    own = study.model_copy(update={"data": replace(study.data, source="modelscope:someone/pictures")})
+    own = study.model_copy(update={"data": replace(study.data, source="modelscope:someone/images")})
     runs = Runs(tmp_path / "runs")
     assert check_data(own, runs).state == state
     with pytest.raises(DataError) as not_there:
         local_data(own.data.value, runs.cache)
     # as an earlier start brings it
     shutil.copytree(study.data.value.source, str(not_there.value).split(": ")[0])
-    assert check_data(own, runs).found.startswith("30 pictures in ")
+    assert check_data(own, runs).found.startswith("30 images in ")
 
 
 def test_a_driver_at_work_is_told_and_a_left_lock_file_is_not(tmp_path, study):

@@ -33,14 +33,14 @@ def study(tmp_path, write_study) -> Study:
 
 
 def make_study(folder: Path, write_study: Any, captions: tuple[str, ...] = ("a cat",) * 6) -> Path:
-    """Six pictures of 128 px with these captions."""
-    train = folder / "pictures"
+    """Six images of 128 px with these captions."""
+    train = folder / "images"
     train.mkdir()
     for number, caption in enumerate(captions, start=1):
         shutil.copy(WATERCOLOR / f"{number:02}.png", train)
         (train / f"{number:02}.txt").write_text(caption)
     study = write_study(folder, name="mine")
-    study.write_text(study.read_text().replace(str(WATERCOLOR.parent), "pictures"), encoding="utf-8")
+    study.write_text(study.read_text().replace(str(WATERCOLOR.parent), "images"), encoding="utf-8")
     return study
 
 
@@ -58,7 +58,7 @@ def refusal(study: Study, runs: Path) -> str:
 
 def test_a_good_study_has_nothing_to_say_and_nothing_is_written(study, tmp_path):
     outlook = look_ahead(study, Runs(tmp_path / "runs"))
-    assert (outlook.pictures, outlook.bad, outlook.notes, outlook.unscored) == (6, {}, (), 6)
+    assert (outlook.images, outlook.bad, outlook.notes, outlook.unscored) == (6, {}, (), 6)
     assert not (tmp_path / "runs").exists()
 
 
@@ -67,7 +67,7 @@ def test_a_good_study_has_nothing_to_say_and_nothing_is_written(study, tmp_path)
     [
         (
             {"min_width": 4096},
-            "the filters keep 0 of 6 pictures (image_shape_filter drops 6), data.min_images is 4, so every "
+            "the filters keep 0 of 6 images (image_shape_filter drops 6), data.min_images is 4, so every "
             "trial",
         ),
         ({"subset": "Anime"}, "(subset drops 6)"),
@@ -90,10 +90,10 @@ def test_a_bound_that_is_searched_counts_where_it_keeps_the_most(study, tmp_path
     assert look_ahead(changed(study, wide), Runs(tmp_path / "runs")).bad == {}
 
 
-def test_equal_pictures_are_counted_once(study, tmp_path):
+def test_equal_images_are_counted_once(study, tmp_path):
     for number in range(2, 7):
-        shutil.copy(WATERCOLOR / "01.png", tmp_path / "pictures" / f"{number:02}.png")
-    assert "keep 1 of 6 pictures (image_deduplicator drops 5)" in refusal(study, tmp_path / "runs")
+        shutil.copy(WATERCOLOR / "01.png", tmp_path / "images" / f"{number:02}.png")
+    assert "keep 1 of 6 images (image_deduplicator drops 5)" in refusal(study, tmp_path / "runs")
     assert (
         look_ahead(
             changed(study, {"deduplicate": Choices(choices=("phash", "none"))}), Runs(tmp_path / "runs")
@@ -102,16 +102,16 @@ def test_equal_pictures_are_counted_once(study, tmp_path):
     )
 
 
-def test_pictures_that_cannot_be_opened_or_have_no_caption_are_refused_with_their_reasons(study, tmp_path):
+def test_images_that_cannot_be_opened_or_have_no_caption_are_refused_with_their_reasons(study, tmp_path):
     for number in (1, 2, 3):
-        (tmp_path / "pictures" / f"{number:02}.png").write_bytes((WATERCOLOR / "01.png").read_bytes()[:900])
+        (tmp_path / "images" / f"{number:02}.png").write_bytes((WATERCOLOR / "01.png").read_bytes()[:900])
     why = "cannot be read: it is cut short or damaged"
     assert refusal(study, tmp_path / "runs") == (
-        f"3 pictures cannot be used: 01.png ({why}), 02.png ({why}), 03.png ({why}); "
-        "3 pictures can be used, data.min_images is 4: no filter can help"
+        f"3 images cannot be used: 01.png ({why}), 02.png ({why}), 03.png ({why}); "
+        "3 images can be used, data.min_images is 4: no filter can help"
     )
     for number in range(2, 7):
-        (tmp_path / "pictures" / f"{number:02}.txt").unlink()
+        (tmp_path / "images" / f"{number:02}.txt").unlink()
     assert "02.png (caption is missing" in refusal(study, tmp_path / "runs")
 
 
@@ -152,9 +152,9 @@ BOUNDS = st.fixed_dictionaries(
 def test_what_is_refused_is_what_no_filter_keeps(tmp_path_factory, write_study, fixed, low, sizes, same):
     folder = tmp_path_factory.mktemp("sizes")
     study = load_study(str(make_study(folder, write_study)))
-    shutil.rmtree(folder / "pictures")
+    shutil.rmtree(folder / "images")
     for number, size in enumerate(sizes):
-        path = folder / "pictures" / ("b" if number % 2 else "") / f"{number}.png"
+        path = folder / "images" / ("b" if number % 2 else "") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         source = Image.open(WATERCOLOR / ("01.png" if same else f"{number + 1:02}.png"))
         source.resize(size).save(path)
@@ -173,11 +173,11 @@ def test_what_is_refused_is_what_no_filter_keeps(tmp_path_factory, write_study, 
     assert refused == (not possible)
 
 
-def test_pictures_smaller_than_they_are_trained_at_are_noted(study, tmp_path):
+def test_images_smaller_than_they_are_trained_at_are_noted(study, tmp_path):
     study = study.model_copy(update={"render": Rendering(size_px=1024)})
     (note,) = look_ahead(study, Runs(tmp_path)).notes
     assert note == (
-        "6 of 6 pictures have a side under size_px 1024 and are enlarged for training, the smallest from 128 "
+        "6 of 6 images have a side under size_px 1024 and are enlarged for training, the smallest from 128 "
         "x 128 px: there is no detail in them to learn"
     )
 
@@ -226,13 +226,13 @@ def test_prompts_of_the_story_that_are_cut_off_are_noted(study, tmp_path):
 
 
 def test_sizes_of_an_audit_table_are_told_in_whole_px(study):
-    """Where a picture cannot be used its columns hold floats."""
+    """Where an image cannot be used its columns hold floats."""
     (note,) = [note for note in notes_on_study(study, {}, [(80.0, 60.0)]) if "size_px" in note]
     assert "the smallest from 80 x 60 px" in note
 
 
-def test_a_plan_counts_what_new_pictures_take(study, tmp_path):
-    plain, full = (make_plan(study, Runs(tmp_path), new_pictures=count) for count in (0, 5000))
+def test_a_plan_counts_what_new_images_take(study, tmp_path):
+    plain, full = (make_plan(study, Runs(tmp_path), new_images=count) for count in (0, 5000))
     more_s = full.ends_s(full.pace)[-1] - plain.ends_s(plain.pace)[-1]
     assert 60 < more_s < 600  # it took 162 s
 
@@ -253,17 +253,17 @@ def test_every_command_refuses_it_before_anything_is_loaded(tmp_path, write_stud
 
 
 @pytest.mark.parametrize("words", [("run", "--dry-run"), ("plan",)])
-def test_pictures_that_cannot_be_used_are_named(tmp_path, write_study, cli, words):
+def test_images_that_cannot_be_used_are_named(tmp_path, write_study, cli, words):
     path = make_study(tmp_path, write_study)
-    shutil.copy(path, tmp_path / "pictures" / "broken.png")
+    shutil.copy(path, tmp_path / "images" / "broken.png")
     done = cli(words[0], path, *words[1:], "--runs", tmp_path / "runs")
     assert done.returncode == 0, done.stderr
-    assert "1 picture cannot be used: broken.png (" in done.stdout
+    assert "1 image cannot be used: broken.png (" in done.stdout
 
 
-def test_a_plan_of_pictures_without_captions_is_refused(tmp_path, write_study, cli):
+def test_a_plan_of_images_without_captions_is_refused(tmp_path, write_study, cli):
     path = make_study(tmp_path, write_study)
-    for caption in (tmp_path / "pictures").glob("*.txt"):
+    for caption in (tmp_path / "images").glob("*.txt"):
         caption.unlink()
     done = cli("plan", path, "--runs", tmp_path / "runs")
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), (

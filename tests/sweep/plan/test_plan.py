@@ -293,7 +293,7 @@ def test_without_a_card_disk_and_memory_are_told_all_the_same(tmp_path, kolors, 
     text = words(page(kolors, tmp_path))
     assert "how long a trial takes here is not known: no GPU found" in text
     assert "a GPU of 24 GB is enough" in text
-    assert "702 MB" in text  # rank 16, 5 epochs: seven files of 93 MB, and the pictures
+    assert "702 MB" in text  # rank 16, 5 epochs: seven files of 93 MB, and the images
 
 
 def test_a_hanging_driver_costs_a_few_seconds(tmp_path, kolors, nvidia_smi, monkeypatch):

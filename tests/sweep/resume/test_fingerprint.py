@@ -31,7 +31,7 @@ STORY = {
 STUDY: dict[str, Any] = {
     "name": "mine",
     "story": STORY,
-    "data": {"source": "pictures", "caption": "{prompt}, watercolor style"},
+    "data": {"source": "images", "caption": "{prompt}, watercolor style"},
     "train": {"steps_per_epoch": 20},
     "render": {"size_px": 128},
     "space": {
@@ -60,16 +60,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def make_folder(path: Path) -> Path:
-    (path / "pictures/train").mkdir(parents=True)
+    (path / "images/train").mkdir(parents=True)
     for name in "ab":
-        (path / "pictures/train" / f"{name}.png").write_bytes(name.encode())
+        (path / "images/train" / f"{name}.png").write_bytes(name.encode())
     write_captions(path, "a boat", "a bench")
     return path
 
 
 def write_captions(folder: Path, *captions: str) -> None:
     rows = "".join(f"{name}.png,{caption}\n" for name, caption in zip("ab", captions, strict=True))
-    (folder / "pictures/train/metadata.csv").write_text("file_name,text\n" + rows)
+    (folder / "images/train/metadata.csv").write_text("file_name,text\n" + rows)
 
 
 def study_of(folder: Path) -> StudyFolder:
@@ -172,25 +172,25 @@ def test_what_a_start_would_refuse_is_known_before_it_and_nothing_is_written(fol
         assert {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()} == before
 
 
-def test_a_changed_caption_or_picture_is_refused(folder):
+def test_a_changed_caption_or_image_is_refused(folder):
     start(folder)
     write_captions(folder, "a boat", "a horse")
     assert "data.pictures[2].caption ('a bench' -> 'a horse'); scores" in refusal(folder)
     write_captions(folder, "a boat", "a bench")
     start(folder)
-    (folder / "pictures/train/a.png").write_bytes(b"another")
+    (folder / "images/train/a.png").write_bytes(b"another")
     assert re.search(
-        r"data\.pictures\[1\]\.sha256 \([0-9a-f]{12} -> [0-9a-f]{12}\); .* --accept-change data$",
+        r"data\.images\[1\]\.sha256 \([0-9a-f]{12} -> [0-9a-f]{12}\); .* --accept-change data$",
         refusal(folder),
     )
     start(folder, STUDY, "data")
-    (folder / "pictures/train/a.png").unlink()
+    (folder / "images/train/a.png").unlink()
     assert "-> not a file)" in refusal(folder)
 
 
-def test_pictures_in_another_folder_are_the_same_pictures(folder):
+def test_images_in_another_folder_are_the_same_images(folder):
     start(folder)
-    (folder / "pictures").rename(folder / "moved")
+    (folder / "images").rename(folder / "moved")
     moved = with_value(STUDY, "data.source", "moved")
     start(folder, moved)
     assert load_frozen(study_of(folder).frozen).data.source == str(folder / "moved")

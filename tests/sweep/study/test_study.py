@@ -33,7 +33,7 @@ STORY = {
 STUDY = {
     "name": "mine",
     "story": "story.yaml",
-    "data": {"source": "pictures", "caption": "{prompt}, watercolor style"},
+    "data": {"source": "images", "caption": "{prompt}, watercolor style"},
     "train": {"steps_per_epoch": 20},
     "render": {"size_px": 128},
     "space": {
@@ -55,9 +55,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make_folder(path: Path) -> Path:
-    (path / "pictures/train").mkdir(parents=True)
+    (path / "images/train").mkdir(parents=True)
     (path / "empty").mkdir()
-    (path / "pictures/train/metadata.csv").write_text("file_name,text\n")
+    (path / "images/train/metadata.csv").write_text("file_name,text\n")
     write(path / "story.yaml", STORY)
     return path
 
@@ -114,9 +114,9 @@ BAD_STUDIES = [
     ("story", "stroy.yaml", "story is 'stroy.yaml', but there is no such file", "did you mean story.yaml?"),
     ("story", "x\0" * 3000, "story is 'x", ""),
     ("story", 3, "story is 3", ""),
-    ("data", "pictures", "data is 'pictures', but it must be a mapping", ""),
+    ("data", "images", "data is 'images', but it must be a mapping", ""),
     ("data.source", "pictrues", "data.source is 'pictrues', but there is no such folder", ""),
-    ("data.source", "empty", "data.source is '", ": holds no pictures (allowed: metadata.csv"),
+    ("data.source", "empty", "data.source is '", ": holds no images (allowed: metadata.csv"),
     ("data.source", "modelscope:", "data.source is 'modelscope:', but it names no data set", ""),
     ("data.source", "modelscope:a/b/c", "data.source is 'modelscope:a/b/c', but it names no data set", ""),
     (
@@ -373,7 +373,7 @@ def test_a_file_that_is_not_utf8_gives_one_line(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["pictures", "", ".", "no/such.yaml", "a\nb", "\0", "x" * 300])
+@pytest.mark.parametrize("name", ["images", "", ".", "no/such.yaml", "a\nb", "\0", "x" * 300])
 def test_what_is_no_file_gives_one_line(folder: Path, name: str) -> None:
     assert re.search("it is a folder|there is no such study", line_of(name))
 
@@ -381,7 +381,7 @@ def test_what_is_no_file_gives_one_line(folder: Path, name: str) -> None:
 def test_an_unknown_name_lists_the_studies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_module, "STUDIES", folder / "studies")
     (folder / "studies").mkdir()
-    write(folder / "studies/demo.yaml", STUDY | {"story": "../story.yaml", "data": {"source": "../pictures"}})
+    write(folder / "studies/demo.yaml", STUDY | {"story": "../story.yaml", "data": {"source": "../images"}})
     assert (
         line_of("dmeo")
         == "dmeo: there is no such study (allowed: a path, or one of demo); did you mean demo?"
@@ -480,9 +480,9 @@ def test_a_caption_that_would_not_be_filled_in_is_refused_in_one_line(folder: Pa
 def test_a_path_may_begin_at_home(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder))
     (folder / "studies").mkdir()
-    values = STUDY | {"story": "~/story.yaml", "data": {"source": "~/pictures"}, "weights": "~/models"}
+    values = STUDY | {"story": "~/story.yaml", "data": {"source": "~/images"}, "weights": "~/models"}
     study = load_study(write(folder / "studies/mine.yaml", values))
-    assert (study.data.value.source, study.weights) == (str(folder / "pictures"), str(folder / "models"))
+    assert (study.data.value.source, study.weights) == (str(folder / "images"), str(folder / "models"))
     assert study.story.value.title == "t"
 
 
@@ -491,7 +491,7 @@ def test_a_study_gives_its_story_and_data(folder: Path) -> None:
     assert study.file == folder / "study.yaml"
     assert study.story.value.scenes[2].prompt == "draw scene 3 {x} with care"
     assert [scene.negative_prompt for scene in study.story.value.scenes] == ["blur"] * 8
-    assert study.data.value.source == str(folder / "pictures")
+    assert study.data.value.source == str(folder / "images")
     assert (study.objective.gate, study.budget.trials, study.sampler.startup_trials) == (6.0, 20, 10)
 
 
@@ -591,7 +591,7 @@ def test_a_frozen_copy_needs_no_other_file(folder: Path) -> None:
     frozen.parent.mkdir()
     write(frozen, study.to_yaml())
     (folder / "story.yaml").unlink()
-    (folder / "pictures/train/metadata.csv").unlink()
+    (folder / "images/train/metadata.csv").unlink()
     assert load_frozen(frozen).spec(0, SAMPLED) == study.spec(0, SAMPLED)
     assert load_frozen(frozen).to_yaml() == study.to_yaml()
 

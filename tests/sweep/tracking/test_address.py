@@ -49,21 +49,21 @@ def test_sqlite_opens_the_file_itself_under_every_name(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_runs_and_pictures_lie_in_their_folder_and_are_found_under_every_name(
+def test_runs_and_images_lie_in_their_folder_and_are_found_under_every_name(
     tmp_path, monkeypatch, empty_store, name
 ):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     runs = Runs(tmp_path / name)
     runs.study("s").path.mkdir(parents=True)
     shutil.copy(empty_store, runs.tracking_db)
-    (tmp_path / name / "1.png").write_bytes(b"picture")
+    (tmp_path / name / "1.png").write_bytes(b"image")
 
     Store(runs.study("s").db, "s", SPACE, seed=0, startup_trials=1).ask()
     client, experiment = open_experiment(runs, "s", tracking_place(runs))
     run_id = client.create_run(experiment).info.run_id
     client.log_artifact(run_id, str(tmp_path / name / "1.png"), "story")
 
-    assert Path(client.download_artifacts(run_id, "story/1.png")).read_bytes() == b"picture"
+    assert Path(client.download_artifacts(run_id, "story/1.png")).read_bytes() == b"image"
     assert (runs.artifacts / run_id / "artifacts" / "story" / "1.png").exists()
     assert len(optuna.load_study(storage=sqlite_address(runs.study("s").db), study_name="s").trials) == 1
     assert {path.name for path in tmp_path.iterdir()} == {name}

@@ -250,7 +250,7 @@ def test_mlflow_has_one_run_a_trial_with_everything(undisturbed):
             "backbone": "kolors",
             "precision": "fp32",
             "gate": "6.0",
-            "data": "pictures",
+            "data": "images",
             "caption": "{prompt}, watercolor <style>",
             "min_images": "4",
         }.items()
@@ -428,7 +428,7 @@ def test_another_store_has_nothing_yet(runs, told, undisturbed, monkeypatch):
     assert content(other) == undisturbed
 
 
-def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(
+def test_a_server_killed_while_images_are_sent_and_gone_for_the_middle_third(
     runs, undisturbed, monkeypatch, caplog
 ):
     server = Server(runs, free_port())
@@ -439,7 +439,7 @@ def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(
     log_artifact = MlflowClient.log_artifact
     took: list[str] = []
 
-    def kill_at_a_picture(client: MlflowClient, run_id: str, path: str, where: str | None = None) -> None:
+    def kill_at_an_image(client: MlflowClient, run_id: str, path: str, where: str | None = None) -> None:
         log_artifact(client, run_id, path, where)
         if "/0002/" in path:
             took.append(path)
@@ -452,7 +452,7 @@ def test_a_server_killed_while_pictures_are_sent_and_gone_for_the_middle_third(
         assert not tracking.flush(0.5)
         server.start()
 
-    monkeypatch.setattr(MlflowClient, "log_artifact", kill_at_a_picture)
+    monkeypatch.setattr(MlflowClient, "log_artifact", kill_at_an_image)
     try:
         tracking = open_tracking(runs, STUDY)
         play(runs, tracking, mend=start_again)
@@ -877,7 +877,7 @@ def begin_and_move(runs: Runs, new: Path, move: Callable[[Path, Path], Any]) -> 
 
 
 @pytest.mark.parametrize("old_place", ["gone", "cannot be made"])
-def test_a_moved_runs_folder_goes_on_with_its_pictures(runs, undisturbed, tmp_path, caplog, old_place):
+def test_a_moved_runs_folder_goes_on_with_its_images(runs, undisturbed, tmp_path, caplog, old_place):
     moved = begin_and_move(runs, tmp_path / "larger?disk", lambda old, new: old.rename(new))
     if old_place == "cannot be made":
         runs.path.write_text("a file in its place: for root, every folder can be made")
@@ -885,7 +885,7 @@ def test_a_moved_runs_folder_goes_on_with_its_pictures(runs, undisturbed, tmp_pa
     assert content(sqlite_address(moved.tracking_db)) == undisturbed
     assert not runs.artifacts.exists()
     assert caplog.messages == [
-        f"{moved.path} was moved or copied here: MLflow's pictures and LoRAs are from now on those in "
+        f"{moved.path} was moved or copied here: MLflow's images and LoRAs are from now on those in "
         f"{moved.artifacts}"
     ]
 
@@ -1022,7 +1022,7 @@ def test_a_deleted_experiment_is_said_at_once(runs):
         open_tracking(runs, STUDY)
 
 
-def test_ui_shows_the_runs_of_a_sweep_and_their_pictures(runs):
+def test_ui_shows_the_runs_of_a_sweep_and_their_images(runs):
     play(runs, open_tracking(runs, STUDY))
     run_id = run_ids(runs)["trial-0002"]
     server = Server(runs, free_port())
@@ -1032,14 +1032,14 @@ def test_ui_shows_the_runs_of_a_sweep_and_their_pictures(runs):
         run = requests.get(
             f"{server.uri}/ajax-api/2.0/mlflow/runs/get", {"run_id": run_id}, timeout=60
         ).json()["run"]
-        picture = requests.get(
+        image = requests.get(
             f"{server.uri}/get-artifact", {"run_uuid": run_id, "path": "story/1.png"}, timeout=60
         )
     finally:
         server.kill()
     assert "<title>MLflow</title>" in page.text
     assert (run["info"]["run_name"], run["info"]["status"]) == ("trial-0002", "FINISHED")
-    assert picture.content == runs.study(STUDY).trial(2).picture(1).read_bytes()
+    assert image.content == runs.study(STUDY).trial(2).image(1).read_bytes()
 
 
 ADDRESSES = (

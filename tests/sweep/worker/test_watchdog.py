@@ -35,8 +35,8 @@ def test_each_phase_has_its_own_floor(clock):
         (TRAINING, "step"),
         (ALIVE, "step"),
         (events.Epoch(epoch=1, losses=(0.5,)), "step"),
-        (events.Drawing(8), "picture"),
-        (events.Picture(1), "picture"),
+        (events.Drawing(8), "image"),
+        (events.Image(1), "image"),
         (events.Started(), "prepare"),
     ):
         dog.heard(said_now(event))
@@ -110,7 +110,7 @@ def test_a_fresh_worker_starts_over(clock):
     assert (dog.phase, dog.left_s) == ("start", FLOORS_S["start"])
 
 
-def test_a_first_step_of_large_pictures_gets_the_time_of_its_work_and_then_its_own(clock):
+def test_a_first_step_of_large_images_gets_the_time_of_its_work_and_then_its_own(clock):
     dog = Watchdog()
     dog.rest(work_of(replace(make_spec(0, train=Training()), render=Rendering(size_px=2048))))
     dog.heard(said_now(TRAINING))
@@ -119,6 +119,6 @@ def test_a_first_step_of_large_pictures_gets_the_time_of_its_work_and_then_its_o
     dog.heard(said_now(ALIVE))
     assert dog.allowed_s == 600 + 3600
     dog.rest(work_of(replace(make_spec(1, train=Training()), render=Rendering(size_px=128))))
-    assert dog.allowed_s == FLOORS_S["step"]  # small pictures never hide behind large ones
+    assert dog.allowed_s == FLOORS_S["step"]  # small images never hide behind large ones
     dog.rest(1e9)
     assert dog.allowed_s == FLOORS_S["step"] + 3600  # a hang is noticed before the morning, whatever the size

@@ -7,11 +7,11 @@ import torch
 from safetensors import SafetensorError
 
 from core.data.folder import DataError
-from core.data.picture import PictureError
+from core.data.image import ImageError
 from core.story.score import NoScoreError
 from core.train.train import NanLossError
 from sweep.failures import FAILURES
-from sweep.trial import BlackPicturesError, NoImagesError
+from sweep.trial import BlackImagesError, NoImagesError
 from sweep.worker.worker import failure_class
 
 OF_THE_DEVICE = "\nCUDA kernel errors might be asynchronously reported at some other API call"
@@ -36,12 +36,12 @@ CLASSES = [
         SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
         "disk_full",
     ),
-    (DataError("pictures: no such folder"), "bad_image"),
-    (PictureError("cannot be read: it is cut short or damaged"), "bad_image"),
-    (NoImagesError("the filters keep 3 of 11 pictures"), "no_images"),
+    (DataError("images: no such folder"), "bad_image"),
+    (ImageError("cannot be read: it is cut short or damaged"), "bad_image"),
+    (NoImagesError("the filters keep 3 of 11 images"), "no_images"),
     (NanLossError("the loss was no number by step 20"), "nan_loss"),
-    (BlackPicturesError("picture 1 is one single colour"), "black_pictures"),
-    (NoScoreError("the score of picture 1 is no number"), "black_pictures"),
+    (BlackImagesError("image 1 is one single colour"), "black_pictures"),
+    (NoScoreError("the score of image 1 is no number"), "black_pictures"),
     (ValueError("a mistake of ours"), "bug"),
     (RuntimeError("The size of tensor a (4) must match the size of tensor b (8)"), "bug"),
     (OSError(errno.EIO, "Input/output error"), "bug"),

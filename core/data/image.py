@@ -46,12 +46,12 @@ PLAIN = Image.new("RGB", (64, 64), "grey")
 Answer = TypeVar("Answer")
 
 
-class PictureError(UserError):
+class ImageError(UserError):
     """An image cannot be read; the message says why, in a few words."""
 
 
-def open_picture(path: Path, note: Note = lambda text: None) -> Image.Image:
-    """Read an image as RGB. Raises PictureError on any fault of the file.
+def open_image(path: Path, note: Note = lambda text: None) -> Image.Image:
+    """Read an image as RGB. Raises ImageError on any fault of the file.
 
     `note` is called with a line about each part beside the pixels that could not be used (rotation, profile).
     """
@@ -60,10 +60,10 @@ def open_picture(path: Path, note: Note = lambda text: None) -> Image.Image:
             # Pillow warns of damaged metadata, and of sizes of which it refuses the double
             warnings.simplefilter("ignore")
             return _read(path, note)
-    except (MemoryError, PictureError):  # MemoryError is the machine's fault, not the image's
+    except (MemoryError, ImageError):  # MemoryError is the machine's fault, not the image's
         raise
     except Exception as error:  # Pillow's readers raise many kinds on a damaged file
-        raise PictureError(f"cannot be read: {_reason(path, error)}") from error
+        raise ImageError(f"cannot be read: {_reason(path, error)}") from error
 
 
 def without_ends(image: Image.Image) -> Image.Image:
@@ -77,7 +77,7 @@ def without_ends(image: Image.Image) -> Image.Image:
 
 
 def ask(look: Callable[[Image.Image], Answer], image: Image.Image) -> Answer:
-    """`look(image)`, whose exceptions become a PictureError if they are this image's fault.
+    """`look(image)`, whose exceptions become an ImageError if they are this image's fault.
 
     They are raised as they are if the machine is at fault, or if `look` fails on a plain image as well.
     """
@@ -87,14 +87,14 @@ def ask(look: Callable[[Image.Image], Answer], image: Image.Image) -> Answer:
         if machine_trouble(error):  # which the plain image, being small, might not run into
             raise
         look(PLAIN)  # raises if the program is at fault
-        raise PictureError(f"cannot be processed: {first_line(error)}") from error
+        raise ImageError(f"cannot be processed: {first_line(error)}") from error
 
 
 def _read(path: Path, note: Note) -> Image.Image:
     try:
         with Image.open(path, formats=_readers()) as raw:
             return _as_seen(raw, note)
-    except (MemoryError, PictureError):
+    except (MemoryError, ImageError):
         raise
     # of a PNG the fault may lie in metadata that the pixels do not need: try without
     except Exception as error:
@@ -105,13 +105,13 @@ def _read(path: Path, note: Note) -> Image.Image:
             with Image.open(io.BytesIO(pixels), formats=_readers()) as raw:
                 raw.info.update(info)
                 return _as_seen(raw, note)
-        except (MemoryError, PictureError):
+        except (MemoryError, ImageError):
             raise
         except Exception:
             raise error from None
 
 
-def picture_size(path: Path) -> tuple[int, int] | None:
+def image_size(path: Path) -> tuple[int, int] | None:
     """Width and height of the upright image from the file's header; None where the header does not say."""
     try:
         with warnings.catch_warnings():
@@ -120,7 +120,7 @@ def picture_size(path: Path) -> tuple[int, int] | None:
                 # In a PNG, Pillow looks for a rotation behind the pixels and would read them all for it.
                 turned = raw.format != "PNG" and raw.getexif().get(ExifTags.Base.Orientation, 1) >= 5
                 return (raw.height, raw.width) if turned else raw.size
-    except Exception:  # a damaged file; `open_picture` reports why
+    except Exception:  # a damaged file; `open_image` reports why
         return None
 
 
@@ -168,13 +168,13 @@ def _reason(path: Path, error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     if isinstance(error, UnidentifiedImageError):
-        return kind_of(path) or "it is no picture"
+        return kind_of(path) or "it is no image"
     return "it is cut short or damaged"
 
 
 def _as_seen(raw: Image.Image, note: Note) -> Image.Image:
     if isinstance(raw, TiffImagePlugin.TiffImageFile) and raw.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1:
-        raise PictureError(
+        raise ImageError(
             "cannot be read: it begins with a thumbnail, as a camera's raw file does; save it as PNG"
         )
     raw.load()
@@ -196,11 +196,11 @@ def _upright(image: Image.Image, note: Note) -> Image.Image:
 
 def _in_rgb(image: Image.Image, note: Note) -> Image.Image:
     if _is_cut_out_in_16_bits(image):
-        raise PictureError("cannot be read: its transparent colour has 16 bits; save it as 8-bit RGBA")
+        raise ImageError("cannot be read: its transparent colour has 16 bits; save it as 8-bit RGBA")
     if image.mode == "I" or image.mode.startswith("I;16"):
         image = _from_16_bits(image)
     if image.mode not in EIGHT_BIT_MODES:
-        raise PictureError(f"cannot be read: its pixels are of kind {image.mode}; save it as 8-bit RGB")
+        raise ImageError(f"cannot be read: its pixels are of kind {image.mode}; save it as 8-bit RGB")
     image = to_srgb(image, note)
     if image.has_transparency_data:
         layered = image.convert("RGBA")
@@ -219,7 +219,7 @@ def _from_16_bits(image: Image.Image) -> Image.Image:
     """The high byte of 16-bit grey, as Pillow reads 16-bit RGB; its conversion clips at 255 (Pillow 13)."""
     values = np.asarray(image)
     if values.min() < 0 or values.max() > 0xFFFF:
-        raise PictureError("cannot be read: it has 32 bits a pixel; save it as 8-bit RGB")
+        raise ImageError("cannot be read: it has 32 bits a pixel; save it as 8-bit RGB")
     grey = Image.fromarray((values >> 8).astype(np.uint8))
     grey.info = image.info
     return grey
