@@ -171,7 +171,7 @@ class StudyFolder:
         """For each folder under `earlier/`, oldest first, the first trial after its change."""
         return sorted(int(path.name) for path in (self.path / "earlier").glob("*") if path.name.isdigit())
 
-    def made(self, result: Result) -> TrialFolder:
+    def artifacts_of(self, result: Result) -> TrialFolder:
         """The folder with a result's LoRA and images; for an exact repeat that of the trial it repeats."""
         return self.trial(result.spec.number if result.same_as is None else result.same_as)
 

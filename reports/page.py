@@ -123,7 +123,9 @@ def _kept(study: StudyFolder, groups: list[Group]) -> list[Origin]:
 
 def _board(study: StudyFolder, group: Group, result: Result, best: Result | None) -> Board:
     spec, trial = result.spec, row_name(result, group)
-    folder = study.base_story(group.base.until) if is_base(trial) and group.base else study.made(result)
+    folder = (
+        study.base_story(group.base.until) if is_base(trial) and group.base else study.artifacts_of(result)
+    )
     scores = result.aesthetic or (None,) * len(spec.story.scenes)
     scored = enumerate(zip(spec.story.scenes, scores, strict=True), start=1)
     params = {

@@ -99,7 +99,7 @@ def _locked_sweep(
     if folder.frozen.exists():
         with suppress(StudyError):  # unreadable for this version: then what it queued runs as it is
             store.claim(load_frozen(folder.frozen).first)
-    fingerprint = record_start(study, folder, accept, store.after_told(), progress.note)
+    fingerprint = record_start(study, folder, accept, store.after_finished(), progress.note)
     fail_point("frozen")
     for params in store.enqueue(study.first):
         progress.note(f"not run, for it was taken out of first: {describe(params)}")
@@ -139,7 +139,7 @@ class Sweep:
     def run(self, target: int) -> Summary:
         """Run trials until `target` are finished in all. Raises as `run_sweep` does."""
         started, cpu_before = time.monotonic(), 0.0
-        finished_before = len(self.store.told())
+        finished_before = len(self.store.finished())
         status = "FAILED"
         if self._wants_more(target) or self.store.running():
             self.supervisor.start()  # its imports run while MLflow's do
@@ -167,7 +167,7 @@ class Sweep:
                 verdict = self.folder.verdict()
                 fail_point("finish_study")
                 self.tracking.finish_study(status, [result.spec.number for result in verdict.passed])
-        finished = len(self.store.told())
+        finished = len(self.store.finished())
         return Summary(
             study=self.study.name,
             winner=verdict.winner,
@@ -187,7 +187,7 @@ class Sweep:
         return self.supervisor.stop_asked if unfinished else None
 
     def _work(self, target: int) -> None:
-        best, finished = self.folder.verdict().winner, len(self.store.told())
+        best, finished = self.folder.verdict().winner, len(self.store.finished())
         self.progress.start(
             self.study.name,
             finished,
@@ -224,11 +224,11 @@ class Sweep:
             else:
                 trial = self.store.ask(self.fingerprint.since)
                 fail_point("asked")
-            if why := self.store.refused(trial):
+            if why := self.store.why_not_allowed(trial):
                 self._answer(trial, not_allowed(self.study, trial.number, self.store.wanted(trial), why))
                 continue
-            twin = self.store.twin(trial, self.fingerprint.since)
-            stored = twin and self.folder.trial(twin.number).read_result()
+            repeated = self.store.same_params_as(trial, self.fingerprint.since)
+            stored = repeated and self.folder.trial(repeated.number).read_result()
             if not stored:
                 return self._startable(
                     TrialJob(spec=self._spec(trial), folder=self.folder.trial(trial.number), trial=trial)
@@ -237,7 +237,7 @@ class Sweep:
         return None
 
     def _wants_more(self, target: int) -> bool:
-        return len(self.store.told()) < target and not self.store.exhausted(self.fingerprint.since)
+        return len(self.store.finished()) < target and not self.store.exhausted(self.fingerprint.since)
 
     def _startable(self, job: TrialJob) -> TrialJob | None:
         """The job, if it can finish by the hour; else None: the next start begins with it. Raises NoRoom."""
@@ -386,7 +386,7 @@ class Sweep:
         facts = StudyFacts(
             settings=settings,
             tags=self.fingerprint.tags,
-            trials=[trial.number for trial in (*self.store.told(), *self.store.running())],
+            trials=[trial.number for trial in (*self.store.finished(), *self.store.running())],
             older_than=self.fingerprint.comparable_since,
         )
         self.tracking.log_study(facts)

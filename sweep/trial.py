@@ -18,13 +18,13 @@ from core.data.caption_table import DataError
 from core.data.colour_profile import Note
 from core.data.filters import select
 from core.data.folder import caption_of, read_folder
-from core.data.hub import local_data
+from core.data.hub import resolved
 from core.errors import LoraSweepError
 from core.files.cache import Cache
 from core.files.fail_point import fail_point
 from core.files.files import content_key, sha256, write_json, write_whole
 from core.folders import TrialFolder
-from core.heartbeat import Beat, no_beat
+from core.heartbeat import Heartbeat, no_heartbeat
 from core.lora import adapters
 from core.lora.file import metadata_of, save_lora
 from core.story.render import render_scenes
@@ -91,7 +91,7 @@ def run_trial(
     report: Report,
     *,
     attempt: Attempt,
-    beat: Beat = no_beat,
+    heartbeat: Heartbeat = no_heartbeat,
     checkpoint_every_s: float = 120.0,
 ) -> Result:
     """Take one trial from its parameters to its verdict; every output lies under `folder`, result.json last.
@@ -99,16 +99,16 @@ def run_trial(
     Resumes from the folder's checkpoint if an earlier attempt with the same settings left one.
     """
     if spec.train is None:
-        return _base_story(spec, backbone, cache, folder, report, attempt, beat)
+        return _base_story(spec, backbone, cache, folder, report, attempt, heartbeat)
     clock = Clock(cache)
     _write_spec(spec, folder)
     # First, so that it fails before text encoder and UNet are loaded.
     table = look_at_images(spec, backbone, cache, report)
     # Before the UNet is loaded: text encoder and UNet need not fit the device together.
-    encode_missing(all_texts(spec, cache), backbone, cache, beat)
+    encode_missing(all_texts(spec, cache), backbone, cache, heartbeat)
     unet = backbone.unet  # loaded here: minutes from a slow disk must not count as silence of a step
-    table = select_images(spec, table, backbone, cache, report, beat)
-    examples = encode_examples(table, spec.render.size_px, backbone, cache, beat)
+    table = select_images(spec, table, backbone, cache, report, heartbeat)
+    examples = encode_examples(table, spec.render.size_px, backbone, cache, heartbeat)
     fail_point("encoded")
     report(events.Training(images=len(table), steps=spec.train.total_steps))
     clock.part_done("prepare")
@@ -124,14 +124,14 @@ def run_trial(
             state=state,
             micro_batch=attempt.micro_batch,
             checkpoint=Checkpoint(folder.checkpoint, key, checkpoint_every_s),
-            beat=beat,
+            heartbeat=heartbeat,
         )
         last = folder.epoch_lora(spec.train.epochs)
         write_whole(folder.lora, lambda to: to.write_bytes(last.read_bytes()))
         clock.part_done("train")
         if state:
             del clock.timings_s["train"]  # of some of the steps only, so no measure of the pace
-        story = draw_story(spec, backbone, cache, folder, report, beat)
+        story = draw_story(spec, backbone, cache, folder, report, heartbeat)
     finally:
         adapters.remove(unet)
     return _conclude(spec, backbone, folder, story, clock, attempt, losses, images=len(table))
@@ -144,17 +144,17 @@ def _base_story(
     folder: TrialFolder,
     report: Report,
     attempt: Attempt,
-    beat: Beat,
+    heartbeat: Heartbeat,
 ) -> Result:
     """The base model's own story: a trial without training images and without a LoRA."""
     clock = Clock(cache)
     _write_spec(spec, folder)
     # Also the captions: the first trial then finds them in the cache.
-    encode_missing(all_texts(spec, cache), backbone, cache, beat)
+    encode_missing(all_texts(spec, cache), backbone, cache, heartbeat)
     _ = backbone.unet  # loaded here as in a trial
     clock.part_done("prepare")
     clock.part_done("train")  # no time, but a result has every part
-    story = draw_story(spec, backbone, cache, folder, report, beat)
+    story = draw_story(spec, backbone, cache, folder, report, heartbeat)
     return _conclude(spec, backbone, folder, story, clock, attempt, losses=[], images=0)
 
 
@@ -230,7 +230,7 @@ def _resumable(train: Training, folder: TrialFolder, key: str, report: Report) -
 
 def all_texts(spec: TrialSpec, cache: Cache) -> list[str]:
     """Every caption and prompt that a trial of this study can meet, whatever its filters keep."""
-    images = read_folder(local_data(spec.data, cache.folder)).images
+    images = read_folder(resolved(spec.data, cache.folder)).images
     captions = [caption_of(image.prompt, spec.data.caption) for image in images if not image.problem]
     return [
         *captions,
@@ -263,11 +263,11 @@ def select_images(
     backbone: Backbone,
     cache: Cache,
     report: Report,
-    beat: Beat = no_beat,
+    heartbeat: Heartbeat = no_heartbeat,
 ) -> pd.DataFrame:
     """The rows of the table that pass the filters and can be encoded. Raises as `look_at_images` does."""
     kept = _keep(spec, table)
-    while unfit := encode_images(kept, spec.render.size_px, backbone, cache, beat):
+    while unfit := encode_images(kept, spec.render.size_px, backbone, cache, heartbeat):
         table = table.assign(problem=pd.Series(unfit).reindex(table.index).fillna(table["problem"]))
         report(events.Note(f"note: {say_bad(bad_images(table.loc[list(unfit)]))}"))
         kept = _keep(spec, table)  # with max_images another image may take its place
@@ -307,13 +307,13 @@ def draw_story(
     cache: Cache,
     folder: TrialFolder,
     report: Report,
-    beat: Beat = no_beat,
+    heartbeat: Heartbeat = no_heartbeat,
 ) -> list[Image.Image]:
     """Render and save the story's images and the sheet of them all. Raises BlackImagesError."""
     report(events.Drawing(len(spec.story.scenes)))
     images = []
     for number, image in enumerate(
-        render_scenes(backbone, spec.story.scenes, spec.render, cache, beat), start=1
+        render_scenes(backbone, spec.story.scenes, spec.render, cache, heartbeat), start=1
     ):
         # getextrema gives one pair for each channel
         if all(low == high for low, high in cast(list[tuple[int, int]], image.getextrema())):

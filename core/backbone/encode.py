@@ -20,7 +20,7 @@ from torchvision.transforms import functional as tv
 from core.backbone.backbone import Backbone
 from core.data.image import READING, ImageError, ask, open_image, without_ends
 from core.files.cache import Cache, Key
-from core.heartbeat import Beat, no_beat
+from core.heartbeat import Heartbeat, no_heartbeat
 
 GPU_PROMPTS = 8  # encoded at a time: hidden states of Kolors' text encoder take 60 MB a prompt in fp16
 
@@ -64,7 +64,9 @@ def encode_prompts(prompts: Sequence[str], backbone: Backbone, cache: Cache) -> 
     )
 
 
-def encode_missing(prompts: Sequence[str], backbone: Backbone, cache: Cache, beat: Beat = no_beat) -> None:
+def encode_missing(
+    prompts: Sequence[str], backbone: Backbone, cache: Cache, heartbeat: Heartbeat = no_heartbeat
+) -> None:
     """Encode the prompts that are not in the cache; the text encoder is loaded only if there are any."""
     missing = [
         prompt for prompt in dict.fromkeys(prompts) if cache.find_tensors(_text_key(prompt, backbone)) is None
@@ -76,7 +78,7 @@ def encode_missing(prompts: Sequence[str], backbone: Backbone, cache: Cache, bea
             batch = missing[first : first + at_once]
             for prompt, tokens, pooled in zip(batch, *backbone.encode_text(batch), strict=True):
                 cache.keep_tensors(_text_key(prompt, backbone), {"tokens": tokens, "pooled": pooled})
-            beat()
+            heartbeat()
     finally:
         backbone.free_text_encoder()
 
@@ -86,7 +88,7 @@ def _text_key(prompt: str, backbone: Backbone) -> Key:
 
 
 def encode_images(
-    table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, beat: Beat = no_beat
+    table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, heartbeat: Heartbeat = no_heartbeat
 ) -> dict[int, str]:
     """Encode the images of the audit table that are not in the cache.
 
@@ -95,18 +97,18 @@ def encode_images(
     unfit = {}
     for row, digest, path in zip(table.index, table["sha256"], table["path"], strict=True):
         try:
-            _latents(digest, path, size_px, backbone, cache, beat)
+            _latents(digest, path, size_px, backbone, cache, heartbeat)
         except ImageError as error:  # not cached: the next release of a library may read it
             unfit[row] = str(error)
     return unfit
 
 
 def encode_examples(
-    table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, beat: Beat = no_beat
+    table: pd.DataFrame, size_px: int, backbone: Backbone, cache: Cache, heartbeat: Heartbeat = no_heartbeat
 ) -> Examples:
     """Training data from the audit table, in its order. Raises ImageError if an image cannot be encoded."""
     found = [
-        _latents(digest, path, size_px, backbone, cache, beat)
+        _latents(digest, path, size_px, backbone, cache, heartbeat)
         for digest, path in zip(table["sha256"], table["path"], strict=True)
     ]
     return Examples(
@@ -118,7 +120,7 @@ def encode_examples(
 
 
 def _latents(
-    digest: str, path: str, size_px: int, backbone: Backbone, cache: Cache, beat: Beat
+    digest: str, path: str, size_px: int, backbone: Backbone, cache: Cache, heartbeat: Heartbeat
 ) -> dict[str, Tensor]:
     """Latents `plain` and `mirrored` of one image; mirrored latents are not those of the mirrored image."""
 
@@ -130,7 +132,7 @@ def _latents(
         }
 
     def encode_file() -> dict[str, Tensor]:
-        beat()
+        heartbeat()
         return ask(encode, open_image(Path(path)))
 
     key = ("latents", READING, backbone.weights["vae_encoder"], str(backbone.dtype), size_px, digest)

@@ -16,13 +16,17 @@ from core.backbone.cuda_graph import StepsInFlight, record
 from core.backbone.encode import TextEmbeddings, encode_prompts
 from core.files.cache import Cache
 from core.files.fail_point import fail_point
-from core.heartbeat import Beat, no_beat
+from core.heartbeat import Heartbeat, no_heartbeat
 from core.lora import adapters
 from core.trial.spec import Rendering, Scene
 
 
 def render_scenes(
-    backbone: Backbone, scenes: Sequence[Scene], rendering: Rendering, cache: Cache, beat: Beat = no_beat
+    backbone: Backbone,
+    scenes: Sequence[Scene],
+    rendering: Rendering,
+    cache: Cache,
+    heartbeat: Heartbeat = no_heartbeat,
 ) -> Iterator[Image.Image]:
     """Yield one image per scene, by the UNet and its adapters; equals DiffSynth's SDXLImagePipeline."""
     positive = encode_prompts([scene.prompt for scene in scenes], backbone, cache)
@@ -33,7 +37,7 @@ def render_scenes(
         part = slice(first, first + batch)
         with adapters.in_precision(backbone.unet, backbone.dtype):
             latents = denoise(
-                backbone, noise[part], _part(positive, part), _part(negative, part), rendering, beat
+                backbone, noise[part], _part(positive, part), _part(negative, part), rendering, heartbeat
             )
         yield from backbone.decode(latents)
 
@@ -52,11 +56,11 @@ def denoise(
     positive: TextEmbeddings,
     negative: TextEmbeddings,
     rendering: Rendering,
-    beat: Beat = no_beat,
+    heartbeat: Heartbeat = no_heartbeat,
 ) -> Tensor:
     """DDIM from pure noise to clean latents; both halves of the guidance in one forward.
 
-    Raises Interrupted when `beat` does.
+    Raises Interrupted when `heartbeat` does.
     """
     scheduler = backbone.new_scheduler()
     scheduler.set_timesteps(rendering.steps)
@@ -78,7 +82,7 @@ def denoise(
             noise = unwanted + rendering.cfg_scale * (wanted - unwanted)
         latents_BCHW = scheduler.step(noise, timestep, latents_BCHW)
         in_flight.step()
-        beat()
+        heartbeat()
     return latents_BCHW * math.nan if fail_point("latents") == "nan" else latents_BCHW
 
 

@@ -34,7 +34,7 @@ def main() -> None:
 
 def write_images(train: Path, rng: random.Random) -> list[tuple[str, str]]:
     """Write 30 files into `train`, return their rows of metadata.csv."""
-    kinds = ["good"] * 20 + ["small"] * 3 + ["wide"] * 2 + ["spoiled"] * 3 + ["twin", "broken"]
+    kinds = ["good"] * 20 + ["small"] * 3 + ["wide"] * 2 + ["spoiled"] * 3 + ["repeated", "broken"]
     rows: list[tuple[str, str]] = []
     for number, kind in enumerate(kinds, start=1):
         name = f"{number:02d}.png"
@@ -51,12 +51,12 @@ def write_images(train: Path, rng: random.Random) -> list[tuple[str, str]]:
             painted = scenes.draw(scene, scenes.watercolour(1.0))
             image = Image.fromarray(scenes.degrade(painted, random.Random(SPOILING_SEED + number))[0])
         image.save(train / name)
-        if kind == "twin":
+        if kind == "repeated":
             (train / name).write_bytes((train / rows[2][0]).read_bytes())
         if kind == "broken":
             content = (train / name).read_bytes()
             (train / name).write_bytes(content[: len(content) // 3])
-        caption = rows[2][1] if kind == "twin" else scenes.caption(scene, chinese=rng.random() < 0.5)
+        caption = rows[2][1] if kind == "repeated" else scenes.caption(scene, chinese=rng.random() < 0.5)
         rows.append((name, caption))
     return rows
 

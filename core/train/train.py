@@ -26,7 +26,7 @@ from core.backbone.cuda_graph import StepsInFlight, record
 from core.backbone.encode import Examples
 from core.errors import LoraSweepError
 from core.files.fail_point import fail_point
-from core.heartbeat import Beat, Interrupted, no_beat
+from core.heartbeat import Heartbeat, Interrupted, no_heartbeat
 from core.lora import adapters
 from core.train.draw import StepDraw, adapters_seed
 from core.train.state import TrainState, save_state
@@ -65,14 +65,14 @@ def train_lora(
     micro_batch: int | None = None,
     state: TrainState | None = None,
     checkpoint: Checkpoint | None = None,
-    beat: Beat = no_beat,
+    heartbeat: Heartbeat = no_heartbeat,
 ) -> list[float]:
     """Train adapters in `backbone.unet`; they stay there until the caller removes them.
 
     `epoch_done(epoch, losses)` is called after each epoch, counted from 1, with that epoch's losses by step.
     `micro_batch` rows at a time go through the UNet (default: all); it must divide `training.batch_size`.
     Resumes from `state` if there is one, and saves to `checkpoint`. Returns the losses of all steps. Raises
-    NanLossError, and Interrupted when `beat` does, after saving.
+    NanLossError, and Interrupted when `heartbeat` does, after saving.
     """
     adapters.inject(backbone.unet, training, adapters_seed(seed))
     if state:
@@ -80,7 +80,7 @@ def train_lora(
             for name, parameter in adapters.trained_parameters(backbone.unet).items():
                 parameter.copy_(state.tensors[name])
     module = LoraTraining(
-        backbone, examples, training, seed, epoch_done, micro_batch, state, checkpoint, beat
+        backbone, examples, training, seed, epoch_done, micro_batch, state, checkpoint, heartbeat
     )
     micro_steps = range(len(module.losses) * module.parts, training.total_steps * module.parts)
     backbone.unet.train()
@@ -116,13 +116,13 @@ class LoraTraining(lightning.LightningModule):
         micro_batch: int | None,
         state: TrainState | None,
         checkpoint: Checkpoint | None,
-        beat: Beat,
+        heartbeat: Heartbeat,
     ) -> None:
         super().__init__()
         self._backbone, self._examples, self._training = backbone, examples, training
         self._rows, self._shape_CHW = examples.rows_of_a_pass, examples.latents_NCHW.shape[1:]
         self._seed, self._epoch_done = seed, epoch_done
-        self._state, self._checkpoint, self._beat = state, checkpoint, beat
+        self._state, self._checkpoint, self._heartbeat = state, checkpoint, heartbeat
         self._saved_at = time.monotonic()
         self._micro_batch = micro_batch or training.batch_size
         self.parts = training.batch_size // self._micro_batch
@@ -211,7 +211,7 @@ class LoraTraining(lightning.LightningModule):
             self._save()
         self._in_flight.step()
         try:
-            self._beat()
+            self._heartbeat()
         except Interrupted:
             if not at_epoch_end:
                 self._save()

@@ -21,7 +21,7 @@ def epoch_story(
     Device `auto` is the kind that the trial was made on. Raises UserError where the trial has no such epoch,
     its LoRA was removed, or the base model was changed since.
     """
-    trial = study.made(result)
+    trial = study.artifacts_of(result)
     train = result.spec.train
     if train is None or not 1 <= epoch <= train.epochs:
         raise UserError(
@@ -92,10 +92,10 @@ def export_trial(
         if trial is None:
             asked = f"{folder.path.name}: no story passes the gate yet; name one with --trial and --force"
         raise UserError(f"{asked} ({_exportable(verdict)})")
-    source = folder.made(result)
+    source = folder.artifacts_of(result)
     if epoch is not None and result.state == "complete":
         source, result = epoch_story(folder, result, epoch, Runs(runs).cache, device)
-    earlier = epoch if source.path != folder.made(result).path else None
+    earlier = epoch if source.path != folder.artifacts_of(result).path else None
     name = f"{folder.path.name}-{result.spec.number:04d}" + (f"-epoch{earlier:02d}" if earlier else "")
     target = at_home(out_dir) if out_dir else Path("exports") / name
     made = write_export(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import datetime
 
-from core.data.hub import local_data
+from core.data.hub import resolved
 from core.files.files import read_json, write_json, write_text, write_whole
 from core.fingerprint import NONE_YET, Change, Changes, Fields, FingerprintFile
 from core.folders import Runs, StudyFolder, shown_path
@@ -172,17 +172,17 @@ class Fingerprint:
 
 
 def record_start(
-    study: Study, folder: StudyFolder, accept: Iterable[str], after_told: int, note: Callable[[str], None]
+    study: Study, folder: StudyFolder, accept: Iterable[str], after_finished: int, note: Callable[[str], None]
 ) -> Fingerprint:
     """Compare the study with its fingerprint, or make that if there is none. Raises StudyError for a change
     of a field that is not among those to `accept`.
 
     A study of a version without fingerprints is compared with its frozen copy; images, weights and scorer are
-    taken as they are now. `after_told` is the number after the last trial that Optuna has finished; trials
-    with a result that Optuna does not have yet count as well.
+    taken as they are now. `after_finished` is the number after the last trial that Optuna has finished;
+    trials with a result that Optuna does not have yet count as well.
     """
-    next_trial = max(after_told, _after_finished(folder))
-    images = images_of(local_data(study.data.value, Runs(folder.path.parent).cache))
+    next_trial = max(after_finished, _after_finished(folder))
+    images = images_of(resolved(study.data.value, Runs(folder.path.parent).cache))
     fingerprint = Fingerprint(study, folder, frozenset(accept), next_trial, note, _read(folder, images, note))
     fingerprint.record_study(fixed_values(study, images))
     return fingerprint
@@ -201,7 +201,7 @@ def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ())
         check_held(folder.db, study.name)
     if not folder.frozen.exists() and not folder.fingerprint.exists():
         return
-    images = images_of(local_data(study.data.value, Runs(folder.path.parent).cache))
+    images = images_of(resolved(study.data.value, Runs(folder.path.parent).cache))
     kept = _with_space(_read(folder, images, lambda text: None), study)
     accepted, _ = _accepted_changes(study, kept, fixed_values(study, images), frozenset(accept))
     if "backbone" not in accepted and (_after_finished(folder) or _has_base_story(folder)):

@@ -69,12 +69,12 @@ def recover(
     """Make Optuna, the disk and MLflow agree -> the unfinished trials to run, by number."""
     store.finish_asks()
     asked = {trial.number: trial for trial in store.running()}
-    finished = {trial.number: trial for trial in store.told()}
+    finished = {trial.number: trial for trial in store.finished()}
     notes: list[str] = []
     again: list[Trial] = []
     for number in sorted(finished.keys() | asked.keys() | folder.numbers()):
         trial, waiting, done = folder.trial(number), asked.get(number), finished.get(number)
-        refused = _refused(store, waiting) if waiting else None
+        refused = _why_not_allowed(store, waiting) if waiting else None
         if waiting and refused is None:
             _take_back_retried(study.spec(number, waiting.params), trial)
         result = trial.read_result()
@@ -107,17 +107,17 @@ def recover(
             store.tell(waiting, result)
     _say(notes, folder, progress)
     sent = tracking.sent()
-    for frozen in store.told():
+    for frozen in store.finished():
         if frozen.number not in sent:
             _track(study, frozen, folder.trial(frozen.number), tracking)
     return again
 
 
-def _refused(store: Store, asked: Trial) -> str | None:
+def _why_not_allowed(store: Store, asked: Trial) -> str | None:
     """Why an unfinished trial cannot be run: it was queued with values that the study does not allow, or an
     older version asked for settings that are not allowed any more. None if it can.
     """
-    if why := store.refused(asked):
+    if why := store.why_not_allowed(asked):
         return why
     for name, value in asked.params.items():
         if name not in SETTINGS:

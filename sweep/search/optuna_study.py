@@ -22,13 +22,13 @@ from core.verdict import FAILED_CONSTRAINT, constraint
 from sweep.failures import failure
 from sweep.search.grid import Grid
 from sweep.search.sampler import Distributions, Untried
-from sweep.search.sqlite import Patience
+from sweep.search.sqlite import BusyRetry
 from sweep.search.storage import check_name, open_storage
 from sweep.study.errors import Mistake, sentence
 from sweep.study.space import Choices, Range, Space
 
 Params = dict[str, Value]
-TOLD = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 # User attributes of trials: queued from `first` of the study file; taken out of `first` again before it ran.
 HAND_MADE, WITHDRAWN = "hand_made", "withdrawn"
 
@@ -56,7 +56,7 @@ class Store:
         self._space, self._allow = distributions(space), allow
         self._seed, self._startup_trials = seed, startup_trials
         self._grid = Grid(space)
-        self._patience = Patience()
+        self._patience = BusyRetry()
         storage = open_storage(path, self._patience)
         check_name(storage, path, name)
         self._study = optuna.create_study(
@@ -122,7 +122,7 @@ class Store:
                 # as Study.ask does, but only now that the trial is known to be no queued one
                 trial._suggest(name, distribution)
             return trial
-        if not self.refused(trial):
+        if not self.why_not_allowed(trial):
             self._finish_asking(frozen)
         return Trial(self._study, trial._trial_id)
 
@@ -153,10 +153,10 @@ class Store:
     def finish_asks(self) -> None:
         """Sample the missing parameters of trials whose `ask` was interrupted."""
         for trial in self.running():
-            if not self._space.keys() <= trial.params.keys() and not self.refused(trial):
+            if not self._space.keys() <= trial.params.keys() and not self.why_not_allowed(trial):
                 self._finish_asking(self._frozen(trial))
 
-    def refused(self, trial: Trial) -> str | None:
+    def why_not_allowed(self, trial: Trial) -> str | None:
         """Why the values that a trial was queued with are not allowed; None if they are."""
         queued = _queued(self._frozen(trial))
         if queued is None or self._space.keys() <= trial.params.keys():  # allowed when it was asked for
@@ -198,15 +198,15 @@ class Store:
                 internal = self._space[name].to_internal_repr(value)
                 self._study._storage.set_trial_param(frozen._trial_id, name, internal, self._space[name])
 
-    def told(self) -> list[FrozenTrial]:
+    def finished(self) -> list[FrozenTrial]:
         """The finished trials, by number, without those that were withdrawn."""
-        return [trial for trial in self.trials(*TOLD) if WITHDRAWN not in trial.user_attrs]
+        return [trial for trial in self.trials(*FINISHED) if WITHDRAWN not in trial.user_attrs]
 
-    def after_told(self) -> int:
+    def after_finished(self) -> int:
         """The number after that of the last finished trial."""
-        return max((trial.number for trial in self.told()), default=-1) + 1
+        return max((trial.number for trial in self.finished()), default=-1) + 1
 
-    def twin(self, trial: Trial, since: int = 0) -> FrozenTrial | None:
+    def same_params_as(self, trial: Trial, since: int = 0) -> FrozenTrial | None:
         """A finished trial, from number `since` on, with exactly these parameters, whose outcome a repeat
         would have too; None if there is none.
         """

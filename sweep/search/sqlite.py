@@ -22,7 +22,7 @@ class StoreError(LoraSweepError):
     """study.db cannot be used; the message is one line for the user."""
 
 
-class Patience:
+class BusyRetry:
     """How long a study's connections wait for a locked file: `busy_s` seconds, or until `stop_asked` returns
     true, which raises KeyboardInterrupt.
     """
@@ -36,7 +36,7 @@ class Patience:
         """Keyword arguments for sqlite3.connect that make it return a connection which waits."""
         return {"timeout": TRY_S, "factory": partial(_Connection, self)}
 
-    def insist(self, work: Callable[..., Answer], *args: object) -> Answer:
+    def retry(self, work: Callable[..., Answer], *args: object) -> Answer:
         """Call `work` until the file is not locked -> its result. Raises sqlite3.OperationalError for any
         other error or after `busy_s`, and KeyboardInterrupt once `stop_asked`.
         """
@@ -55,7 +55,7 @@ class Patience:
 
 
 class _Connection(sqlite3.Connection):
-    def __init__(self, patience: Patience, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  sqlite3's own
+    def __init__(self, patience: BusyRetry, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  sqlite3's own
         super().__init__(*args, **kwargs)
         self._patience = patience
 
@@ -63,18 +63,18 @@ class _Connection(sqlite3.Connection):
         return _Cursor(self, self._patience)
 
     def commit(self) -> None:
-        self._patience.insist(super().commit)
+        self._patience.retry(super().commit)
 
 
 class _Cursor(sqlite3.Cursor):
-    def __init__(self, connection: _Connection, patience: Patience) -> None:
+    def __init__(self, connection: _Connection, patience: BusyRetry) -> None:
         super().__init__(connection)
         self._patience = patience
 
     def execute(self, *args: object) -> "_Cursor":
-        self._patience.insist(super().execute, *args)
+        self._patience.retry(super().execute, *args)
         return self
 
     def executemany(self, *args: object) -> "_Cursor":
-        self._patience.insist(super().executemany, *args)
+        self._patience.retry(super().executemany, *args)
         return self

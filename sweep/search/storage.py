@@ -9,7 +9,7 @@ import optuna
 import sqlalchemy.exc
 
 from core.folders import shown_path
-from sweep.search.sqlite import TRY_S, Patience, StoreError
+from sweep.search.sqlite import TRY_S, BusyRetry, StoreError
 from sweep.study.errors import StudyError
 from sweep.tracking.uri import sqlite_address
 
@@ -41,7 +41,7 @@ def check_name(storage: optuna.storages.RDBStorage, path: Path, name: str) -> No
         )
 
 
-def open_storage(path: Path, patience: Patience | None) -> optuna.storages.RDBStorage:
+def open_storage(path: Path, patience: BusyRetry | None) -> optuna.storages.RDBStorage:
     """The storage, read-only without `patience`. Raises StoreError if another version of Optuna made it."""
     address = sqlite_address(path)
     read_only = {

@@ -153,7 +153,7 @@ class Experiment:
         run = self._open(spec, sampled, points if folder.result.exists() else [])
         if run is None:
             return
-        made = self._folder.made(result) if result else folder
+        made = self._folder.artifacts_of(result) if result else folder
         steps = self._loss_steps[number]
         losses = [point for point in loss_points(spec, made) if point.step not in steps]
         self._client.log_batch(run.info.run_id, losses, synchronous=True)

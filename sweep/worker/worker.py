@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from core.files.cache import Cache
 
 log = logging.getLogger(__name__)
-BEAT_S = 1.0
+HEARTBEAT_S = 1.0
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
@@ -150,11 +150,11 @@ class Reporter:
         _send(self._out, event, self._number, self._journal)
         self._spoke_at = time.monotonic()
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Send a heartbeat, at most once a second. Raises Interrupted when the driver wants to stop."""
         if self._stop.is_set():
             raise Interrupted
-        if time.monotonic() - self._spoke_at >= BEAT_S:
+        if time.monotonic() - self._spoke_at >= HEARTBEAT_S:
             self.say(events.Alive())
             self._spoke_at = time.monotonic()
 
@@ -180,7 +180,7 @@ def _carry_out(
             task.folder,
             reporter.report,
             attempt=task.attempt,
-            beat=reporter.beat,
+            heartbeat=reporter.heartbeat,
             checkpoint_every_s=checkpoint_every_s,
         )
     except Interrupted:

@@ -131,7 +131,7 @@ class Sweeps:
                 r.coherence,
                 r.train_loss,
                 r.lora_sha256,
-                [sha256(self.study.made(r).epoch_lora(e)) for e in range(1, r.spec.train.epochs + 1)]
+                [sha256(self.study.artifacts_of(r).epoch_lora(e)) for e in range(1, r.spec.train.epochs + 1)]
                 if r.lora_sha256
                 else [],
             )

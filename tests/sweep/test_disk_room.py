@@ -8,7 +8,7 @@ import pytest
 from core.files.files import write_json
 from core.folders import Runs
 from core.trial.spec import Training
-from sweep import disk_room as storage
+from sweep import disk_room
 from sweep.disk_room import NoRoom, ensure_room
 from sweep.plan.cost import lora_parameters, trial_disk_bytes
 from tests.sweep.search.test_optuna_study import complete, failed, spec
@@ -61,7 +61,7 @@ def test_trials_that_mlflow_waits_for_go_last(study):
 
 
 def test_a_full_disk_says_what_is_missing(study, monkeypatch):
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
+    monkeypatch.setattr(disk_room.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
     with pytest.raises(NoRoom, match=r"0\.0 GB are free and the next trial needs 0\.2 GB"):
         ensure_room(study, spec(7), 2, None, set())
     assert kept(study) == [4, 5]
@@ -71,9 +71,9 @@ def test_room_for_a_checkpoint_is_asked_for_too(study, monkeypatch):
     """While it is written there are two of them: the LoRA and its two moments, in fp32."""
     large = replace(spec(7), train=Training(lora_rank=16))
     lora_bytes = 4 * lora_parameters(large)
-    free = storage.LEAST_BYTES + trial_disk_bytes(large) + 6 * lora_bytes
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    free = disk_room.LEAST_BYTES + trial_disk_bytes(large) + 6 * lora_bytes
+    monkeypatch.setattr(disk_room.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
     assert ensure_room(study, large, 2, None, set()) == []
-    monkeypatch.setattr(storage.shutil, "disk_usage", lambda path: SimpleNamespace(free=free - lora_bytes))
+    monkeypatch.setattr(disk_room.shutil, "disk_usage", lambda path: SimpleNamespace(free=free - lora_bytes))
     with pytest.raises(NoRoom):
         ensure_room(study, large, 2, None, set())

@@ -168,7 +168,7 @@ def numbers(result: Result) -> dict[str, list[tuple[int, float]]]:
 
 
 def files(sweeps: Sweeps, result: Result) -> dict[str, str]:
-    made = sweeps.study.made(result)
+    made = sweeps.study.artifacts_of(result)
     images = [made.image(number) for number in range(1, len(result.spec.story.scenes) + 1)]
     return {
         "lora/lora.safetensors": sha256(made.lora),

@@ -97,7 +97,7 @@ def test_a_second_audit_scores_nothing_anew(tmp_path: Path, data: Data) -> None:
     scored = len(seen)
     again = Cache(tmp_path)  # as the next process opens it
     pd.testing.assert_frame_equal(audit(data, again, count, "count"), first)
-    assert len(seen) == scored == 28  # the twin and the broken file are not scored
+    assert len(seen) == scored == 28  # the repeated and the broken file are not scored
     assert again.encoded == {}
 
 

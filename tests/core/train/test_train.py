@@ -90,7 +90,7 @@ def test_an_epoch_reports_its_number_and_its_own_losses(backbone: Backbone, exam
 
 
 class StopAt:
-    """A beat that asks for a stop after so many steps."""
+    """A heartbeat that asks for a stop after so many steps."""
 
     def __init__(self, steps: int) -> None:
         self.left = steps
@@ -118,7 +118,7 @@ def test_a_resumed_training_equals_one_that_was_never_stopped(
             7,
             lambda epoch, _: told.append(epoch),
             checkpoint=checkpoint,
-            beat=StopAt(stop),
+            heartbeat=StopAt(stop),
         )
     adapters.remove(backbone.unet)
     state = load_state(checkpoint.path, "words")
@@ -148,7 +148,7 @@ def test_a_checkpoint_is_written_at_each_epoch_s_end_and_when_it_is_due(
             state = load_state(checkpoint.path, "words")
             seen.append(state.step if state else 0)
 
-        train_lora(backbone, examples, TRAINING, 7, silent, checkpoint=checkpoint, beat=look)
+        train_lora(backbone, examples, TRAINING, 7, silent, checkpoint=checkpoint, heartbeat=look)
         adapters.remove(backbone.unet)
         return seen
 

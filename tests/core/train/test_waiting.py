@@ -12,7 +12,7 @@ import torch
 
 from core.backbone.backbone import Backbone
 from core.backbone.encode import Examples, TextEmbeddings
-from core.heartbeat import no_beat
+from core.heartbeat import no_heartbeat
 from core.lora import adapters
 from core.story.render import denoise
 from core.tiny.models import tiny_unet
@@ -50,7 +50,7 @@ def test_a_training_step_reads_nothing_from_the_device(
         micro_batch,
         state=None,
         checkpoint=None,
-        beat=no_beat,
+        heartbeat=no_heartbeat,
     )
     monkeypatch.setattr(module, "_scaler", lambda: None)
     monkeypatch.setattr(module, "optimizers", partial(module.configure_optimizers))

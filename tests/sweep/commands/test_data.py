@@ -60,14 +60,14 @@ def make_images(train: Path) -> None:
     }
     for source, name in names.items():
         shutil.copy(WATERCOLOR / source, train / name)
-    Image.open(train / "d.png").save(train / "twin.tif")
+    Image.open(train / "d.png").save(train / "repeated.tif")
     shutil.copy(WATERCOLOR / "05.png", train / "mute.png")
     (train / "empty.png").touch()
     (train / "half <b>.png").write_bytes((train / "d.png").read_bytes()[:900])
     (train / "words.png").write_text("I am an image")
     rows = [
         {"file_name": name, "text": "" if name == "mute.png" else "a cat"}
-        for name in [*names.values(), "twin.tif", *BAD]
+        for name in [*names.values(), "repeated.tif", *BAD]
     ]
     (train / "metadata.jsonl").write_text(
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
@@ -113,7 +113,7 @@ def test_every_bad_image_is_named_with_its_reason(surveyed):
 
 def test_what_a_filter_drops_even_at_its_loosest_is_named(surveyed):
     said = [line for line in surveyed[1].splitlines() if line.startswith("dropped by")]
-    assert said == ["dropped by image_deduplicator: twin.tif"]
+    assert said == ["dropped by image_deduplicator: repeated.tif"]
 
 
 def test_the_page_shows_every_image_and_needs_no_other_file(surveyed):
@@ -124,7 +124,7 @@ def test_the_page_shows_every_image_and_needs_no_other_file(surveyed):
     assert "it&#39;s.png" in page
     kept, dropped = page.split('<section class="dropped">')
     assert "一 只.png" in kept
-    assert "twin.tif" in dropped
+    assert "repeated.tif" in dropped
     assert kept.count('<span class="badge">image_aspect_ratio_filter</span>') == 1
 
 
@@ -338,10 +338,10 @@ def test_an_image_that_cannot_be_encoded_is_left_out_by_name_and_the_trial_goes_
         attempt=Attempt(micro_batch=1),
     )
     notes = [event.text for event in said if isinstance(event, events.Note)]
-    # twin.tif, which has the same pixels, took its place: it was no duplicate any more
+    # repeated.tif, which has the same pixels, took its place: it was no duplicate any more
     assert notes[1:] == [
         f"note: 1 image cannot be used: {name} (cannot be processed: too odd)"
-        for name in ("d.png", "twin.tif")
+        for name in ("d.png", "repeated.tif")
     ]
     assert (result.state, result.images) == ("complete", 4)
     assert [event.images for event in said if isinstance(event, events.Training)] == [4]

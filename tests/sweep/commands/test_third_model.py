@@ -29,10 +29,10 @@ if sys.argv[1:2] == ["worker"]:
     del sys.argv[1]  # what follows is the worker's setup
     from sweep.worker.worker import main
 else:
-    from sweep.worker import local as local_worker
+    from sweep.worker import local
     from sweep.cli import main
 
-    local_worker.COMMAND = ("-P", __file__, "worker")
+    local.COMMAND = ("-P", __file__, "worker")
 main()
 """
 

@@ -16,13 +16,12 @@ import pytest
 
 from core.data import hub
 from core.data.folder import DataError
-from core.data.hub import local_data
+from core.data.hub import resolved
 from core.files.install import python
 from core.folders import Runs
 from core.kolors.files import FILES
 from core.trial.spec import Training
-from sweep.doctor import doctor, gpu, packages
-from sweep.doctor import tracking as reach
+from sweep.doctor import doctor, gpu, packages, tracking
 from sweep.doctor.check import Check
 from sweep.doctor.doctor import check_data, check_disk, check_runs, check_weights, examine, missing
 from sweep.doctor.gpu import check_gpu
@@ -228,7 +227,7 @@ def test_data_from_a_hub_is_not_looked_at_but_its_loader_is(study, monkeypatch, 
     runs = Runs(tmp_path / "runs")
     assert check_data(own, runs).state == state
     with pytest.raises(DataError) as not_there:
-        local_data(own.data.value, runs.cache)
+        resolved(own.data.value, runs.cache)
     # as an earlier start brings it
     shutil.copytree(study.data.value.source, str(not_there.value).split(": ")[0])
     assert check_data(own, runs).found.startswith("30 images in ")
@@ -295,7 +294,7 @@ def test_a_server_that_answers_otherwise_is_a_warning(server, tmp_path, status, 
 
 
 def test_a_server_that_is_silent_or_gone_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(reach, "TIMEOUT_S", 0.2)
+    monkeypatch.setattr(tracking, "TIMEOUT_S", 0.2)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -309,7 +308,7 @@ def test_a_server_that_is_silent_or_gone_is_missing(tmp_path, monkeypatch):
         host="127.0.0.1",
         port=int(address.partition(":")[2]),
     )
-    for check in (check_tracking(Runs(tmp_path)), reach._check_database(database)):
+    for check in (check_tracking(Runs(tmp_path)), tracking._check_database(database)):
         assert check.state == "missing"
         assert re.match(rf"(http|postgresql)://{address} cannot be reached", check.found)
 
@@ -351,7 +350,7 @@ def test_a_port_in_use_is_a_warning(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        monkeypatch.setattr(reach, "PORT", taken.getsockname()[1])
+        monkeypatch.setattr(tracking, "PORT", taken.getsockname()[1])
         assert check_port().state == "warn"
 
 

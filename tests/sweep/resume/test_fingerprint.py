@@ -77,12 +77,12 @@ def study_of(folder: Path) -> StudyFolder:
 
 
 def start(
-    folder: Path, values: Any = STUDY, *accept: str, after_told: int = 0, ready: Any = READY
+    folder: Path, values: Any = STUDY, *accept: str, after_finished: int = 0, ready: Any = READY
 ) -> tuple[Fingerprint, list[str]]:
     """What a driver does with it: at its start, and when its worker is ready."""
     study = load_study(str(write_text(folder / "study.yaml", yaml.safe_dump(values))))
     notes: list[str] = []
-    fingerprint = record_start(study, study_of(folder), fields_of(accept), after_told, notes.append)
+    fingerprint = record_start(study, study_of(folder), fields_of(accept), after_finished, notes.append)
     if ready:
         fingerprint.record_worker(Ready(**ready))
     return fingerprint, notes
@@ -137,7 +137,7 @@ def test_words_that_scores_stand_on_are_refused_and_may_be_accepted(folder, path
         f"study.yaml: changed since the study was started: {told}; scores would not compare: undo it, "
         f"give the study another name, or go on with --accept-change {field}"
     )
-    fingerprint, notes = start(folder, now, field, after_told=7)
+    fingerprint, notes = start(folder, now, field, after_finished=7)
     assert notes == [f"accepted: {told}; scores do not compare with those of trials before 7"]
     (entry,) = kept(folder)["history"]
     assert (entry["field"], entry["from_trial"]) == (field, 7)
@@ -180,7 +180,7 @@ def test_a_changed_caption_or_image_is_refused(folder):
     start(folder)
     (folder / "images/train/a.png").write_bytes(b"another")
     assert re.search(
-        r"data\.images\[1\]\.sha256 \([0-9a-f]{12} -> [0-9a-f]{12}\); .* --accept-change data$",
+        r"data\.pictures\[1\]\.sha256 \([0-9a-f]{12} -> [0-9a-f]{12}\); .* --accept-change data$",
         refusal(folder),
     )
     start(folder, STUDY, "data")
@@ -218,7 +218,7 @@ def test_another_model_or_scorer_is_refused_once_a_worker_has_loaded_it(folder, 
     start(folder)
     base_story(folder)
     assert f"{told}; scores" in refusal(folder, ready=READY | changed)
-    fingerprint, _ = start(folder, STUDY, field, after_told=4, ready=READY | changed)
+    fingerprint, _ = start(folder, STUDY, field, after_finished=4, ready=READY | changed)
     assert fingerprint.tags.keys() == {f"changed_{field}"}
     start(folder, ready=READY | changed)
 
@@ -334,7 +334,7 @@ def test_choices_never_change(folder, search, told):
 def test_a_setting_may_leave_the_space_and_come_back_with_its_choices(folder):
     start(folder)
     fixed = with_value(with_value(STUDY, "space.lora_rank", ...), "first", [])
-    fingerprint, notes = start(folder, with_value(fixed, "train.lora_rank", 4), after_told=5)
+    fingerprint, notes = start(folder, with_value(fixed, "train.lora_rank", 4), after_finished=5)
     assert (fingerprint.tags.keys(), notes) == ({"changed_train"}, [])
     assert fingerprint.since == 5  # an equal set of sampled values is not an equal trial any more
     assert "train.lora_rank (4 -> 8)" in refusal(folder, with_value(fixed, "train.lora_rank", 8))
@@ -344,13 +344,13 @@ def test_a_setting_may_leave_the_space_and_come_back_with_its_choices(folder):
 
 def test_only_trials_from_an_accepted_change_on_answer_a_repeat(folder):
     start(folder)
-    assert start(folder, after_told=3)[0].since == 0
+    assert start(folder, after_finished=3)[0].since == 0
     # it may turn out later that they did change
-    assert start(folder, STUDY, "weights", after_told=3)[0].since == 3
-    assert start(folder, with_value(STUDY, "seed", 1), "seed", after_told=4)[0].since == 4
-    assert start(folder, with_value(STUDY, "seed", 1), after_told=9)[0].since == 4
+    assert start(folder, STUDY, "weights", after_finished=3)[0].since == 3
+    assert start(folder, with_value(STUDY, "seed", 1), "seed", after_finished=4)[0].since == 4
+    assert start(folder, with_value(STUDY, "seed", 1), after_finished=9)[0].since == 4
     write_json(study_of(folder).trial(9).result, {})  # finished, but its driver was killed before telling
-    assert start(folder, STUDY, "seed", after_told=9)[0].since == 10
+    assert start(folder, STUDY, "seed", after_finished=9)[0].since == 10
 
 
 def test_each_fingerprint_keeps_its_base_story_and_its_study(folder):
@@ -369,14 +369,14 @@ def test_each_fingerprint_keeps_its_base_story_and_its_study(folder):
     start(folder)
     tell_base(5.0)
     seeded = with_value(STUDY, "seed", 1)
-    start(folder, seeded, "seed", after_told=2)  # the base model's story stays as it was
+    start(folder, seeded, "seed", after_finished=2)  # the base model's story stays as it was
     assert of(0) == (5.0, 0, "draw scene 1")
     assert of(2) == (5.0, 1, "draw scene 1")
     painted = with_value(seeded, "story.template", "paint {scene}")
-    start(folder, painted, "story", after_told=5)
+    start(folder, painted, "story", after_finished=5)
     assert study.base.read_result() is None
     # before any trial was made
-    start(folder, with_value(painted, "story.template", "carve {scene}"), "story", after_told=5)
+    start(folder, with_value(painted, "story.template", "carve {scene}"), "story", after_finished=5)
     tell_base(6.0)
     assert [of(number) for number in (0, 2, 4, 5)] == [
         (5.0, 0, "draw scene 1"),
@@ -391,7 +391,7 @@ def test_an_older_trial_s_epoch_is_drawn_with_the_weights_of_then_or_not_at_all(
     start(folder)
     base_story(folder)
     other = {"unet": "c" * 64, "scorer": "b" * 64}
-    start(folder, STUDY, "weights", after_told=4, ready=READY | {"weights": other})
+    start(folder, STUDY, "weights", after_finished=4, ready=READY | {"weights": other})
     stored = read_fingerprint(study_of(folder).fingerprint)
     assert [stored.changed_weights(number, READY["weights"]) for number in (3, 4)] == ["", "unet"]
     assert [stored.changed_weights(number, other) for number in (3, 4)] == ["unet", ""]
@@ -466,7 +466,7 @@ def test_a_changed_space_crashes_neither_running_nor_queued_trials(folder):
         store._study.tell(trial, trial.params["learning_rate"])
     running = store.ask()
     store.enqueue([{"lora_rank": 8, "epochs": 5, "learning_rate": 1e-2}])
-    assert store.after_told() == 4
+    assert store.after_finished() == 4
     changed = with_value(with_value(STUDY, "space.epochs", ...), "first", [])
     for path, value in {
         "space.learning_rate": {"low": 1e-5, "high": 1e-4, "log": True},
@@ -487,7 +487,7 @@ def test_a_changed_space_crashes_neither_running_nor_queued_trials(folder):
     queued = store.ask()
     assert (queued.number, queued.params) == (5, {})
     assert (
-        store.refused(queued)
+        store.why_not_allowed(queued)
         == "epochs is 5, but space does not search it (allowed: batch_size, learning_rate, lora_rank)"
     )
     for _ in range(4):

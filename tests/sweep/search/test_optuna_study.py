@@ -127,10 +127,10 @@ def test_an_exact_repeat_gets_the_stored_result(tmp_path):
     store.tell(first, complete(0, 6.5))
     store._study.enqueue_trial(first.params)
     again = store.ask()
-    assert store.twin(again, since=1) is None
-    twin = store.twin(again)
-    assert twin is not None
-    store.tell(again, replace(complete(1, 6.5), same_as=twin.number))
+    assert store.same_params_as(again, since=1) is None
+    repeated = store.same_params_as(again)
+    assert repeated is not None
+    store.tell(again, replace(complete(1, 6.5), same_as=repeated.number))
     told = frozen(tmp_path)[1]
     assert (told.value, gate(told), told.user_attrs["same_as"]) == (6.5, -0.5, 0)
 
@@ -143,7 +143,7 @@ def test_a_repeat_of_settings_that_failed_is_told_so_unless_it_was_an_accident(t
     first = store.ask()
     store.tell(first, failed(0, reason))
     store._study.enqueue_trial(first.params)
-    assert (store.twin(store.ask()) is not None) == answered
+    assert (store.same_params_as(store.ask()) is not None) == answered
 
 
 def test_an_adopted_trial_is_not_constrained_twice(tmp_path, recwarn):

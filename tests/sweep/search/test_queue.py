@@ -62,11 +62,11 @@ def test_what_cannot_be_tried_is_refused_and_the_next_is_asked_for(
         notebook(tmp_path).enqueue_trial(queued)
     store = open_store(tmp_path)
     trial = store.ask()
-    assert why in (store.refused(trial) or "")
+    assert why in (store.why_not_allowed(trial) or "")
     (again,) = open_store(tmp_path).running()  # its driver was killed before it told
-    assert (again.number, store.refused(again)) == (0, store.refused(trial))
+    assert (again.number, store.why_not_allowed(again)) == (0, store.why_not_allowed(trial))
     good = store.ask()
-    assert store.refused(good) is None
+    assert store.why_not_allowed(good) is None
     assert good.params.items() >= GOOD.items()
     assert good.params.keys() == DEMO.space.keys()
 
@@ -99,7 +99,7 @@ def test_entries_taken_out_of_first_before_they_ran_are_not_run_and_count_nowher
     assert store.enqueue(first[2:]) == [{"lora_rank": 4}]  # the first one is at work already
     assert store.enqueue(first[2:]) == []
     assert [store.ask().params["lora_rank"] for _ in range(2)] == [8, 16]
-    assert store.told() == []
+    assert store.finished() == []
     assert store.enqueue(first) == []  # it is there again, and is tried
     assert store.ask().params["lora_rank"] == 4
     assert len(store.trials()) == 5

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sweep.search import sqlite as busy_sqlite
-from sweep.search.sqlite import Patience
+from sweep.search import sqlite
+from sweep.search.sqlite import BusyRetry
 
 
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(busy_sqlite, "TRY_S", 0.1)
+    monkeypatch.setattr(sqlite, "TRY_S", 0.1)
     path = tmp_path / "study.db"
     with closing(sqlite3.connect(path)) as made:
         made.execute("CREATE TABLE numbers (number INTEGER)")
@@ -32,7 +32,7 @@ def locked(path: Path, for_s: float = 60.0) -> Iterator[None]:
     other.close()
 
 
-def write(path: Path, patience: Patience) -> int:
+def write(path: Path, patience: BusyRetry) -> int:
     with closing(sqlite3.connect(path, **patience.connect_args)) as ours:
         cursor = ours.cursor()
         cursor.execute("INSERT INTO numbers VALUES (1)")
@@ -43,7 +43,7 @@ def write(path: Path, patience: Patience) -> int:
 def test_a_locked_file_is_waited_for_longer_than_one_try(database: Path) -> None:
     started = time.monotonic()
     with locked(database, for_s=0.7):
-        assert write(database, Patience()) == 1
+        assert write(database, BusyRetry()) == 1
     assert time.monotonic() - started >= 0.7
 
 
@@ -55,16 +55,16 @@ def test_a_reader_delays_a_commit_and_nothing_is_written_twice(database: Path) -
         rows = reader.execute("SELECT * FROM numbers UNION ALL SELECT * FROM numbers")
         rows.fetchone()
         threading.Timer(0.5, rows.close).start()
-        assert write(database, Patience()) == 2
+        assert write(database, BusyRetry()) == 2
 
 
 def test_patience_ends(database: Path) -> None:
     with locked(database), pytest.raises(sqlite3.OperationalError, match="locked"):
-        write(database, Patience(busy_s=0.3))
+        write(database, BusyRetry(busy_s=0.3))
 
 
 def test_being_asked_to_stop_ends_it_at_once(database: Path) -> None:
-    patience = Patience()
+    patience = BusyRetry()
     started = time.monotonic()
     patience.stop_asked = lambda: time.monotonic() - started > 0.3
     with locked(database), pytest.raises(KeyboardInterrupt):
@@ -74,7 +74,7 @@ def test_being_asked_to_stop_ends_it_at_once(database: Path) -> None:
 
 def test_other_mistakes_are_told_at_once(database: Path) -> None:
     with (
-        closing(sqlite3.connect(database, **Patience().connect_args)) as ours,
+        closing(sqlite3.connect(database, **BusyRetry().connect_args)) as ours,
         pytest.raises(sqlite3.OperationalError, match="no such table"),
     ):
         ours.cursor().execute("SELECT * FROM letters")

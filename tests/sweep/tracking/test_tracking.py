@@ -53,7 +53,7 @@ SAMPLED = ["learning_rate"]
 
 
 @pytest.fixture(scope="session")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """A study's folder as its trials leave it (base, complete, failed, complete), beside a database that is
     empty.
 
@@ -284,11 +284,11 @@ def test_a_smaller_micro_batch_is_told_where_it_is_one(micro_batch, told):
 
 
 def test_an_exact_repeat_has_a_run_of_its_own_with_the_stored_result_and_costs_no_upload(undisturbed):
-    trial, twin = undisturbed["trial-0003"], undisturbed["trial-0000"]
+    trial, repeated = undisturbed["trial-0003"], undisturbed["trial-0000"]
     assert trial["tags"]["same_as"] == "0"
     assert trial["tags"]["trial_number"] == "3"
-    assert trial["metrics"] == twin["metrics"] | {"duration_s": [(0, 0.0, (NOON + 5) * 1000)]}
-    assert (trial["artifacts"], trial["params"]) == ({}, twin["params"])
+    assert trial["metrics"] == repeated["metrics"] | {"duration_s": [(0, 0.0, (NOON + 5) * 1000)]}
+    assert (trial["artifacts"], trial["params"]) == ({}, repeated["params"])
 
 
 def test_the_base_model_s_story_is_on_the_parent_run(undisturbed):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sweep.events import Setup
-from sweep.worker import local as local_worker
+from sweep.worker import local
 from sweep.worker.local import LocalWorker, WorkerDied
 
 
@@ -17,7 +17,7 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_known_by_the_kernel_s_cou
 ) -> None:
     """The count is the test's: to use up a machine's memory for real would end the test too."""
     counts = iter([3, killed_for_memory])
-    monkeypatch.setattr(local_worker, "_oom_kills", lambda: next(counts))
+    monkeypatch.setattr(local, "_oom_kills", lambda: next(counts))
     worker = LocalWorker(
         tmp_path / "worker.log", Setup(cache=tmp_path / "cache", device="cpu", checkpoint_every_s=120)
     )
@@ -41,7 +41,7 @@ def test_a_worker_that_takes_its_time_to_crash_is_killed_and_not_hung(
         f"#!/bin/sh\nuntil [ -e '{now}' ]; do sleep 0.05; done\nexec <&- >&-\nsleep 3\nkill -SEGV $$\n"
     )
     crash.chmod(0o755)
-    monkeypatch.setattr(local_worker.sys, "executable", str(crash))
+    monkeypatch.setattr(local.sys, "executable", str(crash))
     worker = LocalWorker(
         tmp_path / "worker.log", Setup(cache=tmp_path / "cache", device="cpu", checkpoint_every_s=120)
     )
@@ -61,4 +61,4 @@ def test_the_kernel_s_count_is_read() -> None:
     if place is None:
         pytest.skip("this system tells nobody")
     (count,) = (line.split()[1] for line in place.read_text().splitlines() if line.startswith("oom_kill "))
-    assert local_worker._oom_kills() == int(count)
+    assert local._oom_kills() == int(count)
