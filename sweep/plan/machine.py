@@ -11,7 +11,7 @@ from pathlib import Path
 from core.base_models import base_model
 
 NVIDIA_SMI_TIMEOUT_S = 5
-TORCH_TIMEOUT_S = 60
+TORCH_TIMEOUT_S = 120  # torch alone takes half a minute to import on a busy machine
 REFUSED = 3  # exit code of sweep.plan.ask_torch
 FIELDS = ("name", "memory.total", "memory.used", "driver_version", "mig.mode.current")
 NVIDIA_DEVICE = Path("/dev/nvidiactl")
