@@ -1,5 +1,6 @@
 """Who wins: what passes the gate, which scores compare, how trials rank. Pure functions over results."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from core.fingerprint import Change
@@ -12,6 +13,9 @@ CHALLENGE_GATE = 6.0  # the Kolors LoRA story challenge's own; a study may set a
 BASE_PASSES = (
     "the base model's own story passes the gate already: compare a story with that mean, not with the gate"
 )
+SCORES_AGREE = (
+    0.01  # points between two scores of one image: rounding on another processor, not another scorer
+)
 FAILED_CONSTRAINT = 20.0  # of a trial without a story: further from feasible than any story
 
 
@@ -23,6 +27,11 @@ def passes(mean: float, gate: float) -> bool:
 def constraint(mean: float, gate: float) -> float:
     """Optuna's constraint value of a complete story: how far its mean is below the gate; feasible at <= 0."""
     return gate - mean
+
+
+def drift(before: Sequence[float], now: Sequence[float]) -> float:
+    """By how many points the scores of the same images differ at most; 0 where either was never taken."""
+    return max((abs(old - new) for old, new in zip(before, now, strict=False)), default=0.0)
 
 
 def notes_on_gate(gate: float) -> list[str]:

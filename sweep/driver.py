@@ -130,7 +130,12 @@ class Sweep:
     ) -> None:
         self.fingerprint, self._until = fingerprint, until
         self.study, self.runs, self.folder, self.store, self.progress = study, runs, folder, store, progress
-        setup = Setup(cache=runs.cache, device=device, checkpoint_every_s=study.storage.checkpoint_every_s)
+        setup = Setup(
+            cache=runs.cache,
+            base=folder.base.path,
+            device=device,
+            checkpoint_every_s=study.storage.checkpoint_every_s,
+        )
         self.supervisor = Supervisor(folder.worker_log, setup, until)
         self._again: list[Trial] = []
         self._noted: set[str] = set()

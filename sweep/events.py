@@ -42,21 +42,24 @@ from sweep.failures import CUDA_OOM, failure
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setup:
-    """Arguments of a worker process; `device` is a name such as `auto`, `cpu` or `cuda:1`."""
+    """Arguments of a worker process; `device` is a name such as `auto`, `cpu` or `cuda:1`, `base` the folder
+    of the base model's own story.
+    """
 
     cache: Path
+    base: Path
     device: str
     checkpoint_every_s: float
 
     def arguments(self) -> list[str]:
         """The command line's arguments; `from_arguments` reads them."""
-        return [str(self.cache), self.device, str(self.checkpoint_every_s)]
+        return [str(self.cache), str(self.base), self.device, str(self.checkpoint_every_s)]
 
     @classmethod
     def from_arguments(cls, arguments: Sequence[str]) -> Self:
         """Raises ValueError where they are not those of `arguments`."""
-        cache, device, checkpoint_every_s = arguments
-        return cls(cache=Path(cache), device=device, checkpoint_every_s=float(checkpoint_every_s))
+        cache, base, device, seconds = arguments
+        return cls(cache=Path(cache), base=Path(base), device=device, checkpoint_every_s=float(seconds))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,7 +144,9 @@ class Ready:
     """The base model is loaded, which took `seconds`.
 
     `weights` has the sha256 of each part's files, `unknown_words` the pieces of the story's prompts that its
-    tokenizer does not know, `threads` how many threads compute if the device is a CPU.
+    tokenizer does not know, `threads` how many threads compute if the device is a CPU. `canary` has the
+    scores of the shipped images, `base_story` those of the base model's story, taken again from its files
+    (empty where there is none yet); `versions` are those of the packages that scores depend on.
     """
 
     device: str
@@ -151,6 +156,9 @@ class Ready:
     weights: Mapping[str, str]
     scorer: str
     scoring_version: int
+    canary: Sequence[float]
+    base_story: Sequence[float]
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

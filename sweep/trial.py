@@ -358,9 +358,14 @@ def judge(
         micro_batch=micro_batch,
         retried=retried,
         threads=torch.get_num_threads() if backbone.device.type == "cpu" else None,
-        versions={name: version(name) for name in PACKAGES},
+        versions=package_versions(),
         **measured,
     )
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that images and scores depend on."""
+    return {name: version(name) for name in PACKAGES}
 
 
 def write_recipe(result: Result, folder: TrialFolder) -> None:

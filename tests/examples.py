@@ -11,6 +11,7 @@ from core.files.files import sha256, write_json
 from core.folders import TrialFolder
 from core.trial.result import Result
 from core.trial.spec import Data, Filters, Rendering, Scene, Story, Training, TrialSpec
+from sweep.events import Ready
 
 HOSTILE = (
     '<script>alert("x")</script>, a lake',
@@ -23,6 +24,18 @@ HOSTILE = (
     "$x$ {a|b} ~~no~~ \\",
 )
 STUDY = "lake_painter"
+READY = Ready(
+    device="cpu",
+    seconds=1.0,
+    threads=2,
+    unknown_words=(),
+    weights={},
+    scorer="",
+    scoring_version=1,
+    canary=(),
+    base_story=(),
+    versions={},
+)
 ANY, TRAINING = Filters(), Training(lora_rank=4, epochs=2)
 ADDED = {"lora_sweep_training_alpha": "4.0", "ss_network_dim": "4", "modelspec.architecture": "kolors/lora"}
 

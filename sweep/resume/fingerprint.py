@@ -8,15 +8,16 @@ folder is represented by its images.
 """
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
+from typing import cast
 
 from core.data.hub import resolved
 from core.files.files import read_json, write_json, write_text, write_whole
 from core.fingerprint import NONE_YET, Change, Changes, Fields, FingerprintFile
 from core.folders import Runs, StudyFolder, shown_path
-from core.verdict import SCORING_VERSION, comparable_since
+from core.verdict import SCORES_AGREE, SCORING_VERSION, comparable_since, drift
 from sweep.events import Ready
 from sweep.resume.changes import changes_between, described, without_moves
 from sweep.resume.lock import is_locked
@@ -77,15 +78,44 @@ class Fingerprint:
         if not (self._next_trial or _has_base_story(self._folder)):
             self._now = _without_worker(self._now)
         weights = dict(ready.weights)
+        scorer: dict[str, object] = {"scorer.name": ready.scorer, "scorer.sha256": weights.pop("scorer")}
         self._record(
             {
-                "scorer": {"scorer.name": ready.scorer, "scorer.sha256": weights.pop("scorer")},
+                "scorer": scorer | self._watched(ready),
                 "weights": {f"weights.{part}": digest for part, digest in weights.items()},
                 "scoring_version": {"scoring_version": ready.scoring_version},
                 # the noise from a seed differs between GPU and CPU
                 "device": {"device": ready.device.partition(":")[0]},
             }
         )
+
+    def _watched(self, ready: Ready) -> dict[str, object]:
+        """The scores of the shipped images to record: the stored ones, while a worker's agree with them.
+
+        Raises StudyError where the same scorer rates the same images otherwise, which is not accepted.
+        """
+        now = {f"scorer.canary[{number}]": score for number, score in enumerate(ready.canary, start=1)}
+        before = self._now.fields.get("scorer", {})
+        stored = {key: before[key] for key in now if key in before}
+        if len(stored) < len(now):  # nothing was loaded yet, or the study is older than these scores
+            if before:
+                self._now = replace(self._now, fields=self._now.fields | {"scorer": before | now})
+            return {**now}
+        base = self._folder.base.read_result()
+        off = max(
+            drift(cast(list[float], list(stored.values())), ready.canary),
+            drift(base.aesthetic if base else (), ready.base_story),
+        )
+        if off <= SCORES_AGREE:
+            return stored
+        if before["scorer.sha256"] == ready.weights["scorer"] and "scorer" not in self._accept:
+            changed = _versions(base.versions if base else {}, ready.versions)
+            raise StudyError(
+                f"study {self._study.name}: its scorer rates the same images otherwise than before, by up to "
+                f"{off:.2f} points ({changed}); scores would not compare: go back to these versions, give "
+                "the study another name, or go on with --accept-change scorer"
+            )
+        return {**now}
 
     @property
     def since(self) -> int:
@@ -169,6 +199,14 @@ class Fingerprint:
             kept.path.parent.mkdir(parents=True, exist_ok=True)
             base.path.rename(kept.path)
         shutil.rmtree(base.path, ignore_errors=True)
+
+
+def _versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What changed between two sets of versions, for a message."""
+    changed = [
+        f"{name} {before[name]} -> {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+    ]
+    return ", ".join(changed) or "no package changed: perhaps the processor, its driver or the threads did"
 
 
 def record_start(

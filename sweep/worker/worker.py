@@ -71,7 +71,7 @@ def serve(setup: Setup, packs: "PackQueue", out: TextIO) -> None:
 
     backbone, cache = None, Cache(setup.cache)
     for pack in packs:
-        backbone = backbone or _load(pack.tasks[0].spec, setup.device, out)
+        backbone = backbone or _load(pack.tasks[0].spec, setup, out)
         if backbone is None:
             return
         for task in pack.tasks:
@@ -81,16 +81,19 @@ def serve(setup: Setup, packs: "PackQueue", out: TextIO) -> None:
                 return
 
 
-def _load(spec: TrialSpec, device: str, out: TextIO) -> "Backbone | None":
+def _load(spec: TrialSpec, setup: Setup, out: TextIO) -> "Backbone | None":
     """The base model, sending `Ready`; None if it cannot be loaded, sending `Refused`."""
     import torch
 
     from core.backbone.backbone import load_backbone
+    from core.story.canary import canary, rated_again
+    from sweep.trial import package_versions
 
     started = time.monotonic()
     try:
         fail_point("load")
-        backbone = load_backbone(spec.backbone, device, spec.precision, spec.weights)
+        backbone = load_backbone(spec.backbone, setup.device, spec.precision, spec.weights)
+        scores, base_story = canary(backbone), rated_again(backbone, TrialFolder(setup.base))
     except Exception as refusal:
         log.exception("the base model cannot be loaded")
         _send(out, events.Refused(message=first_line(refusal), loading=True))
@@ -106,6 +109,9 @@ def _load(spec: TrialSpec, device: str, out: TextIO) -> "Backbone | None":
             weights=backbone.weights,
             scorer=backbone.model.scorer,
             scoring_version=SCORING_VERSION,
+            canary=scores,
+            base_story=base_story,
+            versions=package_versions(),
         ),
     )
     return backbone

@@ -35,6 +35,9 @@ SAID: list[Event] = [
         weights={"unet": "ab"},
         scorer="s",
         scoring_version=2,
+        canary=[4.5, 5.25],
+        base_story=[],
+        versions={"torch": "2.9"},
     ),
     events.Refused(message="no weights", loading=True),
     events.Started(),
@@ -75,7 +78,9 @@ def test_every_event_that_a_worker_sends_is_among_them() -> None:
 
 
 def test_orders_and_the_setup_read_back(tmp_path: Path) -> None:
-    setup = Setup(cache=tmp_path / "a cache", device="cuda:1", checkpoint_every_s=0.5)
+    setup = Setup(
+        cache=tmp_path / "a cache", base=tmp_path / "a base", device="cuda:1", checkpoint_every_s=0.5
+    )
     assert Setup.from_arguments(setup.arguments()) == setup
     attempt = Attempt(micro_batch=2, retried=("hung",))
     task = Task(spec=make_spec(0, train=Training()), folder=TrialFolder(tmp_path), attempt=attempt)

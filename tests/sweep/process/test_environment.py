@@ -19,8 +19,8 @@ from core.files.files import sha256
 from core.files.install import ROOT
 from core.folders import Runs
 from sweep.driver import other_threads
-from sweep.events import Ready
 from sweep.process.environment import ordered, settle
+from tests.examples import READY
 from tests.prepared import prepare
 from tests.sweep.process.test_places import obey_permissions
 from tests.sweep.search.test_optuna_study import complete
@@ -368,10 +368,7 @@ def test_the_import_path_loses_nothing_and_is_settled_once() -> None:
 )
 def test_another_number_of_threads_is_noted(before: list[int | None], device: str, said: str) -> None:
     results = [replace(complete(number, 5.0), threads=threads) for number, threads in enumerate(before)]
-    ready = Ready(
-        device=device, seconds=1.0, threads=2, unknown_words=(), weights={}, scorer="", scoring_version=1
-    )
-    note = other_threads(results, ready)
+    note = other_threads(results, replace(READY, device=device))
     assert said in note
     assert bool(said) == bool(note)
 

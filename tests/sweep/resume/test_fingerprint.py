@@ -2,7 +2,7 @@
 
 import re
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from sweep.resume.fingerprint import FIELDS, Fingerprint, check_changes, fields_
 from sweep.search.optuna_study import Store
 from sweep.study.errors import StudyError
 from sweep.study.study import STUDIES, load_frozen, load_study
+from tests import examples
 from tests.examples import make_result, make_spec, with_value
 from tests.prepared import prepare
 
@@ -43,15 +44,18 @@ STUDY: dict[str, Any] = {
     "budget": {"trials": 3},
     "sampler": {"startup_trials": 2},
 }
-READY = {
-    "weights": {"unet": "a" * 64, "scorer": "b" * 64},
-    "scorer": "tiny-aesthetic-v1",
-    "scoring_version": 1,
-    "device": "cuda:0",
-    "seconds": 1.0,
-    "threads": 2,
-    "unknown_words": (),
-}
+READY = asdict(
+    replace(
+        examples.READY,
+        weights={"unet": "a" * 64, "scorer": "b" * 64},
+        scorer="tiny-aesthetic-v1",
+        device="cuda:0",
+        canary=[4.0, 5.0],
+        versions={"torch": "2.9"},
+    )
+)
+
+CANARY = {"scorer.canary[1]": 4.0, "scorer.canary[2]": 5.0}
 
 
 @pytest.fixture
@@ -221,6 +225,43 @@ def test_another_model_or_scorer_is_refused_once_a_worker_has_loaded_it(folder, 
     fingerprint, _ = start(folder, STUDY, field, after_finished=4, ready=READY | changed)
     assert fingerprint.tags.keys() == {f"changed_{field}"}
     start(folder, ready=READY | changed)
+
+
+def test_a_scorer_that_rates_the_same_images_otherwise_is_refused_and_may_be_accepted(folder):
+    start(folder)
+    base_story(folder)
+    base = study_of(folder).base.read_result()
+    start(folder, ready=READY | {"canary": [4.009, 4.991], "base_story": base.aesthetic})  # rounding
+    assert kept(folder)["fields"]["scorer"].items() >= CANARY.items()
+    other = READY | {"canary": [4.0, 5.02], "versions": base.versions}
+    assert refusal(folder, ready=other) == (
+        "study mine: its scorer rates the same images otherwise than before, by up to 0.02 points (no "
+        "package changed: perhaps the processor, its driver or the threads did); scores would not compare: "
+        "go back to these versions, give the study another name, or go on with --accept-change scorer"
+    )
+    assert "by up to 0.10 points" in refusal(
+        folder, ready=READY | {"base_story": [base.aesthetic[0] + 0.1, *base.aesthetic[1:]]}
+    )
+    fingerprint, _ = start(folder, STUDY, "scorer", after_finished=4, ready=other)
+    assert "scorer.canary[2] (5.0 -> 5.02)" in fingerprint.tags["changed_scorer"]
+    start(folder, ready=other)
+
+
+def test_a_study_without_a_canary_gets_one_and_versions_that_changed_are_named(folder):
+    start(folder)
+    write_json(
+        study_of(folder).base.result,
+        replace(make_result(make_spec(-1, train=None), 5.5), versions={"torch": "2.9"}),
+    )
+    file = kept(folder)
+    for key in CANARY:
+        del file["fields"]["scorer"][key]
+    write_json(study_of(folder).fingerprint, file)
+    fingerprint, notes = start(folder)
+    assert (fingerprint.tags, notes) == ({}, [])
+    assert kept(folder)["fields"]["scorer"].items() >= CANARY.items()
+    newer = READY | {"canary": [4.5, 5.0], "versions": {"torch": "3.0"}}
+    assert "by up to 0.50 points (torch 2.9 -> 3.0)" in refusal(folder, ready=newer)
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ SAMPLED = ["learning_rate"]
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def told(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """A study's folder as its trials leave it (base, complete, failed, complete), beside a database that is
     empty.
 

@@ -19,7 +19,8 @@ def test_a_worker_that_the_kernel_killed_for_memory_is_known_by_the_kernel_s_cou
     counts = iter([3, killed_for_memory])
     monkeypatch.setattr(local, "_oom_kills", lambda: next(counts))
     worker = LocalWorker(
-        tmp_path / "worker.log", Setup(cache=tmp_path / "cache", device="cpu", checkpoint_every_s=120)
+        tmp_path / "worker.log",
+        Setup(cache=tmp_path / "cache", base=tmp_path, device="cpu", checkpoint_every_s=120),
     )
     os.kill(worker._process.pid, signal.SIGKILL)
     with pytest.raises(WorkerDied) as death:
@@ -43,7 +44,8 @@ def test_a_worker_that_takes_its_time_to_crash_is_killed_and_not_hung(
     crash.chmod(0o755)
     monkeypatch.setattr(local.sys, "executable", str(crash))
     worker = LocalWorker(
-        tmp_path / "worker.log", Setup(cache=tmp_path / "cache", device="cpu", checkpoint_every_s=120)
+        tmp_path / "worker.log",
+        Setup(cache=tmp_path / "cache", base=tmp_path, device="cpu", checkpoint_every_s=120),
     )
     if asked_to_stop:
         worker.wake()

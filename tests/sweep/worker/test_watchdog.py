@@ -9,7 +9,7 @@ from sweep import events
 from sweep.events import said_now
 from sweep.worker import watchdog
 from sweep.worker.watchdog import FLOORS_S, LOOK_S, PATIENCE, Watchdog, work_of
-from tests.examples import make_spec
+from tests.examples import READY, make_spec
 
 TRAINING, ALIVE = events.Training(images=8, steps=100), events.Alive()
 
@@ -26,11 +26,8 @@ def clock(monkeypatch):
 def test_each_phase_has_its_own_floor(clock):
     dog = Watchdog()
     assert dog.left_s == FLOORS_S["start"]
-    ready = events.Ready(
-        device="cpu", seconds=1.0, threads=2, unknown_words=(), weights={}, scorer="", scoring_version=1
-    )
     for event, phase in (
-        (ready, "prepare"),
+        (READY, "prepare"),
         (events.Started(), "prepare"),
         (TRAINING, "step"),
         (ALIVE, "step"),
