@@ -4,12 +4,13 @@ sweep/worker/supervisor.py.
 
 from collections.abc import Callable
 
-# called after each step of training or rendering; raises Interrupted when the work is to stop
+# called after each step of training or rendering, and each text or image encoded; raises Interrupted when
+# the work is to stop
 Heartbeat = Callable[[], None]
 
 
 class Interrupted(Exception):
-    """The work was asked to stop; its state is saved, and the same command resumes from it."""
+    """The work was asked to stop. A training has saved its state, from which the same command resumes."""
 
 
 def no_heartbeat() -> None:

@@ -45,9 +45,9 @@ def notes_on_gate(gate: float) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseStory:
-    """A story of the base model, with which trials are compared that no earlier one is for.
+    """The base model's story for one range of trials: those before `until` that no earlier one covers.
 
-    Trials from `until` on have a newer one; None: this is the newest. `result` is None where the story is not
+    `until` is None in the newest. `result` is None where the story is not
     finished or its file cannot be read.
     """
 

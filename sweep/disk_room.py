@@ -23,19 +23,19 @@ def ensure_room(
     spec: TrialSpec,
     keep: int,
     limit_gb: float | None,
-    baselines: set[int],
+    queued_by_hand: set[int],
     sent: Collection[int] = (),
 ) -> list[int]:
     """Remove weights if trial `spec` needs their room -> the trials that lost theirs. Raises NoRoom.
 
-    The best `keep` trials and the `baselines` never lose theirs; images, scores and recipes always stay.
+    The best `keep` trials and the `queued_by_hand` never lose theirs; images, scores and recipes always stay.
     Trials that were uploaded to MLflow (`sent`) lose theirs first.
     """
     need = LEAST_BYTES + trial_disk_bytes(spec) + checkpoint_disk_bytes(spec)
     removed: list[int] = []
     if limit_gb is None and shutil.disk_usage(study.path).free >= need:
         return removed
-    for result in _expendable(study, keep, baselines, sent):
+    for result in _expendable(study, keep, queued_by_hand, sent):
         if _lacking(study, need, limit_gb) <= 0:
             break
         for path in _weights(study.trial(result.spec.number)):
@@ -59,15 +59,15 @@ def _lacking(study: StudyFolder, need: int, limit_gb: float | None) -> float:
 
 
 def _expendable(
-    study: StudyFolder, keep: int, baselines: set[int], sent: Collection[int]
+    study: StudyFolder, keep: int, queued_by_hand: set[int], sent: Collection[int]
 ) -> Iterator[Result]:
     """Trials whose weights may be removed, in this order: uploaded to MLflow before others, worst first.
 
-    Not the best, the baselines, nor a trial whose weights one of these shares (`same_as`).
+    Not the best, the queued_by_hand, nor a trial whose weights one of these shares (`same_as`).
     """
     results = study.verdict().ranked
     complete = [result for result in results if result.state == "complete"]
-    best = {result.spec.number for result in complete[:keep]} | baselines
+    best = {result.spec.number for result in complete[:keep]} | queued_by_hand
     kept = best | {result.same_as for result in results if result.spec.number in best}
     awaited = {result.spec.number for result in results if result.spec.number not in sent}
     worst_first = results[::-1]

@@ -74,8 +74,8 @@ def run_sweep(
             log.debug("the driver cannot go on", exc_info=True)  # a higher level would print a traceback
             line = first_line(error.__cause__ or error)
             raise SweepError(
-                f"{folder.path}: its files cannot be read or written ({line}); mend that and run the same "
-                "again"
+                f"{folder.path}: its files cannot be read or written ({line}); fix that and run the same "
+                "command again"
             ) from None
 
 
@@ -293,7 +293,7 @@ class Sweep:
             case events.Again(reason=reason, message=why):
                 job.steps = 0
                 self.progress.note(f"{spec.name}: {reason} ({why}); retrying once in a fresh worker")
-            case events.Looking(image=number, images=total):
+            case events.Looking(image=number, total=total):
                 self.progress.looking(spec, number, total)
             case events.Note(text):
                 self._note_once(text)

@@ -12,7 +12,7 @@ Worker to driver, on the worker's standard output: events, each with the trial's
 - With its first pack it loads the base model and sends `Ready`, or sends `Refused` with `loading` and ends.
 - Then, for each trial: `Started`; `Looking` and `Note` while its images are read and scored; `Training`;
   `Resumed` and the `Epoch`s that a checkpoint holds, if there is one; an `Epoch` after each further epoch;
-  `Drawing`; a `Image` after each image; `Finished`, whether the trial is complete or failed. The base
+  `Drawing`; an `Image` after each one; `Finished`, whether the trial is complete or failed. The base
   model's own story has no training: `Drawing` follows `Started`.
 - `Refused` without `loading` takes the place of `Finished` where damaged weights make every trial impossible;
   then the worker ends.
@@ -21,8 +21,8 @@ A worker that dies sends nothing: the driver sees the stream end, or waits too l
 (sweep/worker/watchdog.py). It may then start a fresh worker and send it the same trial; the driver itself
 reports this as `Again`, which no worker ever sends.
 
-All events of a trial but `Alive` and `Stopped` are also written to its journal, `trials/NNNN/events.jsonl`,
-as the same lines; each attempt begins a new journal.
+What a worker sends of a trial, but for `Alive`, `Stopped` and `Refused`, is also written to its journal,
+`trials/NNNN/events.jsonl`, as the same lines; each attempt begins a new journal.
 """
 
 import json
@@ -176,10 +176,10 @@ class Started:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Looking:
-    """Image `image` of `images` is read, or scored, for the first time."""
+    """Training image `image` of `total` is read, or scored, for the first time."""
 
     image: int
-    images: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +214,7 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Drawing:
-    """The story's `images` images are rendered now."""
+    """Rendering of the story begins; it has `images` images."""
 
     images: int
 

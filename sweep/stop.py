@@ -94,7 +94,7 @@ def hour(written: str) -> Hour:
 def deadline(written: str, now: datetime) -> datetime:
     """The next `HH:MM` after `now`, on this machine's clock. Raises UserError.
 
-    Both are naive local times: in a night in which the clock is changed, its hands count.
+    Both are naive local times: across a change of daylight-saving time the displayed time counts.
     """
     if not re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d", written):
         raise UserError(f"--until is {written!r}, but it must be a time of day (allowed: 00:00 to 23:59)")

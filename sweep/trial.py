@@ -18,7 +18,7 @@ from core.data.caption_table import DataError
 from core.data.colour_profile import Note
 from core.data.filters import select
 from core.data.folder import caption_of, read_folder
-from core.data.hub import resolved
+from core.data.hub import as_local_folder
 from core.errors import LoraSweepError
 from core.files.cache import Cache
 from core.files.fail_point import fail_point
@@ -230,7 +230,7 @@ def _resumable(train: Training, folder: TrialFolder, key: str, report: Report) -
 
 def all_texts(spec: TrialSpec, cache: Cache) -> list[str]:
     """Every caption and prompt that a trial of this study can meet, whatever its filters keep."""
-    images = read_folder(resolved(spec.data, cache.folder)).images
+    images = read_folder(as_local_folder(spec.data, cache.folder)).images
     captions = [caption_of(image.prompt, spec.data.caption) for image in images if not image.problem]
     return [
         *captions,
@@ -248,7 +248,7 @@ def look_at_images(spec: TrialSpec, backbone: Backbone, cache: Cache, report: Re
         report(events.Note(f"note: {text}"))
 
     def looking(number: int, total: int) -> None:
-        report(events.Looking(image=number, images=total))
+        report(events.Looking(image=number, total=total))
 
     table = audit_data(spec.data, backbone, cache, spec.filters, looking, note)
     if bad := bad_images(table):

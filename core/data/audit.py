@@ -15,7 +15,7 @@ from core.data.caption_table import some_of
 from core.data.colour_profile import Note
 from core.data.filters import BEFORE_SCORING, OPEN, why_dropped
 from core.data.folder import CaptionedImage, caption_of, read_folder
-from core.data.hub import resolved
+from core.data.hub import as_local_folder
 from core.data.image import READING, ImageError, ask, open_image
 from core.files.cache import Cache
 from core.files.files import sha256
@@ -53,7 +53,7 @@ def audit(
     at a time, for a score must not depend on the rest of a batch. Raises DataError when there is no such
     folder.
     """
-    folder = read_folder(resolved(data, cache.folder))
+    folder = read_folder(as_local_folder(data, cache.folder))
     rows = [
         _row(image, data.caption, cache, partial(looking, number, len(folder.images)))
         for number, image in enumerate(folder.images, start=1)

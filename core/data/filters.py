@@ -44,8 +44,8 @@ def why_dropped(table: pd.DataFrame, filters: Filters) -> pd.Series:
     )
     if filters.deduplicate != "none":
         kept = table[reasons == ""]
-        twins = kept[kept[filters.deduplicate].duplicated()].index
-        drop(table.index.to_series().isin(twins), "image_deduplicator")
+        duplicates = kept[kept[filters.deduplicate].duplicated()].index
+        drop(table.index.to_series().isin(duplicates), "image_deduplicator")
     if filters.max_images is not None:
         kept = table[reasons == ""].sort_values(["score", "file"], ascending=[False, True], kind="stable")
         drop(table.index.to_series().isin(kept.index[filters.max_images :]), "max_images")

@@ -55,7 +55,7 @@ def shared_name(data: Data) -> str:
     return data.source if is_remote(data.source) else Path(data.source).name
 
 
-def resolved(data: Data, cache: Path) -> Data:
+def as_local_folder(data: Data, cache: Path) -> Data:
     """The same data as a folder on this machine. Raises DataError if it was not fetched yet."""
     if not is_remote(data.source):
         return data

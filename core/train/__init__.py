@@ -1,1 +1,1 @@
-"""Training one LoRA, and the state from which it can go on."""
+"""Training one LoRA, and the state from which it resumes byte for byte."""

@@ -1,4 +1,5 @@
-"""The random numbers of a training: functions of (study seed, step), drawn on the CPU.
+"""The random numbers of a training: functions of (study seed, step), drawn on the CPU, so that a resumed
+training draws what an uninterrupted one would have.
 
 Shape legend: B rows of a batch, C channels, H x W latent cells.
 """

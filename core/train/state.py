@@ -38,6 +38,7 @@ def save_state(path: Path, state: TrainState, key: str) -> None:
     Raises OSError, also where the file does not read back as it was written.
     """
     header, data = safetensors_header.split(save(state.tensors))
+    # "words" is what older versions called the key
     facts = {"words": key, "losses": json.dumps(state.losses), "scaler": json.dumps(state.scaler)}
     content = safetensors_header.join(header, facts | {"sha256": _checksum(facts, header, data)}, data)
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
+from core.backbone.tokens import MAX_TOKENS
 from core.base_models import CountedWork, base_model
 from core.trial.spec import TrialSpec
 
 BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-TOKENS = 256
 HEADER_BYTES = 445  # per layer in the header of a LoRA file: three names, alpha
 PNG_BYTES_PER_PIXEL = 1.5  # assumed; the toy's images take 1.1
 
@@ -48,7 +48,7 @@ def image_cache_bytes(spec: TrialSpec) -> int:
 
 def text_cache_bytes(spec: TrialSpec) -> int:
     """One prompt's embedding and its pooled one."""
-    return (TOKENS + 1) * base_model(spec.backbone).text_width * BYTES[spec.precision]
+    return (MAX_TOKENS + 1) * base_model(spec.backbone).text_width * BYTES[spec.precision]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,7 +14,7 @@ from core.base_models import base_model
 from core.data.audit import COLUMNS, Row, bad_images, known_score, look_at, say_bad
 from core.data.filters import BEFORE_SCORING, why_dropped
 from core.data.folder import CaptionedImage, caption_of, read_folder
-from core.data.hub import resolved
+from core.data.hub import as_local_folder
 from core.data.image import ImageError, image_size
 from core.errors import UserError
 from core.files.cache import Cache
@@ -52,7 +52,7 @@ def look_ahead(study: Study, runs: Runs) -> Outlook:
 
     Opens no more images than are needed to be sure; of the others only the size is read. Changes nothing.
     """
-    folder = read_folder(resolved(study.data.value, runs.cache))
+    folder = read_folder(as_local_folder(study.data.value, runs.cache))
     good = [image for image in folder.images if not image.problem]
     bad = {image.file: image.problem for image in folder.images if image.problem}
     sizes = {image.path: size for image in good if (size := image_size(image.path))}

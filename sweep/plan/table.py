@@ -141,7 +141,7 @@ def _gpu_memory(plan: Plan) -> str:
     least = plan.memory.least
     enough = "a GPU of 24 GB is enough" if least < CARD_BYTES else "a GPU of 24 GB is too small for this"
     if plan.memory.training > CARD_BYTES > least:
-        enough += " with checkpointing"
+        enough += " with gradient checkpointing"
     here = f"; this one has {plan.gpu.memory_bytes / 2**30:.0f} GB" if plan.gpu else ""
     return (
         f"about {size(plan.memory.training)} in training, {size(plan.memory.checkpointed)} with "

@@ -1,1 +1,1 @@
-"""What an earlier start left: the lock, the fingerprint, and what is done about each unfinished trial."""
+"""What an earlier start of a study left: the lock, the fingerprint, what is done about unfinished trials."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import cast
 
-from core.data.hub import resolved
+from core.data.hub import as_local_folder
 from core.files.files import read_json, write_json, write_text, write_whole
 from core.fingerprint import NONE_YET, Change, Changes, Fields, FingerprintFile
 from core.folders import Runs, StudyFolder, shown_path
@@ -220,7 +220,7 @@ def record_start(
     trials with a result that Optuna does not have yet count as well.
     """
     next_trial = max(after_finished, _after_finished(folder))
-    images = images_of(resolved(study.data.value, Runs(folder.path.parent).cache))
+    images = images_of(as_local_folder(study.data.value, Runs(folder.path.parent).cache))
     fingerprint = Fingerprint(study, folder, frozenset(accept), next_trial, note, _read(folder, images, note))
     fingerprint.record_study(fixed_values(study, images))
     return fingerprint
@@ -239,7 +239,7 @@ def check_changes(study: Study, folder: StudyFolder, accept: Iterable[str] = ())
         check_held(folder.db, study.name)
     if not folder.frozen.exists() and not folder.fingerprint.exists():
         return
-    images = images_of(resolved(study.data.value, Runs(folder.path.parent).cache))
+    images = images_of(as_local_folder(study.data.value, Runs(folder.path.parent).cache))
     kept = _with_space(_read(folder, images, lambda text: None), study)
     accepted, _ = _accepted_changes(study, kept, fixed_values(study, images), frozenset(accept))
     if "backbone" not in accepted and (_after_finished(folder) or _has_base_story(folder)):
@@ -317,27 +317,27 @@ def _accepted_changes(
         if (changes := changes_between(kept.fields.get(field, values), values))
     }
     to_accept = {field: others for field, changes in found.items() if (others := without_moves(changes))}
-    if refused := {field: changes for field, changes in to_accept.items() if field not in accept}:
+    if unaccepted := {field: changes for field, changes in to_accept.items() if field not in accept}:
         options = " ".join(f"--accept-change {field}" for field in to_accept)
-        what, undo = _what_and_undo(study, refused)
+        what, undo = _what_and_undo(study, unaccepted)
         raise StudyError(
             f"{what}; scores would not compare: {undo}give the study another name, or go on with {options}"
         )
     return found, to_accept
 
 
-def _what_and_undo(study: Study, refused: dict[str, Changes]) -> tuple[str, str]:
+def _what_and_undo(study: Study, unaccepted: dict[str, Changes]) -> tuple[str, str]:
     """The message about changes that are not accepted, and how to undo them. The changes are all in the study
     file and its images, or all outside them.
     """
-    if not refused.keys() <= OF_THE_WORKER:
-        changed = "; ".join(map(described, refused.values()))
+    if not unaccepted.keys() <= OF_THE_WORKER:
+        changed = "; ".join(map(described, unaccepted.values()))
         return f"{shown_path(study.file)}: changed since the study was started: {changed}", "undo it, "
     changed = "; ".join(
-        f"{NOT_IN_THE_FILE[field][0]}: {described(changes)}" for field, changes in refused.items()
+        f"{NOT_IN_THE_FILE[field][0]}: {described(changes)}" for field, changes in unaccepted.items()
     )
     ways = [
         NOT_IN_THE_FILE[field][1].format(before=next(iter(changes.values()))[0])
-        for field, changes in refused.items()
+        for field, changes in unaccepted.items()
     ]
     return f"study {study.name}: {changed}", f"{' and '.join(ways)}, " if all(ways) else ""

@@ -74,15 +74,15 @@ def recover(
     again: list[Trial] = []
     for number in sorted(finished.keys() | asked.keys() | folder.numbers()):
         trial, waiting, done = folder.trial(number), asked.get(number), finished.get(number)
-        refused = _why_not_allowed(store, waiting) if waiting else None
-        if waiting and refused is None:
+        why = _why_not_allowed(store, waiting) if waiting else None
+        if waiting and why is None:
             _take_back_retried(study.spec(number, waiting.params), trial)
         result = trial.read_result()
         stored = None if result or done is None else store.stored(done, _spec(study, done, trial))
         step = reconcile(
             Found(
                 known=number in finished or number in asked,
-                allowed=refused is None,
+                allowed=why is None,
                 finished=done is not None,
                 result=result is not None,
                 stored=stored is not None,
@@ -101,8 +101,8 @@ def recover(
         elif waiting and result:  # to adopt
             store.tell(waiting, result)
             trial.checkpoint.unlink(missing_ok=True)
-        elif waiting and refused:
-            result = not_allowed(study, number, store.wanted(waiting), refused)
+        elif waiting and why:
+            result = not_allowed(study, number, store.wanted(waiting), why)
             write_json(trial.result, result)
             store.tell(waiting, result)
     _say(notes, folder, progress)

@@ -56,8 +56,8 @@ class Store:
         self._space, self._allow = distributions(space), allow
         self._seed, self._startup_trials = seed, startup_trials
         self._grid = Grid(space)
-        self._patience = BusyRetry()
-        storage = open_storage(path, self._patience)
+        self._busy_retry = BusyRetry()
+        storage = open_storage(path, self._busy_retry)
         check_name(storage, path, name)
         self._study = optuna.create_study(
             storage=storage, study_name=name, direction="maximize", load_if_exists=True
@@ -67,12 +67,13 @@ class Store:
         """From now on, waiting for a file that another process has locked ends with KeyboardInterrupt once
         `stop_asked` returns true.
         """
-        self._patience.stop_asked = stop_asked
+        self._busy_retry.stop_asked = stop_asked
 
     def enqueue(self, first: Iterable[Params]) -> list[Params]:
         """Queue the hand-made settings `first`, to be tried before any sampling; those that are known already
-        are not queued again. Settings of an earlier call that are missing now and have not run are withdrawn
-        -> these.
+        are not queued again. Settings of an earlier call that are missing now and have not run are withdrawn.
+
+        Returns the withdrawn settings.
         """
         wanted, withdrawn = list(first), []
         for trial in self.trials(TrialState.WAITING, TrialState.RUNNING):
@@ -107,8 +108,8 @@ class Store:
         storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
     def ask(self, since: int = 0) -> Trial:
-        """The next trial: a queued one, which may be `refused`, else a sampled one, if possible of a point
-        that no trial from `since` on has tried.
+        """The next trial: a queued one, which may not be allowed (`why_not_allowed`), else a sampled one, if
+        possible of a point that no trial from `since` on has tried.
 
         Optuna does not store the sampler's state. Therefore each call makes a new sampler, seeded by the
         number of trials so far: after a restart it samples what an uninterrupted study would have sampled.
@@ -176,7 +177,7 @@ class Store:
         return len(self.trials(TrialState.WAITING))
 
     def enqueued(self) -> set[int]:
-        """Numbers of the trials that were queued: the baselines that sampled ones are compared with."""
+        """Numbers of the trials that were queued by hand, in `first` or from a notebook."""
         return {trial.number for trial in self.trials() if _queued(trial) is not None}
 
     def trials(self, *states: TrialState) -> list[FrozenTrial]:

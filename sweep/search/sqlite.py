@@ -55,26 +55,26 @@ class BusyRetry:
 
 
 class _Connection(sqlite3.Connection):
-    def __init__(self, patience: BusyRetry, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  sqlite3's own
+    def __init__(self, busy_retry: BusyRetry, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401  sqlite3's own
         super().__init__(*args, **kwargs)
-        self._patience = patience
+        self._busy_retry = busy_retry
 
     def cursor(self, *_: object) -> "_Cursor":  # type: ignore[override]  # nobody asks for another kind
-        return _Cursor(self, self._patience)
+        return _Cursor(self, self._busy_retry)
 
     def commit(self) -> None:
-        self._patience.retry(super().commit)
+        self._busy_retry.retry(super().commit)
 
 
 class _Cursor(sqlite3.Cursor):
-    def __init__(self, connection: _Connection, patience: BusyRetry) -> None:
+    def __init__(self, connection: _Connection, busy_retry: BusyRetry) -> None:
         super().__init__(connection)
-        self._patience = patience
+        self._busy_retry = busy_retry
 
     def execute(self, *args: object) -> "_Cursor":
-        self._patience.retry(super().execute, *args)
+        self._busy_retry.retry(super().execute, *args)
         return self
 
     def executemany(self, *args: object) -> "_Cursor":
-        self._patience.retry(super().executemany, *args)
+        self._busy_retry.retry(super().executemany, *args)
         return self

@@ -41,7 +41,7 @@ def check_name(storage: optuna.storages.RDBStorage, path: Path, name: str) -> No
         )
 
 
-def open_storage(path: Path, patience: BusyRetry | None) -> optuna.storages.RDBStorage:
+def open_storage(path: Path, busy_retry: BusyRetry | None) -> optuna.storages.RDBStorage:
     """The storage, read-only without `patience`. Raises StoreError if another version of Optuna made it."""
     address = sqlite_address(path)
     read_only = {
@@ -50,8 +50,8 @@ def open_storage(path: Path, patience: BusyRetry | None) -> optuna.storages.RDBS
     try:
         return optuna.storages.RDBStorage(
             address,
-            skip_table_creation=patience is None,
-            engine_kwargs=read_only if patience is None else {"connect_args": patience.connect_args},
+            skip_table_creation=busy_retry is None,
+            engine_kwargs=read_only if busy_retry is None else {"connect_args": busy_retry.connect_args},
         )
     # raised by Optuna 5.0 if the tables are of another version
     except RuntimeError as error:

@@ -93,7 +93,7 @@ class Supervisor:
         self.start()
         assert self._worker
         self._sent.add(job.folder.path)
-        self._watchdog.rest(work_of(job.spec))
+        self._watchdog.work_sent(work_of(job.spec))
         with suppress(WorkerDied):  # noticed, classified and answered when its events are read
             self._worker.send(Pack((job.task(),)))
 

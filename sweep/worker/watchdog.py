@@ -36,9 +36,9 @@ class Watchdog:
     def watch(self) -> None:
         """Begin with a fresh worker, which is starting up."""
         self.phase = "start"
-        self.rest(self._work)
+        self.work_sent(self._work)
 
-    def rest(self, work: float = 1.0) -> None:
+    def work_sent(self, work: float = 1.0) -> None:
         """Count silence from now, for work was sent; `work` is how much one step is, from `work_of`."""
         self._work = work
         self._heard_at = self._said_at = self._looked_at = time.monotonic()

@@ -29,7 +29,7 @@ from core.trial.result import Result
 from core.trial.spec import TrialSpec
 from core.verdict import SCORING_VERSION
 from sweep import events
-from sweep.events import Event, Pack, Setup, Task, decode_order, encode, said_now, write_journal
+from sweep.events import Event, Pack, Setup, Stop, Task, decode_order, encode, said_now, write_journal
 from sweep.failures import BAD_IMAGE, BLACK_IMAGES, BUG, NAN_LOSS, NO_IMAGES, failure
 from sweep.stop import SIGNALS
 
@@ -135,12 +135,12 @@ class PackQueue:
 
     def _read(self, stdin: TextIO) -> None:
         for line in stdin:
-            order = decode_order(line)
-            if isinstance(order, Pack):
-                self._waiting.put(order)
-            else:
-                self.stop.set()
-                self._waiting.put(None)
+            match decode_order(line):
+                case Pack() as pack:
+                    self._waiting.put(pack)
+                case Stop():
+                    self.stop.set()
+                    self._waiting.put(None)
         os._exit(0)
 
 

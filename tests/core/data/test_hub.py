@@ -12,7 +12,15 @@ import pytest
 from PIL import Image
 
 from core.data.folder import DataError, read_folder
-from core.data.hub import Columns, _plain_line, choose_columns, fetch_dataset, resolved, rows_of, write_folder
+from core.data.hub import (
+    Columns,
+    _plain_line,
+    as_local_folder,
+    choose_columns,
+    fetch_dataset,
+    rows_of,
+    write_folder,
+)
 from core.data.image import open_image
 from core.trial.spec import Data
 
@@ -117,10 +125,10 @@ def test_a_load_that_breaks_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_folder_stays_as_it_is_and_what_was_not_brought_is_one_line(tmp_path: Path) -> None:
     folder = Data(source=str(tmp_path))
-    assert resolved(folder, tmp_path) is folder
+    assert as_local_folder(folder, tmp_path) is folder
     assert fetch_dataset(folder, tmp_path) is None
     with pytest.raises(DataError, match="start the command again to load them"):
-        resolved(DATA, tmp_path)
+        as_local_folder(DATA, tmp_path)
 
 
 @pytest.mark.skipif(find_spec("datasets") is not None, reason="the package is installed")
@@ -145,7 +153,7 @@ def test_a_local_data_set_goes_through_the_real_loader(tmp_path: Path) -> None:
     assert said is not None
     assert "3 images from column 'image', captions from 'text'" in said
     assert fetch_dataset(data, tmp_path / "cache") is None
-    found = read_folder(resolved(data, tmp_path / "cache")).images
+    found = read_folder(as_local_folder(data, tmp_path / "cache")).images
     assert [p.prompt for p in found] == ["image 0", "image 1", "image 2"]
     assert [p.path.read_bytes() for p in found] == [
         (tmp_path / "set" / f"{n}.png").read_bytes() for n in range(3)

@@ -245,7 +245,7 @@ def test_filters_that_keep_too_few_end_the_trial_as_no_images(study, attempt):
     result, events = attempt(spec_of(study, min_width=96, max_ratio=1.6))
     assert (result.state, result.reason) == ("failed", "no_images")
     assert result.message == "the filters keep 3 of 11 images, but data.min_images is 4"
-    looked = [(event["image"], event["images"]) for event in events if event["event"] == "looking"]
+    looked = [(event["image"], event["total"]) for event in events if event["event"] == "looking"]
     assert looked == [(n, 11) for n in (1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3, 6)]  # those that fit are scored
     (note,) = [event["text"] for event in events if event["event"] == "note"]
     assert note.startswith(

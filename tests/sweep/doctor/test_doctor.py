@@ -16,7 +16,7 @@ import pytest
 
 from core.data import hub
 from core.data.folder import DataError
-from core.data.hub import resolved
+from core.data.hub import as_local_folder
 from core.files.install import python
 from core.folders import Runs
 from core.kolors.files import FILES
@@ -227,7 +227,7 @@ def test_data_from_a_hub_is_not_looked_at_but_its_loader_is(study, monkeypatch, 
     runs = Runs(tmp_path / "runs")
     assert check_data(own, runs).state == state
     with pytest.raises(DataError) as not_there:
-        resolved(own.data.value, runs.cache)
+        as_local_folder(own.data.value, runs.cache)
     # as an earlier start brings it
     shutil.copytree(study.data.value.source, str(not_there.value).split(": ")[0])
     assert check_data(own, runs).found.startswith("30 images in ")

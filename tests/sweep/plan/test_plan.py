@@ -308,7 +308,7 @@ def test_memory_grows_with_the_batch_until_only_checkpointing_fits(tmp_path, kol
     one, four = (make_plan(study, Runs(tmp_path)).memory for study in (kolors, large))
     assert one.training < 24 * 2**30 < four.training
     assert four.checkpointed < 24 * 2**30
-    assert "enough with checkpointing" in words(page(large, tmp_path))
+    assert "enough with gradient checkpointing" in words(page(large, tmp_path))
 
 
 def test_a_lora_of_rank_16_has_the_field_s_number_of_parameters(kolors):

@@ -32,8 +32,8 @@ def locked(path: Path, for_s: float = 60.0) -> Iterator[None]:
     other.close()
 
 
-def write(path: Path, patience: BusyRetry) -> int:
-    with closing(sqlite3.connect(path, **patience.connect_args)) as ours:
+def write(path: Path, busy_retry: BusyRetry) -> int:
+    with closing(sqlite3.connect(path, **busy_retry.connect_args)) as ours:
         cursor = ours.cursor()
         cursor.execute("INSERT INTO numbers VALUES (1)")
         ours.commit()
@@ -64,11 +64,11 @@ def test_patience_ends(database: Path) -> None:
 
 
 def test_being_asked_to_stop_ends_it_at_once(database: Path) -> None:
-    patience = BusyRetry()
+    busy_retry = BusyRetry()
     started = time.monotonic()
-    patience.stop_asked = lambda: time.monotonic() - started > 0.3
+    busy_retry.stop_asked = lambda: time.monotonic() - started > 0.3
     with locked(database), pytest.raises(KeyboardInterrupt):
-        write(database, patience)
+        write(database, busy_retry)
     assert time.monotonic() - started < 5
 
 

@@ -109,13 +109,13 @@ def test_a_fresh_worker_starts_over(clock):
 
 def test_a_first_step_of_large_images_gets_the_time_of_its_work_and_then_its_own(clock):
     dog = Watchdog()
-    dog.rest(work_of(replace(make_spec(0, train=Training()), render=Rendering(size_px=2048))))
+    dog.work_sent(work_of(replace(make_spec(0, train=Training()), render=Rendering(size_px=2048))))
     dog.heard(said_now(TRAINING))
     assert dog.allowed_s == pytest.approx(FLOORS_S["step"] * 4.194304**2)
     clock.now += 600  # slow, not hung
     dog.heard(said_now(ALIVE))
     assert dog.allowed_s == 600 + 3600
-    dog.rest(work_of(replace(make_spec(1, train=Training()), render=Rendering(size_px=128))))
+    dog.work_sent(work_of(replace(make_spec(1, train=Training()), render=Rendering(size_px=128))))
     assert dog.allowed_s == FLOORS_S["step"]  # small images never hide behind large ones
-    dog.rest(1e9)
+    dog.work_sent(1e9)
     assert dog.allowed_s == FLOORS_S["step"] + 3600  # a hang is noticed before the morning, whatever the size
