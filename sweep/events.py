@@ -146,7 +146,8 @@ class Ready:
     `weights` has the sha256 of each part's files, `unknown_words` the pieces of the story's prompts that its
     tokenizer does not know, `threads` how many threads compute if the device is a CPU. `canary` has the
     scores of the shipped images, `base_story` those of the base model's story, taken again from its files
-    (empty where there is none yet); `versions` are those of the packages that scores depend on.
+    (empty where there is none yet); they depend on the `processor` (its model) and on the packages in
+    `versions`.
     """
 
     device: str
@@ -156,6 +157,7 @@ class Ready:
     weights: Mapping[str, str]
     scorer: str
     scoring_version: int
+    processor: str
     canary: Sequence[float]
     base_story: Sequence[float]
     versions: Mapping[str, str]

@@ -357,6 +357,7 @@ def judge(
         dtype=str(backbone.dtype).removeprefix("torch."),
         micro_batch=micro_batch,
         retried=retried,
+        processor=backbone.processor,
         threads=torch.get_num_threads() if backbone.device.type == "cpu" else None,
         versions=package_versions(),
         **measured,

@@ -32,6 +32,7 @@ READY = Ready(
     weights={},
     scorer="",
     scoring_version=1,
+    processor="a CPU",
     canary=(),
     base_story=(),
     versions={},

@@ -4,9 +4,13 @@ Shape legend: B images or prompts, C channels, H x W latent cells (an eighth of 
 width.
 """
 
+import platform
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -69,6 +73,17 @@ class Backbone:
     def scorer(self) -> "AestheticsPredictorV2Linear":
         """The aesthetic predictor, always in fp32; core/story/score.py calls it."""
         return self._part("scorer")
+
+    @property
+    def processor(self) -> str:
+        """The model of the GPU or CPU, on which the last bits of training, rendering and scores depend."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        with suppress(OSError):
+            cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+            if found := re.search(r"^model name\s*: *(.+)$", cpu, re.MULTILINE):
+                return found[1]
+        return platform.processor()
 
     @property
     def prompter(self) -> KolorsPrompter:

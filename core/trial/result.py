@@ -16,7 +16,8 @@ class Result:
     images' CLIP embeddings. `scoring_version` is core.verdict's; None where nothing was scored, and in files
     older than the field. `encoded` counts what was not in the cache yet (images, texts, scores). `retried`
     has the failure class of each earlier attempt. `same_as` is the number of the trial whose results these
-    are, where it had exactly the same parameters. `threads` is the number of CPU threads, on which the order
+    are, where it had exactly the same parameters. `processor` is the model of the CPU or GPU that computed
+    (empty in files older than the field), `threads` the number of CPU threads, on which the order
     of sums and so the last bits depend.
     """
 
@@ -40,6 +41,7 @@ class Result:
     scoring_version: int | None = None
     device: str = ""
     dtype: str = ""
+    processor: str = ""
     threads: int | None = None
     micro_batch: int = 1
     retried: tuple[str, ...] = ()

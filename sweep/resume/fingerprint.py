@@ -109,11 +109,12 @@ class Fingerprint:
         if off <= SCORES_AGREE:
             return stored
         if before["scorer.sha256"] == ready.weights["scorer"] and "scorer" not in self._accept:
-            changed = _versions(base.versions if base else {}, ready.versions)
+            then = {"processor": base.processor} | base.versions if base else {}
+            changed = _changed(then, {"processor": ready.processor} | {**ready.versions})
             raise StudyError(
                 f"study {self._study.name}: its scorer rates the same images otherwise than before, by up to "
-                f"{off:.2f} points ({changed}); scores would not compare: go back to these versions, give "
-                "the study another name, or go on with --accept-change scorer"
+                f"{off:.2f} points ({changed}); scores would not compare: go back to what was, give the "
+                "study another name, or go on with --accept-change scorer"
             )
         return {**now}
 
@@ -201,12 +202,12 @@ class Fingerprint:
         shutil.rmtree(base.path, ignore_errors=True)
 
 
-def _versions(before: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What changed between two sets of versions, for a message."""
+def _changed(before: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What changed of processor and versions, for a message; what was not recorded before counts as equal."""
     changed = [
-        f"{name} {before[name]} -> {now[name]}" for name in now if before.get(name, now[name]) != now[name]
+        f"{name} {before[name]} -> {now[name]}" for name in now if before.get(name, "") not in ("", now[name])
     ]
-    return ", ".join(changed) or "no package changed: perhaps the processor, its driver or the threads did"
+    return ", ".join(changed) or "neither processor nor packages changed: perhaps a driver or the threads did"
 
 
 def record_start(

@@ -53,11 +53,12 @@ def result_points(result: Result, folder: TrialFolder, prefix: str = "") -> list
 
 
 def result_tags(result: Result) -> dict[str, str]:
-    """How the trial ended, as tags: state, scorer, device, and the gate's verdict or the failure."""
+    """How the trial ended, as tags: state, scorer, device, processor, the gate's verdict or the failure."""
     tags = {
         "state": result.state,
         "scorer": result.scorer,
         "device": result.device,
+        "processor": result.processor,
         "micro_batch": str(result.micro_batch),
     }
     if result.same_as is not None:

@@ -109,6 +109,7 @@ def _load(spec: TrialSpec, setup: Setup, out: TextIO) -> "Backbone | None":
             weights=backbone.weights,
             scorer=backbone.model.scorer,
             scoring_version=SCORING_VERSION,
+            processor=backbone.processor,
             canary=scores,
             base_story=base_story,
             versions=package_versions(),

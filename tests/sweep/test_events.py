@@ -35,6 +35,7 @@ SAID: list[Event] = [
         weights={"unet": "ab"},
         scorer="s",
         scoring_version=2,
+        processor="NVIDIA H100",
         canary=[4.5, 5.25],
         base_story=[],
         versions={"torch": "2.9"},

@@ -17,6 +17,7 @@ WRITTEN = ROOT / "tests" / "core" / "trial" / "recipes"
 def test_an_earlier_file_is_read_and_written_as_it_was(name: str) -> None:
     values = json.loads((WRITTEN / f"{name}.json").read_text(encoding="utf-8"))
     again = json.loads(json.dumps(Recipe.from_json(values).to_json()))
+    assert again.pop("processor", "") == ""  # the field is younger than the files
     assert again == values
     assert list(again) == list(values)
 

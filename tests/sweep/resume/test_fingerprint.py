@@ -235,9 +235,9 @@ def test_a_scorer_that_rates_the_same_images_otherwise_is_refused_and_may_be_acc
     assert kept(folder)["fields"]["scorer"].items() >= CANARY.items()
     other = READY | {"canary": [4.0, 5.02], "versions": base.versions}
     assert refusal(folder, ready=other) == (
-        "study mine: its scorer rates the same images otherwise than before, by up to 0.02 points (no "
-        "package changed: perhaps the processor, its driver or the threads did); scores would not compare: "
-        "go back to these versions, give the study another name, or go on with --accept-change scorer"
+        "study mine: its scorer rates the same images otherwise than before, by up to 0.02 points (neither "
+        "processor nor packages changed: perhaps a driver or the threads did); scores would not compare: "
+        "go back to what was, give the study another name, or go on with --accept-change scorer"
     )
     assert "by up to 0.10 points" in refusal(
         folder, ready=READY | {"base_story": [base.aesthetic[0] + 0.1, *base.aesthetic[1:]]}
@@ -251,7 +251,7 @@ def test_a_study_without_a_canary_gets_one_and_versions_that_changed_are_named(f
     start(folder)
     write_json(
         study_of(folder).base.result,
-        replace(make_result(make_spec(-1, train=None), 5.5), versions={"torch": "2.9"}),
+        replace(make_result(make_spec(-1, train=None), 5.5), versions={"torch": "2.9"}, processor="Old 1"),
     )
     file = kept(folder)
     for key in CANARY:
@@ -261,7 +261,7 @@ def test_a_study_without_a_canary_gets_one_and_versions_that_changed_are_named(f
     assert (fingerprint.tags, notes) == ({}, [])
     assert kept(folder)["fields"]["scorer"].items() >= CANARY.items()
     newer = READY | {"canary": [4.5, 5.0], "versions": {"torch": "3.0"}}
-    assert "by up to 0.50 points (torch 2.9 -> 3.0)" in refusal(folder, ready=newer)
+    assert "by up to 0.50 points (processor Old 1 -> a CPU, torch 2.9 -> 3.0)" in refusal(folder, ready=newer)
 
 
 @pytest.mark.parametrize(
