@@ -263,6 +263,28 @@ def score(
 
 
 @app.command()
+def measures(
+    study: StudyName,
+    runs: RunsFolder = HERE,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as one JSON object.")] = False,
+    device: ScorerDevice = "auto",
+) -> None:
+    """Say what the scores do not see: whether style, scenes and variety are there.
+
+    First each measure goes through five gates, on stories planted from the study's own images and its base
+    story: right against wrong; another seed is a tie; half of it wrong is found; PNG and JPEG change nothing;
+    nor does a darker tone. Figures are shares of the way from right to wrong. Then each trial's story:
+    style_gain (nearer to the style than the base model; 0: as flat), scene_kept (1: shows its scenes as the
+    base model does; 0: shows any), sameness (1: eight equal images), copy_risk (1: a training image again),
+    and clipped, saturation, sharpness (0: as the style). Flags are reasons to look before you believe a
+    score; no measure changes one.
+    """
+    from sweep.commands.measures import show_measures
+
+    show_measures(study, runs, device, as_json)
+
+
+@app.command()
 def ui(
     runs: RunsFolder = HERE,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = PORT,

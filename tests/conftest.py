@@ -93,7 +93,7 @@ def examples(backbone: "Backbone", table: "pd.DataFrame", shared_cache: Cache) -
     return encode_examples(select(table, Filters(min_width=128)).head(6), SIZE_PX, backbone, shared_cache)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def story() -> Story:
     """The eight scenes of the shipped Chinese story."""
     story = yaml.safe_load((STUDIES / "stories" / "lake_painter.yaml").read_text(encoding="utf-8"))

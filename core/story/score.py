@@ -36,10 +36,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Rating:
-    """The scorer's output for one image: its score and its normalised CLIP embedding."""
+    """The scorer's output for one image: its score, its normalised CLIP embedding, and one vector per patch.
+
+    `patches_PH` is the image tower's last layer, P patches row by row, H wide.
+    """
 
     aesthetic: float
     embedding_D: torch.Tensor
+    patches_PH: torch.Tensor
 
 
 class NoScoreError(LoraSweepError):
@@ -59,12 +63,12 @@ def rate(backbone: Backbone, image: Image.Image) -> Rating:
     pixels = backbone.image_processor(
         images=without_ends(image), return_tensors="pt", input_data_format="channels_last"
     )["pixel_values"]
-    embedding = scorer.visual_projection(scorer.vision_model(pixel_values=backbone.put(pixels)).pooler_output)
-    embedding = F.normalize(embedding, dim=-1)
+    tower = scorer.vision_model(pixel_values=backbone.put(pixels))
+    embedding = F.normalize(scorer.visual_projection(tower.pooler_output), dim=-1)
     aesthetic = float(scorer.layers(embedding)[0, 0])
     if not math.isfinite(aesthetic):
         raise NoScoreError(f"the scorer gave {aesthetic}, which is no score")
-    return Rating(aesthetic, embedding[0])
+    return Rating(aesthetic, embedding[0], tower.last_hidden_state[0, 1:])  # without the class token
 
 
 def score_of(ratings: Sequence[Rating]) -> Score:
