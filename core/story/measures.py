@@ -20,7 +20,8 @@ from core.story.score import rate
 
 Array = NDArray[np.float32]
 GRID = 8  # patches a side that are kept of an image; CLIP's larger grids are averaged down to it
-BRIGHTEST = 8  # levels of 255 under an image's brightest that still count as clipped
+BRIGHTEST = 0.99  # quantile of the levels of an image's channel: its brightest, noise apart
+CLIPPED = 1 - 6 / 255  # of the brightest level: from there on a pixel counts as clipped
 LOOKS = ("clipped", "saturation", "sharpness")
 
 
@@ -96,15 +97,16 @@ def embed(backbone: Backbone, images: Iterable[Image.Image]) -> Embedded:
     side = backbone.image_processor.crop_size["height"] // 2
     return Embedded(
         np.stack([rating.embedding_D.float().cpu().numpy() for rating, _ in ratings]),
-        np.stack([_grid(rating.patches_PH).cpu().numpy() for rating, _ in ratings]),
+        np.stack([grid(rating.patches_PH).cpu().numpy() for rating, _ in ratings]),
         np.stack([looks(image, side) for _, image in ratings]),
     )
 
 
-def _grid(patches_PH: torch.Tensor) -> torch.Tensor:
+def grid(patches_PH: torch.Tensor) -> torch.Tensor:
+    """-> (K,): the patches of an image, averaged to GRID x GRID of them, row by row."""
     side = round(len(patches_PH) ** 0.5)
-    grid = patches_PH.float().T.reshape(1, -1, side, side)
-    return F.adaptive_avg_pool2d(grid, GRID)[0].flatten(1).T.flatten()
+    image_1HSS = patches_PH.float().T.reshape(1, -1, side, side)
+    return F.adaptive_avg_pool2d(image_1HSS, GRID)[0].flatten(1).T.flatten()
 
 
 def looks(image: Image.Image, side_px: int) -> Array:
@@ -116,8 +118,8 @@ def looks(image: Image.Image, side_px: int) -> Array:
     """
     scaled = ImageOps.fit(without_ends(image), (side_px, side_px), Image.Resampling.BOX)
     pixels = np.asarray(scaled, dtype=np.float32)
-    top = pixels.max((0, 1))
-    clipped = (pixels >= top * (1 - BRIGHTEST / 255)).mean((0, 1)).max()
+    brightest = np.quantile(pixels, BRIGHTEST, axis=(0, 1))
+    clipped = (pixels >= brightest * CLIPPED).mean((0, 1)).max()
     strongest = pixels.max(2)
     saturation = ((strongest - pixels.min(2)) / np.maximum(strongest, 1)).mean()
     grey = pixels.mean(2)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image, ImageDraw, ImageEnhance
 
 from core.backbone.backbone import Backbone
@@ -15,7 +16,7 @@ from core.data.image import open_image
 from core.files.cache import Cache
 from core.lora import adapters
 from core.story.gates import GATES, Images, as_jpeg, embedder, other_seeds, try_gates
-from core.story.measures import FLAGS, Measures, embed, flags, measure
+from core.story.measures import FLAGS, Measures, embed, flags, grid, measure
 from core.story.render import render_scenes
 from core.story.score import rate, score_images
 from core.train.train import train_lora
@@ -134,13 +135,16 @@ def test_each_flag_reads_a_measure_and_has_a_sentence():
     assert all(flag.sentence for flag in FLAGS)
 
 
-def test_an_image_rated_alone_or_measured_is_seen_alike(backbone, style):
+def test_patches_of_any_tower_become_one_grid():
+    """CLIP's larger towers have 16 x 16 patches; the left upper four become the first of the grid."""
+    patches_PH = torch.arange(256.0 * 3).reshape(256, 3)
+    cells = grid(patches_PH).reshape(64, 3)
+    assert cells[0].tolist() == patches_PH[[0, 1, 16, 17]].mean(0).tolist()
+    assert cells.mean(0).tolist() == pytest.approx(patches_PH.mean(0).tolist())
+
+
+def test_measures_and_the_score_read_the_same_embedding(backbone, style):
     rating, found = rate(backbone, style[0]), embed(backbone, style[:2])
-    assert found.projected_ND[0] == pytest.approx(rating.embedding_D.numpy())
-    patches = unit_mean(rating.patches_PH.numpy())
-    assert found.contents[0] == pytest.approx(patches, abs=1e-5)
-
-
-def unit_mean(patches_PH: np.ndarray) -> np.ndarray:
-    mean = patches_PH.mean(0)
-    return mean / np.linalg.norm(mean)
+    assert found.projected_ND[0].tolist() == rating.embedding_D.tolist()
+    mean_H = rating.patches_PH.mean(0)
+    assert found.contents[0] == pytest.approx((mean_H / mean_H.norm()).numpy(), abs=1e-5)

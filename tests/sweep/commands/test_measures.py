@@ -94,7 +94,8 @@ def test_a_trial_without_its_images_is_named_and_left_out(cli, study):
 def test_style_images_are_new_to_the_trial_and_no_worse(filters, files, unseen):
     rows = [
         ("a.png", 1.0, 8.0, "1"), ("b.png", 1.0, 7.0, "2"), ("c.png", 1.0, 6.0, "3"),
-        ("twin.png", 1.0, 8.0, "1"), ("wide.png", 2.0, 7.5, "4"), ("wider.png", 2.2, 7.5, "5"), ("spoiled.png", 2.5, 2.0, "6"),
+        ("twin.png", 1.0, 8.0, "1"), ("wide.png", 2.0, 7.5, "4"),
+        ("wider.png", 2.2, 7.5, "5"), ("spoiled.png", 2.5, 2.0, "6"),
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=["file", "ratio", "score", "phash"]).assign(
         problem="", subset="", width=128, height=128, size=1000
