@@ -23,7 +23,6 @@ from sweep.study.study import load_frozen
 
 if TYPE_CHECKING:  # they need torch
     from core.story.gates import Embed, Gated
-    from core.story.measures import Flag, Measures
 
 FOR_GATES = 4  # images: two of the style to measure against, and two that are new
 NOT_NEW = ("subset", "image_deduplicator")  # these filters drop another style, and what is trained on anyway
@@ -32,14 +31,17 @@ SEEN = "no two images of its style were new to it: style_gain is optimistic"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """One finished trial; `style_unseen`: whether its style images are such that it was not trained on."""
+    """One finished trial: those measures that passed their gates, by name, and the flags that they raise.
+
+    `style_unseen`: whether its style images are such that it was not trained on.
+    """
 
     trial: int
     aesthetic_mean: float | None
     passed_gate: bool
     style_unseen: bool
-    measures: "Measures"
-    flags: "tuple[Flag, ...]"
+    measures: dict[str, float]
+    flags: dict[str, str]  # name -> sentence
 
 
 def show_measures(study: str, runs: Path, device: str, as_json: bool) -> None:
@@ -75,7 +77,12 @@ def show_measures(study: str, runs: Path, device: str, as_json: bool) -> None:
         sound = {gate.measure for gate in gates if gate.sound}
         rows = list(_rows(folder, table, embed, sound))
     if as_json:
-        found = {"study": spec.name, "scorer": backbone.model.scorer, **_values(gates, rows)}
+        found = {
+            "study": spec.name,
+            "scorer": backbone.model.scorer,
+            "gates": [asdict(gate) | {"passes": gate.passes} for gate in gates],
+            "trials": [asdict(row) for row in rows],
+        }
         say(json.dumps(found, ensure_ascii=False))
         return
     say_not_passed_on()
@@ -84,10 +91,10 @@ def show_measures(study: str, runs: Path, device: str, as_json: bool) -> None:
     if not rows:
         say("no trial has finished a story yet")
         return
-    out.print(_trials_table(rows, sound))
+    out.print(_trials_table(rows))
     for row in rows:
-        for flag in row.flags:
-            say(f"trial {row.trial}: {flag.name}: {flag.sentence}")
+        for name, sentence in row.flags.items():
+            say(f"trial {row.trial}: {name}: {sentence}")
     if seen := [str(row.trial) for row in rows if not row.style_unseen]:
         say(f"trial{'s' if len(seen) > 1 else ''} {', '.join(seen)}: {SEEN}")
 
@@ -134,8 +141,12 @@ def _rows(folder: StudyFolder, table: pd.DataFrame, embed: "Embed", sound: set[s
             aesthetic_mean=result.aesthetic_mean,
             passed_gate=result.passed_gate,
             style_unseen=unseen,
-            measures=measures,
-            flags=tuple(flag for flag in flags(measures, result.passed_gate) if flag.measure in sound),
+            measures={name: value for name, value in asdict(measures).items() if name in sound},
+            flags={
+                flag.name: flag.sentence
+                for flag in flags(measures, result.passed_gate)
+                if flag.measure in sound
+            },
         )
 
 
@@ -154,16 +165,6 @@ def _paths(table: pd.DataFrame) -> list[Path]:
     return [Path(path) for path in table["path"]]
 
 
-def _values(gates: "Sequence[Gated]", rows: Sequence[Row]) -> dict[str, object]:
-    def values(row: Row) -> dict[str, object]:
-        return asdict(replace(row, flags=())) | {"flags": {flag.name: flag.sentence for flag in row.flags}}
-
-    return {
-        "gates": [asdict(gate) | {"passes": gate.passes} for gate in gates],
-        "trials": [values(row) for row in rows],
-    }
-
-
 def _gates_table(gates: "Sequence[Gated]") -> Table:
     from core.story.gates import GATES
 
@@ -178,14 +179,12 @@ def _gates_table(gates: "Sequence[Gated]") -> Table:
     return table
 
 
-def _trials_table(rows: Sequence[Row], sound: set[str]) -> Table:
+def _trials_table(rows: Sequence[Row]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    shown = [name for name in asdict(rows[0].measures) if name in sound]
-    for heading in ("trial", "aesthetic_mean", *shown):
+    for heading in ("trial", "aesthetic_mean", *rows[0].measures):
         table.add_column(heading.replace("_", "\n"), justify="right", vertical="bottom")
     table.add_column("flags", vertical="bottom")
     for row in rows:
-        values = [row.aesthetic_mean, *(getattr(row.measures, name) for name in shown)]
-        names = ", ".join(flag.name for flag in row.flags)
-        table.add_row(str(row.trial), *(f"{value:.2f}" for value in values), names or "none")
+        values = (row.aesthetic_mean, *row.measures.values())
+        table.add_row(str(row.trial), *(f"{value:.2f}" for value in values), ", ".join(row.flags) or "none")
     return table

@@ -45,7 +45,7 @@ def one_line(done: subprocess.CompletedProcess, code: int = 2) -> str:
 
 def test_help_names_only_what_exists(cli):
     help_text = cli("--help").stdout
-    names = {"run", "data", "status", "plan", "doctor", "report", "export", "score", "ui"}
+    names = {"run", "data", "status", "plan", "doctor", "report", "export", "score", "measures", "ui"}
     assert set(re.findall(r"^  ([a-z]+)  ", help_text, re.MULTILINE)) == names
 
 
@@ -63,6 +63,7 @@ def test_help_names_only_what_exists(cli):
         ("export", "demo", "--team", "t", "--title", "x"),
         ("ui",),
         ("status", "demo"),
+        ("measures", "demo"),
     ],
 )
 def test_wrong_words_cost_one_line(cli, tmp_path, words):
