@@ -447,7 +447,7 @@ WRONG_SLOTS = [
 PLAIN = st.text(
     st.characters(exclude_categories=("C",), exclude_characters="{}｛｝%$<") | st.sampled_from("，%[<"),
     max_size=12,
-)
+).filter(lambda text: "%s" not in text)  # which is refused by itself
 
 
 @settings(max_examples=200, deadline=None)
