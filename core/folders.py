@@ -1,4 +1,4 @@
-"""Names of all files and folders under `runs/`; no other module spells them."""
+"""Names of the files and folders under `runs/`: other modules take them from here."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +114,7 @@ class StudyFolder:
 
     # The HTML report
     report = Inside("report/index.html")
-    # Folder that `lora-sweep data` writes: the page, the audit table, the Data-Juicer recipe
+    # Folder that `lora-sweep data` writes: the page, the audit table, the Data-Juicer config
     data = Inside("data")
     # A folder for each trial
     trials = Inside("trials")

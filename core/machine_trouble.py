@@ -11,8 +11,6 @@ def machine_trouble(error: Exception) -> str:
     text = str(error)  # safetensors and CUDA's libraries put into the message what others put into the class
     if getattr(error, "errno", None) in DISK_FULL or re.search(r"os error (28|27|122)\b", text):
         return "disk_full"
-    if type(error).__name__ == "OutOfMemoryError":  # torch's
-        return "cuda_oom"
     if re.search("CUDA|CUBLAS|CUDNN", text) and re.search(
         "out of memory|ALLOC_FAILED|cudaErrorMemoryAllocation", text
     ):

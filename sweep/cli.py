@@ -118,7 +118,7 @@ def run(
 def data(study: StudyName, runs: RunsFolder = HERE, device: ScorerDevice = "auto") -> None:
     """Show which images the filters keep, and why others go.
 
-    Also writes a contact sheet, the audit table and a Data-Juicer recipe. Images that were never scored are
+    Also writes a contact sheet, the audit table and a Data-Juicer config. Images that were never scored are
     scored.
     """
     from sweep.commands.data import show_data

@@ -18,7 +18,7 @@ from core.errors import first_line
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 STEPS_AHEAD = 2
-works_here = True  # until a recording fails: torch 2.11 then leaks the memory of every later one, too
+graphs_usable = True  # until a recording fails: torch 2.11 then leaks the memory of every later one, too
 
 
 def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
@@ -28,8 +28,8 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
     must have no side effects; it must not read a value on the host. If recording fails, that is logged, and
     this and all later calls return `work` itself. Raises torch.OutOfMemoryError.
     """
-    global works_here  # noqa: PLW0603  what one recording showed holds for the whole process
-    if inputs[0].device.type != "cuda" or not works_here:
+    global graphs_usable  # noqa: PLW0603  what one recording showed holds for the whole process
+    if inputs[0].device.type != "cuda" or not graphs_usable:
         return work
     # With autocast's cache the half-precision copies of the trained parameters would be recorded once and
     # never updated.
@@ -52,7 +52,7 @@ def record(work: Callable[..., T], *inputs: Tensor) -> Callable[..., T]:
         log.warning(
             "steps are launched kernel by kernel, for they could not be recorded: %s", first_line(error)
         )
-        works_here = False
+        graphs_usable = False
         return work
 
     def replay(*given: Tensor) -> T:

@@ -28,9 +28,8 @@ from core.errors import first_line
 from core.files.files import content_key, from_json, write_text
 from core.files.install import install_command
 from core.folders import shown_path
-from core.trial.spec import PROMPT, Data
+from core.trial.spec import PROMPT, REMOTE, Data
 
-PREFIX = "modelscope:"
 CAPTION_COLUMNS = ("text", "prompt", "caption", "description")  # best first, in any case
 FILE_MARK = ":FILE"  # modelscope's suffix of a column of files; their cached names may have no ending
 ROWS_TO_JUDGE_BY = 20
@@ -45,19 +44,9 @@ class Columns:
     caption: str | None
 
 
-def is_remote(source: str) -> bool:
-    """Whether `data.source` names a data set of ModelScope rather than a folder."""
-    return source.startswith(PREFIX)
-
-
-def shared_name(data: Data) -> str:
-    """`data.source` as it may be published: of a folder only its name, for paths are private."""
-    return data.source if is_remote(data.source) else Path(data.source).name
-
-
 def as_local_folder(data: Data, cache: Path) -> Data:
     """The same data as a folder on this machine. Raises DataError if it was not fetched yet."""
-    if not is_remote(data.source):
+    if not data.is_remote:
         return data
     folder = _folder(data, cache)
     if not folder.is_dir():
@@ -70,7 +59,7 @@ def as_local_folder(data: Data, cache: Path) -> Data:
 
 def is_here(data: Data, cache: Path) -> bool:
     """Whether the data is on this machine; always true for a folder, even one that does not exist."""
-    return not is_remote(data.source) or _folder(data, cache).is_dir()
+    return not data.is_remote or _folder(data, cache).is_dir()
 
 
 def check_loader(data: Data) -> None:
@@ -130,7 +119,7 @@ def _load(data: Data, folder: Path) -> str:
     from modelscope.msdatasets import MsDataset
 
     found = MsDataset.load(
-        data.source.removeprefix(PREFIX), subset_name=data.subset, split=data.split or "train"
+        data.source.removeprefix(REMOTE), subset_name=data.subset, split=data.split or "train"
     )
     return write_folder(rows_of(found), data, folder)
 

@@ -28,7 +28,7 @@ VERBS = {
     "comes home": "回家",
     "looks around": "张望",
 }
-KINDS = {"image book": "绘本", "illustration": "插画", "drawing": "图画"}
+KINDS = {"picture book": "绘本", "illustration": "插画", "drawing": "图画"}
 LOOKS = {"faded": "褪色", "soft": "柔和", "outlined": "描边", "margin": "留白"}
 DETAIL = {"rich details": "细节丰富", "clean lines": "线条干净"}
 

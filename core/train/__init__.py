@@ -1,1 +1,1 @@
-"""Training one LoRA, and the state from which it resumes byte for byte."""
+"""Training one LoRA; state.py and draw.py make a resumed training equal to an uninterrupted one."""

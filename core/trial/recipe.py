@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Self
 
-from core.data.hub import shared_name
 from core.files.files import from_json
 from core.trial.result import Result
 from core.trial.spec import Data, Story, Value
@@ -97,7 +96,7 @@ class Recipe:
             seed=spec.seed,
             params=spec.params(),
             strength=spec.train.scale if spec.train else 0.0,
-            data=replace(spec.data, source=shared_name(spec.data)),
+            data=replace(spec.data, source=spec.data.shared_name),
             story=spec.story,
             device=result.device,
             dtype=result.dtype,

@@ -16,6 +16,7 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 SIZE_STEP_PX = 64  # DiffSynth 1.1.9 rounds other sizes up (pipelines/base.py)
 PROMPT = "{prompt}"  # in a caption template: stands for the image's own caption
 Value = str | int | float | bool | None  # of a setting
+REMOTE = "modelscope:"  # what a source begins with that is a data set of ModelScope, not a folder
 MAX_PX = 65_536
 MAX_BYTES = 2**40
 
@@ -192,6 +193,16 @@ class Data:
     min_images: Annotated[
         int, Bounds(1, 1_000_000), Doc("A trial whose filters keep fewer images ends at once as `no_images`")
     ] = 4
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether `source` names a data set of ModelScope rather than a folder."""
+        return self.source.startswith(REMOTE)
+
+    @property
+    def shared_name(self) -> str:
+        """`source` as it may be published: of a folder only its name, for paths are private."""
+        return self.source if self.is_remote else Path(self.source).name
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""The filters of a study as a Data-Juicer recipe, and its images as a data set for Data-Juicer."""
+"""The filters of a study as a Data-Juicer config, and its images as a data set for Data-Juicer."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from reports.data.survey import Survey
 # For this name Data-Juicer divides scores by ten.
 SCORER = "shunk031/aesthetics-predictor-v2-sac-logos-ava1-l14-linearMSE"
 HEADER = """\
-# The filters of study {study} for Data-Juicer: dj-process --config {recipe}
+# The filters of study {study} for Data-Juicer: dj-process --config {config}
 # Images that cannot be read are left out of {images}.
 """
 TOY = (
@@ -25,7 +25,7 @@ TOY = (
 def write_data_juicer(survey: Survey, folder: Path) -> Path:
     """Write `data_juicer.yaml` (searched settings at their loosest) and `data_juicer.jsonl`."""
     folder = folder.resolve()
-    recipe, images = folder / "data_juicer.yaml", folder / "data_juicer.jsonl"
+    config, images = folder / "data_juicer.yaml", folder / "data_juicer.jsonl"
     good = survey.table[survey.table["problem"] == ""]
     lines = [
         json.dumps(
@@ -50,13 +50,13 @@ def write_data_juicer(survey: Survey, folder: Path) -> Path:
         "image_key": "image",
         "process": process(survey.loosest),
     }
-    comments = HEADER.format(study=survey.study, recipe=recipe.name, images=images.name)
+    comments = HEADER.format(study=survey.study, config=config.name, images=images.name)
     comments += "".join(
         f"# {name} is searched: {search}; here its loosest.\n" for name, search in survey.searched.items()
     )
     if survey.is_toy:
         comments += TOY
-    return write_text(recipe, comments + yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
+    return write_text(config, comments + yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
 
 
 def process(filters: Filters) -> list[dict[str, dict[str, object]]]:

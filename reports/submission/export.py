@@ -12,7 +12,6 @@ from pathlib import Path
 import pandas as pd
 
 from core.base_models import base_model
-from core.data.hub import shared_name
 from core.errors import UserError
 from core.files import safetensors_header
 from core.files.files import sha256, write_json, write_text
@@ -60,7 +59,7 @@ def export(
     assert result.spec.train is not None, "checked in _check_result"
     base = verdict.base_of(result.spec.number).result
     placeless = replace(
-        result.spec, data=replace(result.spec.data, source=shared_name(result.spec.data)), weights=None
+        result.spec, data=replace(result.spec.data, source=result.spec.data.shared_name), weights=None
     )
     submission = Submission(
         name=f"{team}-可图Kolors训练-{title}",

@@ -67,7 +67,7 @@ def _extreme(study: Study, table: pd.DataFrame, pick: Callable[..., Any]) -> Fil
 
 
 def show_data(study: str, runs: Path, device: str) -> None:
-    """Print what the filters keep, and write contact sheet, audit table and Data-Juicer recipe."""
+    """Print what the filters keep, and write contact sheet, audit table and Data-Juicer config."""
     say_not_passed_on()
     loaded = load_study(study)
     if brought := fetch_dataset(loaded.data.value, Runs(runs).cache):
@@ -88,4 +88,4 @@ def show_data(study: str, runs: Path, device: str) -> None:
         say(survey.warning)
     folder = Runs(runs).study(loaded.name).data
     say(f"page       {shown_path(write_data_page(survey, folder))}")
-    say(f"recipe     {shown_path(write_data_juicer(survey, folder))}")
+    say(f"config     {shown_path(write_data_juicer(survey, folder))}")

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from core.data.audit import say_bad
 from core.data.caption_table import DataError
-from core.data.hub import is_remote
 from core.folders import Runs
 from sweep.plan.outlook import Outlook, look_ahead
 from sweep.plan.plan import disks, make_plan
@@ -20,18 +19,18 @@ from sweep.study.study import Study, load_study
 
 def plan_study(study: str, runs: Path, until: str, device: str) -> None:
     """Print the plan, also where images were not downloaded yet or a start would be refused."""
-    loaded, outlook, refused = load_study(study, data_may_be_gone=True), None, ""
+    loaded, outlook, why_not = load_study(study, data_may_be_gone=True), None, ""
     try:
         outlook = look_ahead(loaded, Runs(runs))
         check_changes(loaded, Runs(runs).study(loaded.name))
     except (DataError, StudyError, StoreError) as error:  # the plan does not need the images
-        source = loaded.data.value.source
-        if isinstance(error, DataError) and not is_remote(source) and Path(source).exists():
+        data = loaded.data.value
+        if isinstance(error, DataError) and not data.is_remote and Path(data.source).exists():
             raise
-        refused = str(error)
+        why_not = str(error)
     print_plan(loaded, runs, until, device, outlook)
-    if refused:
-        say(f"note: lora-sweep run would not start: {refused}")
+    if why_not:
+        say(f"note: lora-sweep run would not start: {why_not}")
 
 
 def print_plan(study: Study, runs: Path, until: str, device: str, outlook: Outlook | None) -> None:

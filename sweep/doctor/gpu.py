@@ -25,16 +25,16 @@ def check_gpu(plan: Plan) -> Check:
     if not gpus.found:
         todo = f"{model.title} needs an NVIDIA GPU, 24 GB are enough; tiny runs without (lora-sweep run demo)"
         return Check("missing", gpus.problem, todo)
-    cards = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GB" for gpu in gpus.found)
-    cards += f", driver {gpus.found[0].driver}"
+    names = ", ".join(f"{gpu.name} with {gpu.memory_bytes / 2**30:.0f} GB" for gpu in gpus.found)
+    names += f", driver {gpus.found[0].driver}"
     if problem := torch_problem():
         return Check(
             "missing" if model.needs_gpu else "warn",
-            f"{cards}; {problem}",
+            f"{names}; {problem}",
             "a CUDA build of torch that fits this driver is needed (see docs/cloud.md); "
             "CUDA_VISIBLE_DEVICES must not hide the GPU",
         )
-    return _check_gpu_memory(plan, gpus.found[0], cards)
+    return _check_gpu_memory(plan, gpus.found[0], names)
 
 
 def torch_problem() -> str:
@@ -47,15 +47,15 @@ def torch_problem() -> str:
     return "" if said["well"] else f"{built} sees no GPU it can use"
 
 
-def _check_gpu_memory(plan: Plan, gpu: Gpu, cards: str) -> Check:
+def _check_gpu_memory(plan: Plan, gpu: Gpu, names: str) -> Check:
     if plan.memory is None:
-        return Check("OK", f"{cards}; torch computes on it")
+        return Check("OK", f"{names}; torch computes on it")
     needed = plan.memory.least
     free = gpu.memory_bytes - gpu.used_bytes
     room = f"{size(free)} are free, about {size(needed)} are needed (estimate)"
     if free >= needed:
-        return Check("OK", f"{cards}; torch computes on it; {room}")
+        return Check("OK", f"{names}; torch computes on it; {room}")
     todo = "another program holds memory of this GPU (see nvidia-smi)"
     if gpu.memory_bytes < needed:
         todo = "a smaller size_px or batch_size may fit"
-    return Check("warn", f"{cards}; {room}", todo)
+    return Check("warn", f"{names}; {room}", todo)

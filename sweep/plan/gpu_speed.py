@@ -16,7 +16,7 @@ READ_S = 0.1  # to read and hash a training image of a few megapixels; assumed
 
 # Share of the peak in training one image at a time, and in rendering eight.
 HOPPER, DATACENTER, WORKSTATION = (0.146, 0.287), (0.35, 0.35), (0.45, 0.45)
-CARDS = {  # nvidia-smi's exact name -> peak TFLOP/s, shares
+GPUS = {  # nvidia-smi's exact name -> peak TFLOP/s, shares
     "NVIDIA H200": (989, HOPPER),
     "NVIDIA H100 80GB HBM3": (989, HOPPER),
     "NVIDIA H100 NVL": (835, HOPPER),
@@ -52,11 +52,11 @@ def estimate_on_gpu(work: CountedWork, gpu: Gpu, precision: str, checkpointing: 
     """By the work counted for a model; no pace for a MIG slice, an unknown GPU or fp32."""
     if gpu.sliced:
         return not_known(f"{gpu.name} is cut into MIG slices, and how fast one is")
-    if gpu.name not in CARDS:
+    if gpu.name not in GPUS:
         return not_known(f"how fast {gpu.name} is at this")
     if precision == "fp32":
         return not_known("how fast this GPU is in fp32")
-    peak, shares = CARDS[gpu.name]
+    peak, shares = GPUS[gpu.name]
     row = "row with checkpointing" if checkpointing else "row"
     training, drawing = (peak * share for share in shares)
     basis = "as measured on an H100" if shares == HOPPER else "assumed"
@@ -73,9 +73,9 @@ def not_known(what: str, on: str = "on it") -> Estimate:
     return Estimate(None, f"{what} cannot be known before a trial ran {on}")
 
 
-def gpu_pace(work: CountedWork, card: str, *, checkpointing: bool = False) -> Pace:
-    """`card` is a key of CARDS."""
-    peak, (training, drawing) = CARDS[card]
+def gpu_pace(work: CountedWork, gpu: str, *, checkpointing: bool = False) -> Pace:
+    """`gpu` is a key of GPUS."""
+    peak, (training, drawing) = GPUS[gpu]
     return Pace(
         row_s=_step_tflop(work, checkpointing) / (peak * training * COUNTED_MEGAPIXELS),
         forward_s=work.forward_tflop / (peak * drawing * COUNTED_MEGAPIXELS),

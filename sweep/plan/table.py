@@ -169,8 +169,8 @@ def _elsewhere(plan: Plan) -> str:
     if plan.pace or work is None or plan.study.precision == "fp32":
         return ""
     times = [
-        f"{duration(gpu_pace(work, card).trial_s(plan.typical.spec))} on {card.removeprefix('NVIDIA ')}"
-        for card in EXAMPLES
+        f"{duration(gpu_pace(work, gpu).trial_s(plan.typical.spec))} on {gpu.removeprefix('NVIDIA ')}"
+        for gpu in EXAMPLES
     ]
     return f"a typical trial by estimate: {', '.join(times)}"
 

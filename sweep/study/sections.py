@@ -11,12 +11,11 @@ from typing_extensions import Doc
 
 from core.data.caption_table import DataError
 from core.data.folder import read_folder, why_no_folder
-from core.data.hub import PREFIX, is_remote
-from core.trial.spec import PROMPT, Bounds, Data, Filters, setting_names
+from core.trial.spec import PROMPT, REMOTE, Bounds, Data, Filters, setting_names
 from sweep.study.errors import Mistake, Origin
 from sweep.study.setting import Checked, check_template
 
-HUB_SOURCE = PREFIX + r"[\w.-]+/[\w.-]+"
+HUB_SOURCE = REMOTE + r"[\w.-]+/[\w.-]+"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,13 +83,13 @@ class Storage:
 
 def check_source(source: str, info: ValidationInfo) -> str:
     """The source of a data set; a folder as an absolute path. Raises Mistake if there is no such folder."""
-    if is_remote(source):
+    if source.startswith(REMOTE):
         if not re.fullmatch(HUB_SOURCE, source):
-            raise Mistake("it names no data set", f"{PREFIX}owner/name, or a folder")
+            raise Mistake("it names no data set", f"{REMOTE}owner/name, or a folder")
         return source
     folder = absolute(source, info)
     if not Origin.of(info).data_may_be_gone and not os.path.isdir(folder):
-        allowed = f"a folder, relative to the study file or absolute, or {PREFIX}owner/name"
+        allowed = f"a folder, relative to the study file or absolute, or {REMOTE}owner/name"
         raise Mistake(why_no_folder(Path(folder)), allowed)
     return folder
 
@@ -102,7 +101,7 @@ def check_caption(caption: str) -> str:
 
 def check_folder(data: DataKeys, info: ValidationInfo) -> DataKeys:
     """The data section itself. Raises Mistake if its folder cannot be read, or has keys of remote data."""
-    if is_remote(data.source):
+    if data.is_remote:
         return data
     for key in ("subset", "split"):
         if value := getattr(data, key):

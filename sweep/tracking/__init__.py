@@ -1,1 +1,1 @@
-"""How a study gets into MLflow, and how it is browsed there."""
+"""How a study gets into MLflow (tracking.py, also while MLflow is down), and how it is browsed there."""

@@ -311,7 +311,7 @@ class Experiment:
                 self._end(run, "KILLED", _now_ms())
 
     def _end(self, run: Run, status: str, at_ms: int) -> None:
-        """Not before its start: a clock may have been set back."""
+        """End the run, not before its start: a clock may have been set back."""
         self._client.set_terminated(run.info.run_id, status, max(run.info.start_time, at_ms))
 
     def _delete(self, number: int) -> None:

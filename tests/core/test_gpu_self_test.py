@@ -1,4 +1,4 @@
-"""`make gpu` needs a card; its self-test does the same work at toy shape here, so that the command cannot
+"""`make gpu` needs a GPU; its self-test does the same work at toy shape here, so that the command cannot
 rot.
 """
 

@@ -89,14 +89,14 @@ def replayed_against_launched(device: torch.device) -> Iterator[Check]:
         for micro_batch in (2, 1):
             training = replace(TINY_TRAINING, **settings)
             replayed = _tiny_losses(backbone, training, micro_batch)
-            if not cuda_graph.works_here:
+            if not cuda_graph.graphs_usable:
                 yield Check(name=f"recording a training step, {way}, failed", value=math.inf, limit=0.0)
                 return
-            cuda_graph.works_here = False
+            cuda_graph.graphs_usable = False
             try:
                 launched = _tiny_losses(backbone, training, micro_batch)
             finally:
-                cuda_graph.works_here = True
+                cuda_graph.graphs_usable = True
             yield Check(
                 name=(
                     f"toy losses in {precision} replayed against launched, {way}, micro-batches of "

@@ -147,6 +147,7 @@ def test_every_word_a_scene_can_be_told_in_is_known(backbone: Backbone, chinese:
         for _ in range(40)
     ]
     assert backbone.unknown_words(told) == []
+    assert backbone.unknown_words([*scenes.KINDS.keys(), *scenes.KINDS.values()]) == []
 
 
 @pytest.mark.parametrize("name", ["lake_painter", "balloon_girl"])
