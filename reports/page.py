@@ -97,7 +97,7 @@ def write_report(study: StudyFolder, verdict: Verdict, notes: Sequence[str] = ()
             unfinished=_unfinished(study),
             gate=spec.gate if spec else None,
             columns=columns,
-            words=TEXT_COLUMNS,
+            text_columns=TEXT_COLUMNS,
             rows=[[_cell(name, row, best) for name in columns] for _, row in frame.iterrows()],
             boards=[
                 _board(study, group, result, best) for group in verdict.groups for result in stories(group)

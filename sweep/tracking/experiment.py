@@ -68,7 +68,7 @@ class Experiment:
 
     def __init__(self, runs: Runs, study: str, place: TrackingPlace) -> None:
         self._runs, self._study, self._place, self._folder = runs, study, place, runs.study(study)
-        self._record = Record.read(self._folder, shared=place.kind != "own")
+        self._record = Record.open(self._folder, shared=place.kind != "own")
         self._connected = False
         self._verified = False  # whether the record was checked against this store
         self._started = False

@@ -56,7 +56,7 @@ class Record:
     ids: list[str] = field(default_factory=list)
 
     @classmethod
-    def read(cls, folder: StudyFolder, *, shared: bool) -> Self:
+    def open(cls, folder: StudyFolder, *, shared: bool) -> Self:
         """The folder's record, empty if it cannot be read: all runs are then sent again. With a `shared`
         store the study gets an id if it has none.
         """
