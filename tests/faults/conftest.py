@@ -37,7 +37,7 @@ sampler: {{startup_trials: 1}}
 storage: {{checkpoint_every_s: 0}}
 """  # noqa: E501  as in a file
 TRIALS = 3
-STEP_SILENCE_S = "12"  # allowed in a step: more than a slow one takes on a busy machine
+STEP_SILENCE_S = "16"  # allowed in a step: more than a slow one takes on a busy machine
 Done = subprocess.CompletedProcess[str]
 
 
@@ -74,7 +74,7 @@ class Sweeps:
         """One start to its end; `fail` has the orders for fail points."""
         env |= self.orders(fail, once=once) if fail else {}
         done = subprocess.run(
-            self.command(*arguments), capture_output=True, text=True, env=self.environment(**env), timeout=240
+            self.command(*arguments), capture_output=True, text=True, env=self.environment(**env), timeout=600
         )
         for result in self.study.results():
             path = self.study.trial(result.spec.number).result

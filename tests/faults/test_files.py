@@ -111,7 +111,7 @@ def test_a_limit_on_file_sizes_is_a_full_disk(sweeps: Sweeps, undisturbed: Sweep
         sweeps.command("--trials", 2), stdout=subprocess.PIPE, text=True, env=sweeps.environment()
     ) as driver:
         resource.prlimit(sweeps.worker(driver).pid, resource.RLIMIT_FSIZE, (50_000, 50_000))
-        driver.communicate(timeout=120)
+        driver.communicate(timeout=300)
     assert [(r.state, r.reason) for r in sweeps.study.results()] == [("failed", "disk_full")] * 2
     assert not list(sweeps.study.path.rglob(".*.tmp"))
 
@@ -131,7 +131,7 @@ def test_a_study_db_that_another_process_locks_is_waited_for(sweeps: Sweeps, und
     time.sleep(2)  # until it waits
     asked = time.monotonic()
     driver.send_signal(signal.SIGINT)
-    _, stderr = driver.communicate(timeout=60)
+    _, stderr = driver.communicate(timeout=180)
     assert (driver.returncode, stderr) == (
         130,
         "lora-sweep: interrupted; the same command goes on from here\n",

@@ -23,7 +23,7 @@ def test_time_in_which_both_stood_still_counts_for_nobody(sweeps: Sweeps, undist
             driver.send_signal(signal.SIGCONT)
             time.sleep(0.5)
             worker.send_signal(signal.SIGCONT)
-        stdout, stderr = driver.communicate(timeout=120)
+        stdout, stderr = driver.communicate(timeout=300)
     assert driver.returncode == 0, stderr
     assert "heartbeat" not in stdout
     assert len(sweeps.failed()) == 2

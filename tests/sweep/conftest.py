@@ -59,7 +59,7 @@ def cli() -> Callable[..., subprocess.CompletedProcess[str]]:
             capture_output=True,
             text=True,
             env=clean | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"} | env,
-            timeout=300,
+            timeout=600,
         )
 
     return call

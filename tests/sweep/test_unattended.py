@@ -103,7 +103,7 @@ def halted(driver: subprocess.Popen[str]) -> Iterator[None]:
 
 
 def ended(driver: subprocess.Popen[str]) -> Done:
-    stdout, stderr = driver.communicate(timeout=240)
+    stdout, stderr = driver.communicate(timeout=600)
     return subprocess.CompletedProcess(driver.args, driver.returncode, stdout, stderr)
 
 
@@ -250,7 +250,7 @@ def command(sweeps: Sweeps, word: str, **env: str) -> Done:
         capture_output=True,
         text=True,
         env=sweeps.environment(**env),
-        timeout=60,
+        timeout=180,
     )
 
 

@@ -51,7 +51,7 @@ def lora_sweep(tmp_path: Path) -> Callable[..., str]:
             text=True,
             cwd=tmp_path,
             env=env | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
-            timeout=300,
+            timeout=600,
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
