@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -102,8 +103,9 @@ class Sweeps:
         """The worker process, as soon as there is one."""
         while True:
             for child in psutil.Process(driver.pid).children():
-                if "sweep.worker" in " ".join(child.cmdline()):
-                    return child
+                with suppress(psutil.NoSuchProcess):  # a short-lived child, such as one that asks for the GPU
+                    if "sweep.worker" in " ".join(child.cmdline()):
+                        return child
             time.sleep(0.01)
 
     def nothing_done_twice(self) -> bool:
