@@ -10,6 +10,8 @@ import pytest
 
 from core.folders import Runs
 
+# MLflow copies a file under this name before it renames it: killed meanwhile, it leaves that behind
+HALF_UPLOADED = ".artifact.uploading."
 EMPTY_STORE = "empty.db"  # an MLflow database with its tables, before any study
 
 

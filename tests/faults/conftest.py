@@ -19,7 +19,7 @@ from mlflow import MlflowClient
 from core.files.files import sha256
 from core.files.install import ROOT
 from core.folders import Runs, StudyFolder
-from tests.prepared import make_empty_store, once, prepare
+from tests.prepared import HALF_UPLOADED, make_empty_store, once, prepare
 
 STUDY = """
 name: {name}
@@ -171,7 +171,9 @@ class Sweeps:
 def _files(folder: Path) -> dict[str, str]:
     """A run's artifacts, where the store keeps them."""
     return {
-        str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
+        str(path.relative_to(folder)): sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith(HALF_UPLOADED)
     }
 
 

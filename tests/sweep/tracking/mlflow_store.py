@@ -18,6 +18,7 @@ from mlflow.artifacts import download_artifacts
 from core.files.install import ROOT
 from core.folders import Runs
 from tests.examples import STUDY
+from tests.prepared import HALF_UPLOADED
 
 Content = dict[str, dict[str, Any]]
 
@@ -136,5 +137,5 @@ def artifacts(uri: str, run_id: str) -> dict[str, str]:
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in folder.rglob("*")
-        if path.is_file()
+        if path.is_file() and not path.name.startswith(HALF_UPLOADED)
     }
