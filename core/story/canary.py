@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from core.backbone.backbone import Backbone
-from core.data.image import open_image
+from core.data.image import ImageError, open_image
 from core.folders import TrialFolder
 from core.story.score import rate
 
-IMAGES = sorted(
-    Path(__file__).with_name("canary").glob("*.png")
-)  # never change them: studies hold their scores
+# never change them: studies hold their scores
+IMAGES = sorted(Path(__file__).with_name("canary").glob("*.png"))
 
 
 def canary(backbone: Backbone) -> tuple[float, ...]:
@@ -18,11 +17,11 @@ def canary(backbone: Backbone) -> tuple[float, ...]:
 
 
 def rated_again(backbone: Backbone, base: TrialFolder) -> tuple[float, ...]:
-    """The scores of the base model's story from its files; empty where it is not complete."""
+    """The scores of the base model's story from its files; empty where one is missing or damaged."""
     result = base.read_result()
-    if result is None or result.state != "complete":
+    scores = result.aesthetic if result else ()
+    try:
+        images = [open_image(base.image(number)) for number, _ in enumerate(scores, start=1)]
+    except ImageError:
         return ()
-    paths = [base.image(number) for number in range(1, len(result.aesthetic) + 1)]
-    if not all(path.exists() for path in paths):
-        return ()
-    return tuple(rate(backbone, open_image(path)).aesthetic for path in paths)
+    return tuple(rate(backbone, image).aesthetic for image in images)
