@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
+from PIL import Image
 from rich import box
 from rich.table import Table
 
@@ -70,10 +71,7 @@ def show_measures(study: str, runs: Path, device: str, as_json: bool) -> None:
                 f"{FOR_GATES}"
             )
         embed = embedder(backbone)
-        drawn = [open_image(path) for path in base]
-        gates = try_gates(
-            embed, drawn, other_seeds(drawn), [open_image(path) for path in style[:STYLE_IMAGES]]
-        )
+        gates = try_gates(embed, base, other_seeds(base), [open_image(path) for path in style[:STYLE_IMAGES]])
         sound = {gate.measure for gate in gates if gate.sound}
         rows = list(_rows(folder, table, embed, sound))
     if as_json:
@@ -129,13 +127,13 @@ def _rows(folder: StudyFolder, table: pd.DataFrame, embed: "Embed", sound: set[s
         base = _story(folder.base_story(verdict.base_of(number).until))
         trained = _paths(table[why_dropped(table, result.spec.filters) == ""])
         style, unseen = style_images(table, result.spec.filters)
-        sets = (story, base, _paths(style), trained)
-        if len(story) != len(base) or min(map(len, sets)) < 2:
+        if len(story) != len(base) or min(len(story), len(style), len(trained)) < 2:
             warn(
                 f"trial {number}: not measured, for images of its story, its base story or its style are gone"
             )
             continue
-        measures = measure(*(Embedded.joined([read(path) for path in paths]) for paths in sets))
+        styled, known = (Embedded.joined([*map(read, paths)]) for paths in (_paths(style), trained))
+        measures = measure(embed(story), embed(base), styled, known)
         yield Row(
             trial=number,
             aesthetic_mean=result.aesthetic_mean,
@@ -150,13 +148,12 @@ def _rows(folder: StudyFolder, table: pd.DataFrame, embed: "Embed", sound: set[s
         )
 
 
-def _story(folder: TrialFolder) -> list[Path]:
+def _story(folder: TrialFolder) -> list[Image.Image]:
     """The images of a finished story, in order; none where one is missing or damaged."""
     result = folder.read_result()
     scenes = result.spec.story.scenes if result else ()
-    paths = [folder.image(number) for number in range(1, len(scenes) + 1)]
     try:
-        return [path for path in paths if open_image(path)]
+        return [open_image(folder.image(number)) for number, _ in enumerate(scenes, start=1)]
     except ImageError:
         return []
 
