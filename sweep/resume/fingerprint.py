@@ -113,7 +113,7 @@ class Fingerprint:
             changed = _changed(then, {"processor": ready.processor} | {**ready.versions})
             raise StudyError(
                 f"study {self._study.name}: its scorer rates the same images otherwise than before, by up to "
-                f"{off:.2f} points ({changed}); scores would not compare: go back to what was, give the "
+                f"{off:.2f} points ({changed}); scores would not compare: restore what changed, give the "
                 "study another name, or go on with --accept-change scorer"
             )
         return {**now}

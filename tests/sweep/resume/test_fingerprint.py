@@ -237,7 +237,7 @@ def test_a_scorer_that_rates_the_same_images_otherwise_is_refused_and_may_be_acc
     assert refusal(folder, ready=other) == (
         "study mine: its scorer rates the same images otherwise than before, by up to 0.02 points (neither "
         "processor nor packages changed: perhaps a driver or the threads did); scores would not compare: "
-        "go back to what was, give the study another name, or go on with --accept-change scorer"
+        "restore what changed, give the study another name, or go on with --accept-change scorer"
     )
     assert "by up to 0.10 points" in refusal(
         folder, ready=READY | {"base_story": [base.aesthetic[0] + 0.1, *base.aesthetic[1:]]}
